@@ -1,0 +1,92 @@
+"""Windows of trajectories as the clips a level trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hiwm.data.store import DatasetError, Trajectories
+from hiwm.levels.clip import Clip, Pairs
+
+
+class ClipSampler:
+    """Draws random windows, every possible start of every episode being equally likely.
+
+    Args:
+        trajectories: the episodes to draw from, one row an environment step.
+        inputs: columns a level encodes.
+        action: column of the actions of the level below, each valid for `action_period` rows.
+        horizon: steps T of the level in a window.
+        stride: actions of the level below in one step of the level.
+        action_period: environment steps (rows) of one action of the level below.
+        reach: most steps of the level below between the two moments of a pair.
+    """
+
+    def __init__(
+        self,
+        trajectories: Trajectories,
+        *,
+        inputs: Sequence[str],
+        action: str,
+        horizon: int,
+        stride: int,
+        action_period: int,
+        reach: int,
+    ) -> None:
+        self.inputs = {name: trajectories.column(name) for name in inputs}
+        self.action = trajectories.column(action)
+        self.horizon, self.stride, self.action_period, self.reach = horizon, stride, action_period, reach
+        self.period = stride * action_period
+        lengths = trajectories.ep_len.astype(np.int64)
+        self.ends = trajectories.ep_offset.astype(np.int64) + lengths
+        self.num_windows = _cumulative(lengths - horizon * self.period)
+        self.num_pairs = _cumulative(lengths - action_period)
+        if self.num_windows[-1] == 0:
+            raise DatasetError(
+                f"{trajectories.path}: a window of {horizon} steps of {self.period} environment steps needs episodes of "
+                f"{horizon * self.period + 1} rows; the longest of {len(lengths)} has {lengths.max()}. "
+                "Lower strides or the level's horizon"
+            )
+
+    def sample(self, batch: int, rng: np.random.Generator) -> Clip:
+        """A clip of `batch` windows and as many pairs."""
+        starts, _ = self._draw(self.num_windows, self.horizon * self.period, batch, rng)
+        steps = starts[:, None] + np.arange(self.horizon + 1) * self.period  # (B, T+1)
+        chunk = np.arange(self.stride) * self.action_period
+        return Clip(
+            {name: _take(column, steps) for name, column in self.inputs.items()},
+            _take(self.action, steps[:, :-1, None] + chunk),
+            self._pairs(batch, rng),
+        )
+
+    def _pairs(self, batch: int, rng: np.random.Generator) -> Pairs:
+        source, ends = self._draw(self.num_pairs, self.action_period, batch, rng)
+        most = np.minimum(self.reach, (ends - 1 - source) // self.action_period)
+        steps = 1 + (rng.random(batch) * most).astype(np.int64)
+        target = source + steps * self.action_period
+        return Pairs(
+            {name: _take(column, source) for name, column in self.inputs.items()},
+            _take(self.action, source),
+            {name: _take(column, target) for name, column in self.inputs.items()},
+            torch.from_numpy(steps),
+        )
+
+    def _draw(
+        self, cumulative: np.ndarray, span: int, batch: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows with at least `span` rows after them in their episode, and the end of that episode, (B,) each."""
+        flat = rng.integers(cumulative[-1], size=batch)
+        episode = np.searchsorted(cumulative, flat, side="right")
+        # counted from the episode's end: the last possible start is followed by exactly `span` rows
+        return self.ends[episode] - span - (cumulative[episode] - flat), self.ends[episode]
+
+
+def _cumulative(starts: np.ndarray) -> np.ndarray:
+    return np.cumsum(np.maximum(starts, 0))
+
+
+def _take(column: np.ndarray, rows: np.ndarray) -> Tensor:
+    return torch.from_numpy(column[rows])

@@ -1,0 +1,41 @@
+"""OGBench's official `.npz` datasets: flat observations and actions, `terminals` 1 at each episode's last row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from hiwm.data.store import DatasetError, Trajectories
+
+
+def read_npz(path: Path) -> Trajectories:
+    """`observations` becomes `state` (or `pixels` when it holds images), `actions` becomes `action`.
+
+    A `<name>-val.npz` beside `<name>.npz` is appended, so that its episodes are the last ones: the validation split.
+
+    Raises:
+        DatasetError: not an OGBench file.
+    """
+    files = [path, path.with_name(f"{path.stem}-val.npz")]
+    parts = [_read(file) for file in files if file.exists()]
+    observations = np.concatenate([part["observations"] for part in parts])
+    ends = np.flatnonzero(np.concatenate([part["terminals"] for part in parts])) + 1
+    ep_offset = np.concatenate([[0], ends[:-1]])
+    name = "pixels" if observations.dtype == np.uint8 else "state"
+    if name == "state":
+        observations = observations.astype(np.float32, copy=False)
+    columns = {
+        name: observations,
+        "action": np.concatenate([part["actions"] for part in parts]).astype(np.float32, copy=False),
+    }
+    return Trajectories(path, columns, ends - ep_offset, ep_offset, {"source": path.name})
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path) as file:
+            return {name: file[name] for name in ("observations", "actions", "terminals")}
+    except (KeyError, OSError, ValueError, BadZipFile) as error:
+        raise DatasetError(f"{path}: not an OGBench dataset ({error})") from error

@@ -1,0 +1,202 @@
+"""The HDF5 trajectory store, laid out as stable-worldmodel's.
+
+One flat dataset a column (`action`, `state`, `pixels`, ...: one row a step, episodes one after another) and two index
+columns, `ep_len` (steps of each episode) and `ep_offset` (its first row). Row t holds the observation at t and the
+action taken there; the action of an episode's last row leads nowhere. Columns are contiguous and uncompressed, so they
+are read as a memory map at their offset in the file; chunked files of other writers are read through h5py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+INDEX = ("ep_len", "ep_offset")
+STATISTICS_ROWS = 20_000  # evenly spaced rows that means and deviations are taken from
+FINGERPRINT_ROWS = 4_096
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be used; the message names the file."""
+
+
+@dataclass
+class Trajectories:
+    """Episodes in flat columns.
+
+    Args:
+        path: the file they came from.
+        columns: name -> array (N, ...), often a memory map.
+        ep_len: steps of each episode, (episodes,).
+        ep_offset: first row of each episode, (episodes,).
+        metadata: what the file says of itself: environment id, collection config.
+    """
+
+    path: Path
+    columns: Mapping[str, np.ndarray]
+    ep_len: np.ndarray
+    ep_offset: np.ndarray
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, column in self.columns.items():
+            if len(column) < int(self.ep_len.sum()):
+                raise DatasetError(
+                    f"{self.path}: column {name!r} has {len(column)} rows, but ep_len adds up to {int(self.ep_len.sum())}"
+                )
+
+    @property
+    def num_steps(self) -> int:
+        return int(self.ep_len.sum())
+
+    def column(self, name: str) -> np.ndarray:
+        """The column, or an error that lists those there are."""
+        if name not in self.columns:
+            raise DatasetError(f"{self.path}: no column {name!r}; it has {sorted(self.columns)}")
+        return self.columns[name]
+
+    def statistics(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of a column, element by element, over at most 20 000 evenly spaced rows."""
+        rows = _evenly_spaced(self.column(name), STATISTICS_ROWS).astype(np.float32)
+        return rows.mean(0), rows.std(0)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that stand for the content: shapes, the episode table and 4096 rows of each column."""
+        digest = hashlib.sha256(self.ep_len.astype(np.int64).tobytes())
+        for name in sorted(self.columns):
+            column = self.columns[name]
+            digest.update(f"{name}{column.shape}{column.dtype}".encode())
+            digest.update(np.ascontiguousarray(_evenly_spaced(column, FINGERPRINT_ROWS)).tobytes())
+        return digest.hexdigest()[:16]
+
+    def split(self, validation: float) -> tuple[Trajectories, Trajectories]:
+        """Training and validation episodes: the last `validation` share (at least one) is held out."""
+        held_out = max(1, round(len(self.ep_len) * validation))
+        if held_out >= len(self.ep_len):
+            raise DatasetError(f"{self.path}: {len(self.ep_len)} episodes cannot be split for validation; needs 2 or more")
+        return self._episodes(slice(None, -held_out)), self._episodes(slice(-held_out, None))
+
+    def _episodes(self, which: slice) -> Trajectories:
+        return Trajectories(self.path, self.columns, self.ep_len[which], self.ep_offset[which], self.metadata)
+
+
+def _evenly_spaced(column: np.ndarray, rows: int) -> np.ndarray:
+    return np.asarray(column[:: max(1, len(column) // rows)][:rows])
+
+
+def open_dataset(path: str | Path) -> Trajectories:
+    """Open an HDF5 trajectory file, or an official OGBench `.npz`.
+
+    Raises:
+        DatasetError: the file is missing, truncated, or not a trajectory file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DatasetError(f"no dataset at {path}; `hiwm collect` makes one")
+    if path.suffix == ".npz":
+        from hiwm.data.importers.ogbench_npz import read_npz
+
+        return read_npz(path)
+    try:
+        with h5py.File(path, "r") as file:
+            missing = [name for name in INDEX if name not in file]
+            if missing:
+                raise DatasetError(f"{path}: not a trajectory file, it has no {' and no '.join(missing)}")
+            columns = {name: _column(path, file[name]) for name in file if name not in INDEX}
+            metadata = {key: json.loads(value) for key, value in file.attrs.items() if isinstance(value, str)}
+            return Trajectories(path, columns, file["ep_len"][:], file["ep_offset"][:], metadata)
+    except (OSError, RuntimeError) as error:
+        raise DatasetError(f"{path}: cannot be read as HDF5, it may be truncated ({error})") from error
+
+
+def _column(path: Path, dataset: h5py.Dataset) -> np.ndarray:
+    offset = dataset.id.get_offset()
+    if offset is None or dataset.size == 0:  # chunked or compressed: another writer's file
+        return dataset[:]
+    if offset + dataset.nbytes > path.stat().st_size:
+        raise DatasetError(f"{path}: truncated, column {dataset.name!r} ends after the end of the file")
+    return np.memmap(path, mode="r", dtype=dataset.dtype, shape=dataset.shape, offset=offset)
+
+
+class Writer:
+    """Writes episodes of any length; the file appears under its name only when it is whole.
+
+    Rows are appended to one plain file a column and copied into contiguous HDF5 datasets on leaving the `with`.
+
+    Args:
+        path: the `.h5` file to make.
+        metadata: JSON-ready facts kept as attributes: environment id, collection config.
+    """
+
+    def __init__(self, path: str | Path, metadata: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.metadata = dict(metadata)
+        self.parts = self.path.with_suffix(".parts")
+        self.columns: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+        self.ep_len: list[int] = []
+
+    def __enter__(self) -> Writer:
+        shutil.rmtree(self.parts, ignore_errors=True)
+        self.parts.mkdir(parents=True)
+        self.files: dict[str, Any] = {}
+        return self
+
+    def append(self, episode: Mapping[str, np.ndarray]) -> None:
+        """Add one episode: column name -> (steps, ...), the same columns, shapes and types every time."""
+        layout = {name: (rows.shape[1:], rows.dtype) for name, rows in episode.items()}
+        if not self.columns:
+            self.columns = layout
+            self.files = {name: open(self.parts / name, "wb") for name in layout}
+        lengths = {len(rows) for rows in episode.values()}
+        if layout != self.columns or len(lengths) != 1:
+            raise DatasetError(f"{self.path}: an episode has columns {layout}, steps {lengths}; expected {self.columns}")
+        for name, rows in episode.items():
+            np.ascontiguousarray(rows).tofile(self.files[name])
+        self.ep_len.append(lengths.pop())
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        for file in self.files.values():
+            file.close()
+        if kind is None:
+            self._assemble()
+        shutil.rmtree(self.parts)
+
+    def _assemble(self) -> None:
+        ep_len = np.asarray(self.ep_len, np.int32)
+        temporary = self.path.with_suffix(".tmp")
+        with h5py.File(temporary, "w", libver="latest") as file:
+            file["ep_len"] = ep_len
+            file["ep_offset"] = np.concatenate([[0], np.cumsum(ep_len[:-1], dtype=np.int64)])
+            for name, (shape, dtype) in self.columns.items():
+                rows = np.memmap(self.parts / name, mode="r", dtype=dtype).reshape(-1, *shape)
+                column = file.create_dataset(name, rows.shape, dtype)
+                block = max(1, (64 << 20) // max(1, rows[:1].nbytes))
+                for start in range(0, len(rows), block):
+                    column[start : start + block] = rows[start : start + block]
+            for key, value in self.metadata.items():
+                file.attrs[key] = json.dumps(value)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        _store_statistics(temporary)
+        os.replace(temporary, self.path)
+
+
+def _store_statistics(path: Path) -> None:
+    dataset = open_dataset(path)
+    statistics = {name: dataset.statistics(name) for name in dataset.columns}
+    with h5py.File(path, "r+", libver="latest") as file:
+        file.attrs["fingerprint"] = json.dumps(dataset.fingerprint)
+        for name, (mean, std) in statistics.items():
+            file[name].attrs["mean"] = mean
+            file[name].attrs["std"] = std

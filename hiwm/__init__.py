@@ -1,0 +1,29 @@
+"""hiwm: a research framework for hierarchical world models.
+
+    agent = hiwm.load_agent("runs/<experiment>/hierarchy")
+    agent.reset(goal_observation)
+    action = agent.act(observation)
+    agent.plan
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hiwm.agent import Agent, load_agent
+    from hiwm.planning.plan import Plan
+
+__version__ = "0.1.0"
+__all__ = ["Agent", "Plan", "load_agent"]
+
+_PUBLIC = {"Agent": "hiwm.agent", "load_agent": "hiwm.agent", "Plan": "hiwm.planning.plan"}
+
+
+def __getattr__(name: str) -> Any:
+    # torch takes seconds to import; `hiwm --help` should not
+    if name in _PUBLIC:
+        import importlib
+
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'hiwm' has no attribute {name!r}")

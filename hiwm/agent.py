@@ -1,0 +1,163 @@
+"""Receding-horizon agent: observations in, actions out, many environments at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from hiwm.hierarchy import Hierarchy, load_hierarchy
+from hiwm.planning.landmarks import LandmarkGraph
+from hiwm.planning.plan import Plan
+from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
+
+Observation = np.ndarray | Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class World:
+    """What an agent must know of the world it was trained in.
+
+    Args:
+        environment: its config, `_target_` and arguments.
+        action_low, action_high: bounds of primitive actions in the data.
+        dataset: fingerprint of the data.
+    """
+
+    environment: Mapping[str, Any]
+    action_low: Sequence[float]
+    action_high: Sequence[float]
+    dataset: str
+
+
+class Agent:
+    """Acts towards goals given as observations.
+
+    Args:
+        hierarchy: the levels.
+        graphs: landmark graph of each level.
+        config: how to plan.
+        world: bounds of actions and the environment.
+        num_levels: use only the lowest ones; None for all.
+        seed: of the search; `reset` starts its randomness anew.
+    """
+
+    def __init__(
+        self,
+        hierarchy: Hierarchy,
+        graphs: Sequence[LandmarkGraph],
+        config: PlannerConfig,
+        world: World,
+        num_levels: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.hierarchy = hierarchy if num_levels is None else hierarchy.truncate(num_levels)
+        self.graphs = graphs
+        self.config = config
+        self.world = world
+        self.seed = seed
+        low, high = (torch.tensor(bound, device=hierarchy.device) for bound in (world.action_low, world.action_high))
+        graph = graphs[len(self.hierarchy) - 1] if graphs else None
+        self.planner = HierarchicalPlanner(self.hierarchy, config, graph, low, high)
+        self.inputs = self.hierarchy.specs[0].inputs
+        self._plan: Plan | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """The plan behind the last action."""
+        if self._plan is None:
+            raise ValueError("there is no plan before the first act()")
+        return self._plan
+
+    def with_planner(self, num_levels: int | None = None, **changes: Any) -> Agent:
+        """The same levels planning otherwise: `changes` are keys of PlannerConfig."""
+        return Agent(self.hierarchy, self.graphs, replace(self.config, **changes), self.world, num_levels, self.seed)
+
+    def reset(self, goal: Observation) -> None:
+        """Begin towards a goal observation, or a batch of them: one array, or a dict with one for each input."""
+        tensors, self._single = self._tensors(goal)
+        self._batch = len(next(iter(tensors.values())))
+        self.planner.start(tensors, torch.Generator().manual_seed(self.seed))
+        self._plan = None
+
+    def act(self, observation: Observation) -> np.ndarray:
+        """The next action, (A,) or (B, A), for an observation or a batch as large as the goals'."""
+        if not hasattr(self, "_batch"):
+            raise ValueError("reset(goal) must come before act(observation)")
+        tensors, single = self._tensors(observation)
+        batch = len(next(iter(tensors.values())))
+        if batch != self._batch or single != self._single:
+            raise ValueError(f"{batch} observations for {self._batch} goals; allowed: as many as reset() was given")
+        self._plan = self.planner.plan(tensors)
+        action = self._plan.action.cpu().numpy()
+        return action[0] if single else action
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with some environments of the batch: indices or a mask, (B,)."""
+        which = torch.as_tensor(rows, device=self.hierarchy.device)
+        self.planner.keep(which)
+        self._batch = int(which.sum()) if which.dtype == torch.bool else len(which)
+
+    def _tensors(self, observation: Observation) -> tuple[dict[str, Tensor], bool]:
+        """Named tensors with a batch dimension, and whether there was none."""
+        if not isinstance(observation, Mapping):
+            if len(self.inputs) > 1:
+                raise ValueError(f"one array for the inputs {sorted(self.inputs)}; allowed: a dict with an array for each")
+            observation = {next(iter(self.inputs)): observation}
+        tensors, single = {}, False
+        for name, shape in self.inputs.items():
+            if name not in observation:
+                raise ValueError(f"the observation has {sorted(observation)}; needed: {sorted(self.inputs)}")
+            value = torch.as_tensor(np.asarray(observation[name]), device=self.hierarchy.device)
+            single = value.shape == shape
+            if tuple(value.shape[-len(shape) :]) != shape or value.dim() > len(shape) + 1:
+                raise ValueError(
+                    f"{name} has the shape {tuple(value.shape)}; allowed: {shape} or (batch, *{shape}). Was the hierarchy "
+                    f"trained in another environment? Its own is {dict(self.world.environment)}"
+                )
+            value = value.float() if value.dtype == torch.float64 else value
+            tensors[name] = value.unsqueeze(0) if single else value
+        return tensors, single
+
+    def save(self, folder: Path) -> None:
+        """The levels, `landmarks<k>.safetensors` and `agent.yaml`, whole or not at all."""
+        temporary = folder.with_suffix(".tmp")
+        self.hierarchy.save(temporary)
+        for k, graph in enumerate(self.graphs):
+            graph.save(temporary / f"landmarks{k}.safetensors")
+        described = {"planner": _plain(asdict(self.config)), "world": _plain(asdict(self.world))}
+        (temporary / "agent.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in folder.iterdir():
+            file.unlink()
+        for file in temporary.iterdir():
+            file.replace(folder / file.name)
+        temporary.rmdir()
+
+
+def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = ()) -> Agent:
+    """Load levels, landmarks and planner config, e.g. from "runs/<experiment>/hierarchy"; runs no code from the files.
+
+    Args:
+        folder: what `hiwm train` or `Agent.save` wrote.
+        device: "cpu", "cuda", ...
+        allow: packages trusted for the parts' classes besides hiwm's own.
+    """
+    folder = Path(folder)
+    hierarchy = load_hierarchy(folder, allow, device)
+    described = yaml.safe_load((folder / "agent.yaml").read_text())
+    graphs = [LandmarkGraph.load(folder / f"landmarks{k}.safetensors", device) for k in range(len(hierarchy))]
+    return Agent(hierarchy, graphs, PlannerConfig(**described["planner"]), World(**described["world"]))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, mappings as dicts, for YAML."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

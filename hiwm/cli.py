@@ -1,0 +1,79 @@
+"""`hiwm <verb> [hydra overrides]`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+# verb -> what does it, as "module:function" of a Config, and what it is for. Names, so that --help imports nothing.
+VERBS = {
+    "collect": ("hiwm.experiment:collect", "make the dataset, by a behaviour policy in the environment"),
+    "train": ("hiwm.experiment:train", "train the levels bottom-up, build the landmark graphs, save the hierarchy"),
+    "evaluate": ("hiwm.experiment:evaluate", "success of the stack and its flat baselines, at equal compute"),
+    "report": ("hiwm.analysis.report:report", "write report.html: curves, success table, pictures of plans"),
+    "ablate": ("hiwm.ablation:ablate", "levels x landmarks x inverse models, at equal compute, from one trained stack"),
+    "run": ("", "collect, train, evaluate and report"),
+}
+
+USAGE = """hiwm: hierarchical world models
+
+usage: hiwm <verb> [experiment=<name>] [key=value ...]
+
+{verbs}
+
+examples:
+  hiwm run experiment=pointmaze-medium-navigate          the whole thing, from nothing
+  hiwm train experiment=pointmaze-large-navigate seed=1 training.steps=3000
+  torchrun --nproc-per-node 2 -m hiwm train experiment=pointmaze-large-navigate
+
+Results lie under runs/<experiment>/; a verb that has its result already reuses it.
+`hiwm <verb> --help` lists the experiments and the keys."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb; returns the exit status: 0, or 2 for a mistake in the command, the config or the files."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE.format(verbs="\n".join(f"  {verb:<10}{purpose}" for verb, (_, purpose) in VERBS.items())))
+        return 0 if arguments else 2
+    verb, *overrides = arguments
+    if verb not in VERBS:
+        print(f"hiwm: there is no verb {verb!r}; allowed: {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    if {"-h", "--help"} & set(overrides):
+        print(_verb_help(verb))
+        return 0
+    sys.path.insert(0, "")  # your own parts are imported from the folder you are in
+    import logging
+
+    from hiwm.config import ConfigError, load_config
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        config = load_config(overrides)
+        for name in ("collect", "train", "evaluate", "report") if verb == "run" else (verb,):
+            module, function = VERBS[name][0].split(":")
+            getattr(importlib.import_module(module), function)(config)
+    except (ConfigError, ValueError) as error:
+        print(f"hiwm {verb}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"hiwm {verb}: {error.strerror or error}: {error.filename or ''} (what was finished is kept)", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nhiwm {verb}: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _verb_help(verb: str) -> str:
+    from importlib.resources import files
+
+    configs = files("hiwm.configs")
+    experiments = sorted(file.name.removesuffix(".yaml") for file in configs.joinpath("experiment").iterdir())
+    keys = configs.joinpath("config.yaml").read_text()
+    return (
+        f"hiwm {verb}: {VERBS[verb][1]}\n\nusage: hiwm {verb} experiment=<name> [key=value ...]\n\nexperiments:\n  "
+        + "\n  ".join(experiments)
+        + f"\n\nkeys and defaults (dotted on the command line, e.g. training.steps=3000):\n\n{keys}"
+    )

@@ -1,0 +1,164 @@
+"""The configuration: values in YAML (`configs/`, composed by Hydra), their schema here."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hiwm.evaluation.evaluate import EvaluationConfig
+from hiwm.planning.landmarks import LandmarkConfig
+from hiwm.planning.planner import PlannerConfig
+from hiwm.training.loop import TrainingConfig
+from hiwm.training.stages import StackConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key."""
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """What to train on.
+
+    Args:
+        path: an HDF5 trajectory file or an OGBench `.npz`; `hiwm collect` makes the former.
+        episodes: to collect, validation episodes included.
+        steps: rows of an episode.
+        seed: of the collection.
+        column: name given to observations that are one array.
+        behaviour: arguments added to the environment's while collecting.
+        policy: behaviour policy, `_target_` and arguments.
+        validation: share of the episodes held out (the last ones).
+        workers: processes that collect; changes nothing but the time.
+    """
+
+    path: str
+    episodes: int
+    steps: int
+    column: str
+    policy: dict[str, Any]
+    behaviour: dict[str, Any]
+    seed: int = 0
+    validation: float = 0.1
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment.
+
+    Args:
+        name: of the experiment; its results lie in `root/name` (`root/name-seed<n>` for a seed other than 0).
+        root: folder of all results.
+        seed: of training and planning; starts and goals of the evaluation do not depend on it.
+        device: auto, cpu or cuda.
+        threads: torch threads; null for torch's choice.
+        allow: packages trusted for `_target_`s besides hiwm's own.
+        environment: `_target_` and arguments; see `hiwm.envs` for the contract.
+        inputs: dataset columns that level 0 encodes.
+        state: dataset columns of the true state, for the frozen readout while training.
+        strides: steps of the level below in one step of each level, bottom first.
+        levels: parts of each level, level0, level1, ...
+        tracking: mlflow, or none (needs no mlflow).
+    """
+
+    name: str
+    root: str
+    seed: int
+    device: str
+    threads: int | None
+    allow: list[str]
+    environment: dict[str, Any]
+    inputs: list[str]
+    state: list[str]
+    strides: list[int]
+    levels: dict[str, Any]
+    dataset: DatasetConfig
+    training: TrainingConfig
+    landmarks: LandmarkConfig
+    planner: PlannerConfig
+    evaluation: EvaluationConfig
+    tracking: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the experiment's results lie."""
+        return Path(self.root) / (self.name if self.seed == 0 else f"{self.name}-seed{self.seed}")
+
+    @property
+    def stack(self) -> StackConfig:
+        """The stack to train."""
+        names = [f"level{k}" for k in range(len(self.levels))]
+        if sorted(self.levels) != names:
+            raise ConfigError(f"levels has the keys {sorted(self.levels)}; allowed: level0, level1, ... without a gap")
+        return StackConfig(
+            levels=[self.levels[name] for name in names],
+            strides=self.strides,
+            inputs=self.inputs,
+            state=self.state,
+            validation=self.dataset.validation,
+            allow=self.allow,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain containers, for YAML, JSON and MLflow."""
+        return asdict(self)
+
+
+def load_config(overrides: Sequence[str]) -> Config:
+    """Compose `configs/config.yaml` with Hydra overrides, e.g. ["experiment=pointmaze-large-navigate", "seed=1"].
+
+    Raises:
+        ConfigError: an unknown key or group, or a value of the wrong type; the message names it.
+    """
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("hiwm.configs", version_base="1.3"):
+            composed = compose("config", list(overrides))
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_first_lines(error)) from error
+    assert isinstance(plain, dict)
+    config = _typed(Config, {str(key): value for key, value in plain.items()}, "")
+    if config.tracking not in ("mlflow", "none"):
+        raise ConfigError(f"tracking is {config.tracking!r}; allowed: mlflow, none")
+    return config
+
+
+def _typed(kind: Any, values: dict[str, Any], where: str) -> Any:
+    """A dataclass from plain values; unknown keys and wrong types are refused by name."""
+    hints = get_type_hints(kind)
+    known = {field.name for field in fields(kind)}
+    if unknown := set(values) - known:
+        raise ConfigError(f"unknown key {where}{sorted(unknown)[0]}; allowed: {', '.join(sorted(known))}")
+    arguments = {}
+    for key, value in values.items():
+        hint = hints[key]
+        if is_dataclass(hint):
+            value = _typed(hint, value, f"{where}{key}.")
+        else:
+            with contextlib.suppress(KeyError):
+                allowed = {int: int, float: (int, float), str: str, list[int]: list, list[str]: list}[hint]
+                if not isinstance(value, allowed) or isinstance(value, bool):
+                    raise ConfigError(f"{where}{key} is {value!r}; allowed: {getattr(hint, '__name__', hint)}")
+        arguments[key] = value
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{where.rstrip('.') or 'config'}: {error}") from error
+
+
+def _first_lines(error: Exception) -> str:
+    cause = error.__cause__ or error
+    lines = [line.strip() for line in f"{error}\n{cause}".splitlines() if line.strip()]
+    unique = list(dict.fromkeys(lines))
+    return " ".join(unique[:4])

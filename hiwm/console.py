@@ -1,0 +1,65 @@
+"""What a person sees while waiting: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(highlight=False)
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def say(text: str) -> None:
+    """A line of its own."""
+    console.print(text, soft_wrap=True)
+
+
+def shout(text: str) -> None:
+    """A line that cannot be overlooked."""
+    console.print(f"[bold red]!! {text}" if console.is_terminal else f"!! {text}", soft_wrap=True)
+
+
+class Bar:
+    """Progress of one job, with throughput and time left.
+
+    Args:
+        label: what is done.
+        total: how many units.
+        unit: what is counted, e.g. "steps".
+    """
+
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.progress: Progress | None = None
+
+    def __enter__(self) -> Bar:
+        self.began = self.last_line = time.monotonic()
+        self.first: int | None = None
+        if console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                       TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
+            self.progress = Progress(*columns, console=console)
+            self.task = self.progress.add_task(self.label, total=self.total, note="")
+            self.progress.start()
+        return self
+
+    def update(self, done: int, note: str = "") -> None:
+        """`done` units of the total; `note` is shown behind the bar, "" keeps the last."""
+        now = time.monotonic()
+        if self.first is None:  # a resumed job does not start at 0
+            self.first, self.began = done, now
+        rate = (done - self.first) / max(1e-9, now - self.began)
+        if self.progress is not None:
+            shown = {"note": f"{rate:,.0f} {self.unit}/s  {note}"} if note else {}
+            self.progress.update(self.task, completed=done, **shown)
+        elif now - self.last_line > SECONDS_BETWEEN_LINES or (done == self.total and note):
+            self.last_line = now
+            left = f"{(self.total - done) / rate:,.0f} s left" if rate else ""
+            say(f"{self.label}: {done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, {left} {note}".rstrip())
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.progress is not None:
+            self.progress.stop()

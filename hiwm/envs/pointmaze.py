@@ -1,0 +1,125 @@
+"""OGBench's pointmazes, seeded and with the published data-collection recipe.
+
+Source: OGBench (Park et al., ICLR 2025, arXiv 2410.20092), `data_gen_scripts/generate_locomaze.py`: an oracle walks
+towards the next cell of the shortest path; `navigate` draws a new goal at every arrival, `stitch` keeps a goal four
+cells away, `explore` changes to a random direction every ten steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import ogbench  # noqa: F401  (registers its environments)
+
+Cell = tuple[int, int]
+BEHAVIOURS = ("navigate", "stitch", "explore")
+STITCH_CELLS = 4  # distance of a goal in the stitch datasets, cells
+EXPLORE_STEPS = 10
+
+
+class PointMaze(gymnasium.Wrapper):
+    """One OGBench pointmaze; observations are (x, y) in maze units, a cell being 4 wide.
+
+    `reset(seed)` is exact: OGBench draws its noise from numpy's global generator, which is lent a generator of ours.
+
+    Args:
+        maze: medium, large, giant or teleport.
+        behaviour: with `navigate`, `stitch` or `explore`, an episode has the starts and goals of that dataset and its
+            infos hold the oracle's `expert_action`; None for evaluation.
+    """
+
+    num_tasks = 5
+
+    def __init__(self, *, maze: str, behaviour: str | None = None) -> None:
+        if behaviour is not None and behaviour not in BEHAVIOURS:
+            raise ValueError(f"behaviour is {behaviour!r}; allowed: {', '.join(BEHAVIOURS)}")
+        super().__init__(
+            gymnasium.make(
+                f"pointmaze-{maze}-v0", terminate_at_goal=behaviour is None, max_episode_steps=10**9, disable_env_checker=True
+            ).unwrapped
+        )
+        self.behaviour = behaviour
+        self.action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+        free = [(int(i), int(j)) for i, j in np.argwhere(self.env.maze_map == 0)]
+        self._free = free
+        self._corners = [cell for cell in free if not self._is_hallway(cell)]
+        self._oracle: dict[tuple[Cell, Cell], np.ndarray] = {}
+        self._random = np.random.RandomState(0)
+
+    @property
+    def walls(self) -> list[tuple[float, float, float, float]]:
+        """(left, bottom, width, height) of every wall block, in maze units."""
+        unit = self.env._maze_unit
+        centres = [self.env.ij_to_xy(cell) for cell in np.argwhere(self.env.maze_map == 1)]
+        return [(float(x - unit / 2), float(y - unit / 2), unit, unit) for x, y in centres]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        if seed is not None:
+            self._random = np.random.RandomState(seed)
+            self.env.action_space.seed(seed)
+        options = {} if options is None else dict(options)
+        if self.behaviour is not None:
+            start, goal = self._start_and_goal()
+            options = {"task_info": {"init_ij": start, "goal_ij": goal}}
+        with self._lend_generator():
+            observation, info = self.env.reset(seed=seed, options=options)
+        self._step = 0
+        return observation, {"goal": info["goal"]} | self._expert()
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        lend = self.env._teleport_info is not None  # only teleporters draw random numbers in a step
+        with self._lend_generator() if lend else contextlib.nullcontext():
+            observation, reward, terminated, truncated, info = self.env.step(action)
+        self._step += 1
+        if info["success"] and self.behaviour == "navigate":
+            # as the recipe does it: the cell's centre when the maze's own `set_goal` is given a cell, noise included
+            goal = self.env.ij_to_xy(self._draw(self._corners))
+            with self._lend_generator():
+                self.env.set_goal(goal_xy=self.env.add_noise(goal))
+        return observation, reward, terminated, truncated, {"success": info["success"]} | self._expert()
+
+    def _expert(self) -> dict[str, np.ndarray]:
+        if self.behaviour is None:
+            return {}
+        if self.behaviour == "explore":
+            if self._step % EXPLORE_STEPS == 0:
+                angle = self._random.uniform(0, 2 * np.pi)
+                self._direction = np.array([np.cos(angle), np.sin(angle)])
+            return {"expert_action": self._direction}
+        here, goal = self.env.get_xy(), self.env.cur_goal_xy
+        key = (self.env.xy_to_ij(here), self.env.xy_to_ij(goal))
+        if key not in self._oracle:  # the maze solves its shortest paths anew at every call
+            self._oracle[key] = self.env.get_oracle_subgoal(here, goal)[0]
+        direction = self._oracle[key] - here
+        return {"expert_action": direction / (np.linalg.norm(direction) + 1e-6)}
+
+    def _start_and_goal(self) -> tuple[Cell, Cell]:
+        start = self._draw(self._free)
+        if self.behaviour != "stitch":
+            return start, self._draw(self._corners)
+        distances = self.env.get_oracle_subgoal(self.env.ij_to_xy(start), self.env.ij_to_xy(start))[1]
+        near = [cell for cell in self._free if distances[cell] == STITCH_CELLS]
+        return start, self._draw(near or self._free)
+
+    def _draw(self, cells: list[Cell]) -> Cell:
+        return cells[self._random.randint(len(cells))]
+
+    def _is_hallway(self, cell: Cell) -> bool:
+        i, j = cell
+        maze = self.env.maze_map
+        up, down, left, right = maze[i - 1, j], maze[i + 1, j], maze[i, j - 1], maze[i, j + 1]
+        return bool((up, down, left, right) in {(0, 0, 1, 1), (1, 1, 0, 0)})
+
+    @contextlib.contextmanager
+    def _lend_generator(self) -> Iterator[None]:
+        before = np.random.get_state()
+        np.random.set_state(self._random.get_state())
+        try:
+            yield
+        finally:
+            self._random.set_state(np.random.get_state())
+            np.random.set_state(before)

@@ -1,0 +1,1 @@
+"""Evaluation: tasks, success with intervals, equal compute."""

@@ -1,0 +1,142 @@
+"""Episodes of one agent: many environments in step, one planning call for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from hiwm.agent import Agent
+from hiwm.data.vector import make_vector
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One episode, for a person to look at.
+
+    Args:
+        task: its number.
+        success: was the goal reached.
+        observations: (T, ...).
+        goal: the goal observation.
+        subgoals: for each level, the latent handed down at each step, (T, D_k).
+    """
+
+    task: int
+    success: bool
+    observations: np.ndarray
+    goal: np.ndarray
+    subgoals: list[np.ndarray]
+
+
+@dataclass
+class Episodes:
+    """Outcomes of a set of episodes.
+
+    Args:
+        task: task of each episode, (N,).
+        success: (N,).
+        steps: environment steps until success or the limit, (N,).
+        plan_ms: planning milliseconds an environment step and episode, one entry a planning call.
+        predictor_calls: one-step predictions in all.
+        traces: the first episode of each task.
+    """
+
+    task: list[int] = field(default_factory=list)
+    success: list[bool] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    plan_ms: list[float] = field(default_factory=list)
+    predictor_calls: float = 0.0
+    traces: list[Trace] = field(default_factory=list)
+
+
+def episode_seed(seed: int, task: int, episode: int) -> int:
+    """Start and goal of an episode depend on this alone."""
+    return int(np.random.SeedSequence([seed, task, episode]).generate_state(1)[0])
+
+
+def run_episodes(
+    agent: Agent,
+    make_env: Callable[[], gymnasium.Env],
+    *,
+    num_tasks: int,
+    episodes: int,
+    max_steps: int,
+    num_envs: int,
+    seed: int,
+    report: Callable[[int, int, int], None],
+) -> Episodes:
+    """Every task, `episodes` times.
+
+    Args:
+        agent: acts.
+        make_env: makes one environment; see `hiwm.envs` for its contract.
+        num_tasks: tasks 1 to num_tasks.
+        episodes: of each.
+        max_steps: an episode's limit, environment steps.
+        num_envs: episodes in a batch.
+        seed: of starts and goals.
+        report: called with (episodes done, successes, episodes in all) after each batch.
+    """
+    outcome = Episodes()
+    size = min(num_envs, episodes)
+    envs = make_vector(make_env, size)
+    try:
+        for task in range(1, num_tasks + 1):
+            for first in range(0, episodes, size):
+                wanted = min(size, episodes - first)
+                _run_batch(agent, envs, task, range(first, first + wanted), max_steps, seed, outcome)
+                report(len(outcome.success), sum(outcome.success), num_tasks * episodes)
+    finally:
+        envs.close()
+    return outcome
+
+
+def _run_batch(
+    agent: Agent, envs: VectorEnv, task: int, numbers: range, max_steps: int, seed: int, outcome: Episodes
+) -> None:
+    seeds = [episode_seed(seed, task, e) for e in numbers]
+    # environments beyond those wanted repeat the last episode and are not looked at
+    observations, infos = envs.reset(seed=seeds + seeds[-1:] * (envs.num_envs - len(seeds)), options={"task_id": task})
+    goals = _rows(infos["goal"], np.arange(len(numbers)))
+    agent.reset(goals)
+    running = np.arange(len(numbers))
+    success = np.zeros(len(numbers), bool)
+    steps = np.full(len(numbers), max_steps)
+    actions = np.zeros(envs.action_space.shape, np.float32)
+    seen, handed = [], []
+    for step in range(max_steps):
+        here = _rows(observations, running)
+        actions[running] = agent.act(here)
+        plan = agent.plan
+        outcome.plan_ms.append(plan.milliseconds / len(running))
+        outcome.predictor_calls += plan.predictor_calls * len(running)
+        if running[0] == 0 and numbers[0] == 0:
+            seen.append(here[0] if isinstance(here, np.ndarray) else {k: v[0] for k, v in here.items()})
+            handed.append([part.subgoal[0].cpu().numpy() for part in plan.steps])
+        observations, _, _, _, infos = envs.step(actions)
+        # an episode that ended has no "success" of its own any more: gymnasium fills in 0
+        arrived = np.asarray(infos["success"])[running] > 0
+        success[running[arrived]] = True
+        steps[running[arrived]] = step + 1
+        over = arrived | np.asarray(infos["ended"])[running]
+        if over.any():
+            running = running[~over]
+            if len(running) == 0:
+                break
+            agent.keep(~over)
+    outcome.task += [task] * len(numbers)
+    outcome.success += success.tolist()
+    outcome.steps += steps.tolist()
+    if numbers[0] == 0 and isinstance(goals, np.ndarray):
+        subgoals = [np.stack(level) for level in zip(*handed, strict=True)]
+        outcome.traces.append(Trace(task, bool(success[0]), np.stack(seen), goals[0], subgoals))
+
+
+def _rows(observations: object, rows: np.ndarray) -> object:
+    if isinstance(observations, dict):
+        return {name: value[rows] for name, value in observations.items() if not name.startswith("_")}
+    return np.asarray(observations)[rows]

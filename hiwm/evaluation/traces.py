@@ -1,0 +1,42 @@
+"""Sample episodes on disk, for the report: what the agent saw and the subgoals its levels handed down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from hiwm.evaluation.episodes import Episodes, Trace
+
+
+def save_traces(path: Path, outcomes: Mapping[str, Episodes]) -> None:
+    """One npz; keys `agent/task/what`."""
+    arrays: dict[str, np.ndarray] = {}
+    for agent, outcome in outcomes.items():
+        for trace in outcome.traces:
+            key = f"{agent}/{trace.task}"
+            arrays[f"{key}/success"] = np.array(trace.success)
+            arrays[f"{key}/observations"] = trace.observations
+            arrays[f"{key}/goal"] = trace.goal
+            for k, subgoals in enumerate(trace.subgoals):
+                arrays[f"{key}/subgoals{k}"] = subgoals
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def load_traces(path: Path) -> dict[str, list[Trace]]:
+    """Agent -> its traces."""
+    traces: dict[str, list[Trace]] = {}
+    with np.load(path, allow_pickle=False) as file:
+        for key in [name.removesuffix("/success") for name in file if name.endswith("/success")]:
+            agent, task = key.rsplit("/", 1)
+            num_levels = sum(name.startswith(f"{key}/subgoals") for name in file)
+            trace = Trace(
+                int(task),
+                bool(file[f"{key}/success"]),
+                file[f"{key}/observations"],
+                file[f"{key}/goal"],
+                [file[f"{key}/subgoals{k}"] for k in range(num_levels)],
+            )
+            traces.setdefault(agent, []).append(trace)
+    return traces

@@ -1,0 +1,249 @@
+"""The verbs: collect, train, evaluate, run. Each says so and reuses its result where it is there already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+import yaml
+
+from hiwm.agent import Agent, World, load_agent
+from hiwm.build import build, locate
+from hiwm.config import Config, ConfigError
+from hiwm.console import Bar, say, shout
+from hiwm.data.collect import Collection, collect as collect_episodes
+from hiwm.data.store import Trajectories, Writer, open_dataset
+from hiwm.evaluation.evaluate import evaluate as evaluate_agents, make_agents, summarize
+from hiwm.evaluation.traces import save_traces
+from hiwm.planning.landmarks import build_landmarks
+from hiwm.tracking import Run, make_tracker
+from hiwm.training.distributed import Processes, barrier, start_processes
+from hiwm.training.loop import Progress
+from hiwm.training.stages import TrainedLevel, train_stack
+
+EVALUATION = "evaluation.json"
+TRACES = "traces.npz"
+
+
+def run(config: Config) -> None:
+    """Collect, train, evaluate."""
+    collect(config)
+    train(config)
+    evaluate(config)
+
+
+def collect(config: Config) -> Trajectories:
+    """Make the dataset of the config, or open it."""
+    path = Path(config.dataset.path)
+    wanted = _collection_config(config)
+    if path.exists():
+        dataset = open_dataset(path)
+        made = dataset.metadata.get("collection")
+        if made not in (None, wanted):
+            raise ConfigError(
+                f"dataset.path: {path} was collected with {made}, the config says {wanted}; give another dataset.path or "
+                "remove the file"
+            )
+        say(f"dataset {path}: {len(dataset.ep_len):,} episodes, {dataset.num_steps:,} steps, reused")
+        return dataset
+    if path.suffix == ".npz":
+        raise ConfigError(f"dataset.path: there is no {path}, and an .npz is not collected here; allowed: a path that ends in .h5")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    collection = Collection(
+        make_env=_environment(config, collecting=True),
+        make_policy=partial(build, config.dataset.policy, config.allow),
+        episodes=config.dataset.episodes,
+        steps=config.dataset.steps,
+        seed=config.dataset.seed,
+        column=config.dataset.column,
+    )
+    metadata = {"environment": config.environment, "collection": wanted}
+    with Writer(path, metadata) as writer, Bar("collect", config.dataset.episodes, "episodes") as bar:
+        for done, episode in enumerate(collect_episodes(collection, config.dataset.workers), 1):
+            writer.append(episode)
+            bar.update(done)
+    dataset = open_dataset(path)
+    say(f"dataset {path}: {len(dataset.ep_len):,} episodes, {dataset.num_steps:,} steps, fingerprint {dataset.fingerprint}")
+    return dataset
+
+
+def train(config: Config) -> None:
+    """Train the levels that are not there yet, build the landmark graphs, save the hierarchy."""
+    processes = _prepare(config)
+    dataset = open_dataset(config.dataset.path)
+    _check_environment(config, dataset.metadata.get("environment"), config.dataset.path)
+    tracker = make_tracker(config if processes.is_main else _untracked(config))
+    runs: dict[int, Run] = {}
+    bars: dict[int, Bar] = {}
+
+    def report(k: int, progress: Progress) -> None:
+        if not processes.is_main:
+            return
+        if k not in runs:
+            parts = {"level": k, "stride": config.strides[k], **config.stack.levels[k]}
+            runs[k] = tracker.child(f"level {k}", parts, {"hiwm.level": str(k)})
+            bars[k] = Bar(f"level {k}", progress.steps, "steps")
+            bars[k].__enter__()
+        if progress.metrics:
+            runs[k].metrics(progress.metrics, progress.step)
+        note = ""
+        if "validation/copy_last" in progress.metrics:
+            m = progress.metrics
+            note = (f"prediction {m['validation/copy_last']:.3f} of copy-last, rank {m['validation/effective_rank']:.1f}, "
+                    f"readout R2 {m['validation/readout_r2']:.3f}")  # fmt: skip
+        bars[k].update(progress.step, note)
+        for alarm in progress.alarms:
+            shout(f"level {k} may be collapsing: {alarm}")
+
+    lineage: list[str] = []
+
+    def on_level(k: int, trained: TrainedLevel) -> None:
+        lineage.append(trained.folder.name)
+        if k in bars:
+            bars[k].__exit__(None, None, None)
+        if trained.reused:
+            say(f"level {k}: {trained.folder}, trained already, reused")
+        elif k in runs:
+            runs[k].artifact(trained.folder / "metrics.json")
+            runs[k].artifact(trained.folder / "level.safetensors")
+            runs[k].finish()
+
+    hierarchy, caches = train_stack(
+        config.stack, config.training, dataset,
+        seed=config.seed, folder=config.folder / "levels", processes=processes, report=report, on_level=on_level,
+    )  # fmt: skip
+    if not processes.is_main:
+        barrier()
+        return
+    graphs = [
+        build_landmarks(open_dataset(cache), config.landmarks, config.seed) for cache in caches
+    ]
+    for k, graph in enumerate(graphs):
+        say(f"landmarks of level {k}: {graph.data.num_nodes:,}, {graph.data.num_edges:,} edges")
+    actions = dataset.column("action").reshape(len(dataset.column("action")), -1)
+    world = World(config.environment, actions.min(0).tolist(), actions.max(0).tolist(), dataset.fingerprint)
+    agent = Agent(hierarchy, graphs, config.planner, world, seed=config.seed)
+    home = config.folder / "hierarchy"
+    agent.save(home)
+    (config.folder / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(config.as_dict())), sort_keys=False))
+    parent = tracker.parent()
+    parent.artifact(home)
+    parent.artifact(config.folder / "config.yaml")
+    parent.finish()
+    say(f"hierarchy of {len(hierarchy)} levels, periods {list(hierarchy.periods)} steps, saved: {home}")
+    barrier()
+
+
+def evaluate(config: Config) -> dict[str, Any]:
+    """Evaluate the saved hierarchy and its baselines; write `evaluation.json`."""
+    processes = _prepare(config)
+    home = config.folder / "hierarchy"
+    agent = load_agent(home, str(processes.device), config.allow)
+    _check_environment(config, agent.world.environment, home)
+    agent = Agent(agent.hierarchy, agent.graphs, config.planner, agent.world, seed=config.seed)
+    agents = make_agents(agent, config.evaluation)
+    identity = _identity(config, agent)
+    path = config.folder / EVALUATION
+    if path.exists() and (found := json.loads(path.read_text()))["identity"] == identity:
+        say(f"evaluation {path}: reused")
+        _say_results(found["agents"])
+        return found
+    bars: dict[str, Bar] = {}
+
+    def report(name: str, done: int, won: int, of: int) -> None:
+        if name not in bars:
+            bars[name] = Bar(name, of, "episodes")
+            bars[name].__enter__()
+        bars[name].update(done, f"{won}/{done} solved")
+        if done == of:
+            bars[name].__exit__(None, None, None)
+
+    outcomes = evaluate_agents(agents, _environment(config, collecting=False), config.evaluation, report)
+    result = {
+        "identity": identity,
+        "experiment": config.name,
+        "seed": config.seed,
+        "protocol": {key: getattr(config.evaluation, key) for key in ("num_tasks", "max_steps", "seed", "flat_budget")},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads",
+        "agents": {name: summarize(outcome) for name, outcome in outcomes.items()},
+    }
+    save_traces(config.folder / TRACES, outcomes)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=1))
+    temporary.replace(path)
+    tracker = make_tracker(config)
+    child = tracker.child("evaluation", result["protocol"], {"hiwm.identity": identity})
+    for name, numbers in result["agents"].items():
+        child.metrics({f"{name}/success": numbers["success"], f"{name}/plan_ms_p50": numbers["plan_ms"]["p50"]})
+        child.metrics({f"{name}/task{task}": rate["success"] for task, rate in numbers["per_task"].items()})
+    child.artifact(path)
+    child.finish()
+    tracker.parent().metrics({f"success/{name}": numbers["success"] for name, numbers in result["agents"].items()})
+    _say_results(result["agents"])
+    return result
+
+
+def _say_results(agents: dict[str, Any]) -> None:
+    for name, numbers in agents.items():
+        low, high = numbers["interval"]
+        say(
+            f"{name:>20}: {100 * numbers['success']:5.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {numbers['episodes']} episodes, "
+            f"{numbers['plan_ms']['mean']:.2f} ms and {numbers['predictor_calls']:.0f} predictor calls an environment step"
+        )
+
+
+def _prepare(config: Config) -> Processes:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    return start_processes(config.device)
+
+
+def _environment(config: Config, collecting: bool) -> Callable[[], gymnasium.Env]:
+    description = {**config.environment, **(config.dataset.behaviour if collecting else {})}
+    target = description.get("_target_")
+    if target is None:
+        raise ConfigError("environment has no _target_; it names the environment's class")
+    locate(target, config.allow)
+    return partial(build, description, config.allow)
+
+
+def _collection_config(config: Config) -> dict[str, Any]:
+    dataset = config.dataset
+    return {
+        "environment": {**config.environment, **dataset.behaviour},
+        "policy": dataset.policy,
+        "episodes": dataset.episodes,
+        "steps": dataset.steps,
+        "seed": dataset.seed,
+    }
+
+
+def _check_environment(config: Config, found: Any, where: object) -> None:
+    if found is not None and dict(found) != dict(config.environment):
+        raise ConfigError(f"{where} belongs to the environment {dict(found)}, the config says {dict(config.environment)}")
+
+
+def _identity(config: Config, agent: Agent) -> str:
+    from dataclasses import asdict
+
+    parts = [
+        [spec.fingerprint for spec in agent.hierarchy.specs],
+        asdict(config.planner), asdict(config.landmarks), asdict(config.evaluation), config.environment, config.seed,
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _untracked(config: Config) -> Config:
+    from dataclasses import replace
+
+    return replace(config, tracking="none")

@@ -1,0 +1,1 @@
+"""Planning: landmarks, solvers, top-down delegation."""

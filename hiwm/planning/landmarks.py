@@ -1,0 +1,176 @@
+"""A graph of landmarks over a level's latents: how far is it, over all that was ever seen.
+
+Distances in a latent space are only local. Over long ranges the graph measures them instead: landmarks spread over the
+latents of the data, an edge where the data went from one landmark's cell to another's in one step of the graph, and
+the shortest path to the goal by min-plus message passing (Bellman-Ford). After SoRB (Eysenbach et al. 2019) and L3P
+(Zhang et al. 2021), with observed transitions in place of learned distances.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.nn import MessagePassing
+
+from hiwm.data.store import Trajectories
+
+
+@dataclass(frozen=True)
+class LandmarkConfig:
+    """How a graph is built.
+
+    Args:
+        landmarks: number of landmarks M.
+        edge_steps: environment steps between the two ends of an edge.
+        transitions: transitions drawn from the data.
+        candidates: latents the landmarks are chosen from, by farthest-point sampling.
+        length_cost: an edge costs 1 + length_cost * its length in the latent space over the mean length; breaks ties.
+        min_count: transitions an edge needs to be believed.
+    """
+
+    landmarks: int = 800
+    edge_steps: int = 10
+    transitions: int = 100_000
+    candidates: int = 20_000
+    length_cost: float = 0.1
+    min_count: int = 1
+
+
+class MinPlus(MessagePassing):
+    """cost_i = min(cost_i, min over edges i -> j of (w_ij + cost_j)): one step of Bellman-Ford."""
+
+    def __init__(self) -> None:
+        super().__init__(aggr="min", flow="target_to_source")
+
+    def forward(self, cost: Tensor, edge_index: Tensor, weight: Tensor) -> Tensor:
+        """Costs to G goals (M, G), edges (2, E), weights (E,) -> (M, G)."""
+        return torch.minimum(cost, self._nothing_is_far(self.propagate(edge_index, x=cost, weight=weight), edge_index))
+
+    def message(self, x_j: Tensor, weight: Tensor) -> Tensor:
+        return x_j + weight.unsqueeze(-1)
+
+    def _nothing_is_far(self, cost: Tensor, edge_index: Tensor) -> Tensor:
+        # PyG fills landmarks without outgoing edges with 0; from there nothing can be reached
+        reached = torch.zeros(len(cost), dtype=torch.bool, device=cost.device)
+        reached[edge_index[0]] = True
+        return torch.where(reached.unsqueeze(-1), cost, torch.inf)
+
+
+class LandmarkGraph:
+    """Landmarks of one level.
+
+    Args:
+        data: PyG graph: `x` (M, D) latents, `edge_index` (2, E), `edge_attr` (E,) costs, `count` (E,) transitions,
+            `row` (M,) the dataset row a landmark was taken from.
+        edge_steps: environment steps an edge stands for.
+    """
+
+    def __init__(self, data: Data, edge_steps: int) -> None:
+        self.data = data
+        self.edge_steps = edge_steps
+        start, end = data.edge_index
+        #: mean length of an edge in the latent space
+        self.edge_length = (data.x[start] - data.x[end]).norm(dim=1).mean()
+
+    @property
+    def latents(self) -> Tensor:
+        """(M, D)."""
+        return self.data.x
+
+    def nearest(self, latent: Tensor) -> Tensor:
+        """Index of the nearest landmark, (..., D) -> (...)."""
+        return torch.cdist(latent.reshape(-1, latent.shape[-1]), self.latents).argmin(1).reshape(latent.shape[:-1])
+
+    def cost_to_go(self, goal: Tensor) -> Tensor:
+        """Cost from every landmark to each goal's landmark, (G,) -> (M, G); inf where there is no way."""
+        cost = torch.full((len(self.latents), len(goal)), torch.inf, device=goal.device)
+        cost[goal, torch.arange(len(goal), device=goal.device)] = 0.0
+        step = MinPlus()
+        while True:
+            closer = step(cost, self.data.edge_index, self.data.edge_attr)
+            if torch.equal(closer, cost):
+                return cost
+            cost = closer
+
+    def successors(self, cost: Tensor) -> Tensor:
+        """The landmark to go to next from every landmark, (M, G) costs -> (M, G); itself at a goal or a dead end."""
+        start, end = self.data.edge_index
+        through = self.data.edge_attr.unsqueeze(-1) + cost[end]  # (E, G)
+        best = torch.full_like(cost, torch.inf).index_reduce(0, start, through, "amin")
+        itself = torch.arange(len(cost), device=cost.device).unsqueeze(-1).expand_as(cost)
+        following = itself.clone()
+        edge, goal = torch.nonzero((through == best[start]) & torch.isfinite(through), as_tuple=True)
+        following[start[edge], goal] = end[edge]
+        return torch.where(torch.isfinite(best) & (cost > 0), following, itself)
+
+    def save(self, path: Path) -> None:
+        """One safetensors file."""
+        tensors = {name: self.data[name].contiguous() for name in ("x", "edge_index", "edge_attr", "count", "row")}
+        save_file(tensors | {"edge_steps": torch.tensor(self.edge_steps)}, path)
+
+    @staticmethod
+    def load(path: Path, device: str = "cpu") -> LandmarkGraph:
+        """What `save` wrote."""
+        tensors = load_file(path, device=device)
+        edge_steps = int(tensors.pop("edge_steps"))
+        return LandmarkGraph(Data(**tensors), edge_steps)
+
+
+def build_landmarks(latents: Trajectories, config: LandmarkConfig, seed: int) -> LandmarkGraph:
+    """Build the graph over a level's cached latents.
+
+    Args:
+        latents: with a column `latent`.
+        config: how.
+        seed: of the draws.
+    """
+    steps = config.edge_steps
+    rng = np.random.default_rng(seed)
+    column = latents.column("latent")
+    most = int(latents.ep_len.max())
+    if most <= steps:
+        raise ValueError(f"landmarks.edge_steps is {steps}; allowed: less than the longest episode, {most} rows")
+    starts = np.concatenate(
+        [np.arange(o, o + max(0, n - steps)) for o, n in zip(latents.ep_offset, latents.ep_len, strict=True)]
+    )
+    rows = np.concatenate(
+        [np.arange(o, o + n) for o, n in zip(latents.ep_offset, latents.ep_len, strict=True)]
+    )
+    candidates = np.sort(rng.choice(rows, min(config.candidates, len(rows)), replace=False))
+    points = torch.from_numpy(column[candidates])
+    chosen = farthest_points(points, config.landmarks, rng)
+    landmarks = points[chosen]
+    before = np.sort(rng.choice(starts, min(config.transitions, len(starts)), replace=False))
+    cells = [_nearest(torch.from_numpy(column[rows]), landmarks) for rows in (before, before + steps)]
+    edges, count = torch.unique(torch.stack(cells)[:, cells[0] != cells[1]], dim=1, return_counts=True)
+    believed = count >= config.min_count
+    edges, count = edges[:, believed], count[believed]
+    length = (landmarks[edges[0]] - landmarks[edges[1]]).norm(dim=1)
+    data = Data(
+        x=landmarks,
+        edge_index=edges,
+        edge_attr=1 + config.length_cost * length / length.mean().clamp_min(1e-9),
+        count=count,
+        row=torch.from_numpy(candidates)[chosen],
+    )
+    return LandmarkGraph(data, steps)
+
+
+def farthest_points(points: Tensor, number: int, rng: np.random.Generator) -> Tensor:
+    """Greedy farthest-point sampling (Gonzalez 1985): indices of at most `number` of the points (N, D)."""
+    chosen = [int(rng.integers(len(points)))]
+    distance = (points - points[chosen[0]]).square().sum(1)
+    for _ in range(min(number, len(points)) - 1):
+        chosen.append(int(distance.argmax()))
+        distance = torch.minimum(distance, (points - points[chosen[-1]]).square().sum(1))
+    return torch.tensor(chosen)
+
+
+def _nearest(points: Tensor, landmarks: Tensor) -> Tensor:
+    return torch.cat([torch.cdist(block, landmarks).argmin(1) for block in points.split(16_384)])

@@ -1,0 +1,71 @@
+"""What a plan is made of: everything a person needs to see why the agent does this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LevelPlan:
+    """One level's part of a plan, for a batch of B environments.
+
+    Args:
+        level: whose.
+        target: the latent to reach, (B, D of `target_level`).
+        target_level: the level in whose latent space the target lies: this one, or the one above.
+        subgoal: what is handed to the level below, a latent of this level (B, D).
+        due: environment steps from `made_at` until the subgoal is due.
+        made_at: environment step this part was planned at.
+        actions: actions of this level, (B, H, A); None where a landmark was handed down as it is.
+        predicted: the latents they lead to, (B, H, D); None with `actions`.
+        energy: squared distance to the target, the least over the horizon, (B,); None with `actions`.
+    """
+
+    level: int
+    target: Tensor
+    target_level: int
+    subgoal: Tensor
+    due: int
+    made_at: int
+    actions: Tensor | None = None
+    predicted: Tensor | None = None
+    energy: Tensor | None = None
+
+    def keep(self, rows: Tensor) -> LevelPlan:
+        """The same for some of the environments."""
+
+        def take(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value[rows]
+
+        return LevelPlan(
+            self.level, self.target[rows], self.target_level, self.subgoal[rows], self.due, self.made_at,
+            take(self.actions), take(self.predicted), take(self.energy),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan behind an action.
+
+    Args:
+        steps: one part a level, bottom first.
+        action: the primitive action it puts out now, (B, A).
+        milliseconds: time of the planning call, for the whole batch.
+        predictor_calls: one-step predictions it took, an environment (mean over the batch).
+    """
+
+    steps: tuple[LevelPlan, ...]
+    action: Tensor
+    milliseconds: float
+    predictor_calls: float
+
+
+def least_distance(predicted: Tensor, target: Tensor) -> Tensor:
+    """Squared distance to the target, the least over the horizon: (N, H, D), (N, D) -> (N,).
+
+    Least, not mean or last: a detour must not be taxed.
+    """
+    return torch.sum((predicted - target.unsqueeze(1)) ** 2, -1).amin(1)

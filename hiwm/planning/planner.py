@@ -1,0 +1,266 @@
+"""Top-down planning: each level searches its own actions for the subgoal of the level above."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hiwm.build import build
+from hiwm.hierarchy import Hierarchy, Inputs
+from hiwm.planning.landmarks import LandmarkGraph
+from hiwm.planning.plan import LevelPlan, Plan, least_distance
+from hiwm.planning.solvers.solver import Proposal, Solver
+
+LANDMARKS = ("none", "direct", "search")
+PROPOSALS = ("gaussian", "inverse", "inverse+search")
+MIN_SAMPLES = 4
+ARRIVED = 0.5  # of a mean edge: a landmark this near counts as reached
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """How the stack plans. Lists have one entry a level, bottom first; a planner of fewer levels reads the first ones.
+
+    Args:
+        landmarks: none: the top level searches for the goal itself. direct: the next landmark on the way to the goal is
+            handed to the level below as it is. search: the top level searches for that landmark.
+        hops: how many landmarks ahead is aimed at.
+        budget: predictor calls an environment step and episode, shared evenly by the levels that search.
+        proposal: gaussian: search from N(0, std). inverse: the inverse model's actions, no search. inverse+search:
+            search around the inverse model's actions.
+        horizon: steps of the level a plan looks ahead.
+        replan: environment steps between two plans of the level.
+        repeat: steps an action is held in a search (1 except where steps are short).
+        std: deviation of gaussian proposals, in the unit of the level's actions.
+        inverse_std: deviation around the inverse model's actions.
+        macro_bound: macro-actions are clamped to +- this many deviations; level 0's actions to those in the data.
+        solver: the search method.
+    """
+
+    landmarks: str = "direct"
+    hops: int = 1
+    budget: float = 200
+    proposal: Sequence[str] = ("inverse", "inverse", "gaussian")
+    horizon: Sequence[int] = (10, 5, 4)
+    replan: Sequence[int] = (1, 5, 10)
+    repeat: Sequence[int] = (1, 1, 1)
+    std: Sequence[float] = (0.7, 1.0, 1.0)
+    inverse_std: Sequence[float] = (0.15, 0.5, 0.5)
+    macro_bound: float = 2.5
+    solver: Mapping[str, Any] = field(default_factory=lambda: {"_target_": "hiwm.planning.solvers.cem.CEM"})
+
+    def check(self, num_levels: int) -> None:
+        """Raise a ValueError that names the key when the config does not fit a stack of `num_levels`."""
+        if self.landmarks not in LANDMARKS:
+            raise ValueError(f"planner.landmarks is {self.landmarks!r}; allowed: {', '.join(LANDMARKS)}")
+        for key in ("proposal", "horizon", "replan", "repeat", "std", "inverse_std"):
+            values = getattr(self, key)
+            if len(values) < num_levels:
+                raise ValueError(f"planner.{key} is {list(values)}; allowed: one entry for each of {num_levels} levels")
+        for k in range(num_levels):
+            if self.proposal[k] not in PROPOSALS:
+                raise ValueError(f"planner.proposal[{k}] is {self.proposal[k]!r}; allowed: {', '.join(PROPOSALS)}")
+            if self.horizon[k] % self.repeat[k]:
+                raise ValueError(f"planner.horizon[{k}] is {self.horizon[k]}; allowed: a multiple of repeat {self.repeat[k]}")
+            if self.replan[k] % self.replan[0]:
+                raise ValueError(f"planner.replan is {list(self.replan)}; allowed: multiples of the first")
+
+
+class HierarchicalPlanner:
+    """Plans for a batch of environments that run in step.
+
+    The flat planner is this with one level and landmarks none; flat + landmarks, with one level and landmarks.
+
+    Args:
+        hierarchy: the levels; all of them plan.
+        config: how.
+        landmarks: graph over the top level's latents, unless config.landmarks is none.
+        action_low, action_high: bounds of primitive actions, (A,).
+    """
+
+    def __init__(
+        self,
+        hierarchy: Hierarchy,
+        config: PlannerConfig,
+        landmarks: LandmarkGraph | None,
+        action_low: Tensor,
+        action_high: Tensor,
+    ) -> None:
+        config.check(len(hierarchy))
+        if config.landmarks != "none" and landmarks is None:
+            raise ValueError(f"planner.landmarks is {config.landmarks!r} but the hierarchy has no graph on its top level")
+        if config.replan[0] > config.horizon[0] * hierarchy.periods[0]:
+            raise ValueError(
+                f"planner.replan[0] is {config.replan[0]} steps; allowed: at most its horizon, "
+                f"{config.horizon[0] * hierarchy.periods[0]}"
+            )
+        self.hierarchy = hierarchy
+        self.config = config
+        self.landmarks = landmarks if config.landmarks != "none" else None
+        self.top = len(hierarchy) - 1
+        self.solver: Solver = build(config.solver)
+        stride = hierarchy.strides[0]
+        self.bounds = (action_low.repeat(stride), action_high.repeat(stride))
+        self.samples = self._samples()
+
+    def start(self, goal: Inputs, generator: torch.Generator) -> None:
+        """Begin episodes towards goal observations, each input (B, ...)."""
+        self.generator = generator
+        self.goal = self.hierarchy.encode(goal)[self.top]
+        self.step = 0
+        self.parts: list[LevelPlan | None] = [None] * len(self.hierarchy)
+        if self.landmarks is not None:
+            landmark, self.goal_column = torch.unique(self.landmarks.nearest(self.goal), return_inverse=True)
+            self.goal_landmark = landmark[self.goal_column]
+            self.cost = self.landmarks.cost_to_go(landmark)
+            self.next_landmark = self.landmarks.successors(self.cost)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the environments only."""
+        self.goal = self.goal[rows]
+        self.parts = [None if part is None else part.keep(rows) for part in self.parts]
+        if self.landmarks is not None:
+            self.goal_column, self.goal_landmark = self.goal_column[rows], self.goal_landmark[rows]
+
+    @torch.no_grad()
+    def plan(self, observation: Inputs) -> Plan:
+        """The plan for this environment step; parts that are not due for replanning are kept.
+
+        Args:
+            observation: each input (B, ...).
+        """
+        began = time.perf_counter()
+        self.calls = 0
+        latents = self.hierarchy.encode(observation)
+        for k in range(self.top, -1, -1):
+            if self.step % self.config.replan[k] == 0:
+                self.parts[k] = self._plan_level(k, latents[k])
+        steps = tuple(part for part in self.parts if part is not None)
+        action = self._primitive(steps[0])
+        self.step += 1
+        milliseconds = 1000 * (time.perf_counter() - began)
+        return Plan(steps, action, milliseconds, self.calls / len(self.goal))
+
+    def _plan_level(self, k: int, latent: Tensor) -> LevelPlan:
+        period = self.hierarchy.periods[k]
+        if k < self.top:
+            above = self.parts[k + 1]
+            assert above is not None, "levels plan from the top"
+            left = above.due - (self.step - above.made_at)
+            actions, predicted, energy = self._solve(k, latent, above.subgoal, k + 1, left / period)
+            return LevelPlan(k, above.subgoal, k + 1, predicted[:, 0], period, self.step, actions, predicted, energy)
+        if self.landmarks is None:
+            target, due = self.goal, self.config.horizon[k] * period
+        else:
+            target, due = self._next_target(latent), self.config.hops * self.landmarks.edge_steps
+            if self.config.landmarks == "direct" and k > 0:
+                return LevelPlan(k, target, k, target, due, self.step)
+        actions, predicted, energy = self._solve(k, latent, target, k, due / period)
+        return LevelPlan(k, target, k, predicted[:, 0], period, self.step, actions, predicted, energy)
+
+    def _next_target(self, latent: Tensor) -> Tensor:
+        """The landmark `hops` ahead on the way to the goal, or the goal itself once it is that near, (B, D) -> (B, D)."""
+        graph = self.landmarks
+        assert graph is not None
+        distance = torch.cdist(latent, graph.latents)  # (B, M)
+        cost = self.cost[:, self.goal_column].T
+        distance = torch.where(torch.isfinite(cost), distance, torch.inf)
+        # Of the landmarks within half an edge, be at the one nearest to the goal. Being at the nearest one instead, an
+        # agent that comes close to its target, but not to the point, would stay there for ever.
+        here = distance <= distance.amin(1, keepdim=True).clamp_min(ARRIVED * graph.edge_length)
+        landmark = torch.where(here, cost, torch.inf).argmin(1)
+        for _ in range(self.config.hops):
+            landmark = self.next_landmark[landmark, self.goal_column]
+        arrived = landmark == self.goal_landmark
+        return torch.where(arrived.unsqueeze(-1), self.goal, graph.latents[landmark])
+
+    def _solve(
+        self, k: int, latent: Tensor, target: Tensor, target_level: int, steps_left: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions of level k towards a target: actions (B, H, A), predicted latents (B, H, D), energy (B,)."""
+        config, level = self.config, self.hierarchy.levels[k]
+        horizon, repeat = config.horizon[k], config.repeat[k]
+
+        def distance(predicted: Tensor, target: Tensor) -> Tensor:
+            if target_level > k:
+                predicted = self.hierarchy.levels[target_level].encode({"latent": predicted})
+            return least_distance(predicted, target)
+
+        if self._proposal(k) == "inverse":
+            actions, predicted = self._follow_inverse(k, latent, target, target_level, steps_left)
+            return actions, predicted, distance(predicted, target)
+        low, high = self._bounds(k)
+        if self._proposal(k) == "inverse+search":
+            actions, _ = self._follow_inverse(k, latent, target, target_level, steps_left)
+            mean = actions.unflatten(1, (-1, repeat)).mean(2)
+            std = torch.full_like(mean, config.inverse_std[k])
+        else:
+            mean = torch.zeros(len(latent), horizon // repeat, level.action_encoder.dim, device=latent.device)
+            std = torch.full_like(mean, config.std[k])
+
+        def energy(candidates: Tensor) -> Tensor:
+            samples = candidates.shape[1]
+            actions = candidates.flatten(0, 1).repeat_interleave(repeat, 1)  # (B * S, H, A)
+            predicted = level.rollout(latent.repeat_interleave(samples, 0), actions)
+            self.calls += predicted.shape[0] * predicted.shape[1]
+            return distance(predicted, target.repeat_interleave(samples, 0)).unflatten(0, (-1, samples))
+
+        found = self.solver.solve(energy, Proposal(mean, std, low, high), self.samples[k], self.generator)
+        actions = found.actions.repeat_interleave(repeat, 1)
+        return actions, level.rollout(latent, actions), found.energy
+
+    def _follow_inverse(
+        self, k: int, latent: Tensor, target: Tensor, target_level: int, steps_left: float
+    ) -> tuple[Tensor, Tensor]:
+        """Actions of level k that the inverse model of `target_level` asks for, step by predicted step."""
+        level, inverse = self.hierarchy.levels[k], self.hierarchy.levels[target_level]
+        low, high = self._bounds(k)
+        actions, predicted = [], []
+        for h in range(self.config.horizon[k]):
+            left = torch.full(latent.shape[:1], max(1.0, steps_left - h), device=latent.device)
+            action = inverse.delegate(latent, target, left).clamp(low, high)
+            latent = level.predict(latent, action)
+            actions.append(action)
+            predicted.append(latent)
+        self.calls += len(latent) * len(actions)
+        return torch.stack(actions, 1), torch.stack(predicted, 1)
+
+    def _proposal(self, k: int) -> str:
+        """The level's proposal; above level 0 a top level has nobody to propose, so it searches from a Gaussian."""
+        return "gaussian" if 0 < k == self.top else self.config.proposal[k]
+
+    def _searches(self, k: int) -> bool:
+        handed_down = k == self.top > 0 and self.config.landmarks == "direct"
+        return not handed_down and self._proposal(k) != "inverse"
+
+    def _samples(self) -> list[int]:
+        """Candidates a round for every level, so that together they take the budget."""
+        searching = [k for k in range(self.top + 1) if self._searches(k)]
+        samples = [0] * (self.top + 1)
+        for k in searching:
+            calls = self.config.budget / len(searching) * self.config.replan[k]
+            samples[k] = round(calls / (self.solver.iterations * self.config.horizon[k]))
+            if samples[k] < MIN_SAMPLES:
+                raise ValueError(
+                    f"planner.budget is {self.config.budget}: level {k} gets {samples[k]} candidates a round; allowed: at "
+                    f"least {MIN_SAMPLES}. Raise the budget or planner.replan[{k}], or lower planner.horizon[{k}]"
+                )
+        return samples
+
+    def _bounds(self, k: int) -> tuple[Tensor, Tensor]:
+        if k == 0:
+            return self.bounds
+        bound = torch.tensor(self.config.macro_bound, device=self.goal.device)
+        return -bound, bound
+
+    def _primitive(self, part: LevelPlan) -> Tensor:
+        assert part.actions is not None, "level 0 always acts"
+        age = self.step - part.made_at
+        stride = self.hierarchy.strides[0]
+        chunk = self.hierarchy.levels[0].action_encoder.decode(part.actions[:, age // stride])
+        return chunk[:, age % stride]

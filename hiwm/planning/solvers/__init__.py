@@ -1,0 +1,1 @@
+"""Solvers: one search method a file, over the records of `solver.py`."""

@@ -1,0 +1,46 @@
+"""Several processes: nothing but what `torchrun` sets up."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which of how many processes this is, and its device."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def start_processes(device: str) -> Processes:
+    """Join the group when run under `torchrun` (gloo on CPU, NCCL on GPUs); one process otherwise.
+
+    Args:
+        device: "cpu", "cuda", or "auto": cuda where there is one.
+    """
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if "WORLD_SIZE" not in os.environ:
+        return Processes(0, 1, torch.device(kind))
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+    local = int(os.environ["LOCAL_RANK"])
+    if kind.startswith("cuda"):
+        torch.cuda.set_device(local)
+        kind = f"cuda:{local}"
+    return Processes(dist.get_rank(), dist.get_world_size(), torch.device(kind))
+
+
+def barrier() -> None:
+    """Wait for every process, where there are several."""
+    if dist.is_initialized():
+        dist.barrier()

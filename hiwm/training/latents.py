@@ -1,0 +1,61 @@
+"""The latents of a frozen level, cached once for the whole dataset: what the level above trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hiwm.data.store import Trajectories, Writer
+from hiwm.levels.level import Level
+
+ROWS_AT_ONCE = 16_384
+
+
+@torch.no_grad()
+def cache_latents(
+    level: Level, source: Trajectories, path: Path, inputs: Sequence[str], action: str, action_period: int
+) -> None:
+    """Write `latent` (N, D) and `action` (N, A) for every row of the dataset.
+
+    `action[t]` is the level's (macro-)action from row t on; rows too near an episode's end for one hold zeros and are
+    never drawn.
+
+    Args:
+        level: the level, in eval mode.
+        source: what it encodes.
+        path: the HDF5 file to make, laid out like any dataset.
+        inputs: columns it encodes.
+        action: column of the actions below.
+        action_period: environment steps of one action below.
+    """
+    period = level.stride * action_period
+    chunk = np.arange(level.stride) * action_period
+    device = next(level.buffers()).device
+    with Writer(path, source.metadata) as writer:
+        for first, last in _blocks(source.ep_len):
+            rows = slice(int(source.ep_offset[first]), int(source.ep_offset[last - 1] + source.ep_len[last - 1]))
+            named = {name: torch.from_numpy(source.column(name)[rows]).to(device) for name in inputs}
+            latent = level.encode(named)
+            below = source.column(action)[rows]
+            starts = np.minimum(np.arange(len(below))[:, None] + chunk, len(below) - 1)
+            macro = level.encode_actions(latent, torch.from_numpy(below[starts]).to(device))
+            offset = 0
+            for length in source.ep_len[first:last]:
+                valid = torch.arange(int(length), device=device) < length - period
+                writer.append(
+                    {
+                        "latent": latent[offset : offset + length].cpu().numpy(),
+                        "action": (macro[offset : offset + length] * valid[:, None]).cpu().numpy(),
+                    }
+                )
+                offset += length
+
+
+def _blocks(ep_len: np.ndarray) -> list[tuple[int, int]]:
+    """Ranges of whole episodes of about ROWS_AT_ONCE rows."""
+    block = np.cumsum(ep_len) // ROWS_AT_ONCE
+    edges = [0, *(np.flatnonzero(np.diff(block)) + 1), len(ep_len)]
+    return [(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]

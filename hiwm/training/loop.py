@@ -1,0 +1,155 @@
+"""The training loop of one level, plain: evaluate, save, step, log."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hiwm.data.clips import ClipSampler
+from hiwm.levels.clip import Clip
+from hiwm.levels.level import Level
+from hiwm.training.checkpoint import load_checkpoint, save_checkpoint
+from hiwm.training.distributed import Processes
+from hiwm.training.monitor import Episodes, alarms, diagnose
+
+VALIDATION_WINDOWS = 1024
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a level is trained.
+
+    Args:
+        steps: optimiser steps of each level.
+        batch: windows in a step, over all processes.
+        learning_rate: peak of the schedule (linear warm-up over `warmup` of the steps, then a half cosine to 0).
+        warmup: share of the steps.
+        weight_decay: AdamW's.
+        clip_norm: largest norm of the gradient.
+        evaluate_every: steps between validations.
+        checkpoint_seconds: seconds between checkpoints.
+    """
+
+    steps: int = 2000
+    batch: int = 512
+    learning_rate: float = 1e-3
+    warmup: float = 0.1
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    evaluate_every: int = 500
+    checkpoint_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the loop reports.
+
+    Args:
+        step: optimiser steps done.
+        steps: of how many.
+        metrics: name -> number; None between the reports.
+        alarms: signs of collapse, in words.
+    """
+
+    step: int
+    steps: int
+    metrics: dict[str, float]
+    alarms: tuple[str, ...] = ()
+
+
+def train_level(
+    level: Level,
+    training: ClipSampler,
+    validation: ClipSampler,
+    episodes: Episodes,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    processes: Processes,
+    checkpoint: Path,
+    report: Callable[[Progress], None],
+) -> dict[str, float]:
+    """Train a fitted level; returns its last validation metrics.
+
+    Step i draws its batch and its random projections from (seed, i) alone, the same in every process, each of which
+    trains on its slice of the batch. So any number of processes follows the same loss curve, and the checkpoint needs
+    no state of samplers or generators to resume exactly.
+    """
+    if config.batch % processes.world_size:
+        raise ValueError(f"training.batch is {config.batch}; allowed: a multiple of the {processes.world_size} processes")
+    device = processes.device
+    level.to(device)
+    wrapped: nn.Module = DistributedDataParallel(level) if processes.world_size > 1 else level
+    optimizer = torch.optim.AdamW(level.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: learning_rate_factor(i, config))
+    held_out = validation.sample(VALIDATION_WINDOWS, np.random.default_rng(0)).map(lambda x: x.to(device))
+    start, metrics = 0, {}
+    if saved := load_checkpoint(checkpoint, device):
+        level.load_state_dict(saved["level"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        start, metrics = saved["step"], saved["metrics"]
+    last_save = time.monotonic()
+    share = config.batch // processes.world_size
+    mine = slice(processes.rank * share, (processes.rank + 1) * share)
+
+    for step in range(start, config.steps + 1):
+        if step % config.evaluate_every == 0 or step == config.steps:
+            metrics = evaluate_level(level, held_out, episodes)
+            wrong = alarms(metrics) if step else []
+            report(Progress(step, config.steps, {f"validation/{k}": v for k, v in metrics.items()}, tuple(wrong)))
+        if step == config.steps:
+            break
+        # every so often: be ready to be killed
+        if processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds:
+            state = {"level": level.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+            save_checkpoint(checkpoint, state | {"step": step, "metrics": metrics})
+            last_save = time.monotonic()
+
+        clip = training.sample(config.batch, np.random.default_rng([seed, step])).map(lambda x: x[mine].to(device))
+        generator = torch.Generator().manual_seed(_step_seed(seed, step))
+        losses = wrapped(clip, generator)
+        total = level.total(losses)
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(level.parameters(), config.clip_norm)
+        optimizer.step()
+        schedule.step()
+
+        if step % 50 == 0:
+            values = {f"loss/{name}": value.item() for name, value in losses.items()} | {"loss/total": total.item()}
+            report(Progress(step, config.steps, values | {"learning_rate": schedule.get_last_lr()[0]}))
+        else:
+            report(Progress(step, config.steps, {}))
+    return metrics
+
+
+@torch.no_grad()
+def evaluate_level(level: Level, clip: Clip, episodes: Episodes) -> dict[str, float]:
+    """Validation losses and the health of the latent."""
+    level.eval()
+    losses = level.losses(clip, torch.Generator().manual_seed(0))
+    health = diagnose(level, clip, episodes)
+    level.train()
+    return {f"loss_{name}": value.item() for name, value in losses.items()} | health
+
+
+def learning_rate_factor(step: int, config: TrainingConfig) -> float:
+    """Linear warm-up, then half a cosine to zero."""
+    warmup = max(1, round(config.warmup * config.steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, config.steps - warmup)))
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence([seed, step, 1]).generate_state(1)[0])
+

@@ -1,0 +1,221 @@
+"""Bottom-up training: each level on the cached latents of the level below."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from hiwm.data.clips import ClipSampler
+from hiwm.data.store import Trajectories, open_dataset
+from hiwm.hierarchy import Hierarchy, LevelSpec
+from hiwm.levels.action_encoders.raw import RawActionEncoder
+from hiwm.levels.level import Level
+from hiwm.training.distributed import Processes, barrier
+from hiwm.training.latents import cache_latents
+from hiwm.training.loop import Progress, TrainingConfig, train_level
+from hiwm.training.monitor import Episodes
+
+log = logging.getLogger("hiwm")
+
+MONITORED_EPISODES, MONITORED_MOMENTS = 64, 32
+
+
+@dataclass(frozen=True)
+class StackConfig:
+    """The stack to train.
+
+    Args:
+        levels: parts of each level, bottom first, as in `configs/level/`.
+        strides: steps of the level below in one step of each level.
+        inputs: columns the lowest level encodes.
+        state: columns of the true state, for the frozen readout only.
+        validation: share of the episodes held out.
+        allow: packages trusted for the parts' classes besides hiwm's own.
+    """
+
+    levels: Sequence[Mapping[str, Any]]
+    strides: Sequence[int]
+    inputs: Sequence[str]
+    state: Sequence[str]
+    validation: float = 0.1
+    allow: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.strides) != len(self.levels):
+            raise ValueError(
+                f"strides is {list(self.strides)} for {len(self.levels)} levels; allowed: one number a level, bottom first"
+            )
+        if any(stride < 1 for stride in self.strides):
+            raise ValueError(f"strides is {list(self.strides)}; allowed: whole numbers of at least 1")
+
+
+@dataclass(frozen=True)
+class TrainedLevel:
+    """One level's result.
+
+    Args:
+        folder: where its weights, metrics and latents lie.
+        reused: it was there already.
+        metrics: its last validation.
+    """
+
+    folder: Path
+    reused: bool
+    metrics: Mapping[str, float]
+
+
+def train_stack(
+    config: StackConfig,
+    training: TrainingConfig,
+    trajectories: Trajectories,
+    *,
+    seed: int,
+    folder: Path,
+    processes: Processes,
+    report: Callable[[int, Progress], None],
+    on_level: Callable[[int, TrainedLevel], None],
+) -> tuple[Hierarchy, list[Path]]:
+    """Train every level that is not there yet.
+
+    A level lies under its fingerprint in `folder`; one that was trained from the same config, level below, data and
+    seed is reused.
+
+    Args:
+        report: called with the level's number at every step.
+        on_level: called when a level is done.
+
+    Returns:
+        The hierarchy, and the file of cached latents of each level.
+
+    Raises:
+        ValueError: a level's window does not fit the episodes, or a part's config is wrong; before any training.
+    """
+    specs = describe(config, training, trajectories, seed)
+    check_windows(config, trajectories)
+    held_in, held_out = trajectories.split(config.validation)
+    state = np.concatenate(
+        [held_out.column(name).reshape(len(held_out.column(name)), -1) for name in config.state], 1
+    ).astype(np.float32)  # fmt: skip
+    levels: list[Level] = []
+    caches: list[Path] = []
+    inputs, action, action_period = tuple(config.inputs), "action", 1
+    source = trajectories
+    for k, spec in enumerate(specs):
+        home = folder / spec.fingerprint
+        sampling = {
+            "inputs": inputs,
+            "action": action,
+            "horizon": spec.config["horizon"],
+            "stride": spec.stride,
+            "action_period": action_period,
+            "reach": spec.config["inverse"]["reach"],
+        }
+        torch.manual_seed(seed)  # initial weights, the same in every process
+        level = spec.build(config.allow)
+        weights, metrics_file = home / "level.safetensors", home / "metrics.json"
+        reused = weights.exists() and metrics_file.exists()
+        if reused:
+            level.load_state_dict(load_file(weights))
+            metrics = json.loads(metrics_file.read_text())
+        else:
+            home.mkdir(parents=True, exist_ok=True)
+            train_data, held_data = source.split(config.validation)
+            sampler = ClipSampler(train_data, **sampling)
+            fit_level(level, source, sampler)
+            metrics = train_level(
+                level,
+                sampler,
+                ClipSampler(held_data, **sampling),
+                spread_episodes(held_data, inputs, state),
+                training,
+                seed=seed,
+                processes=processes,
+                checkpoint=home / "checkpoint.pt",
+                report=lambda progress, k=k: report(k, progress),
+            )
+            if processes.is_main:
+                save_file({name: v.contiguous().cpu() for name, v in level.state_dict().items()}, weights)
+                metrics_file.write_text(json.dumps(metrics, indent=1))
+                (home / "checkpoint.pt").unlink(missing_ok=True)
+        level.eval().requires_grad_(False)
+        cache = home / "latents.h5"
+        if processes.is_main and not cache.exists():
+            cache_latents(level, source, cache, inputs, action, action_period)
+        barrier()
+        on_level(k, TrainedLevel(home, reused, metrics))
+        levels.append(level)
+        caches.append(cache)
+        source, inputs, action = open_dataset(cache), ("latent",), "action"
+        action_period *= spec.stride
+    return Hierarchy(levels, specs), caches
+
+
+def describe(
+    config: StackConfig, training: TrainingConfig, trajectories: Trajectories, seed: int
+) -> tuple[LevelSpec, ...]:
+    """Specs of all levels; building each once checks every part's config before anything is trained."""
+    inputs = {name: trajectories.column(name).shape[1:] for name in config.inputs}
+    dim_below = int(np.prod(trajectories.column("action").shape[1:]))
+    below = trajectories.fingerprint
+    specs = []
+    for k, (parts, stride) in enumerate(zip(config.levels, config.strides, strict=True)):
+        identity = [parts, stride, asdict(training), below, list(config.inputs), config.validation, seed]
+        below = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        spec = LevelSpec(parts, stride, inputs, dim_below, below)
+        try:
+            level = spec.build(config.allow)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"levels.level{k}: {error}") from error
+        if k == 0 and not isinstance(level.action_encoder, RawActionEncoder):
+            raise ValueError(
+                f"levels.level0.action_encoder is {type(level.action_encoder).__name__}; allowed: RawActionEncoder, for what "
+                "level 0 chooses is executed"
+            )
+        specs.append(spec)
+        inputs, dim_below = {"latent": (level.encoder.dim,)}, level.action_encoder.dim
+    return tuple(specs)
+
+
+def check_windows(config: StackConfig, trajectories: Trajectories) -> None:
+    """Refuse a level whose window is longer than every episode, naming it."""
+    longest, period = int(trajectories.ep_len.max()), 1
+    for k, (parts, stride) in enumerate(zip(config.levels, config.strides, strict=True)):
+        period *= stride
+        rows = parts["horizon"] * period + 1
+        usable = float((trajectories.ep_len >= rows).mean())
+        if usable == 0:
+            raise ValueError(
+                f"levels.level{k}: a window of {parts['horizon']} steps of {period} environment steps needs episodes of {rows} "
+                f"rows; the longest in {trajectories.path} has {longest}. Lower strides or levels.level{k}.horizon"
+            )
+        if usable < 0.5:
+            log.warning("level %d can use %.0f %% of the episodes: its window is %d rows", k, 100 * usable, rows)
+
+
+def fit_level(level: Level, source: Trajectories, sampler: ClipSampler) -> None:
+    """Input statistics and the size of a step, before training."""
+    statistics = {name: source.statistics(name) for name in sampler.inputs}
+    level.fit(
+        sampler.sample(1024, np.random.default_rng(0)),
+        {name: torch.from_numpy(np.asarray(mean)) for name, (mean, _) in statistics.items()},
+        {name: torch.from_numpy(np.asarray(std)) for name, (_, std) in statistics.items()},
+    )
+
+
+def spread_episodes(held_out: Trajectories, inputs: Sequence[str], state: np.ndarray) -> Episodes:
+    """Evenly spaced moments of held-out episodes, for the monitor."""
+    chosen = np.linspace(0, len(held_out.ep_len) - 1, min(MONITORED_EPISODES, len(held_out.ep_len))).astype(int)
+    share = np.linspace(0, 1, MONITORED_MOMENTS)
+    rows = held_out.ep_offset[chosen, None] + np.round(share * (held_out.ep_len[chosen, None] - 1)).astype(np.int64)
+    return Episodes(
+        {name: torch.from_numpy(held_out.column(name)[rows]) for name in inputs}, torch.from_numpy(state[rows])
+    )

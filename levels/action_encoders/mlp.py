@@ -1,0 +1,35 @@
+"""Macro-actions: a chunk of actions pressed into a few numbers, given the state it starts from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hiwm.levels.networks import mlp
+
+
+class MLPActionEncoder(nn.Module):
+    """m = MLP([z, a_1, ..., a_stride]).
+
+    Conditional on the state, so that m need only say what the state leaves open; with SIGReg on m and on [z, m]
+    it is close to N(0, I) whatever the state, and N(0, I) is then the right proposal for a planner.
+
+    Args:
+        dim_latent: size of the latent.
+        dim_below: size of one action of the level below.
+        stride: actions in a chunk.
+        dim: size of the macro-action.
+        width: units a hidden layer.
+        depth: hidden layers.
+    """
+
+    def __init__(
+        self, *, dim_latent: int, dim_below: int, stride: int, dim: int, width: int = 256, depth: int = 2
+    ) -> None:
+        super().__init__()
+        self.net = mlp(dim_latent + stride * dim_below, width, depth, dim)
+        self.dim = dim
+
+    def forward(self, latent: Tensor, actions: Tensor) -> Tensor:
+        """(..., D), (..., stride, A_below) -> (..., A)."""
+        return self.net(torch.cat([latent, actions.flatten(-2)], -1))

@@ -1,0 +1,28 @@
+"""The chunk of actions as it is: what level 0 uses, so that its actions can be executed."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class RawActionEncoder(nn.Module):
+    """Concatenates the `stride` actions of the level below; nothing is learned and `decode` undoes it.
+
+    Args:
+        dim_latent: size of the latent (unused: the chunk does not depend on the state).
+        dim_below: size of one action of the level below.
+        stride: actions in a chunk.
+    """
+
+    def __init__(self, *, dim_latent: int, dim_below: int, stride: int) -> None:
+        super().__init__()
+        self.dim = stride * dim_below
+        self.chunk = (stride, dim_below)
+
+    def forward(self, latent: Tensor, actions: Tensor) -> Tensor:
+        """(..., D), (..., stride, A_below) -> (..., stride * A_below)."""
+        return actions.flatten(-2)
+
+    def decode(self, action: Tensor) -> Tensor:
+        """(..., stride * A_below) -> (..., stride, A_below)."""
+        return action.unflatten(-1, self.chunk)

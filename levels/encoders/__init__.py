@@ -1,0 +1,1 @@
+"""Encoders: what a level sees -> its latent."""

@@ -1,0 +1,26 @@
+"""The latent is the (standardised) input itself: the best level 0 for low-dimensional states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+
+class IdentityEncoder(nn.Module):
+    """Flattens and concatenates the inputs; learns nothing.
+
+    Args:
+        inputs: shape of one step of every input.
+    """
+
+    def __init__(self, *, inputs: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        self.inputs = dict(inputs)
+        self.dim = sum(prod(shape) for shape in inputs.values())
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Each (..., *shape) -> (..., D)."""
+        return torch.cat([inputs[name].flatten(inputs[name].dim() - len(shape)) for name, shape in self.inputs.items()], -1)

@@ -1,0 +1,31 @@
+"""A multilayer perceptron over the concatenated inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from hiwm.levels.encoders.identity import IdentityEncoder
+from hiwm.levels.networks import mlp
+
+
+class MLPEncoder(nn.Module):
+    """z = MLP(inputs).
+
+    Args:
+        inputs: shape of one step of every input.
+        dim: size D of the latent.
+        width: units a hidden layer.
+        depth: hidden layers.
+    """
+
+    def __init__(self, *, inputs: Mapping[str, tuple[int, ...]], dim: int, width: int = 256, depth: int = 2) -> None:
+        super().__init__()
+        self.flatten = IdentityEncoder(inputs=inputs)
+        self.net = mlp(self.flatten.dim, width, depth, dim)
+        self.dim = dim
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Each (..., *shape) -> (..., D)."""
+        return self.net(self.flatten(inputs))

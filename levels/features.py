@@ -1,0 +1,31 @@
+"""What the losses of a level look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """A level's view of one clip.
+
+    Args:
+        latent: z, (B, T+1, D).
+        action: m, (B, T, A).
+        predicted: open-loop rollout from the first latent, (B, T, D).
+    """
+
+    latent: Tensor
+    action: Tensor
+    predicted: Tensor
+
+    def rows(self, which: str) -> Tensor:
+        """Rows of the batch for a regulariser: z (N, D), m (N, A), or [z, m] (N, D + A)."""
+        if which == "latent":
+            return self.latent.flatten(0, 1)
+        if which == "action":
+            return self.action.flatten(0, 1)
+        return torch.cat([self.latent[:, :-1], self.action], -1).flatten(0, 1)

@@ -1,0 +1,35 @@
+"""Inverse model: which action of the level below leads to a latent of this level."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hiwm.levels.networks import mlp
+
+
+class InverseModel(nn.Module):
+    """a = MLP([source, target, steps / reach]), the mean action of the data between two moments.
+
+    Args:
+        dim_source: size of the latent the action is taken from.
+        dim_target: size of the latent to reach.
+        dim_action: size of one action of the level below.
+        reach: largest number of steps of the level below trained on; more steps left are read as `reach`.
+        width: units a hidden layer.
+        depth: hidden layers.
+    """
+
+    def __init__(
+        self, *, dim_source: int, dim_target: int, dim_action: int, reach: int, width: int = 256, depth: int = 3
+    ) -> None:
+        super().__init__()
+        if reach < 1:
+            raise ValueError(f"inverse.reach is {reach}; allowed: at least 1 step of the level below")
+        self.net = mlp(dim_source + dim_target + 1, width, depth, dim_action)
+        self.reach = reach
+
+    def forward(self, source: Tensor, target: Tensor, steps_left: Tensor) -> Tensor:
+        """(..., D_source), (..., D_target), (...) -> (..., A_below)."""
+        share = (steps_left.clamp(1, self.reach) / self.reach).unsqueeze(-1)
+        return self.net(torch.cat([source, target, share], -1))

@@ -1,0 +1,144 @@
+"""One level of the stack: encoder, action encoder, predictor, inverse model, losses.
+
+Shape letters, here and everywhere: B batch, T time, S samples (candidates), H horizon, D latent, A action,
+M landmarks, E edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hiwm.levels.clip import Clip
+from hiwm.levels.features import Features
+from hiwm.levels.standardize import Standardize
+
+
+class Level(nn.Module):
+    """A JEPA world model that sees the level below as its environment.
+
+        z  = encoder(inputs)              inputs: the observation, or the latent of the level below
+        m  = action_encoder(z, actions)   `stride` actions of the level below
+        z' = predictor(z, m)
+
+    Final: vary it by what it is composed of.
+
+    Args:
+        stride: steps of the level below (level 0: of the environment) in one step of this level.
+        horizon: steps T of this level in a training window.
+        inputs: shape of one step of every input.
+        encoder, action_encoder, predictor, inverse: the parts; see their rooms.
+        regularizers: name -> module (features, generator) -> scalar.
+        coefs: loss name -> weight; the names must be exactly those of the losses: prediction, inverse, regularisers.
+    """
+
+    def __init__(
+        self,
+        *,
+        stride: int,
+        horizon: int,
+        inputs: Mapping[str, tuple[int, ...]],
+        encoder: nn.Module,
+        action_encoder: nn.Module,
+        predictor: nn.Module,
+        inverse: nn.Module,
+        regularizers: Mapping[str, nn.Module],
+        coefs: Mapping[str, float],
+    ) -> None:
+        super().__init__()
+        names = {"prediction", "inverse", *regularizers}
+        if set(coefs) != names:
+            raise ValueError(f"coefs has the keys {sorted(coefs)}; allowed: exactly {sorted(names)}")
+        self.stride = stride
+        self.horizon = horizon
+        self.standardize = Standardize(inputs)
+        self.encoder = encoder
+        self.action_encoder = action_encoder
+        self.predictor = predictor
+        self.inverse = inverse
+        self.regularizers = nn.ModuleDict(regularizers)
+        self.coefs = dict(coefs)
+        # The inverse model starts from the finest description there is: the latent below, or, at the bottom, our own.
+        self.reads_latent = tuple(inputs) == ("latent",)
+
+    def fit(self, clip: Clip, mean: Mapping[str, Tensor], std: Mapping[str, Tensor]) -> None:
+        """Before training: input statistics of the dataset, and the size of one step's change on a sample clip."""
+        self.standardize.fit(mean, std)
+        with torch.no_grad():
+            latent = self.encode(clip.inputs)
+            self.predictor.fit((latent[:, 1:] - latent[:, :-1]).square().mean((0, 1)).sqrt())
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Named inputs, each (..., *shape) -> latent (..., D)."""
+        return self.encoder(self.standardize(inputs))
+
+    def encode_actions(self, latent: Tensor, actions: Tensor) -> Tensor:
+        """(..., D), (..., stride, A_below) -> macro-action (..., A)."""
+        return self.action_encoder(latent, actions)
+
+    def predict(self, latent: Tensor, action: Tensor) -> Tensor:
+        """(..., D), (..., A) -> next latent (..., D)."""
+        return self.predictor(latent, action)
+
+    def rollout(self, latent: Tensor, actions: Tensor) -> Tensor:
+        """(B, D), (B, H, A) -> the latents after each action, (B, H, D), each predicted from the last."""
+        latents = []
+        for action in actions.unbind(1):
+            latent = self.predict(latent, action)
+            latents.append(latent)
+        return torch.stack(latents, 1)
+
+    def delegate(self, source: Tensor, target: Tensor, steps_left: Tensor) -> Tensor:
+        """The inverse model: which action of the level below leads to `target`.
+
+        Args:
+            source: where the level below is, (..., D_below); at level 0 this level's own latent, (..., D).
+            target: latent of this level to reach, (..., D).
+            steps_left: steps of the level below until it is due, (...).
+
+        Returns:
+            An action of the level below, (..., A_below).
+        """
+        if self.reads_latent:
+            source = self.standardize({"latent": source})["latent"]
+        return self.inverse(source, target, steps_left)
+
+    def features(self, clip: Clip) -> Features:
+        """Encode a clip and predict it open loop from its first latent."""
+        latent = self.encode(clip.inputs)
+        action = self.encode_actions(latent[:, :-1], clip.actions)
+        return Features(latent, action, self.rollout(latent[:, 0], action))
+
+    def losses(self, clip: Clip, generator: torch.Generator) -> dict[str, Tensor]:
+        """Named scalars, unweighted; the keys are those of `coefs`.
+
+        The prediction error has no stop-gradient (LeWM; LeJEPA): the regularisers keep the latent from collapsing.
+        The inverse model learns from detached latents, so it describes the representation and does not shape it.
+
+        Args:
+            clip: a batch.
+            generator: randomness of the regularisers, in the same state in every process.
+        """
+        features = self.features(clip)
+        pairs = clip.pairs
+        with torch.no_grad():
+            source = pairs.source["latent"] if self.reads_latent else self.encode(pairs.source)
+            target = self.encode(pairs.target)
+        losses = {
+            "prediction": F.mse_loss(features.predicted, features.latent[:, 1:]),
+            "inverse": F.mse_loss(self.delegate(source, target, pairs.steps), pairs.action),
+        }
+        for name, regularizer in self.regularizers.items():
+            losses[name] = regularizer(features, generator)
+        return losses
+
+    def forward(self, clip: Clip, generator: torch.Generator) -> dict[str, Tensor]:
+        """`losses`: the call that DistributedDataParallel wraps."""
+        return self.losses(clip, generator)
+
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum of the losses."""
+        return torch.stack([self.coefs[name] * loss for name, loss in losses.items()]).sum()

@@ -1,0 +1,1 @@
+"""Predictors: (latent, action) -> the next latent."""

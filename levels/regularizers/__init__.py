@@ -1,0 +1,1 @@
+"""Regularisers: what keeps latents and macro-actions from collapsing."""

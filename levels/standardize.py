@@ -1,0 +1,40 @@
+"""Input standardisation: fitted on the dataset, stored with the level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class Standardize(nn.Module):
+    """(x - mean) / max(std, floor), element by element, for every named input.
+
+    Without it a static background is the easiest thing to predict and the latent keeps nothing else.
+
+    Args:
+        inputs: shape of one step of every input.
+        floor: smallest deviation divided by, in the input's own unit; keeps constant elements at zero.
+    """
+
+    def __init__(self, inputs: Mapping[str, tuple[int, ...]], floor: float = 1e-3) -> None:
+        super().__init__()
+        self.names = tuple(inputs)
+        self.floor = floor
+        for name, shape in inputs.items():
+            self.register_buffer(f"{name}_mean", torch.zeros(shape))
+            self.register_buffer(f"{name}_std", torch.ones(shape))
+
+    def fit(self, mean: Mapping[str, Tensor], std: Mapping[str, Tensor]) -> None:
+        """Take mean and deviation, one tensor of the input's shape each."""
+        for name in self.names:
+            self.get_buffer(f"{name}_mean").copy_(mean[name])
+            self.get_buffer(f"{name}_std").copy_(std[name].clamp_min(self.floor))
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each (..., *shape), any number type -> float, same shape."""
+        return {
+            name: (inputs[name].float() - self.get_buffer(f"{name}_mean")) / self.get_buffer(f"{name}_std")
+            for name in self.names
+        }
