@@ -84,7 +84,9 @@ class Trajectories:
         """Training and validation episodes: the last `validation` share (at least one) is held out."""
         held_out = max(1, round(len(self.ep_len) * validation))
         if held_out >= len(self.ep_len):
-            raise DatasetError(f"{self.path}: {len(self.ep_len)} episodes cannot be split for validation; needs 2 or more")
+            raise DatasetError(
+                f"{self.path}: {len(self.ep_len)} episodes cannot be split for validation; needs 2 or more"
+            )
         return self._episodes(slice(None, -held_out)), self._episodes(slice(-held_out, None))
 
     def _episodes(self, which: slice) -> Trajectories:
@@ -160,7 +162,9 @@ class Writer:
             self.files = {name: open(self.parts / name, "wb") for name in layout}
         lengths = {len(rows) for rows in episode.values()}
         if layout != self.columns or len(lengths) != 1:
-            raise DatasetError(f"{self.path}: an episode has columns {layout}, steps {lengths}; expected {self.columns}")
+            raise DatasetError(
+                f"{self.path}: an episode has columns {layout}, steps {lengths}; expected {self.columns}"
+            )
         for name, rows in episode.items():
             np.ascontiguousarray(rows).tofile(self.files[name])
         self.ep_len.append(lengths.pop())

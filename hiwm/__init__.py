@@ -1,9 +1,9 @@
 """hiwm: a research framework for hierarchical world models.
 
-    agent = hiwm.load_agent("runs/<experiment>/hierarchy")
-    agent.reset(goal_observation)
-    action = agent.act(observation)
-    agent.plan
+agent = hiwm.load_agent("runs/<experiment>/hierarchy")
+agent.reset(goal_observation)
+action = agent.act(observation)
+agent.plan
 """
 
 from __future__ import annotations

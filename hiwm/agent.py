@@ -108,7 +108,9 @@ class Agent:
         """Named tensors with a batch dimension, and whether there was none."""
         if not isinstance(observation, Mapping):
             if len(self.inputs) > 1:
-                raise ValueError(f"one array for the inputs {sorted(self.inputs)}; allowed: a dict with an array for each")
+                raise ValueError(
+                    f"one array for the inputs {sorted(self.inputs)}; allowed: a dict with an array for each"
+                )
             observation = {next(iter(self.inputs)): observation}
         tensors, single = {}, False
         for name, shape in self.inputs.items():

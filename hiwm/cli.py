@@ -58,7 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"hiwm {verb}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"hiwm {verb}: {error.strerror or error}: {error.filename or ''} (what was finished is kept)", file=sys.stderr)
+        print(
+            f"hiwm {verb}: {error.strerror or error}: {error.filename or ''} (what was finished is kept)",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print(f"\nhiwm {verb}: stopped; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -60,6 +60,8 @@ class Bar:
             left = f"{(self.total - done) / rate:,.0f} s left" if rate else ""
             say(f"{self.label}: {done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, {left} {note}".rstrip())
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.progress is not None:
             self.progress.stop()

@@ -6,14 +6,13 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 import torch
 import yaml
 
@@ -21,18 +20,17 @@ from hiwm.agent import Agent, World, load_agent
 from hiwm.build import build, locate
 from hiwm.config import Config, ConfigError
 from hiwm.console import Bar, say, shout
-from hiwm.data.collect import Collection, collect as collect_episodes
+from hiwm.data.collect import Collection
+from hiwm.data.collect import collect as collect_episodes
 from hiwm.data.store import Trajectories, Writer, open_dataset
-from hiwm.evaluation.evaluate import evaluate as evaluate_agents, make_agents, summarize
+from hiwm.evaluation.evaluate import evaluate as evaluate_agents
+from hiwm.evaluation.evaluate import make_agents, summarize
 from hiwm.evaluation.traces import save_traces
 from hiwm.planning.landmarks import build_landmarks
 from hiwm.tracking import Run, make_tracker
 from hiwm.training.distributed import Processes, barrier, start_processes
 from hiwm.training.loop import Progress
 from hiwm.training.stages import TrainedLevel, train_stack
-
-EVALUATION = "evaluation.json"
-TRACES = "traces.npz"
 
 
 def run(config: Config) -> None:
@@ -57,7 +55,9 @@ def collect(config: Config) -> Trajectories:
         say(f"dataset {path}: {len(dataset.ep_len):,} episodes, {dataset.num_steps:,} steps, reused")
         return dataset
     if path.suffix == ".npz":
-        raise ConfigError(f"dataset.path: there is no {path}, and an .npz is not collected here; allowed: a path that ends in .h5")
+        raise ConfigError(
+            f"dataset.path: there is no {path}, and an .npz is not collected here; allowed: a path that ends in .h5"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     collection = Collection(
         make_env=_environment(config, collecting=True),
@@ -73,7 +73,9 @@ def collect(config: Config) -> Trajectories:
             writer.append(episode)
             bar.update(done)
     dataset = open_dataset(path)
-    say(f"dataset {path}: {len(dataset.ep_len):,} episodes, {dataset.num_steps:,} steps, fingerprint {dataset.fingerprint}")
+    say(
+        f"dataset {path}: {len(dataset.ep_len):,} episodes, {dataset.num_steps:,} steps, fingerprint {dataset.fingerprint}"
+    )
     return dataset
 
 
@@ -82,7 +84,7 @@ def train(config: Config) -> None:
     processes = _prepare(config)
     dataset = open_dataset(config.dataset.path)
     _check_environment(config, dataset.metadata.get("environment"), config.dataset.path)
-    tracker = make_tracker(config if processes.is_main else _untracked(config))
+    tracker = make_tracker(config if processes.is_main else replace(config, tracking="none"))
     runs: dict[int, Run] = {}
     bars: dict[int, Bar] = {}
 
@@ -125,9 +127,7 @@ def train(config: Config) -> None:
     if not processes.is_main:
         barrier()
         return
-    graphs = [
-        build_landmarks(open_dataset(cache), config.landmarks, config.seed) for cache in caches
-    ]
+    graphs = [build_landmarks(open_dataset(cache), config.landmarks, config.seed) for cache in caches]
     for k, graph in enumerate(graphs):
         say(f"landmarks of level {k}: {graph.data.num_nodes:,}, {graph.data.num_edges:,} edges")
     actions = dataset.column("action").reshape(len(dataset.column("action")), -1)
@@ -135,7 +135,9 @@ def train(config: Config) -> None:
     agent = Agent(hierarchy, graphs, config.planner, world, seed=config.seed)
     home = config.folder / "hierarchy"
     agent.save(home)
-    (config.folder / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(config.as_dict())), sort_keys=False))
+    (config.folder / "config.yaml").write_text(
+        yaml.safe_dump(json.loads(json.dumps(config.as_dict())), sort_keys=False)
+    )
     parent = tracker.parent()
     parent.artifact(home)
     parent.artifact(config.folder / "config.yaml")
@@ -153,7 +155,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     agent = Agent(agent.hierarchy, agent.graphs, config.planner, agent.world, seed=config.seed)
     agents = make_agents(agent, config.evaluation)
     identity = _identity(config, agent)
-    path = config.folder / EVALUATION
+    path = config.folder / f"{config.evaluation.name}.json"
     if path.exists() and (found := json.loads(path.read_text()))["identity"] == identity:
         say(f"evaluation {path}: reused")
         _say_results(found["agents"])
@@ -177,12 +179,12 @@ def evaluate(config: Config) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads",
         "agents": {name: summarize(outcome) for name, outcome in outcomes.items()},
     }
-    save_traces(config.folder / TRACES, outcomes)
+    save_traces(path.with_suffix(".npz"), outcomes)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(result, indent=1))
     temporary.replace(path)
     tracker = make_tracker(config)
-    child = tracker.child("evaluation", result["protocol"], {"hiwm.identity": identity})
+    child = tracker.child(config.evaluation.name, result["protocol"], {"hiwm.identity": identity})
     for name, numbers in result["agents"].items():
         child.metrics({f"{name}/success": numbers["success"], f"{name}/plan_ms_p50": numbers["plan_ms"]["p50"]})
         child.metrics({f"{name}/task{task}": rate["success"] for task, rate in numbers["per_task"].items()})
@@ -230,20 +232,14 @@ def _collection_config(config: Config) -> dict[str, Any]:
 
 def _check_environment(config: Config, found: Any, where: object) -> None:
     if found is not None and dict(found) != dict(config.environment):
-        raise ConfigError(f"{where} belongs to the environment {dict(found)}, the config says {dict(config.environment)}")
+        raise ConfigError(
+            f"{where} belongs to the environment {dict(found)}, the config says {dict(config.environment)}"
+        )
 
 
 def _identity(config: Config, agent: Agent) -> str:
-    from dataclasses import asdict
-
     parts = [
         [spec.fingerprint for spec in agent.hierarchy.specs],
         asdict(config.planner), asdict(config.landmarks), asdict(config.evaluation), config.environment, config.seed,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _untracked(config: Config) -> Config:
-    from dataclasses import replace
-
-    return replace(config, tracking="none")

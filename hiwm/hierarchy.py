@@ -105,7 +105,10 @@ class Hierarchy(nn.Module):
         """`level<k>.safetensors` and `hierarchy.yaml`."""
         folder.mkdir(parents=True, exist_ok=True)
         for k, level in enumerate(self.levels):
-            save_file({name: value.contiguous() for name, value in level.state_dict().items()}, folder / f"level{k}.safetensors")
+            save_file(
+                {name: value.contiguous() for name, value in level.state_dict().items()},
+                folder / f"level{k}.safetensors",
+            )
         described = [
             {
                 "config": dict(spec.config),

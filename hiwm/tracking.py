@@ -126,7 +126,9 @@ class MLflowRun:
         import time
 
         now = int(1000 * time.time())
-        self.client.log_batch(self.run_id, metrics=[self.make_metric(k, float(v), now, step) for k, v in values.items()])
+        self.client.log_batch(
+            self.run_id, metrics=[self.make_metric(k, float(v), now, step) for k, v in values.items()]
+        )
 
     def artifact(self, path: Path) -> None:
         if path.is_dir():

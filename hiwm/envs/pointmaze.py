@@ -39,7 +39,10 @@ class PointMaze(gymnasium.Wrapper):
             raise ValueError(f"behaviour is {behaviour!r}; allowed: {', '.join(BEHAVIOURS)}")
         super().__init__(
             gymnasium.make(
-                f"pointmaze-{maze}-v0", terminate_at_goal=behaviour is None, max_episode_steps=10**9, disable_env_checker=True
+                f"pointmaze-{maze}-v0",
+                terminate_at_goal=behaviour is None,
+                max_episode_steps=10**9,
+                disable_env_checker=True,
             ).unwrapped
         )
         self.behaviour = behaviour

@@ -40,7 +40,8 @@ class Episodes:
         task: task of each episode, (N,).
         success: (N,).
         steps: environment steps until success or the limit, (N,).
-        plan_ms: planning milliseconds an environment step and episode, one entry a planning call.
+        plan_ms: milliseconds of each planning call over the episodes it planned for.
+        planned: episodes each planning call planned for.
         predictor_calls: one-step predictions in all.
         traces: the first episode of each task.
     """
@@ -49,6 +50,7 @@ class Episodes:
     success: list[bool] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     plan_ms: list[float] = field(default_factory=list)
+    planned: list[int] = field(default_factory=list)
     predictor_calls: float = 0.0
     traces: list[Trace] = field(default_factory=list)
 
@@ -113,6 +115,7 @@ def _run_batch(
         actions[running] = agent.act(here)
         plan = agent.plan
         outcome.plan_ms.append(plan.milliseconds / len(running))
+        outcome.planned.append(len(running))
         outcome.predictor_calls += plan.predictor_calls * len(running)
         if running[0] == 0 and numbers[0] == 0:
             seen.append(here[0] if isinstance(here, np.ndarray) else {k: v[0] for k, v in here.items()})

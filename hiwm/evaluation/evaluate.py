@@ -21,6 +21,7 @@ class EvaluationConfig:
     """The protocol (OGBench's by default: five tasks, 50 episodes each, success at first arrival).
 
     Args:
+        name: results lie in `<name>.json`, sample episodes in `<name>.npz`.
         num_tasks: tasks 1 to num_tasks of the environment.
         episodes: of each task.
         baseline_episodes: of each task for the baselines.
@@ -31,6 +32,7 @@ class EvaluationConfig:
         baselines: agent -> keys of the planner that differ, and `num_levels`.
     """
 
+    name: str = "evaluation"
     num_tasks: int = 5
     episodes: int = 50
     baseline_episodes: int = 10
@@ -84,7 +86,7 @@ def summarize(outcome: Episodes) -> dict[str, Any]:
         "per_task": {str(number): _rate(success[task == number]) for number in np.unique(task)},
         "steps": {"mean": float(won.mean()), "median": float(np.median(won))} if len(won) else None,
         "plan_ms": {
-            "mean": float(np.mean(outcome.plan_ms)),
+            "mean": float(np.average(outcome.plan_ms, weights=outcome.planned)),
             "p50": float(np.percentile(outcome.plan_ms, 50)),
             "p95": float(np.percentile(outcome.plan_ms, 95)),
         },

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
+from torch_geometric.transforms import LargestConnectedComponents
 
 from hiwm.data.store import Trajectories
 
@@ -139,9 +140,7 @@ def build_landmarks(latents: Trajectories, config: LandmarkConfig, seed: int) ->
     starts = np.concatenate(
         [np.arange(o, o + max(0, n - steps)) for o, n in zip(latents.ep_offset, latents.ep_len, strict=True)]
     )
-    rows = np.concatenate(
-        [np.arange(o, o + n) for o, n in zip(latents.ep_offset, latents.ep_len, strict=True)]
-    )
+    rows = np.concatenate([np.arange(o, o + n) for o, n in zip(latents.ep_offset, latents.ep_len, strict=True)])
     candidates = np.sort(rng.choice(rows, min(config.candidates, len(rows)), replace=False))
     points = torch.from_numpy(column[candidates])
     chosen = farthest_points(points, config.landmarks, rng)
@@ -159,7 +158,8 @@ def build_landmarks(latents: Trajectories, config: LandmarkConfig, seed: int) ->
         count=count,
         row=torch.from_numpy(candidates)[chosen],
     )
-    return LandmarkGraph(data, steps)
+    # a landmark that is hardly ever passed may have no way in or out: a goal there would seem out of reach
+    return LandmarkGraph(LargestConnectedComponents(connection="strong")(data), steps)
 
 
 def farthest_points(points: Tensor, number: int, rng: np.random.Generator) -> Tensor:

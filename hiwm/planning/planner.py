@@ -66,7 +66,9 @@ class PlannerConfig:
             if self.proposal[k] not in PROPOSALS:
                 raise ValueError(f"planner.proposal[{k}] is {self.proposal[k]!r}; allowed: {', '.join(PROPOSALS)}")
             if self.horizon[k] % self.repeat[k]:
-                raise ValueError(f"planner.horizon[{k}] is {self.horizon[k]}; allowed: a multiple of repeat {self.repeat[k]}")
+                raise ValueError(
+                    f"planner.horizon[{k}] is {self.horizon[k]}; allowed: a multiple of repeat {self.repeat[k]}"
+                )
             if self.replan[k] % self.replan[0]:
                 raise ValueError(f"planner.replan is {list(self.replan)}; allowed: multiples of the first")
 
@@ -93,7 +95,9 @@ class HierarchicalPlanner:
     ) -> None:
         config.check(len(hierarchy))
         if config.landmarks != "none" and landmarks is None:
-            raise ValueError(f"planner.landmarks is {config.landmarks!r} but the hierarchy has no graph on its top level")
+            raise ValueError(
+                f"planner.landmarks is {config.landmarks!r} but the hierarchy has no graph on its top level"
+            )
         if config.replan[0] > config.horizon[0] * hierarchy.periods[0]:
             raise ValueError(
                 f"planner.replan[0] is {config.replan[0]} steps; allowed: at most its horizon, "
@@ -119,6 +123,7 @@ class HierarchicalPlanner:
             self.goal_landmark = landmark[self.goal_column]
             self.cost = self.landmarks.cost_to_go(landmark)
             self.next_landmark = self.landmarks.successors(self.cost)
+            self.aim = self.goal_landmark
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some of the environments only."""
@@ -126,6 +131,7 @@ class HierarchicalPlanner:
         self.parts = [None if part is None else part.keep(rows) for part in self.parts]
         if self.landmarks is not None:
             self.goal_column, self.goal_landmark = self.goal_column[rows], self.goal_landmark[rows]
+            self.aim = self.aim[rows]
 
     @torch.no_grad()
     def plan(self, observation: Inputs) -> Plan:
@@ -170,14 +176,21 @@ class HierarchicalPlanner:
         distance = torch.cdist(latent, graph.latents)  # (B, M)
         cost = self.cost[:, self.goal_column].T
         distance = torch.where(torch.isfinite(cost), distance, torch.inf)
-        # Of the landmarks within half an edge, be at the one nearest to the goal. Being at the nearest one instead, an
-        # agent that comes close to its target, but not to the point, would stay there for ever.
-        here = distance <= distance.amin(1, keepdim=True).clamp_min(ARRIVED * graph.edge_length)
-        landmark = torch.where(here, cost, torch.inf).argmin(1)
+        landmark = distance.argmin(1)
+        # An agent that comes close to its target, but not so close that it is the nearest landmark, would stay there for
+        # ever; so a target within half an edge counts as reached. No other landmark does: across a thin wall, or where
+        # the latent space folds, one that is near is not always soon reached.
+        at_aim = distance.gather(1, self.aim.unsqueeze(1)).squeeze(1) <= ARRIVED * graph.edge_length
+        landmark = torch.where(at_aim & (self._cost(self.aim) < self._cost(landmark)), self.aim, landmark)
         for _ in range(self.config.hops):
             landmark = self.next_landmark[landmark, self.goal_column]
+        self.aim = landmark
         arrived = landmark == self.goal_landmark
         return torch.where(arrived.unsqueeze(-1), self.goal, graph.latents[landmark])
+
+    def _cost(self, landmark: Tensor) -> Tensor:
+        """Cost from each environment's landmark to its goal, (B,) -> (B,)."""
+        return self.cost[landmark, self.goal_column]
 
     def _solve(
         self, k: int, latent: Tensor, target: Tensor, target_level: int, steps_left: float

@@ -84,7 +84,9 @@ def train_level(
     no state of samplers or generators to resume exactly.
     """
     if config.batch % processes.world_size:
-        raise ValueError(f"training.batch is {config.batch}; allowed: a multiple of the {processes.world_size} processes")
+        raise ValueError(
+            f"training.batch is {config.batch}; allowed: a multiple of the {processes.world_size} processes"
+        )
     device = processes.device
     level.to(device)
     wrapped: nn.Module = DistributedDataParallel(level) if processes.world_size > 1 else level
@@ -110,7 +112,11 @@ def train_level(
             break
         # every so often: be ready to be killed
         if processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds:
-            state = {"level": level.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+            state = {
+                "level": level.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+            }
             save_checkpoint(checkpoint, state | {"step": step, "metrics": metrics})
             last_save = time.monotonic()
 
@@ -152,4 +158,3 @@ def learning_rate_factor(step: int, config: TrainingConfig) -> float:
 
 def _step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step, 1]).generate_state(1)[0])
-

@@ -23,4 +23,6 @@ class IdentityEncoder(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Each (..., *shape) -> (..., D)."""
-        return torch.cat([inputs[name].flatten(inputs[name].dim() - len(shape)) for name, shape in self.inputs.items()], -1)
+        return torch.cat(
+            [inputs[name].flatten(inputs[name].dim() - len(shape)) for name, shape in self.inputs.items()], -1
+        )

@@ -1,0 +1,39 @@
+# Every target makes the virtual environment it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/user  ## the main job: three levels on a maze, planner against flat planner, report
+	$(BIN)/hiwm run experiment=pointmaze-medium-navigate
+	@echo "Report: runs/pointmaze-medium-navigate/report.html"
+	@echo "MLflow: $(BIN)/mlflow ui --backend-store-uri sqlite:///runs/pointmaze-medium-navigate/mlflow.db"
+
+test: $(VENV)/dev  ## all tests
+	$(BIN)/pytest
+
+check: $(VENV)/dev  ## format, lint, types, import rules, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(MAKE) test
+
+bench: $(VENV)/dev  ## speed and memory, as ratios side by side
+	$(BIN)/python -m pytest tests/benchmarks -s -o python_files='bench_*.py'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/user: $(BIN)/python pyproject.toml setup.py constraints.txt
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/dev: $(VENV)/user
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
