@@ -70,8 +70,10 @@ def _collect_chunk(collection: Collection, episodes: np.ndarray) -> list[Episode
     padded = np.resize(episodes, envs.num_envs)
     seeds = [int(np.random.SeedSequence([collection.seed, e]).generate_state(1)[0]) for e in padded]
     policy = collection.make_policy()
+    if not isinstance(envs.single_action_space, gymnasium.spaces.Box):
+        raise ValueError(f"the action space is {envs.single_action_space}; allowed: a Box")
     policy.reset(seeds, envs.single_action_space, collection.steps)
-    observations, infos = envs.reset(seed=seeds)
+    observations, infos = envs.reset(seed=list[int | None](seeds))
     lengths = np.full(len(padded), collection.steps)
     rows: list[dict[str, Any]] = []
     for step in range(collection.steps):

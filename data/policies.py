@@ -17,6 +17,7 @@ class Policy(Protocol):
 
     def act(self, observations: np.ndarray, infos: dict[str, Any], step: int) -> np.ndarray:
         """(B, ...) -> actions (B, A)."""
+        ...
 
 
 class UniformPolicy:

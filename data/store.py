@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -111,7 +112,8 @@ def open_dataset(path: str | Path) -> Trajectories:
 
         return read_npz(path)
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r") as opened:
+            file: Any = opened  # columns are Datasets; h5py's types also allow groups
             missing = [name for name in INDEX if name not in file]
             if missing:
                 raise DatasetError(f"{path}: not a trajectory file, it has no {' and no '.join(missing)}")
@@ -151,6 +153,7 @@ class Writer:
     def __enter__(self) -> Writer:
         shutil.rmtree(self.parts, ignore_errors=True)
         self.parts.mkdir(parents=True)
+        self.stack = ExitStack()
         self.files: dict[str, Any] = {}
         return self
 
@@ -159,7 +162,7 @@ class Writer:
         layout = {name: (rows.shape[1:], rows.dtype) for name, rows in episode.items()}
         if not self.columns:
             self.columns = layout
-            self.files = {name: open(self.parts / name, "wb") for name in layout}
+            self.files = {name: self.stack.enter_context((self.parts / name).open("wb")) for name in layout}
         lengths = {len(rows) for rows in episode.values()}
         if layout != self.columns or len(lengths) != 1:
             raise DatasetError(
@@ -170,8 +173,7 @@ class Writer:
         self.ep_len.append(lengths.pop())
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        for file in self.files.values():
-            file.close()
+        self.stack.close()
         if kind is None:
             self._assemble()
         shutil.rmtree(self.parts)

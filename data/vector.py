@@ -26,7 +26,7 @@ class HoldAtEnd(gymnasium.Wrapper):
             return self._last, 0.0, False, False, {"ended": True}
         self._last, reward, terminated, truncated, info = self.env.step(action)
         self._ended = terminated or truncated
-        return self._last, reward, False, False, {**info, "ended": self._ended}
+        return self._last, float(reward), False, False, {**info, "ended": self._ended}
 
 
 def make_vector(make_env: Callable[[], gymnasium.Env], num_envs: int) -> SyncVectorEnv:

@@ -66,7 +66,10 @@ class Agent:
         graph = graphs[len(self.hierarchy) - 1] if graphs else None
         self.planner = HierarchicalPlanner(self.hierarchy, config, graph, low, high)
         self.inputs = self.hierarchy.specs[0].inputs
+        #: shape of one primitive action
+        self.action_shape = tuple(low.shape)
         self._plan: Plan | None = None
+        self._batch: int | None = None
 
     @property
     def plan(self) -> Plan:
@@ -88,7 +91,7 @@ class Agent:
 
     def act(self, observation: Observation) -> np.ndarray:
         """The next action, (A,) or (B, A), for an observation or a batch as large as the goals'."""
-        if not hasattr(self, "_batch"):
+        if self._batch is None:
             raise ValueError("reset(goal) must come before act(observation)")
         tensors, single = self._tensors(observation)
         batch = len(next(iter(tensors.values())))

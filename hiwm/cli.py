@@ -11,7 +11,6 @@ VERBS = {
     "train": ("hiwm.experiment:train", "train the levels bottom-up, build the landmark graphs, save the hierarchy"),
     "evaluate": ("hiwm.experiment:evaluate", "success of the stack and its flat baselines, at equal compute"),
     "report": ("hiwm.analysis.report:report", "write report.html: curves, success table, pictures of plans"),
-    "ablate": ("hiwm.ablation:ablate", "levels x landmarks x inverse models, at equal compute, from one trained stack"),
     "run": ("", "collect, train, evaluate and report"),
 }
 

@@ -53,8 +53,9 @@ class Bar:
             self.first, self.began = done, now
         rate = (done - self.first) / max(1e-9, now - self.began)
         if self.progress is not None:
-            shown = {"note": f"{rate:,.0f} {self.unit}/s  {note}"} if note else {}
-            self.progress.update(self.task, completed=done, **shown)
+            self.progress.update(self.task, completed=done)
+            if note:
+                self.progress.update(self.task, note=f"{rate:,.0f} {self.unit}/s  {note}")
         elif now - self.last_line > SECONDS_BETWEEN_LINES or (done == self.total and note):
             self.last_line = now
             left = f"{(self.total - done) / rate:,.0f} s left" if rate else ""

@@ -32,6 +32,8 @@ from hiwm.training.distributed import Processes, barrier, start_processes
 from hiwm.training.loop import Progress
 from hiwm.training.stages import TrainedLevel, train_stack
 
+HISTORY = "history.jsonl"
+
 
 def run(config: Config) -> None:
     """Collect, train, evaluate."""
@@ -98,6 +100,8 @@ def train(config: Config) -> None:
             bars[k].__enter__()
         if progress.metrics:
             runs[k].metrics(progress.metrics, progress.step)
+            with open(progress.home / HISTORY, "a") as file:
+                file.write(json.dumps({"step": progress.step, **progress.metrics}) + "\n")
         note = ""
         if "validation/copy_last" in progress.metrics:
             m = progress.metrics

@@ -73,7 +73,7 @@ class Hierarchy(nn.Module):
 
     def __init__(self, levels: Sequence[Level], specs: Sequence[LevelSpec]) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(levels)
+        self.levels: Sequence[Level] = nn.ModuleList(levels)  # type: ignore[assignment]
         self.specs = tuple(specs)
         self.strides = tuple(level.stride for level in levels)
         #: environment steps in one step of each level

@@ -31,9 +31,11 @@ class Tracker(Protocol):
 
     def parent(self) -> Run:
         """The experiment's own run; the same one for all its verbs."""
+        ...
 
     def child(self, name: str, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> Run:
         """A run under it."""
+        ...
 
 
 def make_tracker(config: Config) -> Tracker:

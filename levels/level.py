@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from hiwm.levels.clip import Clip
 from hiwm.levels.features import Features
+from hiwm.levels.inverse import InverseModel
+from hiwm.levels.parts import ActionEncoder, Encoder, Predictor, Regularizer
 from hiwm.levels.standardize import Standardize
 
 
@@ -30,7 +32,7 @@ class Level(nn.Module):
         stride: steps of the level below (level 0: of the environment) in one step of this level.
         horizon: steps T of this level in a training window.
         inputs: shape of one step of every input.
-        encoder, action_encoder, predictor, inverse: the parts; see their rooms.
+        encoder, action_encoder, predictor, inverse: the parts; see `parts.py` and their folders.
         regularizers: name -> module (features, generator) -> scalar.
         coefs: loss name -> weight; the names must be exactly those of the losses: prediction, inverse, regularisers.
     """
@@ -41,11 +43,11 @@ class Level(nn.Module):
         stride: int,
         horizon: int,
         inputs: Mapping[str, tuple[int, ...]],
-        encoder: nn.Module,
-        action_encoder: nn.Module,
-        predictor: nn.Module,
-        inverse: nn.Module,
-        regularizers: Mapping[str, nn.Module],
+        encoder: Encoder,
+        action_encoder: ActionEncoder,
+        predictor: Predictor,
+        inverse: InverseModel,
+        regularizers: Mapping[str, Regularizer],
         coefs: Mapping[str, float],
     ) -> None:
         super().__init__()

@@ -37,6 +37,7 @@ class PointMaze(gymnasium.Wrapper):
     def __init__(self, *, maze: str, behaviour: str | None = None) -> None:
         if behaviour is not None and behaviour not in BEHAVIOURS:
             raise ValueError(f"behaviour is {behaviour!r}; allowed: {', '.join(BEHAVIOURS)}")
+        self.env: Any  # OGBench's own class, made by a function
         super().__init__(
             gymnasium.make(
                 f"pointmaze-{maze}-v0",

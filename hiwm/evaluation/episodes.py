@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import SyncVectorEnv
 
-from hiwm.agent import Agent
+from hiwm.agent import Agent, Observation
 from hiwm.data.vector import make_vector
 
 
@@ -20,7 +20,7 @@ class Trace:
     Args:
         task: its number.
         success: was the goal reached.
-        observations: (T, ...).
+        observations: (T, ...); of a success, with the one that reached the goal.
         goal: the goal observation.
         subgoals: for each level, the latent handed down at each step, (T, D_k).
     """
@@ -98,17 +98,18 @@ def run_episodes(
 
 
 def _run_batch(
-    agent: Agent, envs: VectorEnv, task: int, numbers: range, max_steps: int, seed: int, outcome: Episodes
+    agent: Agent, envs: SyncVectorEnv, task: int, numbers: range, max_steps: int, seed: int, outcome: Episodes
 ) -> None:
     seeds = [episode_seed(seed, task, e) for e in numbers]
     # environments beyond those wanted repeat the last episode and are not looked at
-    observations, infos = envs.reset(seed=seeds + seeds[-1:] * (envs.num_envs - len(seeds)), options={"task_id": task})
+    padded = list[int | None](seeds + seeds[-1:] * (envs.num_envs - len(seeds)))
+    observations, infos = envs.reset(seed=padded, options={"task_id": task})
     goals = _rows(infos["goal"], np.arange(len(numbers)))
     agent.reset(goals)
     running = np.arange(len(numbers))
     success = np.zeros(len(numbers), bool)
     steps = np.full(len(numbers), max_steps)
-    actions = np.zeros(envs.action_space.shape, np.float32)
+    actions = np.zeros((envs.num_envs, *agent.action_shape), np.float32)
     seen, handed = [], []
     for step in range(max_steps):
         here = _rows(observations, running)
@@ -117,14 +118,17 @@ def _run_batch(
         outcome.plan_ms.append(plan.milliseconds / len(running))
         outcome.planned.append(len(running))
         outcome.predictor_calls += plan.predictor_calls * len(running)
-        if running[0] == 0 and numbers[0] == 0:
-            seen.append(here[0] if isinstance(here, np.ndarray) else {k: v[0] for k, v in here.items()})
+        traced = running[0] == 0 and numbers[0] == 0 and isinstance(observations, np.ndarray)
+        if traced:
+            seen.append(observations[0].copy())
             handed.append([part.subgoal[0].cpu().numpy() for part in plan.steps])
         observations, _, _, _, infos = envs.step(actions)
         # an episode that ended has no "success" of its own any more: gymnasium fills in 0
         arrived = np.asarray(infos["success"])[running] > 0
         success[running[arrived]] = True
         steps[running[arrived]] = step + 1
+        if traced and arrived[0]:
+            seen.append(observations[0].copy())
         over = arrived | np.asarray(infos["ended"])[running]
         if over.any():
             running = running[~over]
@@ -134,12 +138,12 @@ def _run_batch(
     outcome.task += [task] * len(numbers)
     outcome.success += success.tolist()
     outcome.steps += steps.tolist()
-    if numbers[0] == 0 and isinstance(goals, np.ndarray):
+    if seen and isinstance(goals, np.ndarray):
         subgoals = [np.stack(level) for level in zip(*handed, strict=True)]
         outcome.traces.append(Trace(task, bool(success[0]), np.stack(seen), goals[0], subgoals))
 
 
-def _rows(observations: object, rows: np.ndarray) -> object:
+def _rows(observations: Observation, rows: np.ndarray) -> Observation:
     if isinstance(observations, dict):
         return {name: value[rows] for name, value in observations.items() if not name.startswith("_")}
     return np.asarray(observations)[rows]

@@ -75,14 +75,14 @@ class LandmarkGraph:
     def __init__(self, data: Data, edge_steps: int) -> None:
         self.data = data
         self.edge_steps = edge_steps
-        start, end = data.edge_index
+        #: (M, D)
+        self.latents: Tensor = data["x"]
+        #: (2, E): from, to
+        self.edges: Tensor = data["edge_index"]
+        #: (E,)
+        self.weights: Tensor = data["edge_attr"]
         #: mean length of an edge in the latent space
-        self.edge_length = (data.x[start] - data.x[end]).norm(dim=1).mean()
-
-    @property
-    def latents(self) -> Tensor:
-        """(M, D)."""
-        return self.data.x
+        self.edge_length = (self.latents[self.edges[0]] - self.latents[self.edges[1]]).norm(dim=1).mean()
 
     def nearest(self, latent: Tensor) -> Tensor:
         """Index of the nearest landmark, (..., D) -> (...)."""
@@ -94,15 +94,15 @@ class LandmarkGraph:
         cost[goal, torch.arange(len(goal), device=goal.device)] = 0.0
         step = MinPlus()
         while True:
-            closer = step(cost, self.data.edge_index, self.data.edge_attr)
+            closer = step(cost, self.edges, self.weights)
             if torch.equal(closer, cost):
                 return cost
             cost = closer
 
     def successors(self, cost: Tensor) -> Tensor:
         """The landmark to go to next from every landmark, (M, G) costs -> (M, G); itself at a goal or a dead end."""
-        start, end = self.data.edge_index
-        through = self.data.edge_attr.unsqueeze(-1) + cost[end]  # (E, G)
+        start, end = self.edges
+        through = self.weights.unsqueeze(-1) + cost[end]  # (E, G)
         best = torch.full_like(cost, torch.inf).index_reduce(0, start, through, "amin")
         itself = torch.arange(len(cost), device=cost.device).unsqueeze(-1).expand_as(cost)
         following = itself.clone()

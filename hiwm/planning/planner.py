@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hiwm.build import build
 from hiwm.hierarchy import Hierarchy, Inputs
+from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.plan import LevelPlan, Plan, least_distance
 from hiwm.planning.solvers.solver import Proposal, Solver
@@ -275,5 +276,7 @@ class HierarchicalPlanner:
         assert part.actions is not None, "level 0 always acts"
         age = self.step - part.made_at
         stride = self.hierarchy.strides[0]
-        chunk = self.hierarchy.levels[0].action_encoder.decode(part.actions[:, age // stride])
+        encoder = self.hierarchy.levels[0].action_encoder
+        assert isinstance(encoder, RawActionEncoder), "checked before training"
+        chunk = encoder.decode(part.actions[:, age // stride])
         return chunk[:, age % stride]

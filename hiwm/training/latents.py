@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -58,4 +59,4 @@ def _blocks(ep_len: np.ndarray) -> list[tuple[int, int]]:
     """Ranges of whole episodes of about ROWS_AT_ONCE rows."""
     block = np.cumsum(ep_len) // ROWS_AT_ONCE
     edges = [0, *(np.flatnonzero(np.diff(block)) + 1), len(ep_len)]
-    return [(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [(int(a), int(b)) for a, b in pairwise(edges)]

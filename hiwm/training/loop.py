@@ -21,6 +21,7 @@ from hiwm.training.distributed import Processes
 from hiwm.training.monitor import Episodes, alarms, diagnose
 
 VALIDATION_WINDOWS = 1024
+CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,14 @@ class Progress:
         step: optimiser steps done.
         steps: of how many.
         metrics: name -> number; None between the reports.
+        home: folder of the level.
         alarms: signs of collapse, in words.
     """
 
     step: int
     steps: int
     metrics: dict[str, float]
+    home: Path
     alarms: tuple[str, ...] = ()
 
 
@@ -74,7 +77,7 @@ def train_level(
     *,
     seed: int,
     processes: Processes,
-    checkpoint: Path,
+    home: Path,
     report: Callable[[Progress], None],
 ) -> dict[str, float]:
     """Train a fitted level; returns its last validation metrics.
@@ -92,6 +95,7 @@ def train_level(
     wrapped: nn.Module = DistributedDataParallel(level) if processes.world_size > 1 else level
     optimizer = torch.optim.AdamW(level.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: learning_rate_factor(i, config))
+    checkpoint = home / CHECKPOINT
     held_out = validation.sample(VALIDATION_WINDOWS, np.random.default_rng(0)).map(lambda x: x.to(device))
     start, metrics = 0, {}
     if saved := load_checkpoint(checkpoint, device):
@@ -107,7 +111,8 @@ def train_level(
         if step % config.evaluate_every == 0 or step == config.steps:
             metrics = evaluate_level(level, held_out, episodes)
             wrong = alarms(metrics) if step else []
-            report(Progress(step, config.steps, {f"validation/{k}": v for k, v in metrics.items()}, tuple(wrong)))
+            held = {f"validation/{name}": value for name, value in metrics.items()}
+            report(Progress(step, config.steps, held, home, tuple(wrong)))
         if step == config.steps:
             break
         # every so often: be ready to be killed
@@ -131,10 +136,11 @@ def train_level(
         schedule.step()
 
         if step % 50 == 0:
-            values = {f"loss/{name}": value.item() for name, value in losses.items()} | {"loss/total": total.item()}
-            report(Progress(step, config.steps, values | {"learning_rate": schedule.get_last_lr()[0]}))
+            values = {f"loss/{name}": value.item() for name, value in losses.items()}
+            values |= {"loss/total": total.item(), "learning_rate": float(schedule.get_last_lr()[0])}
+            report(Progress(step, config.steps, values, home))
         else:
-            report(Progress(step, config.steps, {}))
+            report(Progress(step, config.steps, {}, home))
     return metrics
 
 

@@ -21,7 +21,7 @@ from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.levels.level import Level
 from hiwm.training.distributed import Processes, barrier
 from hiwm.training.latents import cache_latents
-from hiwm.training.loop import Progress, TrainingConfig, train_level
+from hiwm.training.loop import CHECKPOINT, Progress, TrainingConfig, train_level
 from hiwm.training.monitor import Episodes
 
 log = logging.getLogger("hiwm")
@@ -90,6 +90,12 @@ def train_stack(
     seed is reused.
 
     Args:
+        config: the stack.
+        training: how each level is trained.
+        trajectories: the dataset.
+        seed: of initial weights and draws.
+        folder: of all levels, one subfolder a fingerprint.
+        processes: this process and the others.
         report: called with the level's number at every step.
         on_level: called when a level is done.
 
@@ -101,7 +107,7 @@ def train_stack(
     """
     specs = describe(config, training, trajectories, seed)
     check_windows(config, trajectories)
-    held_in, held_out = trajectories.split(config.validation)
+    _, held_out = trajectories.split(config.validation)
     state = np.concatenate(
         [held_out.column(name).reshape(len(held_out.column(name)), -1) for name in config.state], 1
     ).astype(np.float32)  # fmt: skip
@@ -139,13 +145,13 @@ def train_stack(
                 training,
                 seed=seed,
                 processes=processes,
-                checkpoint=home / "checkpoint.pt",
+                home=home,
                 report=lambda progress, k=k: report(k, progress),
             )
             if processes.is_main:
                 save_file({name: v.contiguous().cpu() for name, v in level.state_dict().items()}, weights)
                 metrics_file.write_text(json.dumps(metrics, indent=1))
-                (home / "checkpoint.pt").unlink(missing_ok=True)
+                (home / CHECKPOINT).unlink(missing_ok=True)
         level.eval().requires_grad_(False)
         cache = home / "latents.h5"
         if processes.is_main and not cache.exists():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hiwm.levels.networks import mlp
+from hiwm.levels.parts import ActionEncoder
 
 
-class MLPActionEncoder(nn.Module):
+class MLPActionEncoder(ActionEncoder):
     """m = MLP([z, a_1, ..., a_stride]).
 
     Conditional on the state, so that m need only say what the state leaves open; with SIGReg on m and on [z, m]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from hiwm.levels.parts import ActionEncoder
 
 
-class RawActionEncoder(nn.Module):
+class RawActionEncoder(ActionEncoder):
     """Concatenates the `stride` actions of the level below; nothing is learned and `decode` undoes it.
 
     Args:

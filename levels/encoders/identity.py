@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from math import prod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from hiwm.levels.parts import Encoder
 
 
-class IdentityEncoder(nn.Module):
+class IdentityEncoder(Encoder):
     """Flattens and concatenates the inputs; learns nothing.
 
     Args:

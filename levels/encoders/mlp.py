@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hiwm.levels.encoders.identity import IdentityEncoder
 from hiwm.levels.networks import mlp
+from hiwm.levels.parts import Encoder
 
 
-class MLPEncoder(nn.Module):
+class MLPEncoder(Encoder):
     """z = MLP(inputs).
 
     Args:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hiwm.levels.networks import mlp
+from hiwm.levels.parts import Predictor
 
 
-class ResidualMLPPredictor(nn.Module):
+class ResidualMLPPredictor(Predictor):
     """z' = z + scale * MLP([z, m]).
 
     Args:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hiwm.levels.distributed import average_over_processes
 from hiwm.levels.features import Features
+from hiwm.levels.parts import Regularizer
 
 
-class SIGReg(nn.Module):
+class SIGReg(Regularizer):
     """Sketched isotropic Gaussian regularisation (LeJEPA, arXiv 2511.08544, section 4: Epps-Pulley statistic).
 
     For random unit directions u and x = <u, z>, the mean over u of

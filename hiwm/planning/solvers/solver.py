@@ -48,6 +48,8 @@ class Solver(Protocol):
     @property
     def iterations(self) -> int:
         """Rounds of candidates in one search."""
+        ...
 
     def solve(self, energy: Energy, proposal: Proposal, samples: int, generator: torch.Generator) -> Solution:
         """Search with `samples` candidates a round."""
+        ...

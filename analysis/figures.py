@@ -1,0 +1,161 @@
+"""Figures: curves, success, mazes with plans and landmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from hiwm.analysis.decode import StateDecoder
+from hiwm.evaluation.episodes import Trace
+from hiwm.planning.landmarks import LandmarkGraph
+
+Wall = tuple[float, float, float, float]
+
+LEVEL_COLORS = ("#0072b2", "#e69f00", "#d55e00", "#cc79a7", "#009e73")  # Okabe & Ito 2008: told apart by everyone
+WALL = "#c9ccd1"
+INK = "#22262b"
+HEALTH = {
+    "copy_last": "prediction error / copy-last",
+    "rank_share": "effective rank / possible",
+    "within_episode": "within-episode variance share",
+    "readout_r2": "readout R² of the state",
+    "std": "mean deviation of the latent",
+}
+
+
+def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Losses and health of every level over the optimiser steps.
+
+    Args:
+        histories: level -> records with `step` and metrics, as the training writes them.
+    """
+    figure = Figure(figsize=(11, 2.9 * len(histories)), layout="constrained")
+    grid = figure.subplots(len(histories), 2, squeeze=False)
+    for (loss, health), (level, records) in zip(grid, histories.items(), strict=True):
+        for name in sorted({key for record in records for key in record if key.startswith("loss/")}):
+            points = [(record["step"], record[name]) for record in records if name in record]
+            loss.plot(*zip(*points, strict=True), label=name.removeprefix("loss/"), lw=1.2)
+        loss.set(yscale="log", ylabel="loss (unweighted)", title=f"level {level}: training losses")
+        loss.legend(fontsize=8, ncols=2)
+        for name, label in HEALTH.items():
+            key = f"validation/{name}"
+            points = [(record["step"], record[key]) for record in records if key in record]
+            if points:
+                health.plot(*zip(*points, strict=True), "o-", ms=3, lw=1.2, label=label)
+        health.set(ylabel="held-out value", title=f"level {level}: is it collapsing?")
+        health.axhline(0, color=INK, lw=0.5)
+        health.legend(fontsize=8)
+        for axes in (loss, health):
+            axes.set_xlabel("optimiser step")
+            axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def success_bars(agents: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Success of every agent on every task with 95 % Wilson intervals."""
+    tasks = list(next(iter(agents.values()))["per_task"])
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(agents)
+    for i, (name, numbers) in enumerate(agents.items()):
+        rates = [numbers] + [numbers["per_task"][task] for task in tasks]
+        x = np.arange(len(rates)) + (i - (len(agents) - 1) / 2) * width
+        y = 100 * np.array([rate["success"] for rate in rates])
+        low, high = 100 * np.array([rate["interval"] for rate in rates]).T
+        errors = np.clip([y - low, high - y], 0, None)
+        color = LEVEL_COLORS[(2, 0, 1)[i % 3]] if i < 3 else None
+        axes.bar(x, y, width * 0.9, color=color, label=f"{name} (n = {numbers['episodes']})", yerr=errors, capsize=2,
+                 error_kw={"lw": 1, "ecolor": INK})  # fmt: skip
+    axes.set_xticks(range(len(tasks) + 1), ["all tasks", *(f"task {task}" for task in tasks)])
+    axes.set(ylabel="success (%), 95 % Wilson interval", ylim=(0, 105))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, ncols=len(agents), loc="upper center", bbox_to_anchor=(0.5, 1.15), frameon=False)
+    return figure
+
+
+def episodes(
+    traces: Mapping[str, Sequence[Trace]], decoders: Mapping[str, StateDecoder], walls: Sequence[Wall], most: int = 3
+) -> Figure:
+    """A row an agent, a column a task: path, start, goal and the subgoals its levels handed down.
+
+    Args:
+        traces: agent -> one episode of each task.
+        decoders: agent -> what its latents mean.
+        walls: rectangles of the map; none for worlds without one.
+        most: tasks shown; those that tell the agents apart come first.
+    """
+    tasks = _telling_tasks(traces)[:most]
+    figure = Figure(figsize=(4.3 * len(tasks), 3.9 * len(traces)), layout="constrained")
+    grid = figure.subplots(len(traces), len(tasks), squeeze=False)
+    for row, (agent, of_agent) in zip(grid, traces.items(), strict=True):
+        for axes, task in zip(row, tasks, strict=True):
+            trace = next(trace for trace in of_agent if trace.task == task)
+            _map(axes, walls, decoders[agent].states)
+            for level in range(len(trace.subgoals) - 1, 0, -1):
+                states = decoders[agent].decode(level, _distinct(trace.subgoals[level]))
+                axes.plot(*states[:, :2].T, "os"[level % 2], ms=3 + 1.5 * level, mfc="none", mew=1,
+                          color=LEVEL_COLORS[level], label=f"subgoals of level {level}")  # fmt: skip
+            axes.plot(*trace.observations[:, :2].T, color=INK, lw=1.3, label="path")
+            axes.plot(*trace.observations[0, :2], "o", ms=8, color="#009e73", label="start")
+            axes.plot(*trace.goal[:2], "*", ms=15, color="#d4148c", mec="white", label="goal")
+            steps = len(trace.observations)
+            outcome = f"reached in {steps} steps" if trace.success else f"not reached in {steps} steps"
+            axes.set_title(f"{agent}, task {task}: {outcome}", fontsize=9)
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=9, frameon=False)
+    return figure
+
+
+def landmark_graphs(graphs: Sequence[LandmarkGraph], states: Sequence[np.ndarray], walls: Sequence[Wall]) -> Figure:
+    """The landmarks of every level where they lie in the world, and the edges between them.
+
+    Args:
+        graphs: of each level.
+        states: true states of their landmarks, (M, C) each.
+        walls: rectangles of the map.
+    """
+    figure = Figure(figsize=(4.3 * len(graphs), 3.9), layout="constrained")
+    for level, (axes, graph, where) in enumerate(zip(figure.subplots(1, len(graphs), squeeze=False)[0], graphs, states,
+                                                     strict=True)):  # fmt: skip
+        _map(axes, walls, where)
+        start, end = graph.edges.numpy()
+        lines = np.stack([where[start, :2], where[end, :2]], 1)
+        axes.add_collection(LineCollection(lines.tolist(), colors=LEVEL_COLORS[level], lw=0.25, alpha=0.5))
+        axes.plot(*where[:, :2].T, ".", ms=2.5, color=INK)
+        axes.set_title(
+            f"level {level}: {len(where)} landmarks, {len(start):,} edges of {graph.edge_steps} steps", fontsize=9
+        )
+    return figure
+
+
+def _map(axes: Axes, walls: Sequence[Wall], states: np.ndarray) -> None:
+    patches = [Rectangle((x, y), width, height) for x, y, width, height in walls]
+    axes.add_collection(PatchCollection(patches, facecolor=WALL, edgecolor=WALL))
+    if not walls:  # no map: where the data went
+        axes.plot(*states[::10, :2].T, ".", ms=1, color=WALL)
+    axes.set_aspect("equal")
+    axes.autoscale_view()
+    axes.set_xlabel("x (maze units)" if walls else "state[0]", fontsize=8)
+    axes.set_ylabel("y (maze units)" if walls else "state[1]", fontsize=8)
+    axes.tick_params(labelsize=7)
+
+
+def _distinct(subgoals: np.ndarray) -> np.ndarray:
+    """Consecutive repetitions removed, (T, D) -> (T', D)."""
+    return subgoals[np.append(True, (subgoals[1:] != subgoals[:-1]).any(1))]
+
+
+def _telling_tasks(traces: Mapping[str, Sequence[Trace]]) -> list[int]:
+    outcomes: dict[int, list[Trace]] = {}
+    for of_agent in traces.values():
+        for trace in of_agent:
+            outcomes.setdefault(trace.task, []).append(trace)
+    return sorted(
+        outcomes, key=lambda task: (len({t.success for t in outcomes[task]}) == 1, -len(outcomes[task][0].observations))
+    )

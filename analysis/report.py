@@ -1,0 +1,126 @@
+"""`hiwm report`: one self-contained page of an experiment."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Template
+from matplotlib.figure import Figure
+
+import hiwm
+from hiwm.agent import Agent, load_agent
+from hiwm.analysis import figures
+from hiwm.analysis.decode import StateDecoder, states_at
+from hiwm.build import build
+from hiwm.config import Config
+from hiwm.console import say
+from hiwm.data.store import Trajectories, open_dataset
+from hiwm.evaluation.evaluate import HIERARCHICAL
+from hiwm.evaluation.traces import load_traces
+from hiwm.tracking import make_tracker
+from hiwm.training.monitor import alarms
+
+
+def report(config: Config) -> Path:
+    """Write `report.html` and `figures/*.png` in the experiment's folder, from what training and evaluation left there."""
+    agent = load_agent(config.folder / "hierarchy", allow=config.allow)
+    dataset = open_dataset(config.dataset.path)
+    results = config.folder / f"{config.evaluation.name}.json"
+    evaluation = json.loads(results.read_text()) if results.exists() else None
+    levels = [_describe(config, agent, k) for k in range(len(agent.hierarchy))]
+    drawn = _draw(config, agent, dataset, evaluation)
+    folder = config.folder / "figures"
+    folder.mkdir(exist_ok=True)
+    for name, figure in drawn.items():
+        figure.savefig(folder / f"{name}.png", dpi=130)
+    page = Template(files("hiwm.analysis").joinpath("report.html").read_text(), autoescape=True).render(
+        title=config.folder.name,
+        environment=", ".join(str(value).rpartition(".")[2] for value in config.environment.values()),
+        seed=config.seed,
+        version=hiwm.__version__,
+        machine=evaluation["machine"] if evaluation else "",
+        agents=evaluation["agents"] if evaluation else None,
+        headline=_headline(evaluation["agents"]) if evaluation else "",
+        protocol=_protocol(config),
+        levels=levels,
+        alarms=[f"level {k}: {alarm}" for k, level in enumerate(levels) for alarm in alarms(level["metrics"])],
+        figures={name: _inline(figure) for name, figure in drawn.items()},
+        config=yaml.safe_dump(json.loads(json.dumps(config.as_dict())), sort_keys=False),
+    )
+    path = config.folder / "report.html"
+    path.write_text(page)
+    parent = make_tracker(config).parent()
+    parent.artifact(path)
+    parent.artifact(folder)
+    parent.finish()
+    say(f"report: {path}")
+    return path
+
+
+def _draw(config: Config, agent: Agent, dataset: Trajectories, evaluation: Any) -> dict[str, Figure]:
+    drawn: dict[str, Figure] = {}
+    histories = {k: _history(config, agent, k) for k in range(len(agent.hierarchy))}
+    if histories := {k: records for k, records in histories.items() if records}:
+        drawn["curves"] = figures.curves(histories)
+    where = [states_at(dataset, config.state, graph.data.row.numpy()) for graph in agent.graphs]
+    environment = build(config.environment, config.allow)
+    walls = getattr(environment, "walls", [])  # optional in the contract of hiwm.envs
+    environment.close()
+    on_map = where[0].shape[1] >= 2
+    if on_map:
+        drawn["landmarks"] = figures.landmark_graphs(agent.graphs, where, walls)
+    if evaluation is not None:
+        drawn["success"] = figures.success_bars(evaluation["agents"])
+        traces = load_traces(config.folder / f"{config.evaluation.name}.npz")
+        if on_map and all(trace.observations.ndim == 2 for of_agent in traces.values() for trace in of_agent):
+            decoder = StateDecoder(agent, dataset, config.state)
+            drawn["episodes"] = figures.episodes(traces, dict.fromkeys(traces, decoder), walls)
+    return drawn
+
+
+def _describe(config: Config, agent: Agent, k: int) -> dict[str, Any]:
+    level, spec = agent.hierarchy.levels[k], agent.hierarchy.specs[k]
+    return {
+        "stride": level.stride,
+        "period": agent.hierarchy.periods[k],
+        "encoder": type(level.encoder).__name__,
+        "dim": level.encoder.dim,
+        "dim_action": level.action_encoder.dim,
+        "fingerprint": spec.fingerprint,
+        "metrics": json.loads((config.folder / "levels" / spec.fingerprint / "metrics.json").read_text()),
+    }
+
+
+def _history(config: Config, agent: Agent, k: int) -> list[dict[str, Any]]:
+    path = config.folder / "levels" / agent.hierarchy.specs[k].fingerprint / "history.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _headline(agents: dict[str, Any]) -> str:
+    def rate(name: str) -> str:
+        numbers = agents[name]
+        low, high = numbers["interval"]
+        return f"{100 * numbers['success']:.1f} % [{100 * low:.0f}, {100 * high:.0f}] of {numbers['episodes']} episodes"
+
+    others = ", ".join(f"{name} {rate(name)}" for name in agents if name != HIERARCHICAL)
+    return f"The stack reaches {rate(HIERARCHICAL)}. At equal compute: {others}."
+
+
+def _protocol(config: Config) -> str:
+    e = config.evaluation
+    return (
+        f"{e.num_tasks} tasks, starts and goals seeded by {e.seed}, at most {e.max_steps} steps, success at first arrival. "
+        f"The baselines plan with {e.flat_budget:g} times the stack's predictor calls an environment step."
+    )
+
+
+def _inline(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
