@@ -119,7 +119,7 @@ class Agent:
         for name, shape in self.inputs.items():
             if name not in observation:
                 raise ValueError(f"the observation has {sorted(observation)}; needed: {sorted(self.inputs)}")
-            value = torch.as_tensor(np.asarray(observation[name]), device=self.hierarchy.device)
+            value = torch.as_tensor(np.array(observation[name]), device=self.hierarchy.device)
             single = value.shape == shape
             if tuple(value.shape[-len(shape) :]) != shape or value.dim() > len(shape) + 1:
                 raise ValueError(

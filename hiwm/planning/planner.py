@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,17 +43,17 @@ class PlannerConfig:
         solver: the search method.
     """
 
-    landmarks: str = "direct"
-    hops: int = 1
-    budget: float = 200
-    proposal: Sequence[str] = ("inverse", "inverse", "gaussian")
-    horizon: Sequence[int] = (10, 5, 4)
-    replan: Sequence[int] = (1, 5, 10)
-    repeat: Sequence[int] = (1, 1, 1)
-    std: Sequence[float] = (0.7, 1.0, 1.0)
-    inverse_std: Sequence[float] = (0.15, 0.5, 0.5)
-    macro_bound: float = 2.5
-    solver: Mapping[str, Any] = field(default_factory=lambda: {"_target_": "hiwm.planning.solvers.cem.CEM"})
+    landmarks: str
+    hops: int
+    budget: float
+    proposal: Sequence[str]
+    horizon: Sequence[int]
+    replan: Sequence[int]
+    repeat: Sequence[int]
+    std: Sequence[float]
+    inverse_std: Sequence[float]
+    macro_bound: float
+    solver: Mapping[str, Any]
 
     def check(self, num_levels: int) -> None:
         """Raise a ValueError that names the key when the config does not fit a stack of `num_levels`."""

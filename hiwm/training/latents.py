@@ -38,9 +38,9 @@ def cache_latents(
     with Writer(path, source.metadata) as writer:
         for first, last in _blocks(source.ep_len):
             rows = slice(int(source.ep_offset[first]), int(source.ep_offset[last - 1] + source.ep_len[last - 1]))
-            named = {name: torch.from_numpy(source.column(name)[rows]).to(device) for name in inputs}
+            named = {name: torch.from_numpy(np.array(source.column(name)[rows])).to(device) for name in inputs}
             latent = level.encode(named)
-            below = source.column(action)[rows]
+            below = np.array(source.column(action)[rows])
             starts = np.minimum(np.arange(len(below))[:, None] + chunk, len(below) - 1)
             macro = level.encode_actions(latent, torch.from_numpy(below[starts]).to(device))
             offset = 0

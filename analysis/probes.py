@@ -1,0 +1,122 @@
+"""Probes of a trained stack: what its latents keep, and over which range they can be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hiwm.agent import Agent
+from hiwm.analysis.decode import states_at
+from hiwm.data.store import Trajectories, open_dataset
+from hiwm.training.monitor import readout_r2
+
+SPANS = (1, 3, 10, 30, 100, 300)  # bins of distance in time, environment steps
+
+
+@dataclass(frozen=True)
+class DistanceTable:
+    """Rank correlations of latent distance with time.
+
+    Args:
+        centres: middle of each bin, environment steps, (bins,).
+        values: one row a level, (levels, bins).
+    """
+
+    centres: np.ndarray
+    values: np.ndarray
+
+
+def sample_latents(
+    agent: Agent, dataset: Trajectories, state: list[str], number: int, seed: int = 0
+) -> tuple[np.ndarray, list[Tensor]]:
+    """States (N, C) and latents of every level, (N, D_k) each, of random rows."""
+    rows = np.sort(np.random.default_rng(seed).choice(dataset.num_steps, min(number, dataset.num_steps), replace=False))
+    return states_at(dataset, state, rows), _encode(agent, dataset, rows)
+
+
+def readouts(agent: Agent, dataset: Trajectories, state: list[str], episodes: int = 200) -> list[dict[str, float]]:
+    """R2 of the state on unseen episodes from each level's latent, by linear and by kernel ridge regression."""
+    rng = np.random.default_rng(0)
+    chosen = rng.choice(len(dataset.ep_len), min(episodes, len(dataset.ep_len)), replace=False)
+    moments = np.linspace(0, 1, 16)
+    rows = dataset.ep_offset[chosen, None] + np.round(moments * (dataset.ep_len[chosen, None] - 1)).astype(np.int64)
+    states = torch.from_numpy(states_at(dataset, state, rows.reshape(-1))).reshape(*rows.shape, -1)
+    results = []
+    for latent in _encode(agent, dataset, rows.reshape(-1)):
+        latent = latent.reshape(*rows.shape, -1)
+        results.append({"linear": linear_r2(latent, states), "kernel": readout_r2(latent, states)})
+    return results
+
+
+def linear_r2(latent: Tensor, state: Tensor, ridge: float = 1e-3) -> float:
+    """R2 of state (B, T, C) from latent (B, T, D), fitted on the first half of the episodes, measured on the second."""
+    half = len(latent) // 2
+    ones = torch.ones(*latent.shape[:2], 1)
+    z = torch.cat([latent, ones], -1).double()
+    z_fit, z_test = z[:half].flatten(0, 1), z[half:].flatten(0, 1)
+    s_fit, s_test = state[:half].flatten(0, 1).double(), state[half:].flatten(0, 1).double()
+    weights = torch.linalg.solve(z_fit.T @ z_fit + ridge * torch.eye(z.shape[-1]), z_fit.T @ s_fit)
+    residual = (z_test @ weights - s_test).square().mean(0)
+    return (1 - residual / s_test.var(0).clamp_min(1e-12)).mean().item()
+
+
+def distance_correlation(agent: Agent, dataset: Trajectories, pairs: int = 2000) -> DistanceTable:
+    """Spearman correlation of latent distance with time apart, within bins of time apart, along episodes."""
+    rng = np.random.default_rng(0)
+    longest = int(dataset.ep_len.max())
+    spans = [span for span in SPANS if span < longest]
+    edges = [*spans, longest]
+    values = np.zeros((len(agent.hierarchy), len(spans)))
+    for b, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        apart = rng.integers(low, max(low + 1, high), size=pairs)
+        fits = [np.flatnonzero(dataset.ep_len > steps) for steps in apart]
+        episode = np.array([rng.choice(choice) for choice in fits])
+        start = dataset.ep_offset[episode] + (rng.random(pairs) * (dataset.ep_len[episode] - apart)).astype(np.int64)
+        near, far = _encode(agent, dataset, start), _encode(agent, dataset, start + apart)
+        for k, (a, z) in enumerate(zip(near, far, strict=True)):
+            values[k, b] = spearman((a - z).norm(dim=1).numpy(), apart)
+    centres = np.sqrt(np.array(edges[:-1], float) * np.array(edges[1:], float))
+    return DistanceTable(centres, values)
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Rank correlation; ties share their mean rank; 0 where one of the two does not vary."""
+    ranks = [np.unique(x, return_inverse=True, return_counts=True) for x in (a, b)]
+    mean_ranks = [(np.cumsum(counts) - (counts - 1) / 2)[inverse] for _, inverse, counts in ranks]
+    if any(np.ptp(rank) == 0 for rank in mean_ranks):
+        return 0.0
+    return float(np.corrcoef(*mean_ranks)[0, 1])
+
+
+@torch.no_grad()
+def open_loop(agent: Agent, run: Path, level: int, horizon: int, windows: int = 512) -> tuple[list[int], list[float]]:
+    """Environment steps ahead, and open-loop error over that of predicting no change, from a level's cached latents.
+
+    Args:
+        agent: the agent.
+        run: folder of its experiment, which holds the cached latents.
+        level: whose predictions.
+        horizon: steps of the level ahead, at most what the episodes allow.
+        windows: random starts.
+    """
+    cache = open_dataset(run / "levels" / agent.hierarchy.specs[level].fingerprint / "latents.h5")
+    period = agent.hierarchy.periods[level]
+    horizon = min(horizon, (int(cache.ep_len.max()) - 1) // period)
+    rng = np.random.default_rng(0)
+    long_enough = np.flatnonzero(cache.ep_len > horizon * period)
+    episode = rng.choice(long_enough, windows)
+    start = cache.ep_offset[episode] + (rng.random(windows) * (cache.ep_len[episode] - horizon * period)).astype(np.int64)
+    rows = start[:, None] + np.arange(horizon + 1) * period
+    latent = torch.from_numpy(cache.column("latent")[rows])
+    actions = torch.from_numpy(cache.column("action")[rows[:, :-1]])
+    error = (agent.hierarchy.levels[level].rollout(latent[:, 0], actions) - latent[:, 1:]).square().mean((0, 2))
+    unchanged = (latent[:, :1] - latent[:, 1:]).square().mean((0, 2))
+    return [period * (i + 1) for i in range(horizon)], (error / unchanged).tolist()
+
+
+def _encode(agent: Agent, dataset: Trajectories, rows: np.ndarray) -> list[Tensor]:
+    return agent.hierarchy.encode({name: torch.from_numpy(np.array(dataset.column(name)[rows])) for name in agent.inputs})
