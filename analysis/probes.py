@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from hiwm.agent import Agent
@@ -71,25 +73,16 @@ def distance_correlation(agent: Agent, dataset: Trajectories, pairs: int = 2000)
     spans = [span for span in SPANS if span < longest]
     edges = [*spans, longest]
     values = np.zeros((len(agent.hierarchy), len(spans)))
-    for b, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for b, (low, high) in enumerate(pairwise(edges)):
         apart = rng.integers(low, max(low + 1, high), size=pairs)
         fits = [np.flatnonzero(dataset.ep_len > steps) for steps in apart]
         episode = np.array([rng.choice(choice) for choice in fits])
         start = dataset.ep_offset[episode] + (rng.random(pairs) * (dataset.ep_len[episode] - apart)).astype(np.int64)
         near, far = _encode(agent, dataset, start), _encode(agent, dataset, start + apart)
         for k, (a, z) in enumerate(zip(near, far, strict=True)):
-            values[k, b] = spearman((a - z).norm(dim=1).numpy(), apart)
+            values[k, b] = np.asarray(spearmanr((a - z).norm(dim=1).numpy(), apart))[0]
     centres = np.sqrt(np.array(edges[:-1], float) * np.array(edges[1:], float))
     return DistanceTable(centres, values)
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation; ties share their mean rank; 0 where one of the two does not vary."""
-    ranks = [np.unique(x, return_inverse=True, return_counts=True) for x in (a, b)]
-    mean_ranks = [(np.cumsum(counts) - (counts - 1) / 2)[inverse] for _, inverse, counts in ranks]
-    if any(np.ptp(rank) == 0 for rank in mean_ranks):
-        return 0.0
-    return float(np.corrcoef(*mean_ranks)[0, 1])
 
 
 @torch.no_grad()
@@ -109,7 +102,9 @@ def open_loop(agent: Agent, run: Path, level: int, horizon: int, windows: int = 
     rng = np.random.default_rng(0)
     long_enough = np.flatnonzero(cache.ep_len > horizon * period)
     episode = rng.choice(long_enough, windows)
-    start = cache.ep_offset[episode] + (rng.random(windows) * (cache.ep_len[episode] - horizon * period)).astype(np.int64)
+    start = cache.ep_offset[episode] + (rng.random(windows) * (cache.ep_len[episode] - horizon * period)).astype(
+        np.int64
+    )
     rows = start[:, None] + np.arange(horizon + 1) * period
     latent = torch.from_numpy(cache.column("latent")[rows])
     actions = torch.from_numpy(cache.column("action")[rows[:, :-1]])
@@ -119,4 +114,6 @@ def open_loop(agent: Agent, run: Path, level: int, horizon: int, windows: int = 
 
 
 def _encode(agent: Agent, dataset: Trajectories, rows: np.ndarray) -> list[Tensor]:
-    return agent.hierarchy.encode({name: torch.from_numpy(np.array(dataset.column(name)[rows])) for name in agent.inputs})
+    return agent.hierarchy.encode(
+        {name: torch.from_numpy(np.array(dataset.column(name)[rows])) for name in agent.inputs}
+    )

@@ -41,7 +41,7 @@ def report(config: Config) -> Path:
         figure.savefig(folder / f"{name}.png", dpi=130)
     page = Template(files("hiwm.analysis").joinpath("report.html").read_text(), autoescape=True).render(
         title=config.folder.name,
-        environment=", ".join(str(value).rpartition(".")[2] for value in config.environment.values()),
+        environment=", ".join(str(value).rpartition(".")[2] for value in config.environment.values() if value) or "a dataset",
         seed=config.seed,
         version=hiwm.__version__,
         machine=evaluation["machine"] if evaluation else "",
@@ -69,9 +69,11 @@ def _draw(config: Config, agent: Agent, dataset: Trajectories, evaluation: Any) 
     if histories := {k: records for k, records in histories.items() if records}:
         drawn["curves"] = figures.curves(histories)
     where = [states_at(dataset, config.state, graph.data.row.numpy()) for graph in agent.graphs]
-    environment = build(config.environment, config.allow)
-    walls = getattr(environment, "walls", [])  # optional in the contract of hiwm.envs
-    environment.close()
+    walls = []
+    if config.environment["_target_"]:
+        environment = build(config.environment, config.allow)
+        walls = getattr(environment, "walls", [])  # optional in the contract of hiwm.envs
+        environment.close()
     on_map = where[0].shape[1] >= 2
     if on_map:
         drawn["landmarks"] = figures.landmark_graphs(agent.graphs, where, walls)

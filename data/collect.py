@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gymnasium
@@ -45,35 +44,53 @@ def collect(collection: Collection, workers: int) -> Iterator[Episode]:
     """Episodes in order: column name -> (steps, ...)."""
     chunks = np.array_split(np.arange(collection.episodes), -(-collection.episodes // collection.num_envs))
     if workers == 1:
+        worker = _Worker(collection)
         for chunk in chunks:
-            yield from _collect_chunk(collection, chunk)
+            yield from worker(chunk)
+        worker.envs.close()
         return
     # spawn: forking a process that already runs torch's threads may hang
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for episodes in pool.imap(partial(_collect_chunk, collection), chunks):
+    with multiprocessing.get_context("spawn").Pool(workers, _start_worker, (collection,)) as pool:
+        for episodes in pool.imap(_work, chunks):
             yield from episodes
 
 
-_vector_env: tuple[Callable, SyncVectorEnv] | None = None  # environments are slow to build: a worker keeps its own
+class _Worker:
+    """Collects chunks of episodes; environments are slow to build, so it keeps its own."""
+
+    def __init__(self, collection: Collection) -> None:
+        self.collection = collection
+        self.envs = make_vector(collection.make_env, collection.num_envs)
+
+    def __call__(self, episodes: np.ndarray) -> list[Episode]:
+        return _collect_chunk(self.collection, self.envs, episodes)
 
 
-def _environments(collection: Collection) -> SyncVectorEnv:
-    global _vector_env
-    if _vector_env is None or _vector_env[0] != collection.make_env:
-        _vector_env = (collection.make_env, make_vector(collection.make_env, collection.num_envs))
-    return _vector_env[1]
+_worker: _Worker | None = None  # of this process of the pool
 
 
-def _collect_chunk(collection: Collection, episodes: np.ndarray) -> list[Episode]:
-    envs = _environments(collection)
+def _start_worker(collection: Collection) -> None:
+    global _worker
+    _worker = _Worker(collection)
+
+
+def _work(episodes: np.ndarray) -> list[Episode]:
+    assert _worker is not None, "the pool starts its workers"
+    return _worker(episodes)
+
+
+def _seeds(collection: Collection, episodes: np.ndarray, whose: int) -> list[int]:
+    return [int(np.random.SeedSequence([collection.seed, e, whose]).generate_state(1)[0]) for e in episodes]
+
+
+def _collect_chunk(collection: Collection, envs: SyncVectorEnv, episodes: np.ndarray) -> list[Episode]:
     # a last, smaller chunk fills the remaining environments with copies that are thrown away
     padded = np.resize(episodes, envs.num_envs)
-    seeds = [int(np.random.SeedSequence([collection.seed, e]).generate_state(1)[0]) for e in padded]
     policy = collection.make_policy()
     if not isinstance(envs.single_action_space, gymnasium.spaces.Box):
         raise ValueError(f"the action space is {envs.single_action_space}; allowed: a Box")
-    policy.reset(seeds, envs.single_action_space, collection.steps)
-    observations, infos = envs.reset(seed=list[int | None](seeds))
+    policy.reset(_seeds(collection, padded, 1), envs.single_action_space, collection.steps)
+    observations, infos = envs.reset(seed=list[int | None](_seeds(collection, padded, 0)))
     lengths = np.full(len(padded), collection.steps)
     rows: list[dict[str, Any]] = []
     for step in range(collection.steps):

@@ -95,7 +95,8 @@ class Trajectories:
 
 
 def _evenly_spaced(column: np.ndarray, rows: int) -> np.ndarray:
-    return np.asarray(column[:: max(1, len(column) // rows)][:rows])
+    chosen = np.unique(np.linspace(0, len(column) - 1, min(rows, len(column))).round().astype(np.int64))
+    return np.asarray(column[chosen])
 
 
 def open_dataset(path: str | Path) -> Trajectories:
@@ -118,13 +119,22 @@ def open_dataset(path: str | Path) -> Trajectories:
             if missing:
                 raise DatasetError(f"{path}: not a trajectory file, it has no {' and no '.join(missing)}")
             columns = {name: _column(path, file[name]) for name in file if name not in INDEX}
-            metadata = {key: json.loads(value) for key, value in file.attrs.items() if isinstance(value, str)}
+            metadata = {key: _plain(value) for key, value in file.attrs.items() if isinstance(value, str)}
             return Trajectories(path, columns, file["ep_len"][:], file["ep_offset"][:], metadata)
     except (OSError, RuntimeError) as error:
         raise DatasetError(f"{path}: cannot be read as HDF5, it may be truncated ({error})") from error
 
 
-def _column(path: Path, dataset: h5py.Dataset) -> np.ndarray:
+def _plain(attribute: str) -> Any:
+    try:
+        return json.loads(attribute)
+    except json.JSONDecodeError:  # another writer's text
+        return attribute
+
+
+def _column(path: Path, dataset: h5py.Dataset | h5py.Group) -> np.ndarray:
+    if not isinstance(dataset, h5py.Dataset):
+        raise DatasetError(f"{path}: {dataset.name!r} is a group; allowed: one flat dataset a column")
     offset = dataset.id.get_offset()
     if offset is None or dataset.size == 0:  # chunked or compressed: another writer's file
         return dataset[:]
@@ -147,6 +157,7 @@ class Writer:
         self.path = Path(path)
         self.metadata = dict(metadata)
         self.parts = self.path.with_suffix(".parts")
+        self.temporary = self.path.with_suffix(".tmp")
         self.columns: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
         self.ep_len: list[int] = []
 
@@ -174,14 +185,18 @@ class Writer:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         self.stack.close()
-        if kind is None:
-            self._assemble()
-        shutil.rmtree(self.parts)
+        try:
+            if kind is None:
+                self._assemble()
+        finally:
+            shutil.rmtree(self.parts)
+            self.temporary.unlink(missing_ok=True)
 
     def _assemble(self) -> None:
+        if not self.ep_len:
+            raise DatasetError(f"{self.path}: no episodes were written")
         ep_len = np.asarray(self.ep_len, np.int32)
-        temporary = self.path.with_suffix(".tmp")
-        with h5py.File(temporary, "w", libver="latest") as file:
+        with h5py.File(self.temporary, "w", libver="latest") as file:
             file["ep_len"] = ep_len
             file["ep_offset"] = np.concatenate([[0], np.cumsum(ep_len[:-1], dtype=np.int64)])
             for name, (shape, dtype) in self.columns.items():
@@ -192,10 +207,10 @@ class Writer:
                     column[start : start + block] = rows[start : start + block]
             for key, value in self.metadata.items():
                 file.attrs[key] = json.dumps(value)
-        with open(temporary, "rb") as written:
+        _store_statistics(self.temporary)
+        with open(self.temporary, "rb") as written:
             os.fsync(written.fileno())
-        _store_statistics(temporary)
-        os.replace(temporary, self.path)
+        os.replace(self.temporary, self.path)
 
 
 def _store_statistics(path: Path) -> None:

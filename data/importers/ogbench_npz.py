@@ -21,6 +21,8 @@ def read_npz(path: Path) -> Trajectories:
     files = [path, path.with_name(f"{path.stem}-val.npz")]
     parts = [_read(file) for file in files if file.exists()]
     observations = np.concatenate([part["observations"] for part in parts])
+    for part in parts:
+        part["terminals"][-1] = 1  # a file may stop within an episode
     ends = np.flatnonzero(np.concatenate([part["terminals"] for part in parts])) + 1
     ep_offset = np.concatenate([[0], ends[:-1]])
     name = "pixels" if observations.dtype == np.uint8 else "state"
@@ -35,7 +37,10 @@ def read_npz(path: Path) -> Trajectories:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path) as file:
-            return {name: file[name] for name in ("observations", "actions", "terminals")}
-    except (KeyError, OSError, ValueError, BadZipFile) as error:
+        with open(path, "rb") as opened, np.load(opened) as file:
+            arrays = {name: file[name] for name in ("observations", "actions", "terminals")}
+    except (EOFError, KeyError, OSError, ValueError, BadZipFile) as error:
         raise DatasetError(f"{path}: not an OGBench dataset ({error})") from error
+    if not arrays["terminals"].any():
+        raise DatasetError(f"{path}: `terminals` marks no end of an episode")
+    return arrays

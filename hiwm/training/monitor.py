@@ -72,9 +72,9 @@ def ratio_to_copy_last(predicted: Tensor, latent: Tensor) -> float:
 
 def effective_rank(rows: Tensor) -> float:
     """exp(entropy of the covariance's eigenvalues), (N, D) -> 1 to D."""
-    values = torch.linalg.eigvalsh(torch.cov(rows.double().T).reshape(rows.shape[1], -1)).clamp_min(1e-12)
-    share = values / values.sum()
-    return torch.exp(-(share * share.log()).sum()).item()
+    values = torch.linalg.eigvalsh(torch.cov(rows.double().T).reshape(rows.shape[1], -1)).clamp_min(0)
+    share = values / values.sum().clamp_min(1e-30)
+    return torch.exp(torch.special.entr(share).sum()).item()
 
 
 def readout_r2(latent: Tensor, state: Tensor, most_rows: int = 1024, ridge: float = 1e-3) -> float:
@@ -83,10 +83,12 @@ def readout_r2(latent: Tensor, state: Tensor, most_rows: int = 1024, ridge: floa
     Ridge regression with a Gaussian kernel at the median distance, in closed form: frozen, non-linear, no training.
     """
     half = len(latent) // 2
+    if half == 0:  # one episode: nothing unseen
+        return float("nan")
     rows = [x.flatten(0, 1)[:: max(1, (half * latent.shape[1]) // most_rows)].double() for x in
             (latent[:half], state[:half], latent[half:], state[half:])]  # fmt: skip
     z, s, z_test, s_test = rows
-    varies = s.std(0) > 1e-6
+    varies = (s.std(0) > 1e-6) & (s_test.std(0) > 1e-6)
     if not varies.any():
         return float("nan")
     s, s_test = s[:, varies], s_test[:, varies]

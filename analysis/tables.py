@@ -1,0 +1,83 @@
+"""`python -m hiwm.analysis.tables runs/*`: evaluations of many runs as one CSV, and pooled over seeds as Markdown."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hiwm.evaluation.statistics import wilson_interval
+
+COLUMNS: tuple[str, ...] = (
+    "experiment", "seed", "agent", "won", "episodes", "low", "high", "steps", "plan_ms", "calls", "per_task", "machine", "commit",
+)  # fmt: skip
+Row = dict[str, str | int | float]
+
+
+def rows_of(folders: Iterable[Path], name: str, commit: str) -> list[Row]:
+    """A row for every agent of every `<name>.json` found in the folders."""
+    rows: list[Row] = []
+    for folder in sorted(folders):
+        path = folder / f"{name}.json"
+        if not path.exists():
+            continue
+        result = json.loads(path.read_text())
+        for agent, numbers in result["agents"].items():
+            rows.append(
+                {
+                    "experiment": result["experiment"],
+                    "seed": result["seed"],
+                    "agent": agent,
+                    "won": round(numbers["success"] * numbers["episodes"]),
+                    "episodes": numbers["episodes"],
+                    "low": round(numbers["interval"][0], 4),
+                    "high": round(numbers["interval"][1], 4),
+                    "steps": round(numbers["steps"]["mean"], 1) if numbers["steps"] else "",
+                    "plan_ms": round(numbers["plan_ms"]["mean"], 3),
+                    "calls": round(numbers["predictor_calls"], 1),
+                    "per_task": " ".join(f"{rate['success']:.2f}" for rate in numbers["per_task"].values()),
+                    "machine": result["machine"],
+                    "commit": commit,
+                }
+            )
+    return rows
+
+
+def pooled(rows: Sequence[Row]) -> str:
+    """Markdown: a line an experiment, a column an agent, episodes of all seeds together."""
+    agents = list(dict.fromkeys(str(row["agent"]) for row in rows))
+    lines = [f"| experiment | seeds | {' | '.join(agents)} |", "|---" * (len(agents) + 2) + "|"]
+    for experiment in dict.fromkeys(row["experiment"] for row in rows):
+        mine = [row for row in rows if row["experiment"] == experiment]
+        cells = []
+        for agent in agents:
+            counts = [(int(row["won"]), int(row["episodes"])) for row in mine if row["agent"] == agent]
+            won, of = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
+            low, high = wilson_interval(won, of)
+            cells.append(f"{100 * won / of:.1f} [{100 * low:.1f}, {100 * high:.1f}] ({won}/{of})" if of else "-")
+        seeds = sorted({int(row["seed"]) for row in mine})
+        lines.append(f"| {experiment} | {len(seeds)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(folders: Sequence[str]) -> None:
+    """Write `evaluation.csv` and `ablation.csv` into the current folder and print the pooled tables."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    for name in ("evaluation", "ablation"):
+        rows = rows_of([Path(folder) for folder in folders], name, commit)
+        if not rows:
+            continue
+        with open(f"{name}.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        print(f"\n{name}.csv\n\n{pooled(rows)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,200 @@
+from functools import partial
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict
+
+from hiwm.data.collect import Collection, collect
+from hiwm.data.policies import NoisyExpertPolicy, UniformPolicy
+
+STEPS = 7
+
+
+class Walk(gymnasium.Env):
+    """x moves by action and noise; the episode ends after `stop` steps, 3 to 10 of them, drawn from the seed."""
+
+    action_space = Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, images=False, expert=False):
+        self.images, self.expert = images, expert
+        vector = Box(-np.inf, np.inf, (4,), np.float64)
+        self.observation_space = Dict(where=vector, pixels=Box(0, 255, (2, 2, 3), np.uint8)) if images else vector
+
+    def observe(self):
+        info = {"expert_action": -2 * self.x} if self.expert else {}
+        vector = np.array([*self.x, self.time, self.stop])
+        if not self.images:
+            return vector, info
+        return {"where": vector, "pixels": np.full((2, 2, 3), self.time, np.uint8)}, info
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x, self.time = self.np_random.normal(size=2), 0
+        self.stop = int(self.np_random.integers(3, 11))
+        return self.observe()
+
+    def step(self, action):
+        self.x = self.x + action + 0.1 * self.np_random.normal(size=2)
+        self.time += 1
+        observation, info = self.observe()
+        return observation, 0.0, self.time >= self.stop, False, info
+
+
+class Start(Walk):
+    """Starts where gymnasium's own generator says first."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        gymnasium.Env.reset(self, seed=seed)
+        self.x = self.np_random.uniform(-1, 1, 2)
+        return self.observe()
+
+
+class Counted(Walk):
+    """Notes in a file that it was made."""
+
+    def __init__(self, log):
+        super().__init__()
+        with open(log, "a") as file:
+            file.write(".")
+
+
+def run(workers=1, num_envs=4, episodes=10, policy=None, make_env=None, seed=0):
+    make_env = make_env or partial(Walk)
+    policy = policy or partial(UniformPolicy, repeat=2)
+    collection = Collection(make_env, policy, episodes, STEPS, seed, "state", num_envs)
+    return list(collect(collection, workers))
+
+
+def assert_equal(left, right):
+    assert len(left) == len(right)
+    for mine, theirs in zip(left, right, strict=True):
+        assert set(mine) == set(theirs)
+        for name in mine:
+            assert mine[name].dtype == theirs[name].dtype
+            np.testing.assert_array_equal(mine[name], theirs[name])
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return run()
+
+
+def test_columns(reference):
+    assert len(reference) == 10
+    for episode in reference:
+        n = len(episode["state"])
+        assert episode["state"].shape == (n, 4)
+        assert episode["action"].shape == (n, 2)
+        assert {c.dtype for c in episode.values()} == {np.dtype(np.float32)}
+
+
+def test_an_episode_ends_with_its_final_observation(reference):
+    lengths = [len(episode["state"]) for episode in reference]
+    for episode, length in zip(reference, lengths, strict=True):
+        stop = episode["state"][0, 3]
+        assert length == min(STEPS, stop + 1)
+        np.testing.assert_array_equal(episode["state"][:, 2], np.arange(length))
+    assert min(lengths) < STEPS  # some terminate
+    assert max(lengths) == STEPS  # some do not
+    assert len(set(lengths)) > 2
+
+
+def test_actions_are_those_taken_at_their_row(reference):
+    for episode in reference:
+        moved = np.diff(episode["state"][:, :2], axis=0)
+        assert np.abs(moved - episode["action"][:-1]).max() < 0.6  # noise of 0.1
+        assert np.corrcoef(moved.ravel(), episode["action"][:-1].ravel())[0, 1] > 0.8
+
+
+def test_episodes_differ(reference):
+    assert len({episode["state"][0, 0] for episode in reference}) == len(reference)
+    assert len({episode["action"][0, 0] for episode in reference}) == len(reference)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 10, 16])
+def test_data_do_not_depend_on_num_envs(reference, num_envs):
+    assert_equal(run(num_envs=num_envs), reference)
+
+
+def test_data_do_not_depend_on_workers(reference):
+    assert_equal(run(workers=2, num_envs=3), reference)
+
+
+def test_fewer_episodes_are_the_first_ones(reference):
+    assert_equal(run(episodes=3), reference[:3])
+
+
+def test_data_depend_on_the_seed(reference):
+    assert not np.array_equal(run(seed=1)[0]["state"][0], reference[0]["state"][0])
+
+
+def test_num_envs_may_grow_between_collections_of_one_environment(reference):
+    assert_equal(run(num_envs=2, make_env=Walk), reference)
+    assert_equal(run(num_envs=5, make_env=Walk), reference)
+
+
+def test_named_observations_become_columns():
+    for episode in run(make_env=partial(Walk, images=True)):
+        assert set(episode) == {"where", "pixels", "action"}
+        assert episode["where"].dtype == np.float32
+        assert episode["pixels"].dtype == np.uint8
+        np.testing.assert_array_equal(episode["pixels"][:, 0, 0, 0], episode["where"][:, 2])
+
+
+def test_uniform_policy_repeats():
+    policy = UniformPolicy(repeat=3)
+    policy.reset([5, 6], Box(-2, 4, (2,), np.float32), 8)
+    actions = np.stack([policy.act(np.zeros((2, 1)), {}, step) for step in range(8)])
+    assert actions.shape == (8, 2, 2)
+    assert actions.dtype == np.float32
+    for first in (0, 3, 6):
+        np.testing.assert_array_equal(
+            actions[first : first + 3], np.broadcast_to(actions[first], actions[first : first + 3].shape)
+        )
+    assert len(np.unique(actions)) == 3 * 2 * 2
+    assert actions.min() >= -2
+    assert actions.max() <= 4
+
+
+def test_uniform_policy_fills_the_action_space():
+    policy = UniformPolicy()
+    policy.reset([0], Box(np.array([-2, 0], np.float32), np.array([4, 1], np.float32)), 2000)
+    actions = np.stack([policy.act(np.zeros((1, 1)), {}, step)[0] for step in range(2000)])
+    np.testing.assert_allclose(actions.min(0), [-2, 0], atol=0.05)
+    np.testing.assert_allclose(actions.max(0), [4, 1], atol=0.05)
+
+
+def test_expert_without_noise_is_followed():
+    expert = partial(NoisyExpertPolicy, noise=0.0)
+    for episode in run(policy=expert, make_env=partial(Walk, expert=True)):
+        # while an episode runs; the action of its last row leads nowhere
+        expected = np.clip(-2 * episode["state"][:-1, :2], -1, 1)
+        np.testing.assert_allclose(episode["action"][:-1], expected, rtol=1e-5)
+
+
+def test_expert_noise_has_its_deviation_and_is_clipped():
+    policy = NoisyExpertPolicy(noise=0.3)
+    policy.reset([0, 1], Box(-1, 1, (2,), np.float32), 2000)
+    infos = {"expert_action": np.array([[0.0, 0.9], [0.0, -0.9]])}
+    actions = np.stack([policy.act(np.zeros((2, 1)), infos, step) for step in range(2000)])
+    assert actions[..., 0].std() == pytest.approx(0.3, rel=0.05)
+    assert np.abs(actions).max() == 1
+    assert not np.array_equal(actions[:, 0, 0], actions[:, 1, 0])
+
+
+def test_expert_policy_needs_an_expert():
+    with pytest.raises(ValueError, match="expert_action"):
+        run(policy=partial(NoisyExpertPolicy, noise=0.1))
+
+
+def test_actions_do_not_reuse_the_numbers_of_the_start():
+    for episode in run(make_env=Start, policy=UniformPolicy):
+        assert not np.allclose(episode["state"][0, :2], episode["action"][0])
+
+
+def test_a_worker_keeps_its_environments(tmp_path):
+    log = tmp_path / "made"
+    run(workers=2, num_envs=2, episodes=10, make_env=partial(Counted, log))
+    assert len(log.read_text()) <= 2 * 2

@@ -1,0 +1,295 @@
+import h5py
+import numpy as np
+import pytest
+
+from hiwm.data.store import STATISTICS_ROWS, DatasetError, Trajectories, Writer, open_dataset
+
+LENGTHS = (5, 1, 8, 3)
+
+
+def make_episodes(seed=0, lengths=LENGTHS):
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "state": rng.normal(size=(n, 3)).astype(np.float32),
+            "action": rng.normal(size=(n, 2)).astype(np.float32),
+            "pixels": rng.integers(0, 256, (n, 4, 5, 3), dtype=np.uint8),
+            "step": np.arange(n, dtype=np.int64),
+        }
+        for n in lengths
+    ]
+
+
+def write(path, episodes, metadata=None):
+    with Writer(path, {} if metadata is None else metadata) as writer:
+        for episode in episodes:
+            writer.append(episode)
+    return path
+
+
+def write_as_stable_worldmodel(path, episodes, compression=None):
+    """Chunked, growing datasets, as stable-worldmodel's own writer makes them."""
+    with h5py.File(path, "w", libver="latest") as file:
+        for name, first in episodes[0].items():
+            shape = first.shape[1:]
+            file.create_dataset(
+                name,
+                (0, *shape),
+                first.dtype,
+                maxshape=(None, *shape),
+                chunks=(1, *shape),
+                compression=compression,
+            )
+        file.create_dataset("ep_len", (0,), np.int32, maxshape=(None,), chunks=(1,))
+        file.create_dataset("ep_offset", (0,), np.int64, maxshape=(None,), chunks=(1,))
+        file.swmr_mode = True
+        total = 0
+        for i, episode in enumerate(episodes):
+            n = len(episode["state"])
+            for name, rows in episode.items():
+                file[name].resize(total + n, axis=0)
+                file[name][total:] = rows
+            for name, value in (("ep_len", n), ("ep_offset", total)):
+                file[name].resize(i + 1, axis=0)
+                file[name][i] = value
+            total += n
+    return path
+
+
+def assert_holds(dataset, episodes):
+    assert dataset.ep_len.tolist() == [len(e["state"]) for e in episodes]
+    assert set(dataset.columns) == set(episodes[0])
+    for i, episode in enumerate(episodes):
+        rows = slice(dataset.ep_offset[i], dataset.ep_offset[i] + dataset.ep_len[i])
+        for name, expected in episode.items():
+            assert dataset.column(name).dtype == expected.dtype
+            np.testing.assert_array_equal(dataset.column(name)[rows], expected)
+
+
+def test_round_trip(tmp_path):
+    episodes = make_episodes()
+    metadata = {"environment": {"id": "maze", "sizes": [1, 2]}, "seed": 3}
+    dataset = open_dataset(write(tmp_path / "data.h5", episodes, metadata))
+    assert_holds(dataset, episodes)
+    assert dataset.num_steps == sum(LENGTHS)
+    assert dataset.metadata["environment"] == metadata["environment"]
+    assert dataset.metadata["seed"] == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["data.h5"]
+
+
+def test_path_may_be_a_string(tmp_path):
+    write(str(tmp_path / "data.h5"), make_episodes())
+    assert open_dataset(str(tmp_path / "data.h5")).num_steps == sum(LENGTHS)
+
+
+def test_columns_are_memory_maps_of_the_file(tmp_path):
+    path = write(tmp_path / "data.h5", make_episodes())
+    dataset = open_dataset(path)
+    with h5py.File(path) as file:
+        for name, column in dataset.columns.items():
+            assert isinstance(column, np.memmap)
+            assert column.offset == file[name].id.get_offset()
+            assert column.filename == path
+            assert not column.flags.writeable
+
+
+def test_layout_is_that_of_stable_worldmodel(tmp_path):
+    path = write(tmp_path / "data.h5", make_episodes())
+    with h5py.File(path, "r", swmr=True) as file:
+        assert file.swmr_mode
+        assert set(file) == {"state", "action", "pixels", "step", "ep_len", "ep_offset"}
+        assert all(isinstance(file[name], h5py.Dataset) for name in file)
+        assert file["ep_len"][:].tolist() == list(LENGTHS)
+        assert file["ep_offset"][:].tolist() == [0, 5, 6, 14]
+        assert file["pixels"].shape == (17, 4, 5, 3)
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_chunked_files_of_other_writers_open(tmp_path, compression):
+    episodes = make_episodes()
+    other = open_dataset(write_as_stable_worldmodel(tmp_path / "theirs.h5", episodes, compression))
+    assert_holds(other, episodes)
+    assert other.fingerprint == open_dataset(write(tmp_path / "ours.h5", episodes)).fingerprint
+
+
+@pytest.mark.parametrize("layout", [write, write_as_stable_worldmodel])
+@pytest.mark.parametrize("keep", [0, 7, 100, 0.3, 0.9, -1], ids=str)
+def test_truncated_files_are_refused(tmp_path, layout, keep):
+    path = layout(tmp_path / "cut.h5", make_episodes(lengths=(50, 60)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * keep) if isinstance(keep, float) else keep])
+    with pytest.raises(DatasetError, match=r"cut\.h5"):
+        open_dataset(path)
+
+
+def test_a_file_that_is_not_hdf5_is_refused(tmp_path):
+    path = tmp_path / "notes.h5"
+    path.write_text("not a dataset " * 100)
+    with pytest.raises(DatasetError, match=r"notes\.h5"):
+        open_dataset(path)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match=r"nowhere\.h5.*hiwm collect"):
+        open_dataset(tmp_path / "nowhere.h5")
+
+
+@pytest.mark.parametrize("gone", ["ep_len", "ep_offset"])
+def test_a_file_without_episode_table_is_refused(tmp_path, gone):
+    path = write(tmp_path / "flat.h5", make_episodes())
+    with h5py.File(path, "r+", libver="latest") as file:
+        del file[gone]
+    with pytest.raises(DatasetError, match=rf"flat\.h5.*{gone}"):
+        open_dataset(path)
+
+
+def test_a_column_shorter_than_the_episode_table_is_refused(tmp_path):
+    path = write(tmp_path / "short.h5", make_episodes())
+    with h5py.File(path, "r+", libver="latest") as file:
+        file["ep_len"][0] += 1
+    with pytest.raises(DatasetError, match=r"short\.h5.*17 rows.*18"):
+        open_dataset(path)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["over an older file", "new file"])
+def test_a_crash_while_writing_leaves_nothing(tmp_path, before):
+    path = tmp_path / "data.h5"
+    older = make_episodes(seed=9)
+    if before:
+        write(path, older)
+    with pytest.raises(KeyboardInterrupt), Writer(path, {}) as writer:  # noqa: PT012
+        writer.append(make_episodes()[0])
+        raise KeyboardInterrupt
+    assert [p.name for p in tmp_path.iterdir()] == (["data.h5"] if before else [])
+    if before:
+        assert_holds(open_dataset(path), older)
+
+
+def test_a_crash_while_assembling_leaves_nothing(tmp_path):
+    with pytest.raises(TypeError, match="JSON"), Writer(tmp_path / "data.h5", {"environment": object()}) as writer:
+        writer.append(make_episodes()[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_of_a_killed_writer_are_dropped(tmp_path):
+    (tmp_path / "data.parts").mkdir()
+    (tmp_path / "data.parts" / "state").write_bytes(b"left behind")
+    episodes = make_episodes()
+    assert_holds(open_dataset(write(tmp_path / "data.h5", episodes)), episodes)
+    assert not (tmp_path / "data.parts").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda e: e.pop("action"),
+        lambda e: e.update(extra=np.zeros(5)),
+        lambda e: e.update(action=e["action"][:-1]),
+        lambda e: e.update(action=e["action"].astype(np.float64)),
+        lambda e: e.update(action=e["action"][:, :1]),
+    ],
+    ids=["column missing", "column added", "lengths differ", "type differs", "shape differs"],
+)
+def test_an_inconsistent_episode_is_refused(tmp_path, change):
+    first, second = make_episodes(lengths=(5, 5))
+    change(second)
+    with pytest.raises(DatasetError, match=r"data\.h5.*an episode has"), Writer(tmp_path / "data.h5", {}) as writer:  # noqa: PT012
+        writer.append(first)
+        writer.append(second)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fingerprint_stands_for_the_content(tmp_path):
+    prints = {}
+    episodes = make_episodes()
+    prints["same"] = open_dataset(write(tmp_path / "a.h5", episodes, {"made": "today"})).fingerprint
+    assert open_dataset(write(tmp_path / "b.h5", episodes, {"made": "later"})).fingerprint == prints["same"]
+
+    changed = make_episodes()
+    changed[2]["pixels"][3, 1, 1, 1] ^= 1
+    prints["value"] = open_dataset(write(tmp_path / "c.h5", changed)).fingerprint
+    whole = {name: np.concatenate([e[name] for e in episodes]) for name in episodes[0]}
+    prints["episodes"] = open_dataset(write(tmp_path / "d.h5", [whole])).fingerprint
+    renamed = [{("other" if k == "state" else k): v for k, v in e.items()} for e in episodes]
+    prints["name"] = open_dataset(write(tmp_path / "e.h5", renamed)).fingerprint
+    assert len(set(prints.values())) == len(prints)
+    assert all(len(p) == 16 and int(p, 16) >= 0 for p in prints.values())
+
+
+def test_statistics_are_stored_and_right(tmp_path):
+    episodes = make_episodes()
+    path = write(tmp_path / "data.h5", episodes)
+    dataset = open_dataset(path)
+    assert dataset.metadata["fingerprint"] == dataset.fingerprint
+    with h5py.File(path) as file:
+        for name in episodes[0]:
+            data = np.concatenate([e[name] for e in episodes]).astype(np.float64)
+            np.testing.assert_allclose(file[name].attrs["mean"], data.mean(0), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(file[name].attrs["std"], data.std(0), rtol=1e-5, atol=1e-6)
+            mean, std = dataset.statistics(name)
+            np.testing.assert_array_equal(mean, file[name].attrs["mean"])
+            np.testing.assert_array_equal(std, file[name].attrs["std"])
+
+
+def ramp(rows):
+    return Trajectories("ramp", {"time": np.arange(rows)[:, None]}, np.array([rows]), np.array([0]))
+
+
+@pytest.mark.parametrize("rows", [STATISTICS_ROWS, 10 * STATISTICS_ROWS])
+def test_statistics_cover_the_whole_column(rows):
+    mean, std = ramp(rows).statistics("time")
+    assert mean[0] / rows == pytest.approx(0.5, abs=0.01)
+    assert std[0] / rows == pytest.approx(12**-0.5, abs=0.01)
+
+
+def test_statistics_cover_the_whole_column_at_any_length():
+    rows = 2 * STATISTICS_ROWS - 1
+    assert ramp(rows).statistics("time")[0][0] / rows == pytest.approx(0.5, abs=0.01)
+
+
+def test_fingerprint_covers_the_whole_column_at_any_length():
+    changed = ramp(8000)
+    changed.columns["time"][5000:] += 1
+    assert changed.fingerprint != ramp(8000).fingerprint
+
+
+@pytest.mark.parametrize(("share", "held_out"), [(0.1, 1), (0.2, 2), (0.5, 5), (0.0, 1)])
+def test_split_holds_out_the_last_share(tmp_path, share, held_out):
+    episodes = make_episodes(lengths=range(2, 12))
+    training, validation = open_dataset(write(tmp_path / "data.h5", episodes)).split(share)
+    assert_holds(training, episodes[:-held_out])
+    assert_holds(validation, episodes[-held_out:])
+    assert training.num_steps + validation.num_steps == sum(range(2, 12))
+
+
+@pytest.mark.parametrize(("lengths", "share"), [((5,), 0.1), ((5, 5), 1.0)])
+def test_split_that_leaves_nothing_is_refused(tmp_path, lengths, share):
+    dataset = open_dataset(write(tmp_path / "data.h5", make_episodes(lengths=lengths)))
+    with pytest.raises(DatasetError, match=r"data\.h5.*cannot be split"):
+        dataset.split(share)
+
+
+def test_an_unknown_column_lists_those_there_are(tmp_path):
+    dataset = open_dataset(write(tmp_path / "data.h5", make_episodes()))
+    with pytest.raises(DatasetError, match=r"data\.h5.*'position'.*'action', 'pixels', 'state', 'step'"):
+        dataset.column("position")
+
+
+def test_plain_text_attributes_of_other_writers_are_no_obstacle(tmp_path):
+    path = write_as_stable_worldmodel(tmp_path / "theirs.h5", make_episodes())
+    with h5py.File(path, "r+", libver="latest") as file:
+        file.attrs["env_name"] = "swm/PushT-v1"
+    assert open_dataset(path).num_steps == sum(LENGTHS)
+
+
+def test_a_group_in_the_file_is_refused(tmp_path):
+    path = write(tmp_path / "grouped.h5", make_episodes())
+    with h5py.File(path, "r+", libver="latest") as file:
+        file.create_group("observations")["state"] = np.zeros((17, 2))
+    with pytest.raises(DatasetError, match=r"grouped\.h5"):
+        open_dataset(path)
+
+
+def test_no_episodes_are_refused(tmp_path):
+    with pytest.raises(DatasetError, match=r"empty\.h5"):
+        open_dataset(write(tmp_path / "empty.h5", []))

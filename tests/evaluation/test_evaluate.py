@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+from tiny import TinyRoom
+
+from hiwm.evaluation.episodes import Episodes, Trace, episode_seed, run_episodes
+from hiwm.evaluation.evaluate import evaluate, make_agents, summarize
+from hiwm.evaluation.statistics import wilson_interval
+from hiwm.evaluation.traces import load_traces, save_traces
+
+
+@pytest.mark.parametrize(
+    ("won", "of", "low", "high"),
+    [  # reference values of the Wilson score interval, to three digits
+        (9, 10, 0.596, 0.982),
+        (0, 10, 0.0, 0.278),
+        (10, 10, 0.722, 1.0),
+        (5, 10, 0.237, 0.763),
+        (1, 1, 0.207, 1.0),
+        (250, 250, 0.985, 1.0),
+        (0, 0, 0.0, 1.0),
+    ],
+)
+def test_wilson_interval(won, of, low, high):
+    assert wilson_interval(won, of) == pytest.approx((low, high), abs=6e-4)
+
+
+class RecordingRoom(TinyRoom):
+    """Notes every start and goal."""
+
+    seen: list = []  # noqa: RUF012
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed, options=options)
+        RecordingRoom.seen.append((options["task_id"], seed, *observation.tolist(), *info["goal"].tolist()))
+        return observation, info
+
+
+def silent(*_):
+    pass
+
+
+def starts_and_goals(agent, num_envs, episodes=3, seed=0):
+    RecordingRoom.seen = []
+    outcome = run_episodes(
+        agent, RecordingRoom, num_tasks=2, episodes=episodes, max_steps=2, num_envs=num_envs, seed=seed, report=silent
+    )
+    assert outcome.task == [1] * episodes + [2] * episodes
+    return list(dict.fromkeys(RecordingRoom.seen))  # copies that fill up a batch are not looked at
+
+
+def test_starts_and_goals_depend_on_seed_task_and_episode_only(agent):
+    one = starts_and_goals(agent, num_envs=1)
+    assert len(one) == 6
+    assert one == starts_and_goals(agent, num_envs=2)
+    assert one == starts_and_goals(agent, num_envs=50)
+    assert {(task, seed) for task, seed, *_ in one} == {(t, episode_seed(0, t, e)) for t in (1, 2) for e in range(3)}
+    # more episodes begin with the same ones
+    more = starts_and_goals(agent, num_envs=2, episodes=4)
+    assert set(one) < set(more)
+    assert not set(one) & set(starts_and_goals(agent, num_envs=2, seed=1))
+
+
+class OneStepRoom(TinyRoom):
+    """Succeeds on the first step in episodes that start left of x = 0.2, never otherwise; never moves."""
+
+    def step(self, action):
+        over = bool(self.position[0] < 0.2)
+        return self._observation(), 0.0, over, False, {"success": over}
+
+
+@pytest.mark.parametrize("num_envs", [1, 2, 5])
+def test_successes_and_steps_are_counted_for_the_right_episode(agent, num_envs):
+    outcome = run_episodes(
+        agent, OneStepRoom, num_tasks=1, episodes=5, max_steps=4, num_envs=num_envs, seed=0, report=silent
+    )
+    room, expected = OneStepRoom(), []
+    for e in range(5):
+        room.reset(seed=episode_seed(0, 1, e), options={"task_id": 1})
+        expected.append(bool(room.position[0] < 0.2))
+    assert len(set(expected)) == 2
+    assert outcome.success == expected
+    assert outcome.steps == [1 if won else 4 for won in expected]
+    assert sum(outcome.planned) == sum(outcome.steps)
+
+
+def test_report_and_traces(agent):
+    reports = []
+    outcome = run_episodes(
+        agent, TinyRoom, num_tasks=2, episodes=3, max_steps=3, num_envs=2, seed=0, report=lambda *a: reports.append(a)
+    )
+    assert [(done, of) for done, _, of in reports] == [(2, 6), (3, 6), (5, 6), (6, 6)]
+    assert [trace.task for trace in outcome.traces] == [1, 2]
+    room = TinyRoom()
+    for trace in outcome.traces:
+        start, info = room.reset(seed=episode_seed(0, trace.task, 0), options={"task_id": trace.task})
+        np.testing.assert_array_equal(trace.observations[0], start)
+        np.testing.assert_array_equal(trace.goal, info["goal"])
+        assert trace.observations.shape == (3, 2)
+        assert [subgoals.shape for subgoals in trace.subgoals] == [(3, 2), (3, 4), (3, 4)]
+
+
+def measured_calls(agent, config):
+    """Predictor calls an environment step, in a room where nobody arrives: episodes all run to the limit."""
+    agents = make_agents(agent, config)
+    outcomes = evaluate(agents, partial(TinyRoom, radius=-1.0), config, silent)
+    return {name: summarize(outcome)["predictor_calls"] for name, outcome in outcomes.items()}
+
+
+def test_agents_plan_at_equal_compute(agent, tiny_run):
+    config = replace(tiny_run.config.evaluation, num_tasks=1, episodes=2, max_steps=30)
+    once = measured_calls(agent, config)
+    assert set(once) == {"hierarchical", "flat", "flat_landmarks"}
+    assert once["hierarchical"] == pytest.approx(agent.config.budget, rel=0.15)
+    for name in ("flat", "flat_landmarks"):
+        assert once[name] == pytest.approx(once["hierarchical"], rel=0.15)
+    twice = measured_calls(agent, replace(config, flat_budget=2))
+    assert twice["hierarchical"] == once["hierarchical"]
+    for name in ("flat", "flat_landmarks"):
+        assert twice[name] == pytest.approx(2 * once[name], rel=0.1)
+
+
+def test_baselines_share_the_levels(agent, tiny_run):
+    agents = make_agents(agent, tiny_run.config.evaluation)
+    assert [len(a.hierarchy) for a in agents.values()] == [3, 1, 1]
+    assert agents["flat"].hierarchy.levels[0] is agent.hierarchy.levels[0]
+    assert agents["flat"].planner.landmarks is None
+    assert agents["flat_landmarks"].planner.landmarks is agent.graphs[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"horizon": [3, 2, 4], "repeat": [2, 1, 1]}, r"evaluation.baselines.odd: planner.horizon\[0\] is 3"),
+        ({"horizon": [3]}, r"evaluation.baselines.odd: planner.horizon is \[3\]"),
+        ({"horizont": [3]}, r"evaluation.baselines.odd: .*horizont"),
+        ({"num_levels": 4}, r"evaluation.baselines.odd: num_levels is 4; allowed: 1 to 3"),
+    ],
+)
+def test_a_baseline_that_does_not_fit_is_named(agent, tiny_run, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_agents(agent, replace(tiny_run.config.evaluation, baselines={"odd": changes}))
+
+
+def test_evaluation_json(tiny_run):
+    written = json.loads((tiny_run.folder / "evaluation.json").read_text())
+    assert set(written) == {"identity", "experiment", "seed", "protocol", "machine", "agents"}
+    assert written["experiment"] == "tiny"
+    assert written["protocol"] == {"num_tasks": 2, "max_steps": 60, "seed": 0, "flat_budget": 1}
+    assert list(written["agents"]) == ["hierarchical", "flat", "flat_landmarks"]
+    for name, numbers in written["agents"].items():
+        assert set(numbers) == {
+            "success", "interval", "episodes", "per_task", "steps", "plan_ms", "predictor_calls"
+        }  # fmt: skip
+        per_task = numbers["per_task"]
+        assert set(per_task) == {"1", "2"}
+        each = 3 if name == "hierarchical" else 2
+        assert [rate["episodes"] for rate in per_task.values()] == [each, each]
+        assert numbers["episodes"] == 2 * each
+        assert numbers["success"] == pytest.approx(sum(rate["success"] for rate in per_task.values()) / 2)
+        assert numbers["interval"] == pytest.approx(
+            wilson_interval(round(numbers["success"] * numbers["episodes"]), numbers["episodes"])
+        )
+        assert set(numbers["plan_ms"]) == {"mean", "p50", "p95"}
+        assert 0 < numbers["plan_ms"]["p50"] <= numbers["plan_ms"]["p95"]
+
+
+def test_summary():
+    outcome = Episodes(
+        task=[1, 1, 2, 2], success=[True, False, True, True], steps=[4, 10, 6, 20],
+        plan_ms=[1.0, 3.0], planned=[3, 1], predictor_calls=400.0,
+    )  # fmt: skip
+    numbers = summarize(outcome)
+    assert numbers["success"] == 0.75
+    assert numbers["per_task"]["1"]["success"] == 0.5
+    assert numbers["steps"] == {"mean": 10.0, "median": 6.0}
+    assert numbers["plan_ms"]["mean"] == pytest.approx(1.5)
+    assert numbers["predictor_calls"] == 10
+    outcome.success = [False] * 4
+    assert summarize(outcome)["steps"] is None
+
+
+def test_traces_round_trip(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def trace(task, success, length):
+        subgoals = [rng.normal(size=(length, d)).astype(np.float32) for d in (2, 4, 3)]
+        return Trace(task, success, rng.normal(size=(length, 2)), rng.normal(size=2), subgoals)
+
+    wrote = {
+        "hierarchical": Episodes(traces=[trace(1, True, 5), trace(2, False, 8)]),
+        "flat/odd name": Episodes(traces=[trace(2, True, 3)]),
+    }
+    save_traces(tmp_path / "traces.npz", wrote)
+    read = load_traces(tmp_path / "traces.npz")
+    assert set(read) == set(wrote)
+    for agent, outcome in wrote.items():
+        for one, other in zip(outcome.traces, read[agent], strict=True):
+            assert (one.task, one.success) == (other.task, other.success)
+            np.testing.assert_array_equal(one.observations, other.observations)
+            np.testing.assert_array_equal(one.goal, other.goal)
+            for a, b in zip(one.subgoals, other.subgoals, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_traces_of_the_run(tiny_run):
+    traces = load_traces(tiny_run.folder / "evaluation.npz")
+    assert {name: [trace.task for trace in found] for name, found in traces.items()} == {
+        "hierarchical": [1, 2], "flat": [1, 2], "flat_landmarks": [1, 2]
+    }  # fmt: skip
+    assert [len(found[0].subgoals) for found in traces.values()] == [3, 1, 1]

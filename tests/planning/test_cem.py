@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hiwm.planning.solvers.cem import CEM
+from hiwm.planning.solvers.solver import Proposal
+
+H, A = 3, 2
+
+
+def quadratic(target, scale=None):
+    """Energy (a - target)' diag(scale) (a - target), target (B, H, A); unbounded optimum: the target itself."""
+    scale = torch.ones(target.shape[1:]) if scale is None else scale
+
+    def energy(candidates):
+        return (scale * (candidates - target.unsqueeze(1)) ** 2).sum((-1, -2))
+
+    return energy
+
+
+def proposal(batch, bound=10.0, std=1.0, mean=0.0):
+    return Proposal(
+        torch.full((batch, H, A), mean),
+        torch.full((batch, H, A), std),
+        torch.full((A,), -bound),
+        torch.full((A,), bound),
+    )
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_finds_the_optimum_of_a_quadratic():
+    target = torch.randn(4, H, A, generator=generator(5))
+    scale = torch.linspace(0.5, 2, H * A).reshape(H, A)
+    found = CEM(iterations=30, elite_share=0.1, min_std=1e-3).solve(
+        quadratic(target, scale), proposal(4), 300, generator()
+    )
+    torch.testing.assert_close(found.actions, target, atol=0.03, rtol=0)
+    assert found.energy.max() < 2e-3
+
+
+def test_active_bounds_are_reached_and_kept():
+    target = torch.tensor([2.0, -0.2]).expand(2, H, A)
+    found = CEM(iterations=20, elite_share=0.1, min_std=1e-3).solve(
+        quadratic(target), proposal(2, bound=0.5), 300, generator()
+    )
+    assert found.actions.abs().max() <= 0.5
+    best = target.clamp(-0.5, 0.5)
+    torch.testing.assert_close(found.actions, best, atol=0.03, rtol=0)
+    torch.testing.assert_close(found.energy, quadratic(target)(best.unsqueeze(1)).squeeze(1), rtol=5e-3, atol=0)
+
+
+def test_every_candidate_lies_within_the_bounds():
+    seen = []
+
+    def energy(candidates):
+        seen.append(candidates)
+        return candidates.square().sum((-1, -2))
+
+    low, high = torch.tensor([-0.3, -1.0]), torch.tensor([0.1, 0.2])
+    start = proposal(2)
+    CEM(iterations=3).solve(energy, Proposal(start.mean, start.std, low, high), 50, generator())
+    assert len(seen) == 3
+    assert all(((c >= low) & (c <= high)).all() for c in seen)
+    assert (seen[0] == high).any()  # the bounds were active
+
+
+def test_batched_problems_do_not_influence_each_other():
+    one, two, other = torch.randn(3, H, A, generator=generator(7))
+    solver = CEM(iterations=5)
+    first = solver.solve(quadratic(torch.stack([one, two])), proposal(2), 40, generator())
+    second = solver.solve(quadratic(torch.stack([one, other])), proposal(2), 40, generator())
+    assert torch.equal(first.actions[0], second.actions[0])
+    assert torch.equal(first.energy[0], second.energy[0])
+    assert not torch.equal(first.actions[1], second.actions[1])
+
+
+def test_the_answer_has_the_least_energy_seen():
+    target = torch.randn(3, H, A, generator=generator(1))
+    wiggly, seen = quadratic(target), []
+
+    def energy(candidates):
+        values = wiggly(candidates) + 3 * torch.sin(20 * candidates.sum((-1, -2)))
+        seen.append(values)
+        return values
+
+    found = CEM(iterations=6).solve(energy, proposal(3), 30, generator())
+    assert torch.equal(found.energy, torch.cat(seen, 1).amin(1))
+    torch.testing.assert_close(energy(found.actions.unsqueeze(1)).squeeze(1), found.energy)
+
+
+def test_the_mean_is_always_a_candidate():
+    mean = torch.randn(2, H, A, generator=generator(3))
+    start = proposal(2)
+    found = CEM(iterations=1).solve(quadratic(mean), Proposal(mean, start.std, start.low, start.high), 4, generator())
+    assert torch.equal(found.actions, mean)
+    assert torch.equal(found.energy, torch.zeros(2))
+
+
+def test_same_generator_same_answer():
+    target = torch.randn(2, H, A, generator=generator(4))
+    answers = [CEM().solve(quadratic(target), proposal(2), 20, generator(seed)).actions for seed in (0, 0, 1)]
+    assert torch.equal(answers[0], answers[1])
+    assert not torch.equal(answers[0], answers[2])
+
+
+@pytest.mark.parametrize("arguments", [{"iterations": 0}, {"elite_share": 0.0}, {"elite_share": 1.5}])
+def test_bad_arguments_are_refused(arguments):
+    with pytest.raises(ValueError, match=f"CEM: .*{next(iter(arguments))}"):
+        CEM(**arguments)

@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hiwm.data.store import open_dataset
+from hiwm.hierarchy import Hierarchy, LevelSpec
+from hiwm.planning.plan import least_distance
+from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
+
+STEP = 0.05
+LOW, HIGH = torch.full((2,), -1.0), torch.full((2,), 1.0)
+STACK = PlannerConfig(
+    landmarks="direct",
+    hops=1,
+    budget=200,
+    proposal=["inverse", "inverse", "gaussian"],
+    horizon=[10, 5, 4],
+    replan=[1, 5, 10],
+    repeat=[1, 1, 1],
+    std=[0.7, 1.0, 1.0],
+    inverse_std=[0.15, 0.5, 0.5],
+    macro_bound=2.5,
+    solver={"_target_": "hiwm.planning.solvers.cem.CEM"},
+)
+FLAT = replace(STACK, landmarks="none", proposal=["gaussian"], horizon=[20], replan=[5], repeat=[5])
+
+
+class Linear(nn.Module):
+    """z' = z + 0.05 a: the room without its wall, exactly."""
+
+    def forward(self, latent, action):
+        return latent + STEP * action
+
+
+class Counting(nn.Module):
+    """A predictor that counts the predictions it makes."""
+
+    def __init__(self, predictor):
+        super().__init__()
+        self.predictor, self.count = predictor, 0
+
+    def forward(self, latent, action):
+        self.count += latent.shape[0]
+        return self.predictor(latent, action)
+
+
+@pytest.fixture
+def exact():
+    """One level whose latent is the position and whose predictor is right."""
+    parts = {
+        "horizon": 4,
+        "encoder": {"_target_": "hiwm.levels.encoders.identity.IdentityEncoder"},
+        "action_encoder": {"_target_": "hiwm.levels.action_encoders.raw.RawActionEncoder"},
+        "predictor": {"_target_": "hiwm.levels.predictors.mlp.ResidualMLPPredictor", "width": 8, "depth": 1},
+        "inverse": {"_target_": "hiwm.levels.inverse.InverseModel", "reach": 20, "width": 8, "depth": 1},
+        "regularizers": {},
+        "coefs": {"prediction": 1.0, "inverse": 1.0},
+    }
+    spec = LevelSpec(parts, 1, {"state": (2,)}, 2, "exact")
+    level = spec.build()
+    level.predictor = Linear()
+    return Hierarchy([level], [spec]).eval().requires_grad_(False)
+
+
+def start(planner, goal, seed=0):
+    planner.start({"state": goal}, torch.Generator().manual_seed(seed))
+    return planner
+
+
+def points(number, seed=0):
+    return torch.rand(number, 2, generator=torch.Generator().manual_seed(seed))
+
+
+def stack_planner(agent, **changes):
+    """A planner over the trained tiny stack."""
+    return HierarchicalPlanner(agent.hierarchy, replace(agent.config, **changes), agent.graphs[-1], LOW, HIGH)
+
+
+def walk(planner, state, steps):
+    """Plans while walking through the room without walls."""
+    plans = []
+    for _ in range(steps):
+        plans.append(planner.plan({"state": state}))
+        state = (state + STEP * plans[-1].action).clamp(0, 1)
+    return plans, state
+
+
+def test_flat_planner_with_exact_dynamics_reaches_its_goal(exact):
+    position, goal = points(6, 1), points(6, 2)
+    assert (position - goal).norm(dim=1).max() > 0.7  # fourteen steps of full length
+    planner = start(HierarchicalPlanner(exact, FLAT, None, LOW, HIGH), goal)
+    plans, _ = walk(planner, position, 40)
+    path = position + STEP * torch.stack([plan.action for plan in plans]).cumsum(0)
+    assert (path - goal).norm(dim=2).amin(0).max() < 0.05  # arrival ends an episode: the closest counts
+    assert all(plan.action.abs().max() <= 1 for plan in plans)
+
+
+def test_predictions_are_those_of_the_actions_and_energy_is_the_least_distance(exact):
+    position, goal = points(3, 1), points(3, 2)
+    part = start(HierarchicalPlanner(exact, FLAT, None, LOW, HIGH), goal).plan({"state": position}).steps[0]
+    expected = position.unsqueeze(1) + STEP * part.actions.cumsum(1)
+    torch.testing.assert_close(part.predicted, expected)
+    torch.testing.assert_close(part.energy, (expected - goal.unsqueeze(1)).square().sum(-1).amin(1))
+    assert torch.equal(part.subgoal, part.predicted[:, 0])
+    assert torch.equal(part.target, goal)
+    # actions are held for five steps in a search
+    assert torch.equal(part.actions, part.actions[:, ::5].repeat_interleave(5, 1))
+
+
+def test_actions_stay_within_the_bounds_of_the_data(exact):
+    planner = start(HierarchicalPlanner(exact, FLAT, None, 0.1 * LOW, 0.2 * HIGH), points(4, 2))
+    actions = torch.cat([part.steps[0].actions for part in walk(planner, points(4, 1), 6)[0]])
+    assert actions.min() >= -0.1 - 1e-6
+    assert actions.max() <= 0.2 + 1e-6
+    assert actions.max() == pytest.approx(0.2)  # the bound is active
+
+
+def test_least_distance_is_the_least_over_the_horizon():
+    predicted = torch.randn(5, 7, 3, generator=torch.Generator().manual_seed(0))
+    target = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    expected = [min(float(((p - t) ** 2).sum()) for p in row) for row, t in zip(predicted, target, strict=True)]
+    torch.testing.assert_close(least_distance(predicted, target), torch.tensor(expected))
+    # a detour is not taxed: passing through the target is as good as standing on it
+    through = torch.tensor([[[5.0], [0.0], [9.0]], [[0.0], [0.0], [0.0]]])
+    assert least_distance(through, torch.zeros(2, 1)).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"proposal": ["gaussian"] * 3},
+        {"landmarks": "none"},
+        {"landmarks": "search"},
+        {"landmarks": "search", "proposal": ["inverse", "inverse+search", "gaussian"]},
+        {"landmarks": "none", "proposal": ["gaussian", "inverse", "gaussian"], "budget": 400},
+        {"replan": [6, 6, 6], "budget": 60},
+    ],
+)
+def test_predictor_calls_stay_within_the_budget(agent, changes):
+    counters = []
+    for level in agent.hierarchy.levels:
+        level.predictor = Counting(level.predictor)
+        counters.append(level.predictor)
+    planner = stack_planner(agent, **changes)
+    batch, steps = 3, 12
+    plans, _ = walk(start(planner, points(batch, 2)), points(batch, 1), steps)
+    budget = planner.config.budget
+    reported = sum(plan.predictor_calls for plan in plans) / steps
+    made = sum(counter.count for counter in counters) / batch / steps
+    assert reported == pytest.approx(budget, rel=0.15)
+    assert made == pytest.approx(budget, rel=0.15)
+    assert reported <= made <= 1.05 * reported  # what a solution is drawn with comes on top
+
+
+def test_following_the_inverse_models_costs_their_horizon(agent):
+    planner = stack_planner(agent, proposal=["inverse"] * 3, horizon=[6, 2, 4], replan=[3, 3, 6], budget=1)
+    assert planner.samples == [0, 0, 0]
+    plans, _ = walk(start(planner, points(2, 2)), points(2, 1), 6)
+    # the top level is handed its landmark; below, one candidate each
+    assert [plan.predictor_calls for plan in plans] == [8, 0, 0, 8, 0, 0]
+
+
+def test_parts_are_kept_between_their_replans(agent):
+    planner = start(stack_planner(agent), points(2, 2))
+    plans, _ = walk(planner, points(2, 1), 13)
+    for k, every in enumerate(planner.config.replan):
+        for step, plan in enumerate(plans):
+            part = plan.steps[k]
+            assert part.level == k
+            assert part.made_at == step - step % every
+            assert step == 0 or (part is plans[step - 1].steps[k]) == (step % every != 0)
+    for step, plan in enumerate(plans):  # between replans the sequence of actions is played as planned
+        assert torch.equal(plan.action, plan.steps[0].actions[:, step % 3])
+
+
+def test_each_level_aims_at_the_subgoal_of_the_level_above(agent):
+    for landmarks in ("direct", "search", "none"):
+        plan = start(stack_planner(agent, landmarks=landmarks), points(2, 2)).plan({"state": points(2, 1)})
+        for k in (0, 1):
+            assert torch.equal(plan.steps[k].target, plan.steps[k + 1].subgoal)
+            assert plan.steps[k].target_level == k + 1
+        assert plan.steps[2].target_level == 2
+        assert [part.due for part in plan.steps[:2]] == [1, 3]
+        assert (plan.steps[2].actions is None) == (landmarks == "direct")
+
+
+def test_direct_targets_are_landmarks_or_the_goal_itself(agent):
+    graph = agent.graphs[-1]
+    goal = points(8, 2)
+    planner = start(stack_planner(agent), goal)
+    plans, _ = walk(planner, points(8, 1), 25)
+    own = agent.hierarchy.encode({"state": goal})[-1]
+    goals = landmarks = 0
+    for plan in plans[::6]:
+        part = plan.steps[2]
+        assert part.actions is part.predicted is part.energy is None
+        assert torch.equal(part.subgoal, part.target)
+        assert part.due == graph.edge_steps
+        is_goal = (part.target == own).all(1)
+        is_landmark = (part.target.unsqueeze(1) == graph.latents).all(2).any(1)
+        assert (is_goal | is_landmark).all()
+        goals, landmarks = goals + int(is_goal.sum()), landmarks + int(is_landmark.sum())
+    assert goals
+    assert landmarks
+
+
+def test_a_target_is_the_successor_of_the_nearest_landmark(agent, tiny_run):
+    """Standing on a landmark, the target is the next one on the shortest path; hops=2, the one after."""
+    graph = agent.graphs[-1]
+    by_row = {int(row): i for i, row in enumerate(graph.data.row)}
+    rows = sorted(by_row)
+    states = torch.from_numpy(open_dataset(tiny_run.config.dataset.path).column("state")[rows].copy())
+    goal = states[:1].expand(len(rows), 2)
+    own = agent.hierarchy.encode({"state": goal})[-1]
+    for hops in (1, 2):
+        planner = start(stack_planner(agent, hops=hops), goal)
+        part = planner.plan({"state": states}).steps[2]
+        cost = graph.cost_to_go(torch.tensor([by_row[rows[0]]]))
+        following = graph.successors(cost)[:, 0]
+        for i, row in enumerate(rows):
+            landmark = by_row[row]
+            for _ in range(hops):
+                landmark = int(following[landmark])
+            expected = own[i] if landmark == by_row[rows[0]] else graph.latents[landmark]
+            near = torch.cdist(part.target[i : i + 1], expected.unsqueeze(0))
+            # within half an edge of the goal's landmark, that counts as reached already
+            at_goal = torch.cdist(graph.latents[by_row[row], None], graph.latents[by_row[rows[0]], None])
+            assert near < 1e-5 or at_goal <= 0.5 * graph.edge_length
+
+
+def test_keep_goes_on_with_the_same_plans(agent):
+    goal, state = points(5, 2), points(5, 1)
+    for rows in (torch.tensor([0, 3]), torch.tensor([True, False, False, True, False])):
+        planner = start(stack_planner(agent), goal)
+        (_, before), state_then = walk(planner, state, 2)
+        planner.keep(rows)
+        after = planner.plan({"state": state_then[rows]})
+        for old, new in zip(before.steps, after.steps, strict=True):
+            assert torch.equal(old.target[rows], new.target)
+            assert torch.equal(old.subgoal[rows], new.subgoal)
+            if old.actions is not None:
+                assert torch.equal(old.actions[rows], new.actions)
+                assert torch.equal(old.predicted[rows], new.predicted)
+            assert old.made_at == new.made_at == 0
+        assert torch.equal(after.action, before.steps[0].actions[rows, 2])
+        # and replans for the goals of those it kept
+        assert torch.equal(planner.goal, agent.hierarchy.encode({"state": goal})[-1][rows])
+        plans, _ = walk(planner, state_then[rows], 8)
+        assert plans[-1].action.shape == (2, 2)
+        assert plans[-1].steps[2].made_at == 6
+
+
+def test_kept_environments_choose_landmarks_as_if_they_had_been_alone(agent):
+    """The top level's choice uses no randomness, so it must not depend on who else is in the batch."""
+    goal, state = points(6, 2), points(6, 1)
+    together, alone = start(stack_planner(agent), goal), start(stack_planner(agent), goal[4:])
+    together.plan({"state": state})
+    alone.plan({"state": state[4:]})
+    together.keep(torch.tensor([4, 5]))
+    for planner in (together, alone):
+        planner.step = 6
+    there = points(2, 3)
+    a, b = (planner.plan({"state": there}).steps[2] for planner in (together, alone))
+    torch.testing.assert_close(a.target, b.target)
+
+
+def test_same_seed_same_actions(agent):
+    runs = []
+    for seed in (0, 0, 1):
+        plans, _ = walk(start(stack_planner(agent), points(3, 2), seed), points(3, 1), 7)
+        runs.append(torch.stack([plan.action for plan in plans]))
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"landmarks": "indirect"}, r"planner.landmarks is 'indirect'; allowed: none, direct, search"),
+        ({"proposal": ["gaussian", "gaussian"]}, r"planner.proposal is .*3 levels"),
+        ({"horizon": [10]}, r"planner.horizon is \[10\].*3 levels"),
+        ({"replan": [5, 5]}, r"planner.replan is \[5, 5\].*3 levels"),
+        ({"repeat": []}, r"planner.repeat is \[\].*3 levels"),
+        ({"std": [1.0]}, r"planner.std is .*3 levels"),
+        ({"inverse_std": [1.0]}, r"planner.inverse_std is .*3 levels"),
+        ({"proposal": ["gaussian", "guess", "gaussian"]}, r"planner.proposal\[1\] is 'guess'"),
+        ({"horizon": [10, 5, 4], "repeat": [3, 1, 1]}, r"planner.horizon\[0\] is 10.*repeat 3"),
+        ({"replan": [4, 8, 10]}, r"planner.replan is \[4, 8, 10\].*multiples of the first"),
+    ],
+)
+def test_check_names_the_key(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(STACK, **changes).check(3)
+    STACK.check(3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"replan": [7, 7, 7]}, r"planner.replan\[0\] is 7 steps; allowed: at most its horizon, 6"),
+        ({"budget": 10}, r"planner.budget is 10: level 0 gets .* Raise the budget or planner.replan\[0\]"),
+        ({"solver": {"_target_": "os.getcwd"}}, r"'os.getcwd' is not trusted"),
+        ({"solver": {"_target_": "hiwm.planning.solvers.cem.CEM", "rounds": 3}}, r"rounds"),
+    ],
+)
+def test_the_planner_names_what_does_not_fit(agent, changes, message):
+    with pytest.raises(ValueError, match=message):
+        stack_planner(agent, **changes)
+
+
+def test_landmarks_without_a_graph_are_refused(exact):
+    with pytest.raises(ValueError, match=r"planner.landmarks is 'direct' but the hierarchy has no graph"):
+        HierarchicalPlanner(exact, replace(FLAT, landmarks="direct"), None, LOW, HIGH)
+
+
+def test_flat_with_landmarks_searches_for_the_next_landmark(agent):
+    flat = agent.with_planner(
+        num_levels=1, landmarks="direct", proposal=["gaussian"], horizon=[6], replan=[3], repeat=[1]
+    )
+    goal = points(4, 2).numpy()
+    flat.reset(goal)
+    action = flat.act(points(4, 1).numpy())
+    (part,) = flat.plan.steps
+    assert part.actions.shape == (4, 6, 2)
+    own = flat.hierarchy.encode({"state": torch.from_numpy(goal)})[0]
+    on_graph = (part.target.unsqueeze(1) == agent.graphs[0].latents).all(2).any(1)
+    assert (on_graph | (part.target == own).all(1)).all()
+    assert isinstance(action, np.ndarray)

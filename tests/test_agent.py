@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import hiwm
+from hiwm.data.store import open_dataset
+
+RNG = np.random.default_rng(0)
+GOALS = RNG.uniform(0, 1, (4, 2)).astype(np.float32)
+STATES = RNG.uniform(0, 1, (4, 2)).astype(np.float32)
+
+
+@pytest.fixture
+def saved(tiny_run, tmp_path):
+    """A copy of the saved hierarchy that may be spoiled."""
+    return Path(shutil.copytree(tiny_run.folder / "hierarchy", tmp_path / "hierarchy"))
+
+
+def acted(agent, steps=5, goal=GOALS, state=STATES):
+    agent.reset(goal)
+    return np.stack([agent.act(state) for _ in range(steps)])
+
+
+def test_public_names(agent, tiny_run):
+    assert hiwm.load_agent.__module__ == "hiwm.agent"
+    assert isinstance(hiwm.load_agent(str(tiny_run.folder / "hierarchy")), hiwm.Agent)
+    agent.reset(GOALS[0])
+    agent.act(STATES[0])
+    assert isinstance(agent.plan, hiwm.Plan)
+    with pytest.raises(AttributeError, match="load_agents"):
+        hiwm.load_agents  # noqa: B018
+
+
+def test_single_and_batch(agent):
+    batch = acted(agent)
+    assert isinstance(batch, np.ndarray)
+    assert batch.shape == (5, 4, 2)
+    assert batch.dtype == np.float32
+    single = acted(agent, goal=GOALS[1], state=STATES[1])
+    assert single.shape == (5, 2)
+    of_one = acted(agent, goal=GOALS[1:2], state=STATES[1:2])
+    assert of_one.shape == (5, 1, 2)
+    np.testing.assert_array_equal(single, of_one[:, 0])
+    assert agent.plan.action.shape == (1, 2)
+    assert [part.subgoal.shape for part in agent.plan.steps] == [(1, 2), (1, 4), (1, 4)]
+
+
+def test_the_first_of_a_batch_does_as_it_would_alone(agent):
+    """Candidates are drawn for the batch as a whole; those of its first environment come first, so are the same."""
+    agent = agent.with_planner(proposal=["inverse"] * 3)  # no randomness: all must be the same
+    np.testing.assert_allclose(acted(agent)[:, 2], acted(agent, goal=GOALS[2], state=STATES[2]), atol=1e-5)
+
+
+def test_forms_of_observations(agent):
+    wanted = acted(agent)
+    np.testing.assert_array_equal(acted(agent, goal={"state": GOALS}, state={"state": STATES}), wanted)
+    np.testing.assert_array_equal(acted(agent, goal=GOALS.astype(np.float64), state=STATES.astype(np.float64)), wanted)
+    extra = {"state": STATES, "time": np.zeros(4)}  # what is no input is left alone
+    np.testing.assert_array_equal(acted(agent, state=extra), wanted)
+    one = acted(agent, goal=GOALS[0].tolist(), state=STATES[0].tolist())
+    np.testing.assert_array_equal(one, acted(agent, goal=GOALS[0], state=STATES[0]))
+
+
+def test_actions_are_within_those_of_the_data(agent, tiny_run):
+    low, high = np.array(agent.world.action_low), np.array(agent.world.action_high)
+    data = open_dataset(tiny_run.config.dataset.path).column("action")
+    np.testing.assert_allclose(low, data.min(0))
+    np.testing.assert_allclose(high, data.max(0))
+    actions = acted(agent, 20)
+    assert (actions >= low - 1e-6).all()
+    assert (actions <= high + 1e-6).all()
+
+
+def test_act_before_reset_is_refused(agent):
+    with pytest.raises(ValueError, match="reset"):
+        agent.act(STATES)
+    with pytest.raises(ValueError, match="act"):
+        agent.plan  # noqa: B018
+    agent.reset(GOALS)
+    with pytest.raises(ValueError, match="act"):
+        agent.plan  # noqa: B018
+
+
+@pytest.mark.parametrize("observation", [STATES[:3], STATES[:1], STATES[0]])
+def test_another_batch_than_the_goals_is_refused(agent, observation):
+    agent.reset(GOALS)
+    with pytest.raises(ValueError, match=r"for 4 goals"):
+        agent.act(observation)
+
+
+def test_single_after_a_single_goal_only(agent):
+    agent.reset(GOALS[0])
+    with pytest.raises(ValueError, match="1 observations for 1 goals"):
+        agent.act(STATES[:1])
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 4, 2), ()])
+def test_another_shape_is_refused(agent, shape):
+    with pytest.raises(ValueError, match=r"state has the shape .*tiny\.TinyRoom"):
+        agent.reset(np.zeros(shape, np.float32))
+
+
+def test_a_missing_input_is_named(agent):
+    with pytest.raises(ValueError, match=r"\['pixels'\]; needed: \['state'\]"):
+        agent.reset({"pixels": GOALS})
+
+
+@pytest.mark.parametrize("rows", [np.array([0, 2]), np.array([True, False, True, False])])
+def test_keep(agent, rows):
+    agent.reset(GOALS)
+    agent.act(STATES)
+    planned = agent.plan.steps[0].actions
+    agent.keep(rows)
+    with pytest.raises(ValueError, match="4 observations for 2 goals"):
+        agent.act(STATES)
+    action = agent.act(STATES[[0, 2]])
+    np.testing.assert_array_equal(action, planned[[0, 2], 1])
+
+
+def test_reset_begins_anew(agent):
+    np.testing.assert_array_equal(acted(agent), acted(agent))
+
+
+def test_saved_and_loaded_acts_the_same(agent, tmp_path):
+    agent.save(tmp_path / "again")
+    loaded = hiwm.load_agent(tmp_path / "again")
+    np.testing.assert_array_equal(acted(loaded, 10), acted(agent, 10))
+    assert loaded.world == agent.world
+    assert loaded.config == agent.config
+    assert not list(tmp_path.glob("*.tmp"))
+    # over an older one with files of its own
+    (tmp_path / "again" / "level7.safetensors").write_bytes(b"")
+    agent.save(tmp_path / "again")
+    assert not (tmp_path / "again" / "level7.safetensors").exists()
+    np.testing.assert_array_equal(acted(hiwm.load_agent(tmp_path / "again")), acted(agent))
+
+
+def test_loaded_levels_are_frozen(agent):
+    assert not agent.hierarchy.training
+    assert not any(parameter.requires_grad for parameter in agent.hierarchy.parameters())
+
+
+def rewrite(folder, level, part, target):
+    described = yaml.safe_load((folder / "hierarchy.yaml").read_text())
+    described["levels"][level]["config"][part] = target
+    (folder / "hierarchy.yaml").write_text(yaml.safe_dump(described))
+
+
+@pytest.mark.parametrize("target", ["os.system", "subprocess.Popen"])
+@pytest.mark.parametrize("part", ["encoder", "predictor"])
+def test_untrusted_classes_are_refused_and_not_run(saved, tmp_path, target, part):
+    proof = tmp_path / "was_run"
+    command = {"command": f"touch {proof}"} if target == "os.system" else {"args": ["touch", str(proof)]}
+    rewrite(saved, 1, part, {"_target_": target, **command})
+    with pytest.raises(ValueError, match=rf"'{target}' is not trusted.*allow=\[{target.split('.')[0]}\]"):
+        hiwm.load_agent(saved)
+    assert not proof.exists()
+
+
+def test_an_untrusted_module_is_not_even_imported(saved, tmp_path, monkeypatch):
+    (tmp_path / "wicked.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for target in ("wicked.Encoder", "hiwm_wicked.Encoder", "torch.nnx.Encoder"):
+        rewrite(saved, 0, "encoder", {"_target_": target})
+        with pytest.raises(ValueError, match="is not trusted"):
+            hiwm.load_agent(saved)
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_untrusted_solvers_are_refused(saved):
+    described = yaml.safe_load((saved / "agent.yaml").read_text())
+    described["planner"]["solver"] = {"_target_": "os.system", "command": "true"}
+    (saved / "agent.yaml").write_text(yaml.safe_dump(described))
+    with pytest.raises(ValueError, match=r"'os\.system' is not trusted"):
+        hiwm.load_agent(saved)
+
+
+def test_python_objects_in_yaml_are_refused(saved, tmp_path):
+    proof = tmp_path / "was_run"
+    (saved / "hierarchy.yaml").write_text(f"levels: !!python/object/apply:os.system ['touch {proof}']\n")
+    with pytest.raises(yaml.YAMLError):
+        hiwm.load_agent(saved)
+    assert not proof.exists()
+
+
+def test_a_class_named_in_allow_is_accepted(agent, saved, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from hiwm.levels.encoders.identity import IdentityEncoder\n\n\nclass Encoder(IdentityEncoder):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    rewrite(saved, 0, "encoder", {"_target_": "mine.Encoder"})
+    with pytest.raises(ValueError, match=r"'mine.Encoder' is not trusted.*allow=\[mine\]"):
+        hiwm.load_agent(saved)
+    loaded = hiwm.load_agent(saved, allow=["mine"])
+    assert type(loaded.hierarchy.levels[0].encoder).__module__ == "mine"
+    np.testing.assert_array_equal(acted(loaded), acted(agent))
+    sys.modules.pop("mine")
+
+
+def test_load_names_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match=r"hierarchy.yaml is missing; `hiwm train`"):
+        hiwm.load_agent(tmp_path)
+
+
+def test_with_planner(agent):
+    before = acted(agent)
+    flat = agent.with_planner(
+        num_levels=1, landmarks="none", proposal=["gaussian"], horizon=[10], replan=[5], repeat=[5]
+    )
+    assert len(flat.hierarchy) == 1
+    assert flat.config.horizon == [10]
+    assert flat.config.budget == agent.config.budget
+    assert acted(flat).shape == before.shape
+    assert len(flat.plan.steps) == 1
+    assert len(agent.hierarchy) == 3  # the agent it came from is as it was
+    np.testing.assert_array_equal(acted(agent), before)
+    with pytest.raises(ValueError, match="num_levels is 4; allowed: 1 to 3"):
+        agent.with_planner(num_levels=4)
+    with pytest.raises(TypeError, match="horizons"):
+        agent.with_planner(horizons=[3])
+
+
+def test_planning_leaves_global_randomness_alone(agent):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    acted(agent)
+    assert torch.equal(torch.rand(2), expected)

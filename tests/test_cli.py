@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import h5py
+import pytest
+import tiny
+
+from hiwm.cli import VERBS, main
+
+
+def python(*arguments, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def refused(capsys, *arguments):
+    """Status 2 and one line on stderr, which is returned."""
+    capsys.readouterr()
+    status = main(list(arguments))
+    answer = capsys.readouterr().err
+    assert status == 2, answer
+    assert "Traceback" not in answer
+    (line,) = answer.splitlines()
+    assert line.startswith("hiwm")
+    return line
+
+
+@pytest.fixture
+def spoiled(tiny_run, tmp_path):
+    """A copy of the tiny experiment that may be changed."""
+    shutil.copytree(tiny_run.root, tmp_path / "root")
+    return tiny.overrides(tmp_path / "root", "tracking=none")
+
+
+@pytest.fixture(autouse=True)
+def path_as_it_was(monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))  # main() adds the current folder
+
+
+def test_help_is_fast_and_imports_nothing(tmp_path):
+    probe = (
+        "import resource, sys\n"
+        "from hiwm.cli import main\n"
+        "assert main(['--help']) == 0\n"
+        "heavy = {'torch', 'mlflow', 'numpy', 'hydra', 'gymnasium', 'h5py'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_utime)\n"
+    )
+    done = python("-c", probe, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    *usage, seconds = done.stdout.splitlines()
+    assert float(seconds) < 1
+    for verb in VERBS:
+        assert any(line.strip().startswith(verb) for line in usage)
+    began = time.process_time()
+    done = python("-m", "hiwm", "--help", cwd=tmp_path)
+    assert (done.returncode, done.stdout.splitlines()) == (0, usage)
+    assert time.process_time() - began < 1
+
+
+def test_no_arguments_show_the_usage(capsys):
+    assert main([]) == 2
+    assert "usage: hiwm <verb>" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"usage: hiwm {verb}" in text
+    assert "pointmaze-giant-stitch" in text
+    assert "steps: 1500" in text
+
+
+def test_unknown_verb(capsys):
+    assert refused(capsys, "walk").startswith("hiwm: there is no verb 'walk'; allowed: collect")
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("training.stepz=3", "stepz"),
+        ("+training.stepz=3", "training.stepz"),
+        ("training.steps=many", "training.steps"),
+        ("strides=[1,10]", "strides is [1, 10] for 3 levels"),
+        ("strides=[1,3,20]", "levels.level2"),
+        ("planner.landmarks=sideways", "planner.landmarks"),
+        ("planner.horizon=[10]", "planner.horizon"),
+        ("planner.budget=1", "planner.budget"),
+        ("levels.level1.encoder._target_=os.system", "os.system"),
+        ("environment._target_=nowhere.Room", "nowhere.Room"),
+        ("landmarks.edge_steps=90", "landmarks.edge_steps"),
+        ("inputs=[pixels]", "pixels"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(spoiled, override, named, capsys):
+    assert named in refused(capsys, "train", *spoiled, override)
+
+
+def test_missing_dataset(tmp_path, capsys):
+    line = refused(capsys, "train", *tiny.overrides(tmp_path, "tracking=none"))
+    assert f"no dataset at {tmp_path / 'datasets' / 'tiny.h5'}; `hiwm collect` makes one" in line
+
+
+def test_an_experiment_without_an_environment(tmp_path, capsys):
+    for override in ("experiment=custom", "~experiment"):
+        line = refused(capsys, "collect", override, f"root={tmp_path}", "tracking=none", "device=cpu")
+        assert "environment has no _target_" in line
+
+
+def test_missing_hierarchy(tmp_path, capsys):
+    for verb in ("evaluate", "report"):
+        assert str(tmp_path / "tiny" / "hierarchy") in refused(capsys, verb, *tiny.overrides(tmp_path, "tracking=none"))
+
+
+def test_truncated_dataset(spoiled, tmp_path, capsys):
+    path = tmp_path / "root" / "datasets" / "tiny.h5"
+    whole = path.read_bytes()
+    for size in (len(whole) // 2, 100, 0):
+        path.write_bytes(whole[:size])
+        assert str(path) in refused(capsys, "train", *spoiled)
+
+
+def test_not_a_trajectory_file(spoiled, tmp_path, capsys):
+    path = tmp_path / "root" / "datasets" / "tiny.h5"
+    with h5py.File(path, "w") as file:
+        file["state"] = [1.0]
+    line = refused(capsys, "train", *spoiled)
+    assert str(path) in line
+    assert "ep_len" in line
+
+
+def test_another_environment(spoiled, capsys):
+    for verb in ("train", "evaluate"):
+        line = refused(capsys, verb, *spoiled, "+environment.radius=0.3")
+        assert "belongs to the environment {'_target_': 'tiny.TinyRoom'}" in line
+        assert "'radius': 0.3" in line
+    line = refused(capsys, "collect", *spoiled, "+environment.radius=0.3")
+    assert "dataset.path" in line
+
+
+def test_a_real_process_says_it_in_one_line_too(tmp_path):
+    done = python("-m", "hiwm", "train", *tiny.overrides(tmp_path, "tracking=none"), cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("hiwm train: no dataset at ")
+
+
+def test_the_same_command_again_reuses_everything(tiny_run, spoiled, tmp_path, capsys):
+    root = tmp_path / "root"
+    kept = ("*.h5", "level.safetensors", "metrics.json", "evaluation.json", "evaluation.npz", "history.jsonl")
+    before = {
+        path: path.stat().st_mtime_ns
+        for pattern in kept
+        for path in root.rglob(pattern)
+        if "mlartifacts" not in path.parts and path.parent.name != "hierarchy"
+    }
+    assert len(before) == 4 + 3 + 3 + 1 + 1 + 3
+    capsys.readouterr()
+    assert main(["run", *spoiled]) == 0
+    said = capsys.readouterr().out
+    assert "steps, reused" in next(line for line in said.splitlines() if line.startswith("dataset"))
+    for k in range(3):
+        assert any(line.startswith(f"level {k}:") and "trained already, reused" in line for line in said.splitlines())
+    assert f"evaluation {root / 'tiny' / 'evaluation.json'}: reused" in said
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_changed_planner_is_evaluated_anew_with_the_same_levels(spoiled, tmp_path, capsys):
+    path = tmp_path / "root" / "tiny" / "evaluation.json"
+    before = json.loads(path.read_text())
+    few = ["evaluation.num_tasks=1", "evaluation.episodes=1", "evaluation.max_steps=3"]
+    few += ["~evaluation.baselines.flat", "~evaluation.baselines.flat_landmarks"]
+    assert main(["evaluate", *spoiled, "planner.budget=130", *few]) == 0
+    assert "reused" not in capsys.readouterr().out
+    after = json.loads(path.read_text())
+    assert after["identity"] != before["identity"]
+    assert list(after["agents"]) == ["hierarchical"]
+
+
+def test_stopped_by_hand(spoiled, capsys, monkeypatch):
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hiwm.experiment.train", interrupted)
+    assert main(["train", *spoiled]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+PART = """
+from hiwm.levels.encoders.mlp import MLPEncoder
+
+
+class WideEncoder(MLPEncoder):
+    '''A user's own part.'''
+"""
+
+
+def test_without_mlflow_and_with_a_part_of_ones_own(tiny_run, tmp_path):
+    """In a folder of one's own: `my_parts.py` is found there, and nothing needs MLflow when tracking is none."""
+    (tmp_path / "my_parts.py").write_text(PART)
+    (tmp_path / "broken" / "mlflow").mkdir(parents=True)
+    (tmp_path / "broken" / "mlflow" / "__init__.py").write_text("raise ImportError('no mlflow here')\n")
+    command = tiny.overrides(
+        tmp_path / "root",
+        f"dataset.path={tiny_run.config.dataset.path}",
+        "allow=[tiny,my_parts]",
+        "levels.level1.encoder._target_=my_parts.WideEncoder",
+        "training.steps=5",
+        "evaluation.num_tasks=1",
+        "evaluation.episodes=1",
+        "evaluation.max_steps=3",
+    )
+    path = os.pathsep.join([str(tmp_path / "broken"), os.environ["PYTHONPATH"]])
+    script = (
+        "import sys\n"
+        "from hiwm.cli import main\n"
+        "assert main(['train', *sys.argv[1:]]) == 2\n"
+        "assert main(['run', *sys.argv[1:], 'tracking=none']) == 0\n"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "script.py").write_text(script)  # not in the current folder: main() must add that one
+    done = python(str(tmp_path / "elsewhere" / "script.py"), *command, cwd=tmp_path, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("hiwm train")]
+    assert "tracking is 'mlflow': no mlflow here" in line
+    assert (tmp_path / "root" / "tiny" / "report.html").exists()
+    saved = (tmp_path / "root" / "tiny" / "hierarchy" / "hierarchy.yaml").read_text()
+    assert "my_parts.WideEncoder" in saved

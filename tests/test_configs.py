@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+import tiny
+import torch
+
+from hiwm.build import build, locate
+from hiwm.config import Config, ConfigError, load_config
+from hiwm.evaluation.evaluate import make_agents
+from hiwm.hierarchy import Hierarchy, LevelSpec
+from hiwm.planning.planner import PlannerConfig
+
+EXPERIMENTS = sorted(path.stem for path in (tiny.ROOT / "configs" / "experiment").glob("*.yaml"))
+EVALUATIONS = sorted(path.stem for path in (tiny.ROOT / "configs" / "evaluation").glob("*.yaml"))
+
+
+def test_there_are_some():
+    assert len(EXPERIMENTS) >= 8
+    assert {"ogbench", "ablation"} <= set(EVALUATIONS)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiments(experiment):
+    own = ["+environment._target_=tiny.TinyRoom", "allow=[tiny]"] if experiment == "custom" else []
+    config = load_config([f"experiment={experiment}", *own])
+    assert isinstance(config, Config)
+    assert config.name == experiment
+    assert str(config.folder) == f"runs/{experiment}"
+    assert config.dataset.path == f"runs/datasets/{experiment}.h5"
+
+    environment = locate(config.environment["_target_"], config.allow)
+    accepted = environment.__init__.__kwdefaults__ | environment.__init__.__annotations__
+    assert set(config.environment) - {"_target_"} <= set(accepted)
+    assert set(config.dataset.behaviour) <= set(accepted)
+    assert callable(build(config.dataset.policy).act)
+
+    levels, specs, inputs, dim = [], [], {"state": (2,)}, 2
+    for parts, stride in zip(config.stack.levels, config.stack.strides, strict=True):
+        specs.append(LevelSpec(parts, stride, inputs, dim, "none"))
+        levels.append(specs[-1].build())
+        inputs, dim = {"latent": (levels[-1].encoder.dim,)}, levels[-1].action_encoder.dim
+    hierarchy = Hierarchy(levels, specs)
+    assert [latent.shape for latent in hierarchy.encode({"state": torch.zeros(5, 2)})] == [
+        (5, level.encoder.dim) for level in levels
+    ]
+    # every level's window fits into the episodes
+    for level, period in zip(levels, hierarchy.periods, strict=True):
+        assert level.horizon * period + 1 <= config.dataset.steps
+
+    config.planner.check(len(levels))
+    assert callable(build(config.planner.solver).solve)
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_evaluations(evaluation):
+    config = load_config([f"evaluation={evaluation}"])
+    assert config.evaluation.baselines
+    names = {field.name for field in fields(PlannerConfig)} | {"num_levels"}
+    for name, changes in config.evaluation.baselines.items():
+        assert set(changes) <= names, name
+        own = {key: value for key, value in changes.items() if key != "num_levels"}
+        PlannerConfig(**{**vars(config.planner), **own}).check(changes.get("num_levels", len(config.levels)))
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_every_agent_of_an_evaluation_can_be_made(agent, evaluation):
+    """With the real planner config on the tiny stack: strides differ, all else is the same."""
+    config = load_config([f"evaluation={evaluation}"])
+    agents = make_agents(agent.with_planner(**vars(config.planner)), config.evaluation)
+    assert list(agents) == ["hierarchical", *config.evaluation.baselines]
+    assert make_agents(agent.with_planner(**vars(config.planner)), replace(config.evaluation, flat_budget=3))
+
+
+def test_files_of_other_seeds_lie_apart():
+    config = load_config(["seed=2", "root=elsewhere"])
+    assert str(config.folder) == "elsewhere/pointmaze-medium-navigate-seed2"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.step=3", "training.step|step"),
+        ("+training.step=3", "training.step"),
+        ("+extra=3", "unknown key extra"),
+        ("training.steps=many", "training.steps is 'many'; allowed: int"),
+        ("training.steps=2.5", "training.steps is 2.5; allowed: int"),
+        ("training.learning_rate=fast", "training.learning_rate is 'fast'"),
+        ("training.batch=true", "training.batch is True"),
+        ("strides=3", r"strides is 3; allowed: list"),
+        ("inputs=state", "inputs is 'state'"),
+        ("tracking=wandb", "tracking is 'wandb'; allowed: mlflow, none"),
+        ("experiment=pointmaze-tiny", "pointmaze-tiny"),
+        ("evaluation=everything", "everything"),
+        ("seed=[1", r"\[1"),
+    ],
+)
+def test_mistakes_are_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config([override])
+
+
+def test_levels_without_a_gap():
+    config = load_config(["+levels.level4=${levels.level2}"])
+    with pytest.raises(ConfigError, match=r"levels has the keys .*level4.*without a gap"):
+        _ = config.stack
+
+
+def test_a_level_more_or_less():
+    two = load_config(["~level@levels.level2", "strides=[1,10]"])
+    assert len(two.stack.levels) == 2
+    four = load_config(["+level@levels.level3=abstract", "strides=[1,5,2,2]", "levels.level3.encoder.dim=3"])
+    assert [parts["encoder"].get("dim") for parts in four.stack.levels] == [None, 4, 4, 3]

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import tiny
+
+ROOMS = ("levels", "data", "analysis", "configs")
+LEFT_OUT = ("analysis/notebooks/", "analysis/results/")
+
+
+def tracked() -> list[str]:
+    if not (tiny.ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a git clone")
+    listed = subprocess.run(["git", "ls-files"], cwd=tiny.ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in listed.splitlines() if os.path.lexists(tiny.ROOT / name)]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy of what git tracks, so that nothing is left in the clone."""
+    clone, out = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("wheel")
+    for name in tracked():
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(tiny.ROOT / name, clone / name, follow_symlinks=False)
+    command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--disable-pip-version-check", "-w", str(out)]
+    if importlib.util.find_spec("setuptools"):
+        command.append("--no-build-isolation")
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = out.glob("hiwm-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(folder)
+    return folder
+
+
+def python(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_wheel_holds_every_file(wheel):
+    with zipfile.ZipFile(wheel) as file:
+        held = {name for name in file.namelist() if not name.split("/")[0].endswith(".dist-info")}
+    expected = set()
+    for name in tracked():
+        if not name.endswith((".py", ".yaml", ".html")) or name.startswith(LEFT_OUT):
+            continue
+        room = name.split("/")[0]
+        if room in ROOMS:
+            expected.add(f"hiwm/{name}")
+        elif room == "hiwm":
+            expected.add(name)
+    assert len(expected) > 50
+    assert expected - held == set()
+    assert held - expected == set()  # no tests, no results, no stray packages
+
+
+def test_it_works_away_from_the_clone(installed, tmp_path):
+    script = (
+        "import hiwm, hiwm.levels, importlib.resources as r\n"
+        "from hiwm.config import load_config\n"
+        "config = load_config(['experiment=pointmaze-large-navigate', 'evaluation=ablation'])\n"
+        "print(hiwm.__file__); print(hiwm.levels.__file__)\n"
+        "print(config.name, len(config.stack.levels), config.evaluation.name)\n"
+        "print(r.files('hiwm.analysis').joinpath('report.html').is_file())\n"
+    )
+    done = python(installed, tmp_path, "-c", script)
+    assert done.returncode == 0, done.stderr
+    package, levels, config, template = done.stdout.splitlines()
+    assert package == str(installed / "hiwm" / "__init__.py")
+    assert levels == str(installed / "hiwm" / "levels" / "__init__.py")
+    assert config == "pointmaze-large-navigate 3 ablation"
+    assert template == "True"
+
+
+def test_the_command_works_away_from_the_clone(installed, tmp_path):
+    done = python(installed, tmp_path, "-m", "hiwm", "run", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "pointmaze-medium-navigate" in done.stdout
+    assert "strides: [1, 10, 3]" in done.stdout
+    (entry,) = installed.glob("hiwm-*.dist-info/entry_points.txt")
+    assert "hiwm = hiwm.cli:main" in entry.read_text()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_are_not_packages_of_their_own(room, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(tiny.ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {room}"], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"ImportError: import hiwm.{room}, not {room}"

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from mlflow import MlflowClient
+
+from hiwm.tracking import flatten, make_tracker
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_run):
+    client = MlflowClient(f"sqlite:///{tiny_run.folder.resolve() / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    found = client.search_runs([experiment.experiment_id])
+    return client, {run.info.run_name: run for run in found}
+
+
+def test_one_parent_a_child_a_level_and_one_for_the_evaluation(runs, tiny_run):
+    _, by_name = runs
+    assert set(by_name) == {"tiny seed 0", "level 0", "level 1", "level 2", "evaluation"}
+    parent = by_name["tiny seed 0"]
+    assert "mlflow.parentRunId" not in parent.data.tags
+    assert (tiny_run.folder / "mlflow_run.txt").read_text() == parent.info.run_id
+    for child in (run for run in by_name.values() if run is not parent):
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert child.info.status == "FINISHED"
+
+
+def test_parameters_of_the_parent_are_the_composed_config(runs, tiny_run):
+    _, by_name = runs
+    parameters = by_name["tiny seed 0"].data.params
+    expected = {key: value for key, value in flatten(tiny_run.config.as_dict()).items() if value}
+    assert {key: value for key, value in parameters.items() if value} == expected
+    assert parameters["training.steps"] == "60"
+    assert by_name["level 1"].data.params["stride"] == "3"
+    assert by_name["level 1"].data.params["encoder.width"] == "32"
+
+
+def test_curves_are_those_of_the_history(runs, tiny_run):
+    client, by_name = runs
+    for k in range(3):
+        run = by_name[f"level {k}"]
+        assert run.data.tags["hiwm.level"] == str(k)
+        history = client.get_metric_history(run.info.run_id, "loss/prediction")
+        assert [point.step for point in history] == [0, 50]
+        held_out = client.get_metric_history(run.info.run_id, "validation/copy_last")
+        assert [point.step for point in held_out] == [0, 30, 60]
+    assert "loss/sigreg_joint" in by_name["level 1"].data.metrics
+    assert "loss/sigreg_joint" not in by_name["level 0"].data.metrics
+
+
+def test_success_is_recorded_on_the_evaluation_and_on_the_parent(runs, tiny_run):
+    _, by_name = runs
+    agents = json.loads((tiny_run.folder / "evaluation.json").read_text())["agents"]
+    for name, numbers in agents.items():
+        assert by_name["tiny seed 0"].data.metrics[f"success/{name}"] == pytest.approx(numbers["success"])
+        assert by_name["evaluation"].data.metrics[f"{name}/success"] == pytest.approx(numbers["success"])
+        for task, rate in numbers["per_task"].items():
+            assert by_name["evaluation"].data.metrics[f"{name}/task{task}"] == pytest.approx(rate["success"])
+
+
+def test_artifacts(runs):
+    client, by_name = runs
+
+    def names(run: str, folder: str = "") -> set[str]:
+        return {item.path for item in client.list_artifacts(by_name[run].info.run_id, folder or None)}
+
+    assert names("tiny seed 0") >= {"hierarchy", "config.yaml", "report.html", "figures"}
+    assert "hierarchy/hierarchy.yaml" in names("tiny seed 0", "hierarchy")
+    assert "figures/success.png" in names("tiny seed 0", "figures")
+    for k in range(3):
+        assert names(f"level {k}") == {"metrics.json", "level.safetensors"}
+    assert "evaluation.json" in names("evaluation")
+
+
+def test_later_verbs_find_the_same_parent(runs, tiny_run):
+    _, by_name = runs
+    assert make_tracker(tiny_run.config).parent_id == by_name["tiny seed 0"].info.run_id
+
+
+def test_flatten():
+    assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": "1", "a.c.d": "[2]", "e": "None"}

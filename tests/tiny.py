@@ -1,0 +1,131 @@
+"""The smallest world with everything in it: a point in a room with a wall, and a config that trains in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+
+STEP = 0.05
+WALL = (0.46, 0.0, 0.08, 0.6)  # left, bottom, width, height; the way round it is above
+STARTS_GOALS = {1: ((0.2, 0.2), (0.8, 0.2)), 2: ((0.15, 0.15), (0.15, 0.75)), 3: ((0.5, 0.8), (0.8, 0.2))}
+
+
+class TinyRoom(gymnasium.Env):
+    """A point in [0, 1]^2, moved by actions in [-1, 1]^2 times 0.05; see `hiwm.envs` for the contract.
+
+    Args:
+        radius: an episode succeeds this near its goal.
+        behaviour: "navigate" draws a new goal at every arrival and gives `expert_action`; None for evaluation.
+    """
+
+    num_tasks = 3
+
+    def __init__(self, *, radius: float = 0.1, behaviour: str | None = None) -> None:
+        self.radius, self.behaviour = radius, behaviour
+        self.observation_space = gymnasium.spaces.Box(0, 1, (2,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    @property
+    def walls(self) -> list[tuple[float, float, float, float]]:
+        return [WALL]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        if self.behaviour is None:
+            start, goal = STARTS_GOALS[(options or {}).get("task_id", 1)]
+            self.position = np.array(start) + self.np_random.uniform(-0.05, 0.05, 2)
+            self.goal = np.array(goal) + self.np_random.uniform(-0.05, 0.05, 2)
+        else:
+            self.position, self.goal = self._free(), self._free()
+        return self._observation(), {"goal": self.goal.astype(np.float32)} | self._expert()
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        after = np.clip(self.position + STEP * np.clip(action, -1, 1), 0, 1)
+        if not in_wall(after):
+            self.position = after
+        success = bool(np.linalg.norm(self.position - self.goal) <= self.radius)
+        if success and self.behaviour is not None:
+            self.goal = self._free()
+        over = success and self.behaviour is None
+        return self._observation(), 0.0, over, False, {"success": success} | self._expert()
+
+    def _observation(self) -> np.ndarray:
+        return self.position.astype(np.float32)
+
+    def _free(self) -> np.ndarray:
+        while in_wall(point := self.np_random.uniform(0, 1, 2)):
+            pass
+        return point
+
+    def _expert(self) -> dict[str, np.ndarray]:
+        if self.behaviour is None:
+            return {}
+        (x, y), aim = self.position, self.goal
+        if (x - 0.5) * (aim[0] - 0.5) < 0 and min(y, aim[1]) < 0.65:  # round the wall
+            aim = np.array([x, 0.8]) if y < 0.7 else np.array([0.6 if aim[0] > 0.5 else 0.4, 0.8])
+        direction = aim - self.position
+        return {"expert_action": direction / max(np.linalg.norm(direction), STEP)}
+
+
+def in_wall(point: np.ndarray) -> bool:
+    """Is a position inside the wall."""
+    left, bottom, width, height = WALL
+    return bool(left < point[0] < left + width and bottom <= point[1] < bottom + height)
+
+
+ENVIRONMENT = ["~experiment", "+environment._target_=tiny.TinyRoom", "allow=[tiny]", "name=tiny"]
+SMALL = [
+    f"levels.level{k}.{part}.{key}={value}"
+    for k in range(3)
+    for part in ("encoder", "action_encoder", "predictor", "inverse")
+    if k or part in ("predictor", "inverse")
+    for key, value in (("width", 32), ("depth", 1))
+]
+
+
+def overrides(root: Path, *more: str) -> list[str]:
+    """The command line of a tiny experiment under `root`."""
+    return [
+        *ENVIRONMENT,
+        *SMALL,
+        f"root={root}",
+        "device=cpu",
+        "threads=1",
+        "+dataset.behaviour.behaviour=navigate",
+        "+dataset.policy._target_=hiwm.data.policies.NoisyExpertPolicy",
+        "+dataset.policy.noise=0.5",
+        "dataset.episodes=30",
+        "dataset.steps=81",
+        "dataset.validation=0.2",
+        "dataset.workers=1",
+        "strides=[1,3,2]",
+        "levels.level0.horizon=4",
+        "levels.level1.horizon=3",
+        "levels.level2.horizon=2",
+        "training.steps=60",
+        "training.batch=64",
+        "training.evaluate_every=30",
+        "landmarks.landmarks=30",
+        "landmarks.edge_steps=6",
+        "landmarks.transitions=2000",
+        "landmarks.candidates=500",
+        "planner.landmarks=direct",
+        "planner.hops=1",
+        "planner.budget=120",
+        "planner.proposal=[inverse+search,inverse+search,gaussian]",
+        "planner.horizon=[6,2,4]",
+        "planner.replan=[3,3,6]",
+        "planner.repeat=[1,1,1]",
+        "evaluation.num_tasks=2",
+        "evaluation.episodes=3",
+        "evaluation.baseline_episodes=2",
+        "evaluation.max_steps=60",
+        "evaluation.num_envs=2",
+        *more,
+    ]

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hiwm.data.store import open_dataset
+from hiwm.training.checkpoint import load_checkpoint, save_checkpoint
+from hiwm.training.distributed import Processes
+from hiwm.training.loop import CHECKPOINT, learning_rate_factor
+from hiwm.training.stages import describe, train_stack
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+SHORT = {"steps": 30, "batch": 32, "evaluate_every": 10, "checkpoint_seconds": 0.0}
+
+
+@pytest.fixture
+def dataset(tiny_run):
+    return open_dataset(tiny_run.config.dataset.path)
+
+
+@pytest.fixture
+def stack(tiny_run):
+    return replace(tiny_run.config.stack, levels=tiny_run.config.stack.levels[:2], strides=[1, 3])
+
+
+@pytest.fixture
+def short(tiny_run):
+    return replace(tiny_run.config.training, **SHORT)
+
+
+class Killed(Exception):
+    """As a signal would."""
+
+
+def train(stack, training, dataset, folder, seed=0, kill=None, processes=ALONE):
+    """Train; kill=(level, step) dies there. Returns the hierarchy, on_level's answers and the reported curves."""
+    done, curves = {}, {}
+
+    def report(k, progress):
+        if kill == (k, progress.step):
+            raise Killed
+        if progress.metrics:
+            curves.setdefault(k, {}).setdefault(progress.step, {}).update(progress.metrics)
+
+    hierarchy, caches = train_stack(
+        stack, training, dataset, seed=seed, folder=folder, processes=processes, report=report,
+        on_level=lambda k, trained: done.update({k: trained}),
+    )  # fmt: skip
+    return hierarchy, caches, done, curves
+
+
+def test_killed_and_resumed_equals_never_killed(stack, short, dataset, tmp_path):
+    whole, whole_caches, done, curves = train(stack, short, dataset, tmp_path / "whole")
+    for kill in ((0, 17), (1, 23)):
+        with pytest.raises(Killed):
+            train(stack, short, dataset, tmp_path / "killed", kill=kill)
+    folder = tmp_path / "killed" / whole.specs[1].fingerprint
+    saved = load_checkpoint(folder / CHECKPOINT, torch.device("cpu"))
+    assert 0 < saved["step"] < 30  # it did not start anew
+    resumed, caches, redone, rest = train(stack, short, dataset, tmp_path / "killed")
+    assert redone[0].reused
+    assert not redone[1].reused
+    assert min(rest[1]) >= saved["step"]
+    for one, other in zip(whole.levels, resumed.levels, strict=True):
+        state = other.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in one.state_dict().items())
+    for step, metrics in rest[1].items():
+        assert metrics == curves[1][step]
+    assert redone[1].metrics == done[1].metrics
+    assert [open_dataset(a).fingerprint for a in whole_caches] == [open_dataset(b).fingerprint for b in caches]
+    assert not (folder / CHECKPOINT).exists()  # a finished level needs none
+
+
+def test_a_finished_level_is_reused(stack, short, dataset, tmp_path):
+    first, _, done, _ = train(stack, short, dataset, tmp_path)
+    assert [trained.reused for trained in done.values()] == [False, False]
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    again, _, done, curves = train(stack, short, dataset, tmp_path)
+    assert [trained.reused for trained in done.values()] == [True, True]
+    assert not curves
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == written
+    for one, other in zip(first.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+    # only the top level changes: the one below is reused
+    changed = copy.deepcopy(stack)
+    changed.levels[1]["predictor"]["width"] = 16
+    _, _, done, _ = train(changed, short, dataset, tmp_path)
+    assert [trained.reused for trained in done.values()] == [True, False]
+
+
+def fingerprints(stack, training, dataset, seed=0):
+    return [spec.fingerprint for spec in describe(stack, training, dataset, seed)]
+
+
+def test_fingerprints_follow_what_a_level_is_made_from(tiny_run, dataset):
+    stack, training = tiny_run.config.stack, tiny_run.config.training
+    before = fingerprints(stack, training, dataset)
+    assert before == fingerprints(stack, training, dataset)
+    assert sorted(folder.name for folder in (tiny_run.folder / "levels").iterdir()) == sorted(before)
+
+    def differs(stack=stack, training=training, dataset=dataset, seed=0):
+        after = fingerprints(stack, training, dataset, seed)
+        return [a != b for a, b in zip(before, after, strict=True)]
+
+    for k in range(3):
+        changed = copy.deepcopy(stack)
+        changed.levels[k]["coefs"]["inverse"] = 0.5
+        assert differs(changed) == [level >= k for level in range(3)]
+        strides = [stride + (level == k) for level, stride in enumerate(stack.strides)]
+        assert differs(replace(stack, strides=strides)) == [level >= k for level in range(3)]
+    assert differs(seed=1) == [True] * 3
+    assert differs(training=replace(training, learning_rate=1e-4)) == [True] * 3
+    assert differs(replace(stack, validation=0.3)) == [True] * 3
+    other = copy.copy(dataset)
+    other.columns = {**dataset.columns, "state": dataset.columns["state"] + 1}
+    other.__dict__.pop("fingerprint", None)
+    assert differs(dataset=other) == [True] * 3
+
+
+def test_learning_rate_schedule(tiny_run):
+    config = replace(tiny_run.config.training, steps=100, warmup=0.1)
+    factors = [learning_rate_factor(step, config) for step in range(101)]
+    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert factors[10] == 1
+    assert all(a > b for a, b in pairwise(factors[10:]))
+    assert factors[55] == pytest.approx(0.5)
+    assert factors[100] == pytest.approx(0, abs=1e-12)
+    assert learning_rate_factor(0, replace(config, warmup=0.0)) == 1
+
+
+def test_the_schedule_is_what_is_used(tiny_run):
+    config = tiny_run.config.training
+    for folder in (tiny_run.folder / "levels").iterdir():
+        records = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        rates = {record["step"]: record["learning_rate"] for record in records if "learning_rate" in record}
+        assert set(rates) == {0, 50}
+        for step, rate in rates.items():  # the rate of the step that comes next
+            assert rate == pytest.approx(config.learning_rate * learning_rate_factor(step + 1, config))
+
+
+def test_the_saved_weights_are_those_of_the_hierarchy(tiny_run, agent):
+    for k, spec in enumerate(agent.hierarchy.specs):
+        weights = load_file(tiny_run.folder / "levels" / spec.fingerprint / "level.safetensors")
+        state = agent.hierarchy.levels[k].state_dict()
+        assert set(weights) == set(state)
+        assert all(torch.equal(weights[name], state[name]) for name in state)
+
+
+def test_training_lowers_the_loss(tiny_run):
+    for folder in (tiny_run.folder / "levels").iterdir():
+        records = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        held_out = {record["step"]: record for record in records if "validation/loss_inverse" in record}
+        assert held_out[60]["validation/loss_inverse"] < held_out[0]["validation/loss_inverse"]
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(stack, short, dataset, tmp_path):
+    three = Processes(0, 3, torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"training.batch is 32; allowed: a multiple of the 3 processes"):
+        train(stack, short, dataset, tmp_path, processes=three)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"strides": [1]}, r"strides is \[1\] for 2 levels"),
+        ({"strides": [1, 0]}, r"strides is \[1, 0\]; allowed: whole numbers of at least 1"),
+    ],
+)
+def test_strides_are_checked(stack, change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(stack, **change)
+
+
+def test_a_window_longer_than_every_episode_is_refused_before_training(stack, short, dataset, tmp_path):
+    with pytest.raises(ValueError, match=r"levels.level1: a window of 3 steps of 30 .* the longest .* has 81"):
+        train(replace(stack, strides=[1, 30]), short, dataset, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_in_a_level_name_it(stack, short, dataset, tmp_path):
+    for part, value, message in (
+        ("predictor", {"_target_": "os.system", "command": "true"}, "levels.level1: .*not trusted"),
+        ("coefs", {"prediction": 1.0}, "levels.level1: coefs"),
+        ("encoder", {"_target_": "hiwm.levels.encoders.mlp.MLPEncoder", "dims": 3}, "levels.level1: .*dims"),
+    ):
+        changed = copy.deepcopy(stack)
+        changed.levels[1][part] = value
+        with pytest.raises(ValueError, match=message):
+            train(changed, short, dataset, tmp_path)
+    swapped = copy.deepcopy(stack)
+    swapped.levels[0]["action_encoder"] = copy.deepcopy(swapped.levels[1]["action_encoder"])
+    with pytest.raises(ValueError, match=r"levels.level0.action_encoder is MLPActionEncoder"):
+        train(swapped, short, dataset, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_checkpoints_are_whole_or_the_old_ones(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    assert load_checkpoint(path, torch.device("cpu")) is None
+    save_checkpoint(path, {"step": 1})
+
+    class Unpicklable:
+        def __reduce__(self):
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        save_checkpoint(path, {"step": 2, "weights": torch.ones(1000), "end": Unpicklable()})
+    assert load_checkpoint(path, torch.device("cpu")) == {"step": 1}

@@ -1,0 +1,199 @@
+import pytest
+import torch
+from torch import nn
+
+from hiwm.levels.action_encoders.raw import RawActionEncoder
+from hiwm.levels.clip import Clip, Pairs
+from hiwm.levels.encoders.identity import IdentityEncoder
+from hiwm.levels.inverse import InverseModel
+from hiwm.levels.level import Level
+from hiwm.training.monitor import Episodes, alarms, diagnose, effective_rank, ratio_to_copy_last, readout_r2
+
+EPISODES, MOMENTS, DIM = 24, 32, 2
+INPUTS = {"state": (DIM,), "background": (DIM,)}
+
+
+class AddAction(nn.Module):
+    """The true dynamics of `world` when the latent is the position."""
+
+    def forward(self, latent, action):
+        return latent + action
+
+
+class Still(nn.Module):
+    def forward(self, latent, action):
+        return latent
+
+
+class Constant(nn.Module):
+    dim = DIM
+
+    def forward(self, inputs):
+        return torch.ones_like(inputs["state"])
+
+
+class Background(nn.Module):
+    dim = DIM
+
+    def forward(self, inputs):
+        return inputs["background"]
+
+
+class Shrunk(nn.Module):
+    dim = DIM
+
+    def forward(self, inputs):
+        return inputs["state"] * 0.01
+
+
+class OneOfMany(nn.Module):
+    dim = 16
+
+    def forward(self, inputs):
+        return inputs["state"][..., :1] * torch.ones(16)
+
+
+def make_level(encoder, predictor):
+    return Level(
+        stride=1,
+        horizon=MOMENTS - 1,
+        inputs=INPUTS,
+        encoder=encoder,
+        action_encoder=RawActionEncoder(dim_latent=encoder.dim, dim_below=DIM, stride=1),
+        predictor=predictor,
+        inverse=InverseModel(dim_source=encoder.dim, dim_target=encoder.dim, dim_action=DIM, reach=1, width=4),
+        regularizers={},
+        coefs={"prediction": 1.0, "inverse": 1.0},
+    ).eval()
+
+
+def world(extra=0):
+    """Walkers that turn around in a box, before a background that never changes."""
+    generator = torch.Generator().manual_seed(0)
+    state = torch.rand(EPISODES, MOMENTS, DIM + extra, generator=generator) * 4 - 2
+    background = torch.randn(EPISODES, 1, DIM, generator=generator).expand(-1, MOMENTS, -1)
+    inputs = {"state": state, "background": background}
+    first = {name: value[:, 0] for name, value in inputs.items()}
+    actions = state.diff(dim=1)[..., :DIM].unsqueeze(2)
+    pairs = Pairs(first, actions[:, 0, 0], first, torch.ones(EPISODES, dtype=torch.long))
+    return Clip(inputs, actions, pairs), Episodes(inputs, state)
+
+
+class Position(IdentityEncoder):
+    def forward(self, inputs):
+        return super().forward({"state": inputs["state"]})
+
+
+def health(encoder, predictor, extra=0):
+    return diagnose(make_level(encoder, predictor), *world(extra))
+
+
+def test_effective_rank_of_identity_is_its_dimension():
+    rows = torch.randn(20000, 6, generator=torch.Generator().manual_seed(0))
+    assert effective_rank(rows) == pytest.approx(6, rel=0.01)
+
+
+def test_effective_rank_of_one_direction_is_one():
+    scalar = torch.randn(1000, 1, generator=torch.Generator().manual_seed(0))
+    assert effective_rank(scalar * torch.tensor([1.0, -2.0, 3.0])) == pytest.approx(1, abs=1e-3)
+    assert effective_rank(scalar) == pytest.approx(1)
+
+
+def test_effective_rank_of_known_eigenvalues():
+    # deviations exactly 3 and 1, so shares 9/10 and 1/10 of the variance
+    rows = torch.tensor([[3.0, 1.0], [3.0, -1.0], [-3.0, 1.0], [-3.0, -1.0]])
+    assert effective_rank(rows) == pytest.approx(0.9**-0.9 * 0.1**-0.1, rel=1e-6)
+
+
+def test_effective_rank_ignores_rotation_scale_and_offset():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(500, 4, generator=generator) * torch.tensor([1.0, 2.0, 0.1, 0.5])
+    rotation = torch.linalg.qr(torch.randn(4, 4, generator=generator))[0]
+    assert effective_rank(5 * rows @ rotation + 3) == pytest.approx(effective_rank(rows), rel=1e-4)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 1.0), (1.0, 0.0), (0.5, 0.25), (-1.0, 4.0)])
+def test_ratio_to_copy_last(share, expected):
+    latent = torch.randn(8, 5, 3, generator=torch.Generator().manual_seed(0))
+    predicted = latent[:, :1] + share * (latent[:, 1:] - latent[:, :1])
+    assert ratio_to_copy_last(predicted, latent) == pytest.approx(expected, abs=1e-6)
+
+
+def test_readout_of_an_invertible_map_is_near_one():
+    state = torch.rand(64, 32, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    x, y = state.unbind(-1)
+    latent = torch.stack([x + x**3, torch.sinh(2 * y) + x, torch.exp(x)], -1)
+    assert readout_r2(latent, state) > 0.98
+
+
+def test_readout_of_noise_is_near_zero():
+    generator = torch.Generator().manual_seed(0)
+    assert readout_r2(torch.randn(64, 32, 3, generator=generator), torch.randn(64, 32, 2, generator=generator)) <= 0.1
+
+
+def test_readout_of_half_the_state_is_half():
+    state = torch.rand(64, 32, 2, generator=torch.Generator().manual_seed(0))
+    assert readout_r2(state[..., :1], state) == pytest.approx(0.5, abs=0.1)
+
+
+def test_readout_leaves_out_columns_that_never_vary():
+    state = torch.rand(64, 32, 2, generator=torch.Generator().manual_seed(0))
+    constant = torch.full((64, 32, 1), 3.0)
+    assert readout_r2(state, torch.cat([state, constant], -1)) == pytest.approx(readout_r2(state, state), abs=1e-6)
+    assert torch.tensor(readout_r2(state, constant)).isnan()
+
+
+def test_readout_of_a_column_constant_in_the_test_half_is_finite():
+    state = torch.rand(64, 32, 2, generator=torch.Generator().manual_seed(0))
+    state[32:, :, 1] = 0.5
+    assert torch.tensor(readout_r2(state, state)).isfinite()
+
+
+def test_effective_rank_of_a_constant_is_not_full():
+    assert effective_rank(torch.ones(50, 4)) < 2
+
+
+def test_a_healthy_level_gives_no_alarm():
+    found = health(Position(inputs={"state": (DIM,)}), AddAction())
+    assert alarms(found) == []
+    assert found["effective_rank"] == pytest.approx(2, abs=0.05)
+    assert found["rank_share"] == pytest.approx(1, abs=0.05)
+    assert found["std"] == pytest.approx(4 / 12**0.5, rel=0.1)
+    assert found["within_episode"] == pytest.approx(1, abs=0.1)
+    assert found["copy_last"] < 1e-6
+    assert found["readout_r2"] > 0.95
+
+
+def test_a_constant_latent_gives_alarms():
+    found = health(Constant(), AddAction())
+    text = "\n".join(alarms(found))
+    assert "shrinking to a point" in text
+    assert found["readout_r2"] < 0.1
+
+
+def test_a_shrunk_latent_gives_an_alarm():
+    found = health(Shrunk(), Still())
+    assert found["rank_share"] > 0.9  # it has lost nothing but its size
+    assert any("deviation is 0.01" in text and "shrinking to a point" in text for text in alarms(found))
+
+
+def test_a_static_latent_gives_an_alarm():
+    found = health(Background(), Still())
+    assert found["within_episode"] < 1e-6
+    assert found["std"] > 0.5
+    assert any("only what never changes" in text for text in alarms(found))
+
+
+def test_one_direction_of_many_gives_an_alarm():
+    level = make_level(Position(inputs={"state": (DIM,)}), AddAction())
+    level.encoder, level.standardize = OneOfMany(), nn.Identity()
+    clip, episodes = world(extra=20)
+    level.predictor = Still()
+    found = diagnose(level, clip, episodes)
+    assert found["rank_share"] == pytest.approx(1 / 16, rel=0.01)
+    assert any("effective rank is 1.0, 6%" in text for text in alarms(found))
+
+
+def test_prediction_of_no_change_gives_an_alarm():
+    (text,) = alarms(health(Position(inputs={"state": (DIM,)}), Still()))
+    assert "no better than no change (error ratio 1.00)" in text
