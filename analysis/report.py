@@ -41,7 +41,8 @@ def report(config: Config) -> Path:
         figure.savefig(folder / f"{name}.png", dpi=130)
     page = Template(files("hiwm.analysis").joinpath("report.html").read_text(), autoescape=True).render(
         title=config.folder.name,
-        environment=", ".join(str(value).rpartition(".")[2] for value in config.environment.values() if value) or "a dataset",
+        environment=", ".join(str(value).rpartition(".")[2] for value in config.environment.values() if value)
+        or "a dataset",
         seed=config.seed,
         version=hiwm.__version__,
         machine=evaluation["machine"] if evaluation else "",
@@ -101,7 +102,11 @@ def _describe(config: Config, agent: Agent, k: int) -> dict[str, Any]:
 
 def _history(config: Config, agent: Agent, k: int) -> list[dict[str, Any]]:
     path = config.folder / "levels" / agent.hierarchy.specs[k].fingerprint / "history.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if not path.exists():
+        return []
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    # a training that was killed and resumed has written some steps twice
+    return list({(record["step"], "loss/total" in record): record for record in records}.values())
 
 
 def _headline(agents: dict[str, Any]) -> str:

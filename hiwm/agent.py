@@ -46,6 +46,7 @@ class Agent:
         world: bounds of actions and the environment.
         num_levels: use only the lowest ones; None for all.
         seed: of the search; `reset` starts its randomness anew.
+        allow: packages trusted for the solver's class besides hiwm's own.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Agent:
         world: World,
         num_levels: int | None = None,
         seed: int = 0,
+        allow: Sequence[str] = (),
     ) -> None:
         self.hierarchy = hierarchy if num_levels is None else hierarchy.truncate(num_levels)
         self.graphs = graphs
@@ -64,7 +66,8 @@ class Agent:
         self.seed = seed
         low, high = (torch.tensor(bound, device=hierarchy.device) for bound in (world.action_low, world.action_high))
         graph = graphs[len(self.hierarchy) - 1] if graphs else None
-        self.planner = HierarchicalPlanner(self.hierarchy, config, graph, low, high)
+        self.allow = tuple(allow)
+        self.planner = HierarchicalPlanner(self.hierarchy, config, graph, low, high, allow)
         self.inputs = self.hierarchy.specs[0].inputs
         #: shape of one primitive action
         self.action_shape = tuple(low.shape)
@@ -80,7 +83,8 @@ class Agent:
 
     def with_planner(self, num_levels: int | None = None, **changes: Any) -> Agent:
         """The same levels planning otherwise: `changes` are keys of PlannerConfig."""
-        return Agent(self.hierarchy, self.graphs, replace(self.config, **changes), self.world, num_levels, self.seed)
+        config = replace(self.config, **changes)
+        return Agent(self.hierarchy, self.graphs, config, self.world, num_levels, self.seed, self.allow)
 
     def reset(self, goal: Observation) -> None:
         """Begin towards a goal observation, or a batch of them: one array, or a dict with one for each input."""
@@ -128,6 +132,9 @@ class Agent:
                 )
             value = value.float() if value.dtype == torch.float64 else value
             tensors[name] = value.unsqueeze(0) if single else value
+        sizes = {name: len(value) for name, value in tensors.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"batches of different sizes: {sizes}; allowed: the same for all inputs")
         return tensors, single
 
     def save(self, folder: Path) -> None:
@@ -158,7 +165,7 @@ def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = (
     hierarchy = load_hierarchy(folder, allow, device)
     described = yaml.safe_load((folder / "agent.yaml").read_text())
     graphs = [LandmarkGraph.load(folder / f"landmarks{k}.safetensors", device) for k in range(len(hierarchy))]
-    return Agent(hierarchy, graphs, PlannerConfig(**described["planner"]), World(**described["world"]))
+    return Agent(hierarchy, graphs, PlannerConfig(**described["planner"]), World(**described["world"]), allow=allow)
 
 
 def _plain(value: Any) -> Any:

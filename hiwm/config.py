@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hiwm.checks import at_least, matches, spell
 from hiwm.evaluation.evaluate import EvaluationConfig
 from hiwm.planning.landmarks import LandmarkConfig
 from hiwm.planning.planner import PlannerConfig
@@ -50,6 +50,10 @@ class DatasetConfig:
     seed: int = 0
     validation: float = 0.1
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        at_least("dataset.", 1, steps=self.steps, workers=self.workers)
+        at_least("dataset.", 2, episodes=self.episodes)  # one is held out
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,11 @@ def load_config(overrides: Sequence[str]) -> Config:
     config = _typed(Config, {str(key): value for key, value in plain.items()}, "")
     if config.tracking not in ("mlflow", "none"):
         raise ConfigError(f"tracking is {config.tracking!r}; allowed: mlflow, none")
+    if config.device.split(":")[0] not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device is {config.device!r}; allowed: auto, cpu, cuda")
+    for key in ("inputs", "state", "strides"):
+        if not getattr(config, key):
+            raise ConfigError(f"{key} is empty; allowed: at least one entry")
     return config
 
 
@@ -143,13 +152,12 @@ def _typed(kind: Any, values: dict[str, Any], where: str) -> Any:
     arguments = {}
     for key, value in values.items():
         hint = hints[key]
-        if is_dataclass(hint):
+        if is_dataclass(hint) and isinstance(value, dict):
             value = _typed(hint, value, f"{where}{key}.")
-        else:
-            with contextlib.suppress(KeyError):
-                allowed = {int: int, float: (int, float), str: str, list[int]: list, list[str]: list}[hint]
-                if not isinstance(value, allowed) or isinstance(value, bool):
-                    raise ConfigError(f"{where}{key} is {value!r}; allowed: {getattr(hint, '__name__', hint)}")
+        elif is_dataclass(hint):
+            raise ConfigError(f"{where}{key} is {value!r}; allowed: a mapping")
+        elif not matches(value, hint):
+            raise ConfigError(f"{where}{key} is {value!r}; allowed: {spell(hint)}")
         arguments[key] = value
     try:
         return kind(**arguments)

@@ -19,7 +19,7 @@ import yaml
 from hiwm.agent import Agent, World, load_agent
 from hiwm.build import build, locate
 from hiwm.config import Config, ConfigError
-from hiwm.console import Bar, say, shout
+from hiwm.console import Bar, say
 from hiwm.data.collect import Collection
 from hiwm.data.collect import collect as collect_episodes
 from hiwm.data.store import Trajectories, Writer, open_dataset
@@ -27,12 +27,10 @@ from hiwm.evaluation.evaluate import evaluate as evaluate_agents
 from hiwm.evaluation.evaluate import make_agents, summarize
 from hiwm.evaluation.traces import save_traces
 from hiwm.planning.landmarks import build_landmarks
-from hiwm.tracking import Run, make_tracker
+from hiwm.progress import TrainingProgress
+from hiwm.tracking import make_tracker
 from hiwm.training.distributed import Processes, barrier, start_processes
-from hiwm.training.loop import Progress
-from hiwm.training.stages import TrainedLevel, train_stack
-
-HISTORY = "history.jsonl"
+from hiwm.training.stages import train_stack
 
 
 def run(config: Config) -> None:
@@ -84,50 +82,25 @@ def collect(config: Config) -> Trajectories:
 def train(config: Config) -> None:
     """Train the levels that are not there yet, build the landmark graphs, save the hierarchy."""
     processes = _prepare(config)
+    config.planner.check(len(config.stack.levels))
     dataset = open_dataset(config.dataset.path)
     _check_environment(config, dataset.metadata.get("environment"), config.dataset.path)
     tracker = make_tracker(config if processes.is_main else replace(config, tracking="none"))
-    runs: dict[int, Run] = {}
-    bars: dict[int, Bar] = {}
-
-    def report(k: int, progress: Progress) -> None:
-        if not processes.is_main:
-            return
-        if k not in runs:
-            parts = {"level": k, "stride": config.strides[k], **config.stack.levels[k]}
-            runs[k] = tracker.child(f"level {k}", parts, {"hiwm.level": str(k)})
-            bars[k] = Bar(f"level {k}", progress.steps, "steps")
-            bars[k].__enter__()
-        if progress.metrics:
-            runs[k].metrics(progress.metrics, progress.step)
-            with open(progress.home / HISTORY, "a") as file:
-                file.write(json.dumps({"step": progress.step, **progress.metrics}) + "\n")
-        note = ""
-        if "validation/copy_last" in progress.metrics:
-            m = progress.metrics
-            note = (f"prediction {m['validation/copy_last']:.3f} of copy-last, rank {m['validation/effective_rank']:.1f}, "
-                    f"readout R2 {m['validation/readout_r2']:.3f}")  # fmt: skip
-        bars[k].update(progress.step, note)
-        for alarm in progress.alarms:
-            shout(f"level {k} may be collapsing: {alarm}")
-
-    lineage: list[str] = []
-
-    def on_level(k: int, trained: TrainedLevel) -> None:
-        lineage.append(trained.folder.name)
-        if k in bars:
-            bars[k].__exit__(None, None, None)
-        if trained.reused:
-            say(f"level {k}: {trained.folder}, trained already, reused")
-        elif k in runs:
-            runs[k].artifact(trained.folder / "metrics.json")
-            runs[k].artifact(trained.folder / "level.safetensors")
-            runs[k].finish()
-
-    hierarchy, caches = train_stack(
-        config.stack, config.training, dataset,
-        seed=config.seed, folder=config.folder / "levels", processes=processes, report=report, on_level=on_level,
-    )  # fmt: skip
+    parameters = [
+        {"level": k, "stride": stride, **parts}
+        for k, (parts, stride) in enumerate(zip(config.stack.levels, config.strides, strict=True))
+    ]
+    with TrainingProgress(tracker, parameters) as progress:
+        hierarchy, caches = train_stack(
+            config.stack,
+            config.training,
+            dataset,
+            seed=config.seed,
+            folder=config.folder / "levels",
+            processes=processes,
+            report=progress.step if processes.is_main else lambda level, step: None,
+            on_level=progress.level if processes.is_main else lambda level, trained: None,
+        )
     if not processes.is_main:
         barrier()
         return
@@ -136,7 +109,7 @@ def train(config: Config) -> None:
         say(f"landmarks of level {k}: {graph.data.num_nodes:,}, {graph.data.num_edges:,} edges")
     actions = dataset.column("action").reshape(len(dataset.column("action")), -1)
     world = World(config.environment, actions.min(0).tolist(), actions.max(0).tolist(), dataset.fingerprint)
-    agent = Agent(hierarchy, graphs, config.planner, world, seed=config.seed)
+    agent = Agent(hierarchy, graphs, config.planner, world, seed=config.seed, allow=config.allow)
     home = config.folder / "hierarchy"
     agent.save(home)
     (config.folder / "config.yaml").write_text(
@@ -156,7 +129,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     home = config.folder / "hierarchy"
     agent = load_agent(home, str(processes.device), config.allow)
     _check_environment(config, agent.world.environment, home)
-    agent = Agent(agent.hierarchy, agent.graphs, config.planner, agent.world, seed=config.seed)
+    agent = Agent(agent.hierarchy, agent.graphs, config.planner, agent.world, seed=config.seed, allow=config.allow)
     agents = make_agents(agent, config.evaluation)
     identity = _identity(config, agent)
     path = config.folder / f"{config.evaluation.name}.json"

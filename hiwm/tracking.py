@@ -22,8 +22,8 @@ class Run(Protocol):
     def artifact(self, path: Path) -> None:
         """Keep a file, or a folder under its own name."""
 
-    def finish(self) -> None:
-        """Nothing more will come."""
+    def finish(self, status: str = "FINISHED") -> None:
+        """Nothing more will come; MLflow's status: FINISHED, FAILED or KILLED."""
 
 
 class Tracker(Protocol):
@@ -65,7 +65,7 @@ class NoRun:
 
     def artifact(self, path: Path) -> None: ...
 
-    def finish(self) -> None: ...
+    def finish(self, status: str = "FINISHED") -> None: ...
 
 
 class MLflowTracker:
@@ -138,8 +138,8 @@ class MLflowRun:
         else:
             self.client.log_artifact(self.run_id, str(path))
 
-    def finish(self) -> None:
-        self.client.set_terminated(self.run_id)
+    def finish(self, status: str = "FINISHED") -> None:
+        self.client.set_terminated(self.run_id, status)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

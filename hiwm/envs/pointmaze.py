@@ -66,6 +66,8 @@ class PointMaze(gymnasium.Wrapper):
             self._random = np.random.RandomState(seed)
             self.env.action_space.seed(seed)
         options = {} if options is None else dict(options)
+        if not 1 <= (task := options.get("task_id", 1)) <= self.num_tasks:
+            raise ValueError(f"task_id is {task}; allowed: 1 to {self.num_tasks}")
         if self.behaviour is not None:
             start, goal = self._start_and_goal()
             options = {"task_info": {"init_ij": start, "goal_ij": goal}}

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 
 from hiwm.agent import Agent
+from hiwm.checks import at_least
 from hiwm.evaluation.episodes import Episodes, run_episodes
 from hiwm.evaluation.statistics import wilson_interval
 
@@ -41,6 +42,11 @@ class EvaluationConfig:
     seed: int = 0
     flat_budget: float = 1.0
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        at_least("evaluation.", 1, num_tasks=self.num_tasks, episodes=self.episodes, max_steps=self.max_steps)
+        at_least("evaluation.", 1, num_envs=self.num_envs, baseline_episodes=self.baseline_episodes)
+        at_least("evaluation.", 0, flat_budget=self.flat_budget)
 
 
 def make_agents(agent: Agent, config: EvaluationConfig) -> dict[str, Agent]:

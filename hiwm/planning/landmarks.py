@@ -19,6 +19,7 @@ from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 from torch_geometric.transforms import LargestConnectedComponents
 
+from hiwm.checks import at_least
 from hiwm.data.store import Trajectories
 
 
@@ -41,6 +42,10 @@ class LandmarkConfig:
     candidates: int = 20_000
     length_cost: float = 0.1
     min_count: int = 1
+
+    def __post_init__(self) -> None:
+        at_least("landmarks.", 2, landmarks=self.landmarks, candidates=self.candidates)
+        at_least("landmarks.", 1, edge_steps=self.edge_steps, transitions=self.transitions, min_count=self.min_count)
 
 
 class MinPlus(MessagePassing):
@@ -103,7 +108,9 @@ class LandmarkGraph:
         """The landmark to go to next from every landmark, (M, G) costs -> (M, G); itself at a goal or a dead end."""
         start, end = self.edges
         through = self.weights.unsqueeze(-1) + cost[end]  # (E, G)
-        best = torch.full_like(cost, torch.inf).index_reduce(0, start, through, "amin")
+        best = torch.full_like(cost, torch.inf).scatter_reduce(
+            0, start.unsqueeze(1).expand_as(through), through, "amin"
+        )
         itself = torch.arange(len(cost), device=cost.device).unsqueeze(-1).expand_as(cost)
         following = itself.clone()
         edge, goal = torch.nonzero((through == best[start]) & torch.isfinite(through), as_tuple=True)
@@ -159,7 +166,13 @@ def build_landmarks(latents: Trajectories, config: LandmarkConfig, seed: int) ->
         row=torch.from_numpy(candidates)[chosen],
     )
     # a landmark that is hardly ever passed may have no way in or out: a goal there would seem out of reach
-    return LandmarkGraph(LargestConnectedComponents(connection="strong")(data), steps)
+    connected = LargestConnectedComponents(connection="strong")(data)
+    if connected.num_edges == 0:
+        raise ValueError(
+            f"no two of {config.landmarks} landmarks are connected both ways by {config.transitions} transitions of {steps} "
+            "steps; raise landmarks.transitions, or lower landmarks.landmarks or landmarks.min_count"
+        )
+    return LandmarkGraph(connected, steps)
 
 
 def farthest_points(points: Tensor, number: int, rng: np.random.Generator) -> Tensor:

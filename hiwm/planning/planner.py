@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hiwm.build import build
+from hiwm.checks import at_least
 from hiwm.hierarchy import Hierarchy, Inputs
 from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.planning.landmarks import LandmarkGraph
@@ -63,6 +64,9 @@ class PlannerConfig:
             values = getattr(self, key)
             if len(values) < num_levels:
                 raise ValueError(f"planner.{key} is {list(values)}; allowed: one entry for each of {num_levels} levels")
+        at_least("planner.", 1, hops=self.hops)
+        for key in ("horizon", "replan", "repeat"):
+            at_least("planner.", 1, **{f"{key}[{k}]": getattr(self, key)[k] for k in range(num_levels)})
         for k in range(num_levels):
             if self.proposal[k] not in PROPOSALS:
                 raise ValueError(f"planner.proposal[{k}] is {self.proposal[k]!r}; allowed: {', '.join(PROPOSALS)}")
@@ -84,6 +88,7 @@ class HierarchicalPlanner:
         config: how.
         landmarks: graph over the top level's latents, unless config.landmarks is none.
         action_low, action_high: bounds of primitive actions, (A,).
+        allow: packages trusted for the solver's class besides hiwm's own.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class HierarchicalPlanner:
         landmarks: LandmarkGraph | None,
         action_low: Tensor,
         action_high: Tensor,
+        allow: Sequence[str] = (),
     ) -> None:
         config.check(len(hierarchy))
         if config.landmarks != "none" and landmarks is None:
@@ -108,7 +114,7 @@ class HierarchicalPlanner:
         self.config = config
         self.landmarks = landmarks if config.landmarks != "none" else None
         self.top = len(hierarchy) - 1
-        self.solver: Solver = build(config.solver)
+        self.solver: Solver = build(config.solver, allow)
         stride = hierarchy.strides[0]
         self.bounds = (action_low.repeat(stride), action_high.repeat(stride))
         self.samples = self._samples()
@@ -226,7 +232,9 @@ class HierarchicalPlanner:
 
         found = self.solver.solve(energy, Proposal(mean, std, low, high), self.samples[k], self.generator)
         actions = found.actions.repeat_interleave(repeat, 1)
-        return actions, level.rollout(latent, actions), found.energy
+        predicted = level.rollout(latent, actions)
+        self.calls += predicted.shape[0] * predicted.shape[1]
+        return actions, predicted, found.energy
 
     def _follow_inverse(
         self, k: int, latent: Tensor, target: Tensor, target_level: int, steps_left: float

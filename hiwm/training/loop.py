@@ -13,8 +13,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hiwm.checks import at_least
 from hiwm.data.clips import ClipSampler
 from hiwm.levels.clip import Clip
+from hiwm.levels.distributed import average_over_processes
 from hiwm.levels.level import Level
 from hiwm.training.checkpoint import load_checkpoint, save_checkpoint
 from hiwm.training.distributed import Processes
@@ -47,6 +49,10 @@ class TrainingConfig:
     clip_norm: float = 1.0
     evaluate_every: int = 500
     checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        at_least("training.", 1, steps=self.steps, batch=self.batch, evaluate_every=self.evaluate_every)
+        at_least("training.", 0, learning_rate=self.learning_rate, warmup=self.warmup, clip_norm=self.clip_norm)
 
 
 @dataclass(frozen=True)
@@ -136,8 +142,10 @@ def train_level(
         schedule.step()
 
         if step % 50 == 0:
-            values = {f"loss/{name}": value.item() for name, value in losses.items()}
-            values |= {"loss/total": total.item(), "learning_rate": float(schedule.get_last_lr()[0])}
+            # each process has the mean over its own share of the batch
+            whole = average_over_processes(torch.stack([total, *losses.values()]).detach())
+            values = dict(zip(["loss/total", *(f"loss/{name}" for name in losses)], whole.tolist(), strict=True))
+            values["learning_rate"] = float(schedule.get_last_lr()[0])
             report(Progress(step, config.steps, values, home))
         else:
             report(Progress(step, config.steps, {}, home))

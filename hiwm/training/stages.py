@@ -26,6 +26,7 @@ from hiwm.training.monitor import Episodes
 
 log = logging.getLogger("hiwm")
 
+LEVEL_KEYS = {"horizon", "encoder", "action_encoder", "predictor", "inverse", "regularizers", "coefs"}
 MONITORED_EPISODES, MONITORED_MOMENTS = 64, 32
 
 
@@ -176,10 +177,14 @@ def describe(
     for k, (parts, stride) in enumerate(zip(config.levels, config.strides, strict=True)):
         identity = [parts, stride, asdict(training), below, list(config.inputs), config.validation, seed]
         below = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        if missing := LEVEL_KEYS - set(parts):
+            raise ValueError(f"levels.level{k} has no {sorted(missing)[0]}; needed: {', '.join(sorted(LEVEL_KEYS))}")
+        if not isinstance(parts["horizon"], int) or parts["horizon"] < 1:
+            raise ValueError(f"levels.level{k}.horizon is {parts['horizon']!r}; allowed: a whole number of at least 1")
         spec = LevelSpec(parts, stride, inputs, dim_below, below)
         try:
             level = spec.build(config.allow)
-        except (KeyError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"levels.level{k}: {error}") from error
         if k == 0 and not isinstance(level.action_encoder, RawActionEncoder):
             raise ValueError(
