@@ -25,6 +25,7 @@ class TrainingProgress:
     def __init__(self, tracker: Tracker, parameters: list[dict[str, Any]]) -> None:
         self.tracker = tracker
         self.parameters = parameters
+        self.below = "dataset"  # fingerprint of the level below the one that trains
         self.bar: Bar | None = None
         self.run: Run | None = None
 
@@ -36,9 +37,8 @@ class TrainingProgress:
         if self.bar is None or self.run is None:
             self.bar = Bar(f"level {level}", progress.steps, "steps")
             self.bar.__enter__()
-            self.run = self.tracker.child(
-                f"level {level}", self.parameters[level], {"hiwm.fingerprint": progress.home.name}
-            )
+            lineage = {"hiwm.level": str(level), "hiwm.fingerprint": progress.home.name, "hiwm.below": self.below}
+            self.run = self.tracker.child(f"level {level}", self.parameters[level], lineage)
         if progress.metrics:
             self.run.metrics(progress.metrics, progress.step)
             with open(progress.home / HISTORY, "a") as file:
@@ -60,6 +60,7 @@ class TrainingProgress:
             self.run.artifact(trained.folder / "metrics.json")
             self.run.artifact(trained.folder / "level.safetensors")
         self._close("FINISHED")
+        self.below = trained.folder.name
 
     def _close(self, status: str) -> None:
         if self.run is not None:
