@@ -20,6 +20,7 @@ Wall = tuple[float, float, float, float]
 LEVEL_COLORS = ("#0072b2", "#e69f00", "#d55e00", "#cc79a7", "#009e73")  # Okabe & Ito 2008: told apart by everyone
 WALL = "#c9ccd1"
 INK = "#22262b"
+GRAPH = "#7fa8c9"
 HEALTH = {
     "copy_last": "prediction error / copy-last",
     "rank_share": "effective rank / possible",
@@ -80,13 +81,18 @@ def success_bars(agents: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 
 def episodes(
-    traces: Mapping[str, Sequence[Trace]], decoders: Mapping[str, StateDecoder], walls: Sequence[Wall], most: int = 3
+    traces: Mapping[str, Sequence[Trace]],
+    decoder: StateDecoder,
+    graphs: Mapping[str, tuple[LandmarkGraph, np.ndarray]],
+    walls: Sequence[Wall],
+    most: int = 3,
 ) -> Figure:
-    """A row an agent, a column a task: path, start, goal and the subgoals its levels handed down.
+    """A row an agent, a column a task: path, start, goal, landmark graph and the subgoals its levels handed down.
 
     Args:
         traces: agent -> one episode of each task.
-        decoders: agent -> what its latents mean.
+        decoder: what latents mean.
+        graphs: agent -> the graph it plans on and the true states of its landmarks (M, C); agents without one are left out.
         walls: rectangles of the map; none for worlds without one.
         most: tasks shown; those that tell the agents apart come first.
     """
@@ -96,9 +102,11 @@ def episodes(
     for row, (agent, of_agent) in zip(grid, traces.items(), strict=True):
         for axes, task in zip(row, tasks, strict=True):
             trace = next(trace for trace in of_agent if trace.task == task)
-            _map(axes, walls, decoders[agent].states)
+            _map(axes, walls, decoder.states)
+            if agent in graphs:
+                _graph(axes, *graphs[agent], color=GRAPH)
             for level in range(len(trace.subgoals) - 1, 0, -1):
-                states = decoders[agent].decode(level, _distinct(trace.subgoals[level]))
+                states = decoder.decode(level, _distinct(trace.subgoals[level]))
                 axes.plot(*states[:, :2].T, "os"[level % 2], ms=3 + 1.5 * level, mfc="none", mew=1,
                           color=LEVEL_COLORS[level], label=f"subgoals of level {level}")  # fmt: skip
             axes.plot(*trace.observations[:, :2].T, color=INK, lw=1.3, label="path")
@@ -124,14 +132,19 @@ def landmark_graphs(graphs: Sequence[LandmarkGraph], states: Sequence[np.ndarray
     for level, (axes, graph, where) in enumerate(zip(figure.subplots(1, len(graphs), squeeze=False)[0], graphs, states,
                                                      strict=True)):  # fmt: skip
         _map(axes, walls, where)
-        start, end = graph.edges.numpy()
-        lines = np.stack([where[start, :2], where[end, :2]], 1)
-        axes.add_collection(LineCollection(lines.tolist(), colors=LEVEL_COLORS[level], lw=0.25, alpha=0.5))
+        _graph(axes, graph, where, color=LEVEL_COLORS[level])
         axes.plot(*where[:, :2].T, ".", ms=2.5, color=INK)
+        edges = graph.edges.shape[1]
         axes.set_title(
-            f"level {level}: {len(where)} landmarks, {len(start):,} edges of {graph.edge_steps} steps", fontsize=9
+            f"level {level}: {len(where)} landmarks, {edges:,} edges of {graph.edge_steps} steps", fontsize=9
         )
     return figure
+
+
+def _graph(axes: Axes, graph: LandmarkGraph, where: np.ndarray, color: str) -> None:
+    start, end = graph.edges.numpy()
+    lines = np.stack([where[start, :2], where[end, :2]], 1)
+    axes.add_collection(LineCollection(lines.tolist(), colors=color, lw=0.25, alpha=0.5, label="landmark graph"))
 
 
 def _map(axes: Axes, walls: Sequence[Wall], states: np.ndarray) -> None:

@@ -21,7 +21,7 @@ from hiwm.build import build
 from hiwm.config import Config
 from hiwm.console import say
 from hiwm.data.store import Trajectories, open_dataset
-from hiwm.evaluation.evaluate import HIERARCHICAL
+from hiwm.evaluation.evaluate import HIERARCHICAL, make_agents
 from hiwm.evaluation.traces import load_traces
 from hiwm.tracking import make_tracker
 from hiwm.training.monitor import alarms
@@ -82,8 +82,11 @@ def _draw(config: Config, agent: Agent, dataset: Trajectories, evaluation: Any) 
         drawn["success"] = figures.success_bars(evaluation["agents"])
         traces = load_traces(config.folder / f"{config.evaluation.name}.npz")
         if on_map and all(trace.observations.ndim == 2 for of_agent in traces.values() for trace in of_agent):
-            decoder = StateDecoder(agent, dataset, config.state)
-            drawn["episodes"] = figures.episodes(traces, dict.fromkeys(traces, decoder), walls)
+            graphs = {}
+            for name, planned in make_agents(agent, config.evaluation).items():
+                if planned.planner.landmarks is not None:
+                    graphs[name] = (planned.planner.landmarks, where[planned.planner.top])
+            drawn["episodes"] = figures.episodes(traces, StateDecoder(agent, dataset, config.state), graphs, walls)
     return drawn
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import textwrap
 
 # verb -> what does it, as "module:function" of a Config, and what it is for. Names, so that --help imports nothing.
 VERBS = {
@@ -72,10 +73,21 @@ def _verb_help(verb: str) -> str:
     from importlib.resources import files
 
     configs = files("hiwm.configs")
-    experiments = sorted(file.name.removesuffix(".yaml") for file in configs.joinpath("experiment").iterdir())
-    keys = configs.joinpath("config.yaml").read_text()
-    return (
-        f"hiwm {verb}: {VERBS[verb][1]}\n\nusage: hiwm {verb} experiment=<name> [key=value ...]\n\nexperiments:\n  "
-        + "\n  ".join(experiments)
-        + f"\n\nkeys and defaults (dotted on the command line, e.g. training.steps=3000):\n\n{keys}"
-    )
+
+    def choices(group: str) -> str:
+        return ", ".join(sorted(file.name.removesuffix(".yaml") for file in configs.joinpath(group).iterdir()))
+
+    protocol = configs.joinpath("evaluation", "ogbench.yaml").read_text()
+    return f"""hiwm {verb}: {VERBS[verb][1]}
+
+usage: hiwm {verb} experiment=<name> [key=value ...]
+
+experiment=            {choices("experiment")}
+evaluation=            {choices("evaluation")}
+level@levels.level<k>= {choices("level")}
+
+Keys and defaults, dotted on the command line, e.g. training.steps=3000:
+
+{configs.joinpath("config.yaml").read_text()}
+evaluation:
+{textwrap.indent(protocol, "  ")}"""
