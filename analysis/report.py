@@ -119,7 +119,7 @@ def _headline(agents: dict[str, Any]) -> str:
         return f"{100 * numbers['success']:.1f} % [{100 * low:.0f}, {100 * high:.0f}] of {numbers['episodes']} episodes"
 
     others = ", ".join(f"{name} {rate(name)}" for name in agents if name != HIERARCHICAL)
-    return f"The stack reaches {rate(HIERARCHICAL)}. At equal compute: {others}."
+    return f"The stack reaches {rate(HIERARCHICAL)}. With as many predictor calls a step: {others}."
 
 
 def _protocol(config: Config) -> str:

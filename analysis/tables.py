@@ -1,4 +1,4 @@
-"""`python -m hiwm.analysis.tables runs/*`: evaluations of many runs as one CSV, and pooled over seeds as Markdown."""
+"""`python -m hiwm.analysis.tables runs/*`: evaluations of many runs as one CSV, and as Markdown."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def rows_of(folders: Iterable[Path], name: str, commit: str) -> list[Row]:
     return rows
 
 
-def pooled(rows: Sequence[Row]) -> str:
-    """Markdown: a line an experiment, a column an agent, episodes of all seeds together."""
+def markdown(rows: Sequence[Row]) -> str:
+    """Markdown: a line an experiment, a column an agent: successes of each seed, and the worst seed's interval."""
     agents = list(dict.fromkeys(str(row["agent"]) for row in rows))
     lines = [f"| experiment | seeds | {' | '.join(agents)} |", "|---" * (len(agents) + 2) + "|"]
     for experiment in dict.fromkeys(row["experiment"] for row in rows):
@@ -55,16 +55,17 @@ def pooled(rows: Sequence[Row]) -> str:
         cells = []
         for agent in agents:
             counts = [(int(row["won"]), int(row["episodes"])) for row in mine if row["agent"] == agent]
-            won, of = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
-            low, high = wilson_interval(won, of)
-            cells.append(f"{100 * won / of:.1f} [{100 * low:.1f}, {100 * high:.1f}] ({won}/{of})" if of else "-")
+            # starts and goals are the same for every seed, so seeds are not pooled: the interval is the worst seed's
+            low, high = min((wilson_interval(*count) for count in counts), default=(0, 0))
+            shown = ", ".join(f"{won}/{of}" for won, of in counts)
+            cells.append(f"{shown} [{100 * low:.1f}, {100 * high:.1f}]" if counts else "-")
         seeds = sorted({int(row["seed"]) for row in mine})
-        lines.append(f"| {experiment} | {len(seeds)} | {' | '.join(cells)} |")
+        lines.append(f"| {experiment} | {', '.join(map(str, seeds))} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main(folders: Sequence[str]) -> None:
-    """Write `evaluation.csv` and `ablation.csv` into the current folder and print the pooled tables."""
+    """Write `evaluation.csv` and `ablation.csv` into the current folder and print them as Markdown."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -76,7 +77,7 @@ def main(folders: Sequence[str]) -> None:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        print(f"\n{name}.csv\n\n{pooled(rows)}")
+        print(f"\n{name}.csv\n\n{markdown(rows)}")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,9 @@ class Trajectories:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        ends = np.asarray(self.ep_offset, np.int64) + self.ep_len
+        if (self.ep_len < 1).any() or (self.ep_offset[1:] != ends[:-1]).any():
+            raise DatasetError(f"{self.path}: ep_offset does not put the episodes one after another")
         for name, column in self.columns.items():
             if len(column) < int(self.ep_len.sum()):
                 raise DatasetError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -140,17 +141,17 @@ class Agent:
     def save(self, folder: Path) -> None:
         """The levels, `landmarks<k>.safetensors` and `agent.yaml`, whole or not at all."""
         temporary = folder.with_suffix(".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
         self.hierarchy.save(temporary)
         for k, graph in enumerate(self.graphs):
             graph.save(temporary / f"landmarks{k}.safetensors")
         described = {"planner": _plain(asdict(self.config)), "world": _plain(asdict(self.world))}
         (temporary / "agent.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in folder.iterdir():
-            file.unlink()
-        for file in temporary.iterdir():
-            file.replace(folder / file.name)
-        temporary.rmdir()
+        if folder.exists():
+            if any(folder.iterdir()) and not (folder / "hierarchy.yaml").exists():
+                raise ValueError(f"{folder} holds other files; allowed: a new or empty folder, or a saved hierarchy")
+            shutil.rmtree(folder)
+        temporary.rename(folder)
 
 
 def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = ()) -> Agent:
@@ -164,7 +165,8 @@ def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = (
     folder = Path(folder)
     hierarchy = load_hierarchy(folder, allow, device)
     described = yaml.safe_load((folder / "agent.yaml").read_text())
-    graphs = [LandmarkGraph.load(folder / f"landmarks{k}.safetensors", device) for k in range(len(hierarchy))]
+    files = [folder / f"landmarks{k}.safetensors" for k in range(len(hierarchy))]
+    graphs = [LandmarkGraph.load(file, device) for file in files if file.exists()]
     return Agent(hierarchy, graphs, PlannerConfig(**described["planner"]), World(**described["world"]), allow=allow)
 
 

@@ -27,9 +27,14 @@ def locate(target: str, allow: Sequence[str] = ()) -> Any:
         )
     module, _, name = target.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"_target_ {target!r} cannot be imported: {error}") from error
+    asked_for = any(target.startswith(f"{name}.") for name in allow)
+    # a trusted module also holds functions and what it imports itself; a file may name neither
+    if not asked_for and not (isinstance(found, type) and found.__module__ == module):
+        raise ValueError(f"_target_ {target!r} is not trusted: it is not a class of {module}")
+    return found
 
 
 def build(config: Mapping[str, Any], allow: Sequence[str] = (), **runtime: Any) -> Any:

@@ -10,7 +10,7 @@ import textwrap
 VERBS = {
     "collect": ("hiwm.experiment:collect", "make the dataset, by a behaviour policy in the environment"),
     "train": ("hiwm.experiment:train", "train the levels bottom-up, build the landmark graphs, save the hierarchy"),
-    "evaluate": ("hiwm.experiment:evaluate", "success of the stack and its flat baselines, at equal compute"),
+    "evaluate": ("hiwm.experiment:evaluate", "success of the stack and its flat baselines, at equal predictor calls"),
     "report": ("hiwm.analysis.report:report", "write report.html: curves, success table, pictures of plans"),
     "run": ("", "collect, train, evaluate and report"),
 }
@@ -77,7 +77,7 @@ def _verb_help(verb: str) -> str:
     def choices(group: str) -> str:
         return ", ".join(sorted(file.name.removesuffix(".yaml") for file in configs.joinpath(group).iterdir()))
 
-    protocol = configs.joinpath("evaluation", "ogbench.yaml").read_text()
+    protocol = configs.joinpath("evaluation").joinpath("ogbench.yaml").read_text()
     return f"""hiwm {verb}: {VERBS[verb][1]}
 
 usage: hiwm {verb} experiment=<name> [key=value ...]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 import yaml
 
@@ -42,6 +43,7 @@ def run(config: Config) -> None:
 
 def collect(config: Config) -> Trajectories:
     """Make the dataset of the config, or open it."""
+    _one_process("collect")
     path = Path(config.dataset.path)
     wanted = _collection_config(config)
     if path.exists():
@@ -107,8 +109,8 @@ def train(config: Config) -> None:
     graphs = [build_landmarks(open_dataset(cache), config.landmarks, config.seed) for cache in caches]
     for k, graph in enumerate(graphs):
         say(f"landmarks of level {k}: {graph.data.num_nodes:,}, {graph.data.num_edges:,} edges")
-    actions = dataset.column("action").reshape(len(dataset.column("action")), -1)
-    world = World(config.environment, actions.min(0).tolist(), actions.max(0).tolist(), dataset.fingerprint)
+    low, high = _action_bounds(dataset)
+    world = World(config.environment, low, high, dataset.fingerprint)
     agent = Agent(hierarchy, graphs, config.planner, world, seed=config.seed, allow=config.allow)
     home = config.folder / "hierarchy"
     agent.save(home)
@@ -125,10 +127,12 @@ def train(config: Config) -> None:
 
 def evaluate(config: Config) -> dict[str, Any]:
     """Evaluate the saved hierarchy and its baselines; write `evaluation.json`."""
+    _one_process("evaluate")
     processes = _prepare(config)
     home = config.folder / "hierarchy"
     agent = load_agent(home, str(processes.device), config.allow)
     _check_environment(config, agent.world.environment, home)
+    _check_trained(config)
     agent = Agent(agent.hierarchy, agent.graphs, config.planner, agent.world, seed=config.seed, allow=config.allow)
     agents = make_agents(agent, config.evaluation)
     identity = _identity(config, agent)
@@ -163,7 +167,8 @@ def evaluate(config: Config) -> dict[str, Any]:
     tracker = make_tracker(config)
     child = tracker.child(config.evaluation.name, result["protocol"], {"hiwm.identity": identity})
     for name, numbers in result["agents"].items():
-        child.metrics({f"{name}/success": numbers["success"], f"{name}/plan_ms_p50": numbers["plan_ms"]["p50"]})
+        child.metrics({f"{name}/success": numbers["success"]})
+        child.metrics({f"{name}/plan_ms_{which}": value for which, value in numbers["plan_ms"].items()})
         child.metrics({f"{name}/task{task}": rate["success"] for task, rate in numbers["per_task"].items()})
     child.artifact(path)
     child.finish()
@@ -179,6 +184,31 @@ def _say_results(agents: dict[str, Any]) -> None:
             f"{name:>20}: {100 * numbers['success']:5.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {numbers['episodes']} episodes, "
             f"{numbers['plan_ms']['mean']:.2f} ms and {numbers['predictor_calls']:.0f} predictor calls an environment step"
         )
+
+
+def _action_bounds(dataset: Trajectories) -> tuple[list[float], list[float]]:
+    """Least and largest actions of the data, without those of the episodes' last rows, which lead nowhere."""
+    leads = np.ones(len(dataset.column("action")), bool)
+    leads[dataset.ep_offset + dataset.ep_len - 1] = False
+    actions = dataset.column("action")[leads].reshape(int(leads.sum()), -1)
+    if not np.isfinite(actions).all():
+        raise ConfigError(f"{dataset.path}: column 'action' has values that are not finite numbers")
+    return actions.min(0).tolist(), actions.max(0).tolist()
+
+
+def _check_trained(config: Config) -> None:
+    """Refuse to evaluate under a config that the saved hierarchy was not trained with."""
+    saved = yaml.safe_load((config.folder / "config.yaml").read_text())
+    wanted = json.loads(json.dumps(config.as_dict()))
+    for key in ("inputs", "strides", "levels", "landmarks", "training"):
+        if saved[key] != wanted[key]:
+            raise ConfigError(f"{key}: {config.folder / 'hierarchy'} was trained with {saved[key]}, the config says {wanted[key]}; "
+                              "`hiwm train` with this config first, or give another name")  # fmt: skip
+
+
+def _one_process(verb: str) -> None:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError(f"{verb} runs in one process; allowed under torchrun: train")
 
 
 def _prepare(config: Config) -> Processes:

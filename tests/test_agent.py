@@ -233,3 +233,22 @@ def test_planning_leaves_global_randomness_alone(agent):
     torch.manual_seed(3)
     acted(agent)
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_function_of_hiwm_is_no_way_around_trust(agent, tmp_path):
+    """`hiwm.build.build` would call anything; only classes may be named by a file."""
+    agent.save(tmp_path / "saved")
+    described = yaml.safe_load((tmp_path / "saved" / "agent.yaml").read_text())
+    command = {"_target_": "os.system", "command": f"touch {tmp_path / 'ran'}"}
+    described["planner"]["solver"] = {"_target_": "hiwm.build.build", "config": command, "allow": ["os"]}
+    (tmp_path / "saved" / "agent.yaml").write_text(yaml.safe_dump(described))
+    with pytest.raises(ValueError, match="not a class"):
+        hiwm.load_agent(tmp_path / "saved")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_saving_leaves_other_peoples_files_alone(agent, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="other files"):
+        agent.save(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"

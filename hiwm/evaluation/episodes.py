@@ -131,6 +131,7 @@ def _run_batch(
             seen.append(observations[0].copy())
         over = arrived | np.asarray(infos["ended"])[running]
         if over.any():
+            steps[running[over]] = step + 1
             running = running[~over]
             if len(running) == 0:
                 break

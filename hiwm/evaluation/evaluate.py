@@ -96,7 +96,7 @@ def summarize(outcome: Episodes) -> dict[str, Any]:
             "p50": float(np.percentile(outcome.plan_ms, 50)),
             "p95": float(np.percentile(outcome.plan_ms, 95)),
         },
-        "predictor_calls": outcome.predictor_calls / float(steps.sum()),
+        "predictor_calls": outcome.predictor_calls / sum(outcome.planned),
     }
 
 

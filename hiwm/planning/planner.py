@@ -110,6 +110,11 @@ class HierarchicalPlanner:
                 f"planner.replan[0] is {config.replan[0]} steps; allowed: at most its horizon, "
                 f"{config.horizon[0] * hierarchy.periods[0]}"
             )
+        if len(hierarchy) == 1 and config.proposal[0] != "gaussian" and hierarchy.strides[0] > 1:
+            raise ValueError(
+                f"planner.proposal[0] is {config.proposal[0]!r}; allowed: gaussian, for a single level of stride "
+                f"{hierarchy.strides[0]} has no level above to propose its chunks of actions"
+            )
         self.hierarchy = hierarchy
         self.config = config
         self.landmarks = landmarks if config.landmarks != "none" else None
@@ -149,12 +154,13 @@ class HierarchicalPlanner:
         """
         began = time.perf_counter()
         self.calls = 0
-        latents = self.hierarchy.encode(observation)
-        for k in range(self.top, -1, -1):
-            if self.step % self.config.replan[k] == 0:
+        due = [k for k in range(self.top, -1, -1) if self.step % self.config.replan[k] == 0]
+        if due:
+            latents = self.hierarchy.encode(observation)
+            for k in due:
                 self.parts[k] = self._plan_level(k, latents[k])
         steps = tuple(part for part in self.parts if part is not None)
-        action = self._primitive(steps[0])
+        action = self._primitive(steps[0]).cpu()  # waits for the device, so that the time is true
         self.step += 1
         milliseconds = 1000 * (time.perf_counter() - began)
         return Plan(steps, action, milliseconds, self.calls / len(self.goal))

@@ -17,6 +17,7 @@ MIN_RANK_SHARE = 0.1
 MIN_STD = 0.1
 MIN_WITHIN_EPISODE = 0.05
 MAX_COPY_LAST = 0.9
+MIN_READOUT = 0.2
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def diagnose(level: Level, clip: Clip, episodes: Episodes) -> dict[str, float]:
 
     Returns:
         effective_rank: exp of the entropy of the covariance's normalised eigenvalues (Roy & Vetterli 2007), 1 to D.
-        rank_share: that over what it could be: D, or the number of inputs where that is smaller.
+        rank_share: how far it is from 1 (all on a line) to what it could be (D, or the number of inputs where that is
+            smaller), 0 to 1 and beyond.
         std: mean deviation of a latent dimension.
         within_episode: share of the latent's variance inside episodes; near 0, only what never changes is encoded.
         copy_last: open-loop prediction error over the error of predicting no change.
@@ -52,11 +54,11 @@ def diagnose(level: Level, clip: Clip, episodes: Episodes) -> dict[str, float]:
     latent = level.encode(episodes.inputs)
     rows = latent.flatten(0, 1)
     rank = effective_rank(rows)
-    num_inputs = sum(value[0, 0].numel() for value in episodes.inputs.values())
+    most = min(rows.shape[1], sum(value[0, 0].numel() for value in episodes.inputs.values()))
     features = level.features(clip)
     return {
         "effective_rank": rank,
-        "rank_share": rank / min(rows.shape[1], num_inputs),
+        "rank_share": 1.0 if most == 1 else (rank - 1) / (most - 1),
         "std": rows.std(0).mean().item(),
         "within_episode": (latent.var(1).sum(-1).mean() / rows.var(0).sum().clamp_min(1e-12)).item(),
         "copy_last": ratio_to_copy_last(features.predicted, features.latent),
@@ -110,6 +112,7 @@ def alarms(health: Mapping[str, float]) -> list[str]:
         (health["std"] < MIN_STD, "the latent's deviation is {std:.3f}: it is shrinking to a point"),
         (health["within_episode"] < MIN_WITHIN_EPISODE,
          "{within_episode:.1%} of the variance lies within episodes: only what never changes is encoded"),
+        (health["readout_r2"] < MIN_READOUT, "the state can hardly be read out of it (R2 {readout_r2:.2f})"),
         (health["copy_last"] > MAX_COPY_LAST, "prediction is no better than no change (error ratio {copy_last:.2f})"),
     ]  # fmt: skip
     return [text.format(**health) for wrong, text in checks if wrong]

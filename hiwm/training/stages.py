@@ -150,8 +150,11 @@ def train_stack(
                 report=lambda progress, k=k: report(k, progress),
             )
             if processes.is_main:
-                save_file({name: v.contiguous().cpu() for name, v in level.state_dict().items()}, weights)
-                metrics_file.write_text(json.dumps(metrics, indent=1))
+                temporary = home / "level.tmp"
+                save_file({name: v.contiguous().cpu() for name, v in level.state_dict().items()}, temporary)
+                temporary.replace(weights)
+                temporary.write_text(json.dumps(metrics, indent=1))
+                temporary.replace(metrics_file)
                 (home / CHECKPOINT).unlink(missing_ok=True)
         level.eval().requires_grad_(False)
         cache = home / "latents.h5"
@@ -173,9 +176,11 @@ def describe(
     inputs = {name: trajectories.column(name).shape[1:] for name in config.inputs}
     dim_below = int(np.prod(trajectories.column("action").shape[1:]))
     below = trajectories.fingerprint
+    # what is only watched or saved does not change the weights
+    shaping = {k: v for k, v in asdict(training).items() if k not in ("evaluate_every", "checkpoint_seconds")}
     specs = []
     for k, (parts, stride) in enumerate(zip(config.levels, config.strides, strict=True)):
-        identity = [parts, stride, asdict(training), below, list(config.inputs), config.validation, seed]
+        identity = [parts, stride, shaping, below, list(config.inputs), config.validation, seed]
         below = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         if missing := LEVEL_KEYS - set(parts):
             raise ValueError(f"levels.level{k} has no {sorted(missing)[0]}; needed: {', '.join(sorted(LEVEL_KEYS))}")

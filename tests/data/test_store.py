@@ -146,7 +146,7 @@ def test_a_file_without_episode_table_is_refused(tmp_path, gone):
 def test_a_column_shorter_than_the_episode_table_is_refused(tmp_path):
     path = write(tmp_path / "short.h5", make_episodes())
     with h5py.File(path, "r+", libver="latest") as file:
-        file["ep_len"][0] += 1
+        file["ep_len"][-1] += 1
     with pytest.raises(DatasetError, match=r"short\.h5.*17 rows.*18"):
         open_dataset(path)
 
@@ -293,3 +293,11 @@ def test_a_group_in_the_file_is_refused(tmp_path):
 def test_no_episodes_are_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"empty\.h5"):
         open_dataset(write(tmp_path / "empty.h5", []))
+
+
+def test_episodes_that_do_not_follow_one_another_are_refused(tmp_path):
+    path = write(tmp_path / "gaps.h5", make_episodes())
+    with h5py.File(path, "r+", libver="latest") as file:
+        file["ep_offset"][1] += 1
+    with pytest.raises(DatasetError, match=r"gaps\.h5.*ep_offset"):
+        open_dataset(path)

@@ -173,7 +173,7 @@ def test_evaluation_json(tiny_run):
 def test_summary():
     outcome = Episodes(
         task=[1, 1, 2, 2], success=[True, False, True, True], steps=[4, 10, 6, 20],
-        plan_ms=[1.0, 3.0], planned=[3, 1], predictor_calls=400.0,
+        plan_ms=[1.0, 3.0], planned=[30, 10], predictor_calls=400.0,
     )  # fmt: skip
     numbers = summarize(outcome)
     assert numbers["success"] == 0.75

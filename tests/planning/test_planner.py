@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch_geometric.data import Data
 
 from hiwm.data.store import open_dataset
 from hiwm.hierarchy import Hierarchy, LevelSpec
+from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.plan import least_distance
 from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
 
@@ -332,3 +334,40 @@ def test_flat_with_landmarks_searches_for_the_next_landmark(agent):
     on_graph = (part.target.unsqueeze(1) == agent.graphs[0].latents).all(2).any(1)
     assert (on_graph | (part.target == own).all(1)).all()
     assert isinstance(action, np.ndarray)
+
+
+def test_steps_left_count_down_with_the_age_of_the_subgoal_and_along_the_plan(agent, monkeypatch):
+    planner = stack_planner(agent, replan=[1, 6, 6], horizon=[3, 2, 2])
+    asked = []
+    above = planner.hierarchy.levels[1]
+    delegate = above.delegate
+    monkeypatch.setattr(above, "delegate", lambda s, t, left: (asked.append(left[0].item()), delegate(s, t, left))[1])
+    start(planner, points(2))
+    for expected in ([3, 2, 1], [2, 1, 1], [1, 1, 1]):
+        asked.clear()
+        planner.plan({"state": points(2, seed=1)})
+        assert asked == expected  # level 1's subgoal is due 3 environment steps after it was made
+
+
+def test_search_starts_at_the_inverse_models_actions(agent):
+    follow = stack_planner(agent, replan=[5, 5, 10])
+    search = stack_planner(
+        agent, replan=[5, 5, 10], proposal=["inverse+search", "inverse", "gaussian"], inverse_std=[1e-6] * 3
+    )
+    for planner in (follow, search):
+        start(planner, points(3))
+        planner.plan({"state": points(3, seed=1)})
+    torch.testing.assert_close(search.parts[0].actions, follow.parts[0].actions, rtol=0, atol=1e-4)
+
+
+def test_an_agent_near_its_target_goes_on_from_it(exact):
+    where = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [1.0, 0.3]])
+    edges = torch.tensor([[0, 1, 3], [1, 2, 1]])
+    graph = LandmarkGraph(Data(x=where, edge_index=edges, edge_attr=torch.ones(3)), edge_steps=10)
+    config = replace(FLAT, landmarks="direct", hops=1)
+    planner = HierarchicalPlanner(exact, config, graph, LOW, HIGH)
+    planner.start({"state": torch.tensor([[2.0, 0.0]])}, torch.Generator().manual_seed(0))
+    near = torch.tensor([[1.0, 0.25]])  # landmark 3 is the nearest, landmark 1 is near
+    assert planner._next_target(near).tolist() == [[1.0, 0.0]]
+    planner.aim = torch.tensor([1])
+    assert planner._next_target(near).tolist() == [[2.0, 0.0]]

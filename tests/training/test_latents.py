@@ -1,0 +1,23 @@
+import numpy as np
+import torch
+
+from hiwm.agent import load_agent
+from hiwm.data.store import open_dataset
+
+
+def test_cached_macro_actions_are_those_of_the_chunk_that_starts_there(tiny_run):
+    agent = load_agent(tiny_run.folder / "hierarchy")
+    caches = [
+        open_dataset(tiny_run.folder / "levels" / spec.fingerprint / "latents.h5") for spec in agent.hierarchy.specs
+    ]
+    for k in range(1, len(caches)):
+        level, below = agent.hierarchy.levels[k], caches[k - 1]
+        period, below_period = agent.hierarchy.periods[k], agent.hierarchy.periods[k - 1]
+        row = int(below.ep_offset[1]) + 2  # within the second episode
+        chunk = np.array(below.column("action")[row : row + period : below_period])
+        latent = level.encode({"latent": torch.from_numpy(np.array(below.column("latent")[row : row + 1]))})
+        macro = level.encode_actions(latent, torch.from_numpy(chunk).unsqueeze(0))
+        torch.testing.assert_close(macro[0], torch.from_numpy(np.array(caches[k].column("action")[row])))
+        torch.testing.assert_close(latent[0], torch.from_numpy(np.array(caches[k].column("latent")[row])))
+        last = int(below.ep_offset[1] + below.ep_len[1] - 1)
+        assert not caches[k].column("action")[last].any()  # too near the end for a macro-action
