@@ -350,9 +350,13 @@ def test_steps_left_count_down_with_the_age_of_the_subgoal_and_along_the_plan(ag
 
 
 def test_search_starts_at_the_inverse_models_actions(agent):
-    follow = stack_planner(agent, replan=[5, 5, 10])
+    follow = stack_planner(agent, replan=[5, 5, 10], repeat=[1, 1, 1])
     search = stack_planner(
-        agent, replan=[5, 5, 10], proposal=["inverse+search", "inverse", "gaussian"], inverse_std=[1e-6] * 3
+        agent,
+        replan=[5, 5, 10],
+        repeat=[1, 1, 1],
+        proposal=["inverse+search", "inverse", "gaussian"],
+        inverse_std=[1e-6] * 3,
     )
     for planner in (follow, search):
         start(planner, points(3))
