@@ -350,7 +350,7 @@ def test_steps_left_count_down_with_the_age_of_the_subgoal_and_along_the_plan(ag
 
 
 def test_search_starts_at_the_inverse_models_actions(agent):
-    follow = stack_planner(agent, replan=[5, 5, 10], repeat=[1, 1, 1])
+    follow = stack_planner(agent, replan=[5, 5, 10], repeat=[1, 1, 1], proposal=["inverse", "inverse", "gaussian"])
     search = stack_planner(
         agent,
         replan=[5, 5, 10],
