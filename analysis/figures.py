@@ -51,7 +51,7 @@ def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> Figure:
                 health.plot(*zip(*points, strict=True), "o-", ms=3, lw=1.2, label=label)
         health.set(ylabel="held-out value", title=f"level {level}: is it collapsing?")
         health.axhline(0, color=INK, lw=0.5)
-        health.legend(fontsize=8)
+        health.legend(fontsize=8, loc="center right", framealpha=0.6)
         for axes in (loss, health):
             axes.set_xlabel("optimiser step")
             axes.spines[["top", "right"]].set_visible(False)
