@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -51,8 +50,8 @@ def report(config: Config) -> Path:
         protocol=_protocol(config),
         levels=levels,
         alarms=[f"level {k}: {alarm}" for k, level in enumerate(levels) for alarm in alarms(level["metrics"])],
-        figures={name: _inline(figure) for name, figure in drawn.items()},
-        config=yaml.safe_dump(json.loads(json.dumps(config.as_dict())), sort_keys=False),
+        figures={name: _inline(folder / f"{name}.png") for name in drawn},
+        config=yaml.safe_dump(config.as_dict(), sort_keys=False),
     )
     path = config.folder / "report.html"
     path.write_text(page)
@@ -130,7 +129,5 @@ def _protocol(config: Config) -> str:
     )
 
 
-def _inline(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def _inline(image: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(image.read_bytes()).decode()

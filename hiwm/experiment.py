@@ -114,9 +114,7 @@ def train(config: Config) -> None:
     agent = Agent(hierarchy, graphs, config.planner, world, seed=config.seed, allow=config.allow)
     home = config.folder / "hierarchy"
     agent.save(home)
-    (config.folder / "config.yaml").write_text(
-        yaml.safe_dump(json.loads(json.dumps(config.as_dict())), sort_keys=False)
-    )
+    (config.folder / "config.yaml").write_text(yaml.safe_dump(config.as_dict(), sort_keys=False))
     parent = tracker.parent()
     parent.artifact(home)
     parent.artifact(config.folder / "config.yaml")
@@ -199,7 +197,7 @@ def _action_bounds(dataset: Trajectories) -> tuple[list[float], list[float]]:
 def _check_trained(config: Config) -> None:
     """Refuse to evaluate under a config that the saved hierarchy was not trained with."""
     saved = yaml.safe_load((config.folder / "config.yaml").read_text())
-    wanted = json.loads(json.dumps(config.as_dict()))
+    wanted = config.as_dict()
     for key in ("inputs", "strides", "levels", "landmarks", "training"):
         if saved[key] != wanted[key]:
             raise ConfigError(f"{key}: {config.folder / 'hierarchy'} was trained with {saved[key]}, the config says {wanted[key]}; "
