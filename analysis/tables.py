@@ -12,7 +12,7 @@ from pathlib import Path
 from hiwm.evaluation.statistics import wilson_interval
 
 COLUMNS: tuple[str, ...] = (
-    "experiment", "seed", "agent", "won", "episodes", "low", "high", "steps", "plan_ms", "calls", "per_task", "machine", "commit",
+    "experiment", "seed", "agent", "won", "episodes", "low", "high", "steps", "plan_ms", "predictor_calls", "other_calls", "per_task", "machine", "commit",
 )  # fmt: skip
 Row = dict[str, str | int | float]
 
@@ -37,7 +37,8 @@ def rows_of(folders: Iterable[Path], name: str, commit: str) -> list[Row]:
                     "high": round(numbers["interval"][1], 4),
                     "steps": round(numbers["steps"]["mean"], 1) if numbers["steps"] else "",
                     "plan_ms": round(numbers["plan_ms"]["mean"], 3),
-                    "calls": round(numbers["predictor_calls"], 1),
+                    "predictor_calls": round(numbers["predictor_calls"], 1),
+                    "other_calls": round(numbers["other_calls"], 1),
                     "per_task": " ".join(f"{rate['success']:.2f}" for rate in numbers["per_task"].values()),
                     "machine": result["machine"],
                     "commit": commit,

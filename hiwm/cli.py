@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import textwrap
 
@@ -27,7 +28,7 @@ examples:
   torchrun --nproc-per-node 2 -m hiwm train experiment=pointmaze-large-navigate
 
 Results lie under runs/<experiment>/; a verb that has its result already reuses it.
-`hiwm <verb> --help` lists the experiments and the keys."""
+`hiwm <verb> --help` lists the experiments and the keys. HYDRA_FULL_ERROR=1 shows where an error came from."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     sys.path.insert(0, "")  # your own parts are imported from the folder you are in
     import logging
 
-    from hiwm.config import ConfigError, load_config
+    from hiwm.config import load_config
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
@@ -54,7 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
         for name in ("collect", "train", "evaluate", "report") if verb == "run" else (verb,):
             module, function = VERBS[name][0].split(":")
             getattr(importlib.import_module(module), function)(config)
-    except (ConfigError, ValueError) as error:
+    except ValueError as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
         print(f"hiwm {verb}: {error}", file=sys.stderr)
         return 2
     except OSError as error:

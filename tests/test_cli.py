@@ -236,3 +236,9 @@ def test_without_mlflow_and_with_a_part_of_ones_own(tiny_run, tmp_path):
     assert (tmp_path / "root" / "tiny" / "report.html").exists()
     saved = (tmp_path / "root" / "tiny" / "hierarchy" / "hierarchy.yaml").read_text()
     assert "my_parts.WideEncoder" in saved
+
+
+def test_full_error_shows_where(monkeypatch, tmp_path):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ValueError, match="stepz"):
+        main(["train", *tiny.overrides(tmp_path, "training.stepz=3")])

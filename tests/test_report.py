@@ -34,6 +34,7 @@ def test_table_has_the_numbers_of_the_evaluation(page, tiny_run):
         assert cells[1] == f"{100 * low:.1f} – {100 * high:.1f}"  # noqa: RUF001
         assert cells[2] == str(numbers["episodes"])
         assert cells[5] == f"{numbers['predictor_calls']:.0f}"
+        assert cells[6] == f"{numbers['other_calls']:.0f}"
 
 
 def test_images_decode(page, tiny_run):

@@ -43,6 +43,7 @@ class Episodes:
         plan_ms: milliseconds of each planning call over the episodes it planned for.
         planned: episodes each planning call planned for.
         predictor_calls: one-step predictions in all.
+        other_calls: passes through encoders and inverse models in all.
         traces: the first episode of each task.
     """
 
@@ -52,6 +53,7 @@ class Episodes:
     plan_ms: list[float] = field(default_factory=list)
     planned: list[int] = field(default_factory=list)
     predictor_calls: float = 0.0
+    other_calls: float = 0.0
     traces: list[Trace] = field(default_factory=list)
 
 
@@ -118,6 +120,7 @@ def _run_batch(
         outcome.plan_ms.append(plan.milliseconds / len(running))
         outcome.planned.append(len(running))
         outcome.predictor_calls += plan.predictor_calls * len(running)
+        outcome.other_calls += plan.other_calls * len(running)
         traced = running[0] == 0 and numbers[0] == 0 and isinstance(observations, np.ndarray)
         if traced:
             seen.append(observations[0].copy())

@@ -97,6 +97,7 @@ def summarize(outcome: Episodes) -> dict[str, Any]:
             "p95": float(np.percentile(outcome.plan_ms, 95)),
         },
         "predictor_calls": outcome.predictor_calls / sum(outcome.planned),
+        "other_calls": outcome.other_calls / sum(outcome.planned),
     }
 
 

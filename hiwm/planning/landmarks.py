@@ -18,6 +18,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 from torch_geometric.transforms import LargestConnectedComponents
+from torch_geometric.utils import add_self_loops
 
 from hiwm.checks import at_least
 from hiwm.data.store import Trajectories
@@ -49,23 +50,17 @@ class LandmarkConfig:
 
 
 class MinPlus(MessagePassing):
-    """cost_i = min(cost_i, min over edges i -> j of (w_ij + cost_j)): one step of Bellman-Ford."""
+    """cost_i = min over edges i -> j of (w_ij + cost_j): one step of Bellman-Ford; staying is a self-loop of weight 0."""
 
     def __init__(self) -> None:
         super().__init__(aggr="min", flow="target_to_source")
 
     def forward(self, cost: Tensor, edge_index: Tensor, weight: Tensor) -> Tensor:
         """Costs to G goals (M, G), edges (2, E), weights (E,) -> (M, G)."""
-        return torch.minimum(cost, self._nothing_is_far(self.propagate(edge_index, x=cost, weight=weight), edge_index))
+        return self.propagate(edge_index, x=cost, weight=weight)
 
     def message(self, x_j: Tensor, weight: Tensor) -> Tensor:
         return x_j + weight.unsqueeze(-1)
-
-    def _nothing_is_far(self, cost: Tensor, edge_index: Tensor) -> Tensor:
-        # PyG fills landmarks without outgoing edges with 0; from there nothing can be reached
-        reached = torch.zeros(len(cost), dtype=torch.bool, device=cost.device)
-        reached[edge_index[0]] = True
-        return torch.where(reached.unsqueeze(-1), cost, torch.inf)
 
 
 class LandmarkGraph:
@@ -98,8 +93,9 @@ class LandmarkGraph:
         cost = torch.full((len(self.latents), len(goal)), torch.inf, device=goal.device)
         cost[goal, torch.arange(len(goal), device=goal.device)] = 0.0
         step = MinPlus()
+        edges, weights = add_self_loops(self.edges, self.weights, fill_value=0.0, num_nodes=len(cost))
         while True:
-            closer = step(cost, self.edges, self.weights)
+            closer = step(cost, edges, weights)
             if torch.equal(closer, cost):
                 return cost
             cost = closer
@@ -112,9 +108,9 @@ class LandmarkGraph:
             0, start.unsqueeze(1).expand_as(through), through, "amin"
         )
         itself = torch.arange(len(cost), device=cost.device).unsqueeze(-1).expand_as(cost)
-        following = itself.clone()
-        edge, goal = torch.nonzero((through == best[start]) & torch.isfinite(through), as_tuple=True)
-        following[start[edge], goal] = end[edge]
+        ties = torch.where((through == best[start]) & torch.isfinite(through), end.unsqueeze(1), len(cost))
+        # of equally good ones the first, on every device
+        following = itself.scatter_reduce(0, start.unsqueeze(1).expand_as(ties), ties, "amin", include_self=False)
         return torch.where(torch.isfinite(best) & (cost > 0), following, itself)
 
     def save(self, path: Path) -> None:

@@ -55,12 +55,14 @@ class Plan:
         action: the primitive action it puts out now, (B, A).
         milliseconds: time of the planning call, for the whole batch.
         predictor_calls: one-step predictions it took, an environment (mean over the batch).
+        other_calls: passes through encoders and inverse models it took, likewise.
     """
 
     steps: tuple[LevelPlan, ...]
     action: Tensor
     milliseconds: float
     predictor_calls: float
+    other_calls: float
 
 
 def least_distance(predicted: Tensor, target: Tensor) -> Tensor:

@@ -153,17 +153,19 @@ class HierarchicalPlanner:
             observation: each input (B, ...).
         """
         began = time.perf_counter()
-        self.calls = 0
+        self.calls = self.other_calls = 0
         due = [k for k in range(self.top, -1, -1) if self.step % self.config.replan[k] == 0]
         if due:
             latents = self.hierarchy.encode(observation)
+            self.other_calls += len(self.goal) * len(latents)
             for k in due:
                 self.parts[k] = self._plan_level(k, latents[k])
         steps = tuple(part for part in self.parts if part is not None)
         action = self._primitive(steps[0]).cpu()  # waits for the device, so that the time is true
         self.step += 1
         milliseconds = 1000 * (time.perf_counter() - began)
-        return Plan(steps, action, milliseconds, self.calls / len(self.goal))
+        batch = len(self.goal)
+        return Plan(steps, action, milliseconds, self.calls / batch, self.other_calls / batch)
 
     def _plan_level(self, k: int, latent: Tensor) -> LevelPlan:
         period = self.hierarchy.periods[k]
@@ -214,6 +216,7 @@ class HierarchicalPlanner:
 
         def distance(predicted: Tensor, target: Tensor) -> Tensor:
             if target_level > k:
+                self.other_calls += predicted.shape[0] * predicted.shape[1]
                 predicted = self.hierarchy.levels[target_level].encode({"latent": predicted})
             return least_distance(predicted, target)
 
@@ -256,6 +259,7 @@ class HierarchicalPlanner:
             actions.append(action)
             predicted.append(latent)
         self.calls += len(latent) * len(actions)
+        self.other_calls += len(latent) * len(actions)
         return torch.stack(actions, 1), torch.stack(predicted, 1)
 
     def _proposal(self, k: int) -> str:

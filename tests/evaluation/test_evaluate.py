@@ -151,11 +151,11 @@ def test_evaluation_json(tiny_run):
     written = json.loads((tiny_run.folder / "evaluation.json").read_text())
     assert set(written) == {"identity", "experiment", "seed", "protocol", "machine", "agents"}
     assert written["experiment"] == "tiny"
-    assert written["protocol"] == {"num_tasks": 2, "max_steps": 60, "seed": 0, "flat_budget": 1}
+    assert written["protocol"] == {"num_tasks": 2, "max_steps": 60, "seed": 1, "flat_budget": 1}
     assert list(written["agents"]) == ["hierarchical", "flat", "flat_landmarks"]
     for name, numbers in written["agents"].items():
         assert set(numbers) == {
-            "success", "interval", "episodes", "per_task", "steps", "plan_ms", "predictor_calls"
+            "success", "interval", "episodes", "per_task", "steps", "plan_ms", "predictor_calls", "other_calls"
         }  # fmt: skip
         per_task = numbers["per_task"]
         assert set(per_task) == {"1", "2"}
@@ -173,7 +173,7 @@ def test_evaluation_json(tiny_run):
 def test_summary():
     outcome = Episodes(
         task=[1, 1, 2, 2], success=[True, False, True, True], steps=[4, 10, 6, 20],
-        plan_ms=[1.0, 3.0], planned=[30, 10], predictor_calls=400.0,
+        plan_ms=[1.0, 3.0], planned=[30, 10], predictor_calls=400.0, other_calls=80.0,
     )  # fmt: skip
     numbers = summarize(outcome)
     assert numbers["success"] == 0.75
@@ -181,6 +181,7 @@ def test_summary():
     assert numbers["steps"] == {"mean": 10.0, "median": 6.0}
     assert numbers["plan_ms"]["mean"] == pytest.approx(1.5)
     assert numbers["predictor_calls"] == 10
+    assert numbers["other_calls"] == 2
     outcome.success = [False] * 4
     assert summarize(outcome)["steps"] is None
 

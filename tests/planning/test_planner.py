@@ -40,15 +40,17 @@ class Linear(nn.Module):
 
 
 class Counting(nn.Module):
-    """A predictor that counts the predictions it makes."""
+    """A part that counts the rows it is given."""
 
-    def __init__(self, predictor):
+    def __init__(self, part):
         super().__init__()
-        self.predictor, self.count = predictor, 0
+        self.part, self.count = part, 0
 
-    def forward(self, latent, action):
-        self.count += latent.shape[0]
-        return self.predictor(latent, action)
+    def forward(self, first, *others):
+        rows = first["latent"] if isinstance(first, dict) and "latent" in first else first
+        rows = rows["state"] if isinstance(rows, dict) else rows
+        self.count += rows.shape[:-1].numel()
+        return self.part(first, *others)
 
 
 @pytest.fixture
@@ -145,19 +147,25 @@ def test_least_distance_is_the_least_over_the_horizon():
     ],
 )
 def test_predictor_calls_stay_within_the_budget(agent, changes):
-    counters = []
+    counters, others = [], []
     for level in agent.hierarchy.levels:
         level.predictor = Counting(level.predictor)
+        level.encoder, level.inverse = Counting(level.encoder), Counting(level.inverse)
         counters.append(level.predictor)
+        others += [level.encoder, level.inverse]
     planner = stack_planner(agent, **changes)
     batch, steps = 3, 12
-    plans, _ = walk(start(planner, points(batch, 2)), points(batch, 1), steps)
+    planner = start(planner, points(batch, 2))
+    for counter in others:
+        counter.count = 0
+    plans, _ = walk(planner, points(batch, 1), steps)
     budget = planner.config.budget
     reported = sum(plan.predictor_calls for plan in plans) / steps
     made = sum(counter.count for counter in counters) / batch / steps
     assert reported == pytest.approx(budget, rel=0.15)
     assert made == pytest.approx(budget, rel=0.15)
     assert reported <= made <= 1.05 * reported  # what a solution is drawn with comes on top
+    assert sum(plan.other_calls for plan in plans) == sum(counter.count for counter in others) / batch
 
 
 def test_following_the_inverse_models_costs_their_horizon(agent):
