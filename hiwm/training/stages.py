@@ -28,6 +28,7 @@ log = logging.getLogger("hiwm")
 
 LEVEL_KEYS = {"horizon", "encoder", "action_encoder", "predictor", "inverse", "regularizers", "coefs"}
 MONITORED_EPISODES, MONITORED_MOMENTS = 64, 32
+WEIGHTS, METRICS = "level.safetensors", "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -114,34 +115,32 @@ def train_stack(
     ).astype(np.float32)  # fmt: skip
     levels: list[Level] = []
     caches: list[Path] = []
-    inputs, action, action_period = tuple(config.inputs), "action", 1
-    source = trajectories
+    source, inputs, action_period = trajectories, tuple(config.inputs), 1
     for k, spec in enumerate(specs):
         home = folder / spec.fingerprint
-        sampling = {
-            "inputs": inputs,
-            "action": action,
-            "horizon": spec.config["horizon"],
-            "stride": spec.stride,
-            "action_period": action_period,
-            "reach": spec.config["inverse"]["reach"],
-        }
         torch.manual_seed(seed)  # initial weights, the same in every process
         level = spec.build(config.allow)
-        weights, metrics_file = home / "level.safetensors", home / "metrics.json"
-        reused = weights.exists() and metrics_file.exists()
-        if reused:
-            level.load_state_dict(load_file(weights))
-            metrics = json.loads(metrics_file.read_text())
-        else:
+        metrics = load_trained(level, home)
+        reused = metrics is not None
+        if metrics is None:
             home.mkdir(parents=True, exist_ok=True)
             train_data, held_data = source.split(config.validation)
-            sampler = ClipSampler(train_data, **sampling)
-            fit_level(level, source, sampler)
+            samplers = [
+                ClipSampler(
+                    data,
+                    inputs=inputs,
+                    action="action",
+                    horizon=level.horizon,
+                    stride=level.stride,
+                    action_period=action_period,
+                    reach=level.inverse.reach,
+                )
+                for data in (train_data, held_data)
+            ]
+            fit_level(level, source, samplers[0])
             metrics = train_level(
                 level,
-                sampler,
-                ClipSampler(held_data, **sampling),
+                *samplers,
                 spread_episodes(held_data, inputs, state),
                 training,
                 seed=seed,
@@ -150,23 +149,37 @@ def train_stack(
                 report=lambda progress, k=k: report(k, progress),
             )
             if processes.is_main:
-                temporary = home / "level.tmp"
-                save_file({name: v.contiguous().cpu() for name, v in level.state_dict().items()}, temporary)
-                temporary.replace(weights)
-                temporary.write_text(json.dumps(metrics, indent=1))
-                temporary.replace(metrics_file)
-                (home / CHECKPOINT).unlink(missing_ok=True)
+                save_trained(level, metrics, home)
         level.eval().requires_grad_(False)
         cache = home / "latents.h5"
         if processes.is_main and not cache.exists():
-            cache_latents(level, source, cache, inputs, action, action_period)
+            cache_latents(level, source, cache, inputs, "action", action_period)
         barrier()
         on_level(k, TrainedLevel(home, reused, metrics))
         levels.append(level)
         caches.append(cache)
-        source, inputs, action = open_dataset(cache), ("latent",), "action"
+        source, inputs = open_dataset(cache), ("latent",)
         action_period *= spec.stride
     return Hierarchy(levels, specs), caches
+
+
+def load_trained(level: Level, home: Path) -> dict[str, float] | None:
+    """Put the weights in `home` into the level and return its last validation; None where it was not trained yet."""
+    weights, metrics = home / WEIGHTS, home / METRICS
+    if not (weights.exists() and metrics.exists()):
+        return None
+    level.load_state_dict(load_file(weights))
+    return json.loads(metrics.read_text())
+
+
+def save_trained(level: Level, metrics: Mapping[str, float], home: Path) -> None:
+    """Weights, then metrics, each whole or not at all; the checkpoint goes."""
+    temporary = home / "level.tmp"
+    save_file({name: value.contiguous().cpu() for name, value in level.state_dict().items()}, temporary)
+    temporary.replace(home / WEIGHTS)
+    temporary.write_text(json.dumps(metrics, indent=1))
+    temporary.replace(home / METRICS)
+    (home / CHECKPOINT).unlink(missing_ok=True)
 
 
 def describe(
