@@ -22,7 +22,7 @@ class ClipSampler:
         horizon: steps T of the level in a window.
         stride: actions of the level below in one step of the level.
         action_period: environment steps (rows) of one action of the level below.
-        reach: most steps of the level below between the two moments of a pair.
+        reach: most steps of the level below between the two moments of a pair; None for no pairs.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class ClipSampler:
         horizon: int,
         stride: int,
         action_period: int,
-        reach: int,
+        reach: int | None,
     ) -> None:
         self.inputs = {name: trajectories.column(name) for name in inputs}
         self.action = trajectories.column(action)
@@ -52,19 +52,19 @@ class ClipSampler:
             )
 
     def sample(self, batch: int, rng: np.random.Generator) -> Clip:
-        """A clip of `batch` windows and as many pairs."""
+        """A clip of `batch` windows, and as many pairs where a reach was given."""
         starts, _ = self._draw(self.num_windows, self.horizon * self.period, batch, rng)
         steps = starts[:, None] + np.arange(self.horizon + 1) * self.period  # (B, T+1)
         chunk = np.arange(self.stride) * self.action_period
         return Clip(
             {name: _take(column, steps) for name, column in self.inputs.items()},
             _take(self.action, steps[:, :-1, None] + chunk),
-            self._pairs(batch, rng),
+            None if self.reach is None else self._pairs(batch, self.reach, rng),
         )
 
-    def _pairs(self, batch: int, rng: np.random.Generator) -> Pairs:
+    def _pairs(self, batch: int, reach: int, rng: np.random.Generator) -> Pairs:
         source, ends = self._draw(self.num_pairs, self.action_period, batch, rng)
-        most = np.minimum(self.reach, (ends - 1 - source) // self.action_period)
+        most = np.minimum(reach, (ends - 1 - source) // self.action_period)
         steps = 1 + (rng.random(batch) * most).astype(np.int64)
         target = source + steps * self.action_period
         return Pairs(

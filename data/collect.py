@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import VectorEnv
 
 from hiwm.data.policies import Policy
 from hiwm.data.vector import make_vector
@@ -83,7 +83,7 @@ def _seeds(collection: Collection, episodes: np.ndarray, whose: int) -> list[int
     return [int(np.random.SeedSequence([collection.seed, e, whose]).generate_state(1)[0]) for e in episodes]
 
 
-def _collect_chunk(collection: Collection, envs: SyncVectorEnv, episodes: np.ndarray) -> list[Episode]:
+def _collect_chunk(collection: Collection, envs: VectorEnv, episodes: np.ndarray) -> list[Episode]:
     # a last, smaller chunk fills the remaining environments with copies that are thrown away
     padded = np.resize(episodes, envs.num_envs)
     policy = collection.make_policy()

@@ -44,16 +44,89 @@ class NoisyExpertPolicy:
 
     Args:
         noise: standard deviation, in the unit of the action.
+        repeat_share: share of the steps that repeat the action before.
     """
 
-    def __init__(self, *, noise: float) -> None:
+    def __init__(self, *, noise: float, repeat_share: float = 0.0) -> None:
         self.noise = noise
+        self.repeat_share = repeat_share
 
     def reset(self, seeds: Sequence[int], space: gymnasium.spaces.Box, steps: int) -> None:
         self.low, self.high = space.low, space.high
-        self.draws = np.stack([np.random.default_rng(s).normal(0, self.noise, (steps, *space.shape)) for s in seeds], 1)
+        rngs = [np.random.default_rng(s) for s in seeds]
+        self.draws = np.stack([rng.normal(0, self.noise, (steps, *space.shape)) for rng in rngs], 1)
+        self.repeats = np.stack([rng.random(steps) < self.repeat_share for rng in rngs], 1)
+        self.repeats[0] = False
+        self.last = np.zeros((len(rngs), *space.shape), np.float32)
 
     def act(self, observations: np.ndarray, infos: dict[str, Any], step: int) -> np.ndarray:
         if "expert_action" not in infos:
             raise ValueError('NoisyExpertPolicy needs an environment whose info has "expert_action"')
-        return np.clip(infos["expert_action"] + self.draws[step], self.low, self.high).astype(np.float32)
+        action = np.clip(infos["expert_action"] + self.draws[step], self.low, self.high).astype(np.float32)
+        self.last = np.where(self.repeats[step][:, None], self.last, action)
+        return self.last
+
+
+class SmoothPolicy:
+    """Smooth wandering in the plane: an action's heading turns towards one that is drawn anew now and then.
+
+    H-JEPA's (arXiv 2610.06805) exploration: turn' = 0.95 turn + 0.15 (target - heading) + noise, speed an
+    Ornstein-Uhlenbeck process.
+
+    Args:
+        speed: mean length of an action, in half-widths of the action space.
+        switch_steps: mean steps between two target headings.
+    """
+
+    MEMORY = 0.95
+    PULL = 0.15
+    TURN_NOISE, MOST_TURN = 0.08, 0.5  # radians a step
+    SPEED_NOISE, LEAST_SPEED = 0.05, 0.05
+
+    def __init__(self, *, speed: float = 0.75, switch_steps: float = 40.0) -> None:
+        self.speed = speed
+        self.switch_steps = switch_steps
+
+    def reset(self, seeds: Sequence[int], space: gymnasium.spaces.Box, steps: int) -> None:
+        if space.shape != (2,):
+            raise ValueError(f"SmoothPolicy: actions have the shape {space.shape}; allowed: (2,)")
+        self.middle, self.half = (space.low + space.high) / 2, (space.high - space.low) / 2
+        rngs = [np.random.default_rng(s) for s in seeds]
+        heading, target = (np.array([rng.uniform(0, 2 * np.pi) for rng in rngs]) for _ in range(2))
+        turn, speed = np.zeros(len(rngs)), np.full(len(rngs), self.speed)
+        switches = np.stack([rng.random(steps) < 1 / self.switch_steps for rng in rngs], 1)
+        targets = np.stack([rng.uniform(0, 2 * np.pi, steps) for rng in rngs], 1)
+        turn_noise, speed_noise = np.stack([rng.normal(size=(2, steps)) for rng in rngs], 2)
+        self.actions = np.zeros((steps, len(rngs), 2), np.float32)
+        for t in range(steps):
+            target = np.where(switches[t], targets[t], target)
+            error = (target - heading + np.pi) % (2 * np.pi) - np.pi
+            turn = self.MEMORY * turn + self.PULL * error + self.TURN_NOISE * turn_noise[t]
+            turn = np.clip(turn, -self.MOST_TURN, self.MOST_TURN)
+            heading = heading + turn
+            speed = self.speed + self.MEMORY * (speed - self.speed) + self.SPEED_NOISE * speed_noise[t]
+            speed = np.clip(speed, self.LEAST_SPEED, 1)
+            self.actions[t] = np.stack([np.cos(heading), np.sin(heading)], 1) * speed[:, None]
+
+    def act(self, observations: np.ndarray, infos: dict[str, Any], step: int) -> np.ndarray:
+        return (self.middle + self.half * self.actions[step]).astype(np.float32)
+
+
+class MixturePolicy:
+    """One of several policies for a whole episode, drawn from the episode's seed.
+
+    Args:
+        policies: the policies, equally likely.
+    """
+
+    def __init__(self, *, policies: Sequence[Policy]) -> None:
+        self.policies = policies
+
+    def reset(self, seeds: Sequence[int], space: gymnasium.spaces.Box, steps: int) -> None:
+        self.chosen = np.array([np.random.default_rng([s, 1]).integers(len(self.policies)) for s in seeds])
+        for policy in self.policies:
+            policy.reset(seeds, space, steps)
+
+    def act(self, observations: np.ndarray, infos: dict[str, Any], step: int) -> np.ndarray:
+        actions = np.stack([policy.act(observations, infos, step) for policy in self.policies])
+        return actions[self.chosen, np.arange(len(self.chosen))]

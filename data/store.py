@@ -24,6 +24,7 @@ import numpy as np
 
 INDEX = ("ep_len", "ep_offset")
 STATISTICS_ROWS = 20_000  # evenly spaced rows that means and deviations are taken from
+STATISTICS_BLOCK = 1_000  # of them in memory at once
 FINGERPRINT_ROWS = 4_096
 
 
@@ -71,8 +72,12 @@ class Trajectories:
 
     def statistics(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation of a column, element by element, over at most 20 000 evenly spaced rows."""
-        rows = _evenly_spaced(self.column(name), STATISTICS_ROWS).astype(np.float32)
-        return rows.mean(0), rows.std(0)
+        column = self.column(name)
+        rows = _evenly_spaced(len(column), STATISTICS_ROWS)
+        blocks = [rows[i : i + STATISTICS_BLOCK] for i in range(0, len(rows), STATISTICS_BLOCK)]
+        mean = sum(np.asarray(column[block]).sum(0, dtype=np.float64) for block in blocks) / len(rows)
+        variance = sum(np.square(column[block] - mean).sum(0) for block in blocks) / len(rows)
+        return np.asarray(mean, np.float32), np.sqrt(variance, dtype=np.float32)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -81,7 +86,8 @@ class Trajectories:
         for name in sorted(self.columns):
             column = self.columns[name]
             digest.update(f"{name}{column.shape}{column.dtype}".encode())
-            digest.update(np.ascontiguousarray(_evenly_spaced(column, FINGERPRINT_ROWS)).tobytes())
+            rows = np.asarray(column[_evenly_spaced(len(column), FINGERPRINT_ROWS)])
+            digest.update(np.ascontiguousarray(rows).tobytes())
         return digest.hexdigest()[:16]
 
     def split(self, validation: float) -> tuple[Trajectories, Trajectories]:
@@ -97,9 +103,8 @@ class Trajectories:
         return Trajectories(self.path, self.columns, self.ep_len[which], self.ep_offset[which], self.metadata)
 
 
-def _evenly_spaced(column: np.ndarray, rows: int) -> np.ndarray:
-    chosen = np.unique(np.linspace(0, len(column) - 1, min(rows, len(column))).round().astype(np.int64))
-    return np.asarray(column[chosen])
+def _evenly_spaced(total: int, number: int) -> np.ndarray:
+    return np.unique(np.linspace(0, total - 1, min(number, total)).round().astype(np.int64))
 
 
 def open_dataset(path: str | Path) -> Trajectories:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 
 class HoldAtEnd(gymnasium.Wrapper):
@@ -16,7 +16,12 @@ class HoldAtEnd(gymnasium.Wrapper):
     by step needs neither.
     """
 
+    #: number of the next episode within its task, put into the options of `reset`
+    episode: int | None = None
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        if self.episode is not None:
+            options = {**(options or {}), "episode": self.episode}
         self._last, info = self.env.reset(seed=seed, options=options)
         self._ended = False
         return self._last, info
@@ -29,6 +34,21 @@ class HoldAtEnd(gymnasium.Wrapper):
         return self._last, float(reward), False, False, {**info, "ended": self._ended}
 
 
-def make_vector(make_env: Callable[[], gymnasium.Env], num_envs: int) -> SyncVectorEnv:
-    """`num_envs` copies in this process."""
-    return SyncVectorEnv([lambda: HoldAtEnd(make_env())] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+class HeldEpisodes(SyncVectorEnv):
+    """Copies of an environment; the option "episode" may be a list, one number for each."""
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        options = dict(options or {})
+        self.set_attr("episode", options.pop("episode", None))
+        return super().reset(seed=seed, options=options)
+
+
+def make_vector(make_env: Callable[[], gymnasium.Env], num_envs: int) -> VectorEnv:
+    """`num_envs` copies in this process: the environment's own `make_vector` where it has one, else one by one."""
+    first: Any = make_env()
+    if hasattr(first, "make_vector"):
+        return first.make_vector(num_envs)
+    others = [lambda: HoldAtEnd(make_env())] * (num_envs - 1)
+    return HeldEpisodes([lambda: HoldAtEnd(first), *others], autoreset_mode=AutoresetMode.DISABLED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,12 +39,24 @@ def locate(target: str, allow: Sequence[str] = ()) -> Any:
 
 
 def build(config: Mapping[str, Any], allow: Sequence[str] = (), **runtime: Any) -> Any:
-    """Call the config's `_target_` with its other keys and the `runtime` arguments (sizes that depend on data)."""
-    arguments = dict(config)
-    if "_target_" not in arguments:
-        raise ValueError(f"no _target_ in {arguments}; it names the class to build")
-    target = arguments.pop("_target_")
+    """Call the config's `_target_` with its other keys, and with those of the `runtime` arguments that it names.
+
+    Runtime arguments are sizes that depend on the data. An argument that has a `_target_` itself is built first, with the same `runtime` arguments.
+    """
+    if "_target_" not in config:
+        raise ValueError(f"no _target_ in {dict(config)}; it names the class to build")
+
+    def resolve(value: Any) -> Any:
+        if isinstance(value, Mapping) and "_target_" in value:
+            return build(value, allow, **runtime)
+        return [resolve(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    target = config["_target_"]
+    arguments = {key: resolve(value) for key, value in config.items() if key != "_target_"}
+    called = locate(target, allow)
+    takes = inspect.signature(called).parameters
+    sizes = {name: value for name, value in runtime.items() if name in takes}
     try:
-        return locate(target, allow)(**arguments, **runtime)
+        return called(**arguments, **sizes)
     except TypeError as error:
         raise ValueError(f"{target}: {error}; its config keys are {sorted(arguments)}") from error

@@ -48,17 +48,24 @@ class LevelSpec:
             stride=self.stride,
             horizon=parts["horizon"],
             inputs=self.inputs,
+            floor=parts["floor"],
             encoder=encoder,
             action_encoder=actions,
             predictor=build(parts["predictor"], allow, dim_latent=encoder.dim, dim_action=actions.dim),
-            inverse=build(
+            inverse=None
+            if parts["inverse"] is None
+            else build(
                 parts["inverse"],
                 allow,
                 dim_source=prod(self.inputs["latent"]) if tuple(self.inputs) == ("latent",) else encoder.dim,
                 dim_target=encoder.dim,
                 dim_action=self.dim_below,
             ),
-            regularizers={name: build(part, allow) for name, part in parts["regularizers"].items()},
+            target=None if parts["target"] is None else build(parts["target"], allow, encoder=encoder),
+            regularizers={
+                name: build(part, allow, dim_latent=encoder.dim, dim_chunk=self.stride * self.dim_below)
+                for name, part in parts["regularizers"].items()
+            },
             coefs=parts["coefs"],
         )
 

@@ -32,12 +32,12 @@ class Clip:
     Args:
         inputs: named inputs at the steps of this level, each (B, T+1, ...); above level 0 {"latent": (B, T+1, D_below)}.
         actions: the actions of the level below between them, (B, T, stride, A_below).
-        pairs: moments for the inverse model.
+        pairs: moments for the inverse model; None for a level without one.
     """
 
     inputs: dict[str, Tensor]
     actions: Tensor
-    pairs: Pairs
+    pairs: Pairs | None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Clip:
         """The clip with `function` applied to every tensor: a move to a device, a slice of the batch."""
@@ -46,8 +46,6 @@ class Clip:
             return {name: function(value) for name, value in inputs.items()}
 
         pairs = self.pairs
-        return Clip(
-            each(self.inputs),
-            function(self.actions),
-            Pairs(each(pairs.source), function(pairs.action), each(pairs.target), function(pairs.steps)),
-        )
+        if pairs is not None:
+            pairs = Pairs(each(pairs.source), function(pairs.action), each(pairs.target), function(pairs.steps))
+        return Clip(each(self.inputs), function(self.actions), pairs)

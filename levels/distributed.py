@@ -7,6 +7,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 class _SumOverProcesses(torch.autograd.Function):
     """all-reduce(sum) forward and backward.
 
@@ -27,8 +31,30 @@ class _SumOverProcesses(torch.autograd.Function):
         return total
 
 
+class _GatherOverProcesses(torch.autograd.Function):
+    """all-gather forward; backward, the sum over processes of the gradient of one's own rows."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor) -> Tensor:
+        shares = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(shares, rows.contiguous())
+        return torch.cat(shares)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        total = grad.contiguous().clone()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+
 def average_over_processes(mean: Tensor) -> Tensor:
     """The mean over the global batch, from each process's mean over its equally large share of it."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return _SumOverProcesses.apply(mean) / dist.get_world_size()
-    return mean
+    return _SumOverProcesses.apply(mean) / dist.get_world_size() if _several() else mean
+
+
+def gather_over_processes(rows: Tensor) -> tuple[Tensor, int]:
+    """The rows of all processes, (N, ...) -> (N * processes, ...), and the number of the first of one's own.
+
+    The rows are to be used in a loss that is a mean over the process's own share; DDP averages those losses.
+    """
+    return (_GatherOverProcesses.apply(rows), dist.get_rank() * len(rows)) if _several() else (rows, 0)

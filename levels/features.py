@@ -16,11 +16,15 @@ class Features:
         latent: z, (B, T+1, D).
         action: m, (B, T, A).
         predicted: open-loop rollout from the first latent, (B, T, D).
+        target: what it should be, (B, T, D): the latents, or those of a target encoder.
+        chunk: the actions of the level below that m stands for, (B, T, stride * A_below).
     """
 
     latent: Tensor
     action: Tensor
     predicted: Tensor
+    target: Tensor
+    chunk: Tensor
 
     def rows(self, which: str) -> Tensor:
         """Rows of the batch for a regulariser: z (N, D), m (N, A), or [z, m] (N, D + A)."""

@@ -17,6 +17,7 @@ from hiwm.levels.features import Features
 from hiwm.levels.inverse import InverseModel
 from hiwm.levels.parts import ActionEncoder, Encoder, Predictor, Regularizer
 from hiwm.levels.standardize import Standardize
+from hiwm.levels.target import EMATarget
 
 
 class Level(nn.Module):
@@ -32,7 +33,10 @@ class Level(nn.Module):
         stride: steps of the level below (level 0: of the environment) in one step of this level.
         horizon: steps T of this level in a training window.
         inputs: shape of one step of every input.
-        encoder, action_encoder, predictor, inverse: the parts; see `parts.py` and their folders.
+        floor: smallest deviation an input is divided by, in its own unit.
+        encoder, action_encoder, predictor, inverse: the parts; see `parts.py` and their folders. A level without an inverse
+            model delegates by search alone.
+        target: what encodes the targets of the predictions; None for the encoder itself.
         regularizers: name -> module (features, generator) -> scalar.
         coefs: loss name -> weight; the names must be exactly those of the losses: prediction, inverse, regularisers.
     """
@@ -43,24 +47,27 @@ class Level(nn.Module):
         stride: int,
         horizon: int,
         inputs: Mapping[str, tuple[int, ...]],
+        floor: float,
         encoder: Encoder,
         action_encoder: ActionEncoder,
         predictor: Predictor,
-        inverse: InverseModel,
+        inverse: InverseModel | None,
+        target: EMATarget | None,
         regularizers: Mapping[str, Regularizer],
         coefs: Mapping[str, float],
     ) -> None:
         super().__init__()
-        names = {"prediction", "inverse", *regularizers}
+        names = {"prediction", *regularizers} | ({"inverse"} if inverse is not None else set())
         if set(coefs) != names:
             raise ValueError(f"coefs has the keys {sorted(coefs)}; allowed: exactly {sorted(names)}")
         self.stride = stride
         self.horizon = horizon
-        self.standardize = Standardize(inputs)
+        self.standardize = Standardize(inputs, floor)
         self.encoder = encoder
         self.action_encoder = action_encoder
         self.predictor = predictor
         self.inverse = inverse
+        self.target = target
         self.regularizers = nn.ModuleDict(regularizers)
         self.coefs = dict(coefs)
         # The inverse model starts from the finest description there is: the latent below, or, at the bottom, our own.
@@ -87,11 +94,7 @@ class Level(nn.Module):
 
     def rollout(self, latent: Tensor, actions: Tensor) -> Tensor:
         """(B, D), (B, H, A) -> the latents after each action, (B, H, D), each predicted from the last."""
-        latents = []
-        for action in actions.unbind(1):
-            latent = self.predict(latent, action)
-            latents.append(latent)
-        return torch.stack(latents, 1)
+        return self.predictor.rollout(latent, actions)
 
     def delegate(self, source: Tensor, target: Tensor, steps_left: Tensor) -> Tensor:
         """The inverse model: which action of the level below leads to `target`.
@@ -104,20 +107,26 @@ class Level(nn.Module):
         Returns:
             An action of the level below, (..., A_below).
         """
+        if self.inverse is None:
+            raise ValueError("this level has no inverse model; levels.level<k>.inverse is null")
         if self.reads_latent:
             source = self.standardize({"latent": source})["latent"]
         return self.inverse(source, target, steps_left)
 
     def features(self, clip: Clip) -> Features:
         """Encode a clip and predict it open loop from its first latent."""
-        latent = self.encode(clip.inputs)
+        inputs = self.standardize(clip.inputs)
+        latent = self.encoder(inputs)
+        target = latent if self.target is None else self.target(inputs)
         action = self.encode_actions(latent[:, :-1], clip.actions)
-        return Features(latent, action, self.rollout(latent[:, 0], action))
+        predicted = self.rollout(latent[:, 0], action)
+        return Features(latent, action, predicted, target[:, 1:], clip.actions.flatten(-2))
 
     def losses(self, clip: Clip, generator: torch.Generator) -> dict[str, Tensor]:
         """Named scalars, unweighted; the keys are those of `coefs`.
 
-        The prediction error has no stop-gradient (LeWM; LeJEPA): the regularisers keep the latent from collapsing.
+        The prediction error has no stop-gradient (LeWM; LeJEPA), so the regularisers must keep the latent from collapsing,
+        unless there is a target encoder.
         The inverse model learns from detached latents, so it describes the representation and does not shape it.
 
         Args:
@@ -125,14 +134,12 @@ class Level(nn.Module):
             generator: randomness of the regularisers, in the same state in every process.
         """
         features = self.features(clip)
-        pairs = clip.pairs
-        with torch.no_grad():
-            source = pairs.source["latent"] if self.reads_latent else self.encode(pairs.source)
-            target = self.encode(pairs.target)
-        losses = {
-            "prediction": F.mse_loss(features.predicted, features.latent[:, 1:]),
-            "inverse": F.mse_loss(self.delegate(source, target, pairs.steps), pairs.action),
-        }
+        losses = {"prediction": F.mse_loss(features.predicted, features.target)}
+        if (pairs := clip.pairs) is not None:
+            with torch.no_grad():
+                source = pairs.source["latent"] if self.reads_latent else self.encode(pairs.source)
+                target = self.encode(pairs.target)
+            losses["inverse"] = F.mse_loss(self.delegate(source, target, pairs.steps), pairs.action)
         for name, regularizer in self.regularizers.items():
             losses[name] = regularizer(features, generator)
         return losses
@@ -140,6 +147,11 @@ class Level(nn.Module):
     def forward(self, clip: Clip, generator: torch.Generator) -> dict[str, Tensor]:
         """`losses`: the call that DistributedDataParallel wraps."""
         return self.losses(clip, generator)
+
+    def after_step(self) -> None:
+        """To be called after every optimiser step."""
+        if self.target is not None:
+            self.target.follow(self.encoder)
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of the losses."""

@@ -1,7 +1,7 @@
 """What a level is composed of: the four abstract parts, to be implemented, never subclassed further.
 
-A part's constructor takes keyword arguments: its own, from the config, and the sizes named in its class below, which
-hiwm fills in.
+A part's constructor takes keyword arguments: its own, from the config, and those of the sizes named in its class below
+that it asks for, which hiwm fills in.
 """
 
 from __future__ import annotations
@@ -44,19 +44,41 @@ class ActionEncoder(nn.Module, ABC):
 
 
 class Predictor(nn.Module, ABC):
-    """(latent, action) -> the next latent. Given `dim_latent`, `dim_action`."""
+    """(latent, action) -> the next latent. Given `dim_latent`, `dim_action`.
 
-    @abstractmethod
+    Attributes:
+        scale: the typical change of the latent in one step, (D,), to multiply a network's answer by, so that it need only
+            put out numbers near 1.
+    """
+
+    scale: Tensor
+
+    def __init__(self, dim_latent: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(dim_latent))
+
     def fit(self, change: Tensor) -> None:
         """Before training: the root mean square change of each latent dimension in one step, (D,)."""
+        self.scale.copy_(change.clamp_min(1e-6))
 
     @abstractmethod
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
-        """(..., D), (..., A) -> (..., D)."""
+        """One step: (..., D), (..., A) -> (..., D)."""
+
+    def rollout(self, latent: Tensor, actions: Tensor) -> Tensor:
+        """(B, D), (B, H, A) -> the latents after each action, (B, H, D), each predicted from the last.
+
+        A predictor with memory overrides this; its memory begins with the first latent.
+        """
+        latents = []
+        for action in actions.unbind(1):
+            latent = self(latent, action)
+            latents.append(latent)
+        return torch.stack(latents, 1)
 
 
 class Regularizer(nn.Module, ABC):
-    """What keeps latents and macro-actions from collapsing. Given nothing."""
+    """What keeps latents and macro-actions from collapsing. Given `dim_latent`, `dim_chunk` (of the actions below)."""
 
     @abstractmethod
     def forward(self, features: Features, generator: torch.Generator) -> Tensor:

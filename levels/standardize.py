@@ -18,7 +18,7 @@ class Standardize(nn.Module):
         floor: smallest deviation divided by, in the input's own unit; keeps constant elements at zero.
     """
 
-    def __init__(self, inputs: Mapping[str, tuple[int, ...]], floor: float = 1e-3) -> None:
+    def __init__(self, inputs: Mapping[str, tuple[int, ...]], floor: float) -> None:
         super().__init__()
         self.names = tuple(inputs)
         self.floor = floor

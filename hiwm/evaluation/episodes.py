@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import VectorEnv
 
 from hiwm.agent import Agent, Observation
 from hiwm.data.vector import make_vector
@@ -100,12 +100,14 @@ def run_episodes(
 
 
 def _run_batch(
-    agent: Agent, envs: SyncVectorEnv, task: int, numbers: range, max_steps: int, seed: int, outcome: Episodes
+    agent: Agent, envs: VectorEnv, task: int, numbers: range, max_steps: int, seed: int, outcome: Episodes
 ) -> None:
     seeds = [episode_seed(seed, task, e) for e in numbers]
     # environments beyond those wanted repeat the last episode and are not looked at
-    padded = list[int | None](seeds + seeds[-1:] * (envs.num_envs - len(seeds)))
-    observations, infos = envs.reset(seed=padded, options={"task_id": task})
+    beyond = envs.num_envs - len(seeds)
+    padded = list[int | None](seeds + seeds[-1:] * beyond)
+    options = {"task_id": task, "episode": [*numbers] + [numbers[-1]] * beyond}
+    observations, infos = envs.reset(seed=padded, options=options)
     goals = _rows(infos["goal"], np.arange(len(numbers)))
     agent.reset(goals)
     running = np.arange(len(numbers))

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
-from torch_geometric.transforms import LargestConnectedComponents
-from torch_geometric.utils import add_self_loops
+from torch_geometric.utils import add_self_loops, to_scipy_sparse_matrix
 
 from hiwm.checks import at_least
 from hiwm.data.store import Trajectories
@@ -35,6 +35,7 @@ class LandmarkConfig:
         candidates: latents the landmarks are chosen from, by farthest-point sampling.
         length_cost: an edge costs 1 + length_cost * its length in the latent space over the mean length; breaks ties.
         min_count: transitions an edge needs to be believed.
+        min_component: landmarks that can all be reached from one another are kept if they are at least so many.
     """
 
     landmarks: int = 800
@@ -43,10 +44,12 @@ class LandmarkConfig:
     candidates: int = 20_000
     length_cost: float = 0.1
     min_count: int = 1
+    min_component: int = 10
 
     def __post_init__(self) -> None:
         at_least("landmarks.", 2, landmarks=self.landmarks, candidates=self.candidates)
-        at_least("landmarks.", 1, edge_steps=self.edge_steps, transitions=self.transitions, min_count=self.min_count)
+        at_least("landmarks.", 1, edge_steps=self.edge_steps, transitions=self.transitions)
+        at_least("landmarks.", 1, min_count=self.min_count, min_component=self.min_component)
 
 
 class MinPlus(MessagePassing):
@@ -161,14 +164,24 @@ def build_landmarks(latents: Trajectories, config: LandmarkConfig, seed: int) ->
         count=count,
         row=torch.from_numpy(candidates)[chosen],
     )
-    # a landmark that is hardly ever passed may have no way in or out: a goal there would seem out of reach
-    connected = LargestConnectedComponents(connection="strong")(data)
+    connected = data.subgraph(_both_ways(edges, len(landmarks), config.min_component))
     if connected.num_edges == 0:
         raise ValueError(
             f"no two of {config.landmarks} landmarks are connected both ways by {config.transitions} transitions of {steps} "
-            "steps; raise landmarks.transitions, or lower landmarks.landmarks or landmarks.min_count"
+            "steps; raise landmarks.transitions, or lower landmarks.landmarks, landmarks.min_count or landmarks.min_component"
         )
     return LandmarkGraph(connected, steps)
+
+
+def _both_ways(edges: Tensor, number: int, least: int) -> Tensor:
+    """Mask of the landmarks in groups of at least `least` that can all be reached from one another, (number,).
+
+    A landmark that is hardly ever passed may have no way in or out: a goal there would seem out of reach. Several
+    groups are worlds apart, mazes of different layouts for instance.
+    """
+    _, group = connected_components(to_scipy_sparse_matrix(edges, num_nodes=number), connection="strong")
+    group = torch.from_numpy(group).long()
+    return group.bincount()[group] >= least
 
 
 def farthest_points(points: Tensor, number: int, rng: np.random.Generator) -> Tensor:

@@ -37,7 +37,8 @@ class PlannerConfig:
             search around the inverse model's actions.
         horizon: steps of the level a plan looks ahead.
         replan: environment steps between two plans of the level.
-        repeat: steps an action is held in a search (1 except where steps are short).
+        repeat: in a search, level 0 holds a primitive action for so many environment steps, an upper level a macro-action
+            for so many steps of its own (1 except where steps are short).
         std: deviation of gaussian proposals, in the unit of the level's actions.
         inverse_std: deviation around the inverse model's actions.
         macro_bound: macro-actions are clamped to +- this many deviations; level 0's actions to those in the data.
@@ -70,7 +71,7 @@ class PlannerConfig:
         for k in range(num_levels):
             if self.proposal[k] not in PROPOSALS:
                 raise ValueError(f"planner.proposal[{k}] is {self.proposal[k]!r}; allowed: {', '.join(PROPOSALS)}")
-            if self.horizon[k] % self.repeat[k]:
+            if k and self.horizon[k] % self.repeat[k]:
                 raise ValueError(
                     f"planner.horizon[{k}] is {self.horizon[k]}; allowed: a multiple of repeat {self.repeat[k]}"
                 )
@@ -110,18 +111,29 @@ class HierarchicalPlanner:
                 f"planner.replan[0] is {config.replan[0]} steps; allowed: at most its horizon, "
                 f"{config.horizon[0] * hierarchy.periods[0]}"
             )
+        if config.horizon[0] * hierarchy.strides[0] % config.repeat[0]:
+            raise ValueError(
+                f"planner.repeat[0] is {config.repeat[0]} environment steps; allowed: a divisor of the horizon, "
+                f"{config.horizon[0] * hierarchy.strides[0]} steps"
+            )
         if len(hierarchy) == 1 and config.proposal[0] != "gaussian" and hierarchy.strides[0] > 1:
             raise ValueError(
                 f"planner.proposal[0] is {config.proposal[0]!r}; allowed: gaussian, for a single level of stride "
                 f"{hierarchy.strides[0]} has no level above to propose its chunks of actions"
             )
+        for k in range(len(hierarchy)):
+            above = min(k + 1, len(hierarchy) - 1)
+            searched = config.proposal[k] == "gaussian" or 0 < k == above
+            if not searched and hierarchy.levels[above].inverse is None:
+                raise ValueError(
+                    f"planner.proposal[{k}] is {config.proposal[k]!r}; allowed: gaussian, for level {above} has no inverse model"
+                )
         self.hierarchy = hierarchy
         self.config = config
         self.landmarks = landmarks if config.landmarks != "none" else None
         self.top = len(hierarchy) - 1
         self.solver: Solver = build(config.solver, allow)
-        stride = hierarchy.strides[0]
-        self.bounds = (action_low.repeat(stride), action_high.repeat(stride))
+        self.bounds = (action_low.flatten(), action_high.flatten())
         self.samples = self._samples()
 
     def start(self, goal: Inputs, generator: torch.Generator) -> None:
@@ -212,7 +224,7 @@ class HierarchicalPlanner:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Actions of level k towards a target: actions (B, H, A), predicted latents (B, H, D), energy (B,)."""
         config, level = self.config, self.hierarchy.levels[k]
-        horizon, repeat = config.horizon[k], config.repeat[k]
+        repeat = config.repeat[k]
 
         def distance(predicted: Tensor, target: Tensor) -> Tensor:
             if target_level > k:
@@ -226,21 +238,22 @@ class HierarchicalPlanner:
         low, high = self._bounds(k)
         if self._proposal(k) == "inverse+search":
             actions, _ = self._follow_inverse(k, latent, target, target_level, steps_left)
-            mean = actions.unflatten(1, (-1, repeat)).mean(2)
+            mean = self._unchunk(k, actions).unflatten(1, (-1, repeat)).mean(2)
             std = torch.full_like(mean, config.inverse_std[k])
         else:
-            mean = torch.zeros(len(latent), horizon // repeat, level.action_encoder.dim, device=latent.device)
+            held = self._unchunk(k, latent.new_zeros(len(latent), config.horizon[k], level.action_encoder.dim))
+            mean = held[:, ::repeat]
             std = torch.full_like(mean, config.std[k])
 
         def energy(candidates: Tensor) -> Tensor:
             samples = candidates.shape[1]
-            actions = candidates.flatten(0, 1).repeat_interleave(repeat, 1)  # (B * S, H, A)
+            actions = self._chunk(k, candidates.flatten(0, 1).repeat_interleave(repeat, 1))  # (B * S, H, A)
             predicted = level.rollout(latent.repeat_interleave(samples, 0), actions)
             self.calls += predicted.shape[0] * predicted.shape[1]
             return distance(predicted, target.repeat_interleave(samples, 0)).unflatten(0, (-1, samples))
 
         found = self.solver.solve(energy, Proposal(mean, std, low, high), self.samples[k], self.generator)
-        actions = found.actions.repeat_interleave(repeat, 1)
+        actions = self._chunk(k, found.actions.repeat_interleave(repeat, 1))
         predicted = level.rollout(latent, actions)
         self.calls += predicted.shape[0] * predicted.shape[1]
         return actions, predicted, found.energy
@@ -254,13 +267,22 @@ class HierarchicalPlanner:
         actions, predicted = [], []
         for h in range(self.config.horizon[k]):
             left = torch.full(latent.shape[:1], max(1.0, steps_left - h), device=latent.device)
-            action = inverse.delegate(latent, target, left).clamp(low, high)
+            action = inverse.delegate(latent, target, left)
+            action = self._chunk(k, self._unchunk(k, action.unsqueeze(1)).clamp(low, high)).squeeze(1)
             latent = level.predict(latent, action)
             actions.append(action)
             predicted.append(latent)
         self.calls += len(latent) * len(actions)
         self.other_calls += len(latent) * len(actions)
         return torch.stack(actions, 1), torch.stack(predicted, 1)
+
+    def _unchunk(self, k: int, actions: Tensor) -> Tensor:
+        """What a level chooses freely: at level 0 primitive actions, (B, H, stride * A) -> (B, H * stride, A)."""
+        return actions.reshape(len(actions), -1, len(self.bounds[0])) if k == 0 else actions
+
+    def _chunk(self, k: int, actions: Tensor) -> Tensor:
+        """The reverse of `_unchunk`."""
+        return actions.reshape(len(actions), -1, self.hierarchy.levels[0].action_encoder.dim) if k == 0 else actions
 
     def _proposal(self, k: int) -> str:
         """The level's proposal; above level 0 a top level has nobody to propose, so it searches from a Gaussian."""

@@ -99,7 +99,9 @@ def train_level(
     device = processes.device
     level.to(device)
     wrapped: nn.Module = DistributedDataParallel(level) if processes.world_size > 1 else level
-    optimizer = torch.optim.AdamW(level.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        [p for p in level.parameters() if p.requires_grad], lr=config.learning_rate, weight_decay=config.weight_decay
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: learning_rate_factor(i, config))
     checkpoint = home / CHECKPOINT
     held_out = validation.sample(VALIDATION_WINDOWS, np.random.default_rng(0)).map(lambda x: x.to(device))
@@ -140,6 +142,7 @@ def train_level(
         nn.utils.clip_grad_norm_(level.parameters(), config.clip_norm)
         optimizer.step()
         schedule.step()
+        level.after_step()
 
         if step % 50 == 0:
             # each process has the mean over its own share of the batch

@@ -26,7 +26,17 @@ from hiwm.training.monitor import Episodes
 
 log = logging.getLogger("hiwm")
 
-LEVEL_KEYS = {"horizon", "encoder", "action_encoder", "predictor", "inverse", "regularizers", "coefs"}
+LEVEL_KEYS = {
+    "horizon",
+    "floor",
+    "encoder",
+    "action_encoder",
+    "predictor",
+    "inverse",
+    "target",
+    "regularizers",
+    "coefs",
+}
 MONITORED_EPISODES, MONITORED_MOMENTS = 64, 32
 WEIGHTS, METRICS = "level.safetensors", "metrics.json"
 
@@ -133,7 +143,7 @@ def train_stack(
                     horizon=level.horizon,
                     stride=level.stride,
                     action_period=action_period,
-                    reach=level.inverse.reach,
+                    reach=None if level.inverse is None else level.inverse.reach,
                 )
                 for data in (train_data, held_data)
             ]

@@ -10,7 +10,7 @@ from hiwm.levels.parts import ActionEncoder
 
 
 class MLPActionEncoder(ActionEncoder):
-    """m = MLP([z, a_1, ..., a_stride]).
+    """m = MLP([z, a_1, ..., a_stride]), or MLP([a_1, ..., a_stride]).
 
     Conditional on the state, so that m need only say what the state leaves open; with SIGReg on m and on [z, m]
     it is close to N(0, I) whatever the state, and N(0, I) is then the right proposal for a planner.
@@ -20,17 +20,28 @@ class MLPActionEncoder(ActionEncoder):
         dim_below: size of one action of the level below.
         stride: actions in a chunk.
         dim: size of the macro-action.
+        conditional: whether it sees the latent.
         width: units a hidden layer.
         depth: hidden layers.
     """
 
     def __init__(
-        self, *, dim_latent: int, dim_below: int, stride: int, dim: int, width: int = 256, depth: int = 2
+        self,
+        *,
+        dim_latent: int,
+        dim_below: int,
+        stride: int,
+        dim: int,
+        conditional: bool = True,
+        width: int = 256,
+        depth: int = 2,
     ) -> None:
         super().__init__()
-        self.net = mlp(dim_latent + stride * dim_below, width, depth, dim)
+        self.conditional = conditional
+        self.net = mlp(conditional * dim_latent + stride * dim_below, width, depth, dim)
         self.dim = dim
 
     def forward(self, latent: Tensor, actions: Tensor) -> Tensor:
         """(..., D), (..., stride, A_below) -> (..., A)."""
-        return self.net(torch.cat([latent, actions.flatten(-2)], -1))
+        chunk = actions.flatten(-2)
+        return self.net(torch.cat([latent, chunk], -1) if self.conditional else chunk)

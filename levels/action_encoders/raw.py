@@ -11,12 +11,11 @@ class RawActionEncoder(ActionEncoder):
     """Concatenates the `stride` actions of the level below; nothing is learned and `decode` undoes it.
 
     Args:
-        dim_latent: size of the latent (unused: the chunk does not depend on the state).
         dim_below: size of one action of the level below.
         stride: actions in a chunk.
     """
 
-    def __init__(self, *, dim_latent: int, dim_below: int, stride: int) -> None:
+    def __init__(self, *, dim_below: int, stride: int) -> None:
         super().__init__()
         self.dim = stride * dim_below
         self.chunk = (stride, dim_below)

@@ -19,16 +19,9 @@ class ResidualMLPPredictor(Predictor):
         depth: hidden layers.
     """
 
-    scale: Tensor
-
     def __init__(self, *, dim_latent: int, dim_action: int, width: int = 256, depth: int = 3) -> None:
-        super().__init__()
+        super().__init__(dim_latent)
         self.net = mlp(dim_latent + dim_action, width, depth, dim_latent)
-        self.register_buffer("scale", torch.ones(dim_latent))
-
-    def fit(self, change: Tensor) -> None:
-        """Take the typical change of the latent in one step, (D,), so that the network puts out numbers near 1."""
-        self.scale.copy_(change.clamp_min(1e-6))
 
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
         """(..., D), (..., A) -> (..., D)."""

@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch_geometric.data import Data
 
+from hiwm.config import load_config
 from hiwm.data.store import open_dataset
 from hiwm.hierarchy import Hierarchy, LevelSpec
+from hiwm.levels.parts import Predictor
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.plan import least_distance
 from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
@@ -32,18 +33,18 @@ STACK = PlannerConfig(
 FLAT = replace(STACK, landmarks="none", proposal=["gaussian"], horizon=[20], replan=[5], repeat=[5])
 
 
-class Linear(nn.Module):
+class Linear(Predictor):
     """z' = z + 0.05 a: the room without its wall, exactly."""
 
     def forward(self, latent, action):
         return latent + STEP * action
 
 
-class Counting(nn.Module):
-    """A part that counts the rows it is given."""
+class Counting(Predictor):
+    """A part that counts the rows it is given; as a predictor it rolls out step by step."""
 
     def __init__(self, part):
-        super().__init__()
+        super().__init__(1)
         self.part, self.count = part, 0
 
     def forward(self, first, *others):
@@ -56,18 +57,9 @@ class Counting(nn.Module):
 @pytest.fixture
 def exact():
     """One level whose latent is the position and whose predictor is right."""
-    parts = {
-        "horizon": 4,
-        "encoder": {"_target_": "hiwm.levels.encoders.identity.IdentityEncoder"},
-        "action_encoder": {"_target_": "hiwm.levels.action_encoders.raw.RawActionEncoder"},
-        "predictor": {"_target_": "hiwm.levels.predictors.mlp.ResidualMLPPredictor", "width": 8, "depth": 1},
-        "inverse": {"_target_": "hiwm.levels.inverse.InverseModel", "reach": 20, "width": 8, "depth": 1},
-        "regularizers": {},
-        "coefs": {"prediction": 1.0, "inverse": 1.0},
-    }
-    spec = LevelSpec(parts, 1, {"state": (2,)}, 2, "exact")
+    spec = LevelSpec(load_config([]).levels["level0"], 1, {"state": (2,)}, 2, "exact")
     level = spec.build()
-    level.predictor = Linear()
+    level.predictor = Linear(2)
     return Hierarchy([level], [spec]).eval().requires_grad_(False)
 
 
@@ -300,7 +292,7 @@ def test_same_seed_same_actions(agent):
         ({"std": [1.0]}, r"planner.std is .*3 levels"),
         ({"inverse_std": [1.0]}, r"planner.inverse_std is .*3 levels"),
         ({"proposal": ["gaussian", "guess", "gaussian"]}, r"planner.proposal\[1\] is 'guess'"),
-        ({"horizon": [10, 5, 4], "repeat": [3, 1, 1]}, r"planner.horizon\[0\] is 10.*repeat 3"),
+        ({"horizon": [10, 5, 4], "repeat": [5, 2, 1]}, r"planner.horizon\[1\] is 5.*repeat 2"),
         ({"replan": [4, 8, 10]}, r"planner.replan is \[4, 8, 10\].*multiples of the first"),
     ],
 )
@@ -313,6 +305,7 @@ def test_check_names_the_key(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"repeat": [4, 1, 1]}, r"planner.repeat\[0\] is 4 environment steps; allowed: a divisor of the horizon, 6"),
         ({"replan": [7, 7, 7]}, r"planner.replan\[0\] is 7 steps; allowed: at most its horizon, 6"),
         ({"budget": 10}, r"planner.budget is 10: level 0 gets .* Raise the budget or planner.replan\[0\]"),
         ({"solver": {"_target_": "os.getcwd"}}, r"'os.getcwd' is not trusted"),

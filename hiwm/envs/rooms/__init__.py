@@ -1,0 +1,1 @@
+"""FourRoom with distractors: a benchmark for planning from pixels, rendered by numpy."""

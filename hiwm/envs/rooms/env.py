@@ -1,0 +1,191 @@
+"""FourRoom with distractors as gymnasium environments: many worlds in step, or one.
+
+Source: kevinghst/H-JEPA (arXiv 2610.06805), `fourroom_tp35_d1`, re-implemented from its definition. The agent moves 2.5
+pixels a step at most; a distractor keeps its heading and is put elsewhere, with a new heading, every 35 steps on
+average; with probability 0.5 one door is closed for the whole episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from hiwm.envs.rooms.geometry import Rooms
+from hiwm.envs.rooms.render import Renderer
+from hiwm.envs.rooms.tasks import SPEED, Task, expert, load_tasks
+
+TELEPORT_STEPS = 35  # mean time between the distractor's jumps
+CLOSED_SHARE = 0.5
+GOAL_RADIUS = 16.0
+
+
+class FourRoomVector(VectorEnv):
+    """`num_envs` worlds in step. See `FourRoom`; infos hold "success" and "ended", (N,)."""
+
+    def __init__(
+        self, num_envs: int, *, side: int = 2, resolution: int = 64, tasks: str = "v1", behaviour: str | None = None
+    ) -> None:
+        if behaviour not in (None, "navigate"):
+            raise ValueError(f"behaviour is {behaviour!r}; allowed: null, navigate")
+        self.num_envs = num_envs
+        self.behaviour = behaviour
+        self.rooms = Rooms(side)
+        self.renderer = Renderer(self.rooms, resolution)
+        self.tasks = load_tasks(tasks, side) if behaviour is None else []
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        high = self.rooms.size
+        self.single_observation_space = gymnasium.spaces.Dict(
+            {
+                "pixels": gymnasium.spaces.Box(0, 255, (resolution, resolution, 3), np.uint8),
+                "agent": gymnasium.spaces.Box(0, high, (2,), np.float32),
+                "distractor": gymnasium.spaces.Box(0, high, (2,), np.float32),
+                "doors": gymnasium.spaces.Box(0, 1, (self.rooms.num_doors,), np.float32),
+            }
+        )
+        self.single_action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    @property
+    def num_tasks(self) -> int:
+        return len(self.tasks)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Start episodes.
+
+        Args:
+            seed: of each world; one number stands for itself and the following ones.
+            options: for evaluation, "task_id", 1 to `num_tasks`, and "episode", (N,): which of the task's episodes, counted
+                on from the start when there are no more.
+        """
+        n = self.num_envs
+        if seed is None or isinstance(seed, int):
+            seed = [None if seed is None else seed + i for i in range(n)]
+        self._rngs = [np.random.default_rng(s) for s in seed]
+        self._steps = 0
+        self._agent, self._goal, self._distractor, self._heading = (np.zeros((n, 2)) for _ in range(4))
+        self._closed = np.zeros(n, int)
+        self._jump = np.zeros(n, int)
+        self._ended = np.zeros(n, bool)
+        self._budget = np.full(n, np.iinfo(int).max)
+        goal_distractor = np.zeros((n, 2))
+        options = options or {}
+        for i, rng in enumerate(self._rngs):
+            if self.behaviour is None:
+                task = self._task(options.get("task_id", 1))
+                number = int(np.broadcast_to(options.get("episode", i), n)[i]) % task.num_episodes
+                self._agent[i], self._goal[i] = task.start[number], task.goal[number]
+                self._closed[i], self._budget[i] = task.closed[number], task.budget
+                distractor, goal_distractor[i] = task.distractor[number], task.goal_distractor[number]
+                angle = task.heading[number]
+            else:
+                self._closed[i] = rng.integers(self.rooms.num_doors) if rng.random() < CLOSED_SHARE else -1
+                self._agent[i], self._goal[i], distractor = (self.rooms.draw_free(rng) for _ in range(3))
+                angle = rng.uniform(0, 2 * np.pi)
+            self._place_distractor(i, distractor, angle)
+        goal = self._observe(self._goal, goal_distractor)
+        return self._observe(self._agent, self._distractor), {"goal": goal} | self._expert()
+
+    def step(self, actions: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict]:
+        """Actions (N, 2) in [-1, 1]. A world that has ended goes on; "ended" stays true."""
+        self._steps += 1
+        self._agent = self.rooms.move(self._agent, SPEED * np.clip(actions, -1, 1), self._closed)
+        self._distractor = self.rooms.move(self._distractor, SPEED * self._heading, self._closed)
+        for i in np.flatnonzero(self._steps >= self._jump):
+            rng = self._rngs[i]
+            self._place_distractor(i, self.rooms.draw_free(rng), rng.uniform(0, 2 * np.pi))
+        success = np.linalg.norm(self._agent - self._goal, axis=1) < GOAL_RADIUS
+        if self.behaviour is not None:
+            for i in np.flatnonzero(success):
+                self._goal[i] = self.rooms.draw_free(self._rngs[i])
+        else:
+            self._ended |= success | (self._steps >= self._budget)
+        nothing = np.zeros(self.num_envs)
+        infos = {"success": success, "ended": self._ended.copy()} | self._expert()
+        return self._observe(self._agent, self._distractor), nothing, nothing > 0, nothing > 0, infos
+
+    def _task(self, number: int) -> Task:
+        if not 1 <= number <= self.num_tasks:
+            raise ValueError(f"task_id is {number}; allowed: 1 to {self.num_tasks}")
+        return self.tasks[number - 1]
+
+    def _place_distractor(self, i: int, position: np.ndarray, angle: float) -> None:
+        self._distractor[i], self._heading[i] = position, (np.cos(angle), np.sin(angle))
+        # the time to the next jump of a process that jumps with this probability at every step
+        self._jump[i] = self._steps + self._rngs[i].geometric(1 - np.exp(-1 / TELEPORT_STEPS))
+
+    def _expert(self) -> dict[str, np.ndarray]:
+        """The direction of the shortest way, while collecting."""
+        return (
+            {}
+            if self.behaviour is None
+            else {"expert_action": expert(self.rooms, self._agent, self._goal, self._closed)}
+        )
+
+    def _observe(self, agent: np.ndarray, distractor: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            "pixels": self.renderer.frames(agent, distractor, self._closed),
+            "agent": agent.astype(np.float32),
+            "distractor": distractor.astype(np.float32),
+            "doors": (np.arange(self.rooms.num_doors) != self._closed[:, None]).astype(np.float32),
+        }
+
+
+class FourRoom(gymnasium.Env):
+    """One world.
+
+    Observations are a dict:
+
+        pixels      the frame, uint8 (R, R, 3)
+        agent       its position, world pixels, (2,)
+        distractor  its position, (2,)
+        doors       1 where open, (K,)
+
+    Episodes are evaluated on the fixed tasks of a version: number 1, then number 2, ... `tasks.py` says what they are.
+
+    Args:
+        side: rooms a side, 2 or 4.
+        resolution: pixels a side of a frame.
+        tasks: version of the evaluation tasks.
+        behaviour: navigate: random starts, a new goal at every arrival, `expert_action` in the infos, for collecting; None
+            for evaluation.
+    """
+
+    def __init__(self, *, side: int = 2, resolution: int = 64, tasks: str = "v1", behaviour: str | None = None) -> None:
+        self._arguments = {"side": side, "resolution": resolution, "tasks": tasks, "behaviour": behaviour}
+        self._one = FourRoomVector(1, **self._arguments)
+        self.observation_space = self._one.single_observation_space
+        self.action_space = self._one.single_action_space
+
+    @property
+    def num_tasks(self) -> int:
+        return self._one.num_tasks
+
+    def make_vector(self, num_envs: int) -> FourRoomVector:
+        """`num_envs` worlds like this one, stepped together."""
+        return FourRoomVector(num_envs, **self._arguments)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        observation, infos = self._one.reset(seed=seed, options=options)
+        return _first(observation), _first(infos)
+
+    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
+        observation, _, _, _, infos = self._one.step(np.asarray(action)[None])
+        info = _first(infos)
+        ended = bool(info.pop("ended"))
+        return _first(observation), 0.0, bool(info["success"]) and ended, ended and not info["success"], info
+
+    def render(self) -> np.ndarray:
+        """The frame."""
+        return self._one.renderer.frames(self._one._agent, self._one._distractor, self._one._closed)[0]
+
+
+def _first(batch: dict[str, Any]) -> dict[str, Any]:
+    return {name: _first(value) if isinstance(value, dict) else value[0] for name, value in batch.items()}

@@ -1,0 +1,16 @@
+"""Half precision where the processor is fast at it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def half_precision(device: torch.device) -> AbstractContextManager:
+    """An autocast to bfloat16, or nothing on devices without native support for it."""
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16) if fast else nullcontext()

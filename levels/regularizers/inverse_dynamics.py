@@ -1,0 +1,34 @@
+"""Inverse dynamics: two neighbouring latents tell the actions between them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hiwm.levels.features import Features
+from hiwm.levels.networks import mlp
+from hiwm.levels.parts import Regularizer
+
+
+class InverseDynamics(Regularizer):
+    """Squared error of the chunk of actions, read out of [z_t, z_t+1] by an MLP that trains along (PLDM, ICM).
+
+    Keeps in the latent what the agent controls. Unlike the level's inverse model, which describes the latent, this one
+    shapes it.
+
+    Args:
+        dim_latent: size D of the latent.
+        dim_chunk: size of the chunk of actions.
+        width: units a hidden layer.
+        depth: hidden layers.
+    """
+
+    def __init__(self, *, dim_latent: int, dim_chunk: int, width: int = 128, depth: int = 2) -> None:
+        super().__init__()
+        self.net = mlp(2 * dim_latent, width, depth, dim_chunk)
+
+    def forward(self, features: Features, generator: torch.Generator) -> Tensor:
+        """Scalar."""
+        latent = features.latent
+        return F.mse_loss(self.net(torch.cat([latent[:, :-1], latent[:, 1:]], -1)), features.chunk)

@@ -1,0 +1,22 @@
+"""Temporal straightening: paths through the latent space turn as little as they can."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hiwm.levels.features import Features
+from hiwm.levels.parts import Regularizer
+
+
+class TemporalStraightening(Regularizer):
+    """Mean of 1 - cos(z_t+1 - z_t, z_t+2 - z_t+1), after Hénaff et al. (2019), "Perceptual straightening".
+
+    Against folding: along a straight path latent distance grows with time.
+    """
+
+    def forward(self, features: Features, generator: torch.Generator) -> Tensor:
+        """Scalar."""
+        step = features.latent[:, 1:] - features.latent[:, :-1]  # (B, T, D)
+        return (1 - F.cosine_similarity(step[:, 1:], step[:, :-1], dim=-1)).mean()

@@ -1,0 +1,38 @@
+"""Target encoder: a slow copy of the encoder that predictions are compared with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from hiwm.levels.parts import Encoder
+
+
+class EMATarget(nn.Module):
+    """Exponential moving average of the encoder, without gradient (BYOL, arXiv 2006.07733; I-JEPA, arXiv 2301.08243).
+
+    Args:
+        encoder: what it copies.
+        momentum: share of itself that it keeps at every optimiser step.
+    """
+
+    def __init__(self, *, encoder: Encoder, momentum: float = 0.99) -> None:
+        super().__init__()
+        self.copy = copy.deepcopy(encoder).requires_grad_(False)
+        self.momentum = momentum
+
+    @torch.no_grad()
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Standardised inputs, each (..., *shape) -> (..., D)."""
+        return self.copy(inputs)
+
+    @torch.no_grad()
+    def follow(self, encoder: Encoder) -> None:
+        """After an optimiser step."""
+        for mine, theirs in zip(self.copy.parameters(), encoder.parameters(), strict=True):
+            mine.lerp_(theirs, 1 - self.momentum)
+        for mine, theirs in zip(self.copy.buffers(), encoder.buffers(), strict=True):
+            mine.copy_(theirs)
