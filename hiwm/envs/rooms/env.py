@@ -173,6 +173,7 @@ class FourRoom(gymnasium.Env):
         return FourRoomVector(num_envs, **self._arguments)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        super().reset(seed=seed)  # gymnasium's own generator, which is not used
         observation, infos = self._one.reset(seed=seed, options=options)
         return _first(observation), _first(infos)
 

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from scipy.sparse.csgraph import dijkstra
+
+from hiwm.envs.rooms.env import FourRoom, FourRoomVector
+from hiwm.envs.rooms.geometry import BORDER, HALF_WALL, RADIUS, Rooms
+from hiwm.envs.rooms.render import Renderer
+from hiwm.envs.rooms.tasks import BINS, SPEED, draw_tasks, expert, load_tasks
+
+SIDES = (2, 4)
+
+
+def draw(rooms, number, seed=0):
+    rng = np.random.default_rng(seed)
+    position = np.stack([rooms.draw_free(rng) for _ in range(number)])
+    return position, rng.integers(-1, rooms.num_doors, number), rng
+
+
+def test_four_rooms_have_the_published_doors():
+    rooms = Rooms(2)
+    assert rooms.size == 224
+    assert rooms.doors.tolist() == [[112, 56], [112, 168], [56, 112], [168, 112]]
+    assert rooms.door_rooms.tolist() == [[0, 1], [2, 3], [0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_nothing_gets_through_walls_or_closed_doors(side):
+    rooms = Rooms(side)
+    here, closed, rng = draw(rooms, 500)
+    before = rooms.room_of(here)
+    for step in range(400):
+        if step % 40 == 0:  # long enough to cross a room
+            heading = rng.uniform(-1, 1, here.shape)
+        after = rooms.move(here, SPEED * heading, closed)
+        room = rooms.room_of(after)
+        for i in np.flatnonzero(room != before):
+            pair = {int(before[i]), int(room[i])}
+            (door,) = [k for k in range(rooms.num_doors) if set(rooms.door_rooms[k].tolist()) == pair]
+            assert door != closed[i]
+            axis = 0 if rooms.is_vertical[door] else 1
+            assert abs(after[i, 1 - axis] - rooms.doors[door, 1 - axis]) < 20
+        assert after.min() >= BORDER + RADIUS
+        assert after.max() <= rooms.size - BORDER - RADIUS
+        here, before = after, room
+    assert (rooms.room_of(draw(rooms, 500)[0]) != before).mean() > 0.2  # and doors are used
+
+
+def test_a_wall_stops_and_a_door_does_not():
+    rooms = Rooms(2)
+    here = np.array([[100.0, 90.0], [100.0, 56.0], [100.0, 56.0]])
+    closed = np.array([-1, -1, 0])
+    for _ in range(20):
+        here = rooms.move(here, np.array([[SPEED, 0.0]] * 3), closed)
+    wall = 112 - HALF_WALL - RADIUS
+    assert here[0, 0] <= wall
+    assert here[1, 0] > 112 + HALF_WALL
+    assert here[2, 0] <= wall
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_shortest_ways_are_dijkstras(side):
+    rooms = Rooms(side)
+    start, closed, rng = draw(rooms, 30)
+    goal = np.stack([rooms.draw_free(rng) for _ in range(30)])
+    length, first, doors = rooms.shortest(start, goal, closed)
+    for i in range(30):
+        points = np.concatenate([start[i : i + 1], goal[i : i + 1], rooms.doors])
+        of = [
+            {int(rooms.room_of(start[i]))},
+            {int(rooms.room_of(goal[i]))},
+            *(set(pair.tolist()) for pair in rooms.door_rooms),
+        ]
+        graph = np.zeros((len(points),) * 2)
+        for a in range(len(points)):
+            for b in range(len(points)):
+                if of[a] & of[b] and not (closed[i] >= 0 and closed[i] in (a - 2, b - 2)):
+                    graph[a, b] = np.linalg.norm(points[a] - points[b])
+        reached, before = dijkstra(graph, indices=0, return_predecessors=True)
+        assert length[i] == pytest.approx(reached[1])
+        way = [1]
+        while before[way[-1]] != 0:
+            way.append(int(before[way[-1]]))
+        assert doors[i] == len(way) - 1
+        assert first[i] == (way[-1] - 2 if doors[i] else -1)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_the_expert_solves_every_task_and_chance_none(side):
+    for number, task in enumerate(load_tasks("v1", side), 1):
+        for solves in (True, False):
+            envs = FourRoomVector(task.num_episodes, side=side)
+            envs.reset(seed=0, options={"task_id": number})
+            rng, won = np.random.default_rng(0), np.zeros(task.num_episodes, bool)
+            here, closed = task.start, task.closed
+            for _ in range(task.budget):
+                action = expert(envs.rooms, here, task.goal, closed) if solves else rng.uniform(-1, 1, here.shape)
+                observation, _, _, _, infos = envs.step(action)
+                here = observation["agent"].astype(float)
+                won |= infos["success"]
+            assert won.mean() == 1 if solves else won.mean() < 0.02
+            assert infos["ended"].all()
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_the_files_hold_what_the_bins_say(side):
+    rooms = Rooms(side)
+    for bin_, task in zip(BINS[side], load_tasks("v1", side), strict=True):
+        length, _, doors = rooms.shortest(task.start, task.goal, task.closed)
+        assert task.num_episodes == 200
+        assert (length >= bin_.length[0]).all()
+        assert (length <= bin_.length[1]).all()
+        assert bin_.doors == 0 or (doors == bin_.doors).all()
+        assert 0.35 < (task.closed >= 0).mean() <= 1
+    assert [task.name for task in load_tasks("v1", side)] == ["near", "far"]
+
+
+def test_tasks_are_drawn_as_their_file_was():
+    drawn = draw_tasks(Rooms(2), BINS[2][1], np.random.default_rng([2, 1]))
+    assert np.array_equal(drawn.start, load_tasks("v1", 2)[1].start)
+
+
+def test_an_unknown_version_is_refused():
+    with pytest.raises(ValueError, match=r"tasks is 'v0'.*tasks-v1-2x2.json"):
+        FourRoom(tasks="v0")
+
+
+@pytest.mark.parametrize("behaviour", [None, "navigate"])
+def test_gymnasium_accepts_it(behaviour):
+    check_env(FourRoom(behaviour=behaviour), skip_render_check=True)
+
+
+def test_episodes_are_the_files_and_the_same_in_any_batch():
+    task = load_tasks("v1", 2)[1]
+    envs = FourRoomVector(3)
+    together, infos = envs.reset(seed=[1, 2, 3], options={"task_id": 2, "episode": [7, 0, 7]})
+    np.testing.assert_allclose(together["agent"], task.start[[7, 0, 7]], rtol=1e-6)
+    np.testing.assert_allclose(infos["goal"]["agent"], task.goal[[7, 0, 7]], rtol=1e-6)
+    one = FourRoom()
+    alone, info = one.reset(seed=2, options={"task_id": 2, "episode": 0})
+    for _ in range(120):
+        for name in alone:
+            assert np.array_equal(alone[name], together[name][1]), name
+        action = np.random.default_rng(0).uniform(-1, 1, (3, 2))
+        together, _, _, _, infos = envs.step(action)
+        alone, _, _, _, info = one.step(action[1])
+    assert info["success"] == infos["success"][1]
+
+
+def test_a_number_out_of_range_is_refused():
+    with pytest.raises(ValueError, match=r"task_id is 3; allowed: 1 to 2"):
+        FourRoom().reset(options={"task_id": 3})
+
+
+def test_the_distractor_jumps_every_35_steps_and_keeps_its_heading_between():
+    envs = FourRoomVector(200, behaviour="navigate")
+    before = envs.reset(seed=0)[0]["distractor"]
+    jumps = steps = 0
+    for _ in range(300):
+        now = envs.step(np.zeros((200, 2)))[0]["distractor"]
+        jumps += int((np.linalg.norm(now - before, axis=1) > 12).sum())
+        steps, before = steps + 200, now
+    assert 31 < steps / jumps < 40
+
+
+def test_collecting_gives_a_new_goal_at_every_arrival():
+    envs = FourRoomVector(5, behaviour="navigate")
+    _, infos = envs.reset(seed=0)
+    arrivals = 0
+    for _ in range(300):
+        _, _, _, _, infos = envs.step(infos["expert_action"])
+        arrivals += int(infos["success"].sum())
+        assert not infos["ended"].any()
+    assert arrivals >= 5
+
+
+def test_frames_show_dots_walls_and_the_closed_door():
+    rooms = Rooms(2)
+    renderer = Renderer(rooms, 64)
+    agent, distractor = np.array([[60.0, 60.0]] * 2), np.array([[160.0, 60.0]] * 2)
+    frames = renderer.frames(agent, distractor, np.array([-1, 0]))
+    assert frames.dtype == np.uint8
+    at = (np.array([60, 160]) * 64 / 224).astype(int)
+    red, blue = frames[0, at[0], at[0]].astype(int), frames[0, at[0], at[1]].astype(int)
+    assert red[0] > 200 > 120 > red[1]
+    assert blue[2] > 150 > 120 > blue[0]
+    assert frames[0, 3, 3].min() < 90  # the outer wall
+    assert frames[0, 10, 10].min() == 255
+    door = (np.array([112, 56]) * 64 / 224).astype(int)
+    assert frames[0, door[1], door[0]].min() == 255
+    assert frames[1, door[1], door[0]].max() == 0
+    other = frames[0].astype(int) - frames[1]
+    assert (np.abs(other).sum(-1) > 0).mean() < 0.02  # nothing else differs
+
+
+def test_a_dot_follows_its_agent_by_less_than_a_pixel():
+    renderer = Renderer(Rooms(2), 64)
+    x = np.linspace(40, 60, 50)
+    agent = np.stack([x, np.full(50, 50.0)], 1)
+    frames = renderer.frames(agent, np.full((50, 2), 170.0), np.full(50, -1))
+    darkness = 255 - frames[:, 8:22, 8:22, 1].astype(float)
+    centre = (darkness.sum(1) * np.arange(8, 22)).sum(1) / darkness.sum((1, 2))
+    np.testing.assert_allclose((centre + 0.5) * 224 / 64, x, atol=0.5)
+
+
+def test_make_vector_is_gymnasiums():
+    envs = FourRoom(behaviour="navigate", resolution=32).make_vector(4)
+    assert isinstance(envs, gymnasium.vector.VectorEnv)
+    observation, _ = envs.reset(seed=0)
+    assert observation["pixels"].shape == (4, 32, 32, 3)
+    assert envs.observation_space.contains(observation)

@@ -1,0 +1,69 @@
+"""Whatever uses statistics of a batch is exact under data parallelism: two processes equal one, value and gradient."""
+
+from contextlib import nullcontext
+from unittest import mock
+
+import pytest
+import torch
+import torch.distributed as dist
+from test_level import CASES, build, make_clip
+from torch.nn.parallel import DistributedDataParallel
+
+from hiwm.config import load_config
+from hiwm.levels.distributed import average_over_processes
+from hiwm.levels.encoders import conv, vit
+
+PARALLEL = [name for name in CASES if name.startswith("collapse=")] + ["level=pixels", "encoder=vit"]
+BATCH = 8
+
+
+def level_and_clip(name):
+    overrides, k, inputs, stride = CASES[name]
+    level = build(load_config(overrides).levels[f"level{k}"], inputs, stride)
+    return level, make_clip(level, inputs, BATCH)
+
+
+def losses_and_gradients(module, level, clip):
+    # in full precision: rounding to half hides small errors
+    with mock.patch.object(conv, "half_precision", nullcontext), mock.patch.object(vit, "half_precision", nullcontext):
+        losses = module(clip, torch.Generator().manual_seed(3))
+        level.total(losses).backward()
+    whole = average_over_processes(torch.stack(list(losses.values())).detach())
+    return dict(zip(losses, whole, strict=True)), {n: p.grad for n, p in level.named_parameters()}
+
+
+def one_of_two_processes(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    for name in PARALLEL:
+        level, clip = level_and_clip(name)
+        share = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
+        module = DistributedDataParallel(level, find_unused_parameters=True)
+        torch.save(losses_and_gradients(module, level, clip.map(lambda x, s=share: x[s])), f"{folder}/{name}{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parallel")
+    torch.multiprocessing.spawn(one_of_two_processes, (str(folder),), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize("name", PARALLEL)
+def test_two_processes_equal_one(folder, name):
+    level, clip = level_and_clip(name)
+    losses, gradients = losses_and_gradients(level, level, clip)
+    for rank in (0, 1):
+        theirs, their_gradients = torch.load(folder / f"{name}{rank}.pt")
+        for loss in losses:
+            torch.testing.assert_close(theirs[loss], losses[loss], rtol=1e-5, atol=1e-5)
+        for parameter, gradient in gradients.items():
+            other = their_gradients[parameter]
+            if gradient is None:
+                assert other is None or not other.any()
+            else:
+                torch.testing.assert_close(
+                    other, gradient, rtol=1e-4, atol=1e-5, msg=lambda m, p=parameter: f"{p}: {m}"
+                )

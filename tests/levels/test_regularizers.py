@@ -1,0 +1,98 @@
+"""The losses against collapse on latents whose answer is known."""
+
+import math
+
+import pytest
+import torch
+
+from hiwm.levels.batchnorm import BatchNorm
+from hiwm.levels.features import Features
+from hiwm.levels.regularizers.barlow_twins import BarlowTwins
+from hiwm.levels.regularizers.info_nce import InfoNCE
+from hiwm.levels.regularizers.inverse_dynamics import InverseDynamics
+from hiwm.levels.regularizers.straightening import TemporalStraightening
+from hiwm.levels.regularizers.temporal_similarity import TemporalSimilarity
+from hiwm.levels.regularizers.vicreg import VICReg
+
+
+def features(latent, predicted=None, chunk=None):
+    """With the latents as targets, predicted exactly unless told otherwise."""
+    target = latent[:, 1:]
+    chunk = torch.zeros(*target.shape[:2], 2) if chunk is None else chunk
+    return Features(latent, chunk, target if predicted is None else predicted, target, chunk)
+
+
+def value(regularizer, *arguments, **named):
+    return regularizer(features(*arguments, **named), torch.Generator()).item()
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_vicreg_of_known_covariances():
+    rows = draw(20_000, 1, 2)
+    none = VICReg(covariance=1.0)
+    assert value(none, rows) == pytest.approx(0, abs=0.02)
+    # half the deviation: a hinge of one half; no deviation: one
+    assert value(none, rows * 0.5) == pytest.approx(0.5, abs=0.02)
+    assert value(none, rows * 0) == pytest.approx(1 - math.sqrt(1e-4))
+    # both dimensions the same: covariances of 1 twice, over two dimensions
+    same = rows[..., :1].expand(-1, -1, 2)
+    assert value(none, same) == pytest.approx(1.0, abs=0.05)
+    assert value(VICReg(covariance=0.1), same) == pytest.approx(0.1, abs=0.02)
+
+
+def test_barlow_twins_of_known_correlations():
+    latent = draw(20_000, 2, 3)
+    regularizer = BarlowTwins(off_diagonal=0.5)
+    assert value(regularizer, latent) == pytest.approx(0, abs=1e-3)
+    assert value(regularizer, latent * 7 + 3) == pytest.approx(0, abs=1e-3)  # any scale
+    independent = draw(20_000, 1, 3, seed=1)
+    assert value(regularizer, latent, independent) == pytest.approx(1, abs=0.05)
+    # both views one-dimensional: every off-diagonal correlation is 1, six of them over three dimensions
+    assert value(regularizer, latent[..., :1].expand(-1, -1, 3)) == pytest.approx(0.5 * 6 / 3, abs=1e-2)
+
+
+def test_info_nce_is_zero_where_windows_are_far_apart_and_log_n_where_they_are_equal():
+    far = 100 * torch.arange(8.0).reshape(8, 1, 1).expand(8, 3, 2)
+    assert value(InfoNCE(), far) == pytest.approx(0, abs=1e-6)
+    assert value(InfoNCE(), far * 0) == pytest.approx(math.log(8))
+    wrong = far[:, 1:].roll(1, 0)
+    assert value(InfoNCE(), far, wrong) > 100
+
+
+def test_temporal_similarity_is_the_mean_square_step():
+    latent = torch.tensor([[[0.0, 0.0], [3.0, 4.0], [3.0, 4.0]]])
+    assert value(TemporalSimilarity(), latent) == pytest.approx((9 + 16) / 4)
+
+
+@pytest.mark.parametrize(("turn", "expected"), [(0, 0.0), (90, 1.0), (180, 2.0)])
+def test_straightening_measures_turns(turn, expected):
+    angle = math.radians(turn)
+    latent = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [1 + 2 * math.cos(angle), 2 * math.sin(angle)]]])
+    assert value(TemporalStraightening(), latent) == pytest.approx(expected, abs=1e-5)
+
+
+def test_inverse_dynamics_learns_actions_that_the_latents_tell():
+    latent = draw(256, 3, 2)
+    chunk = latent[:, 1:] - latent[:, :-1]
+    torch.manual_seed(0)
+    regularizer = InverseDynamics(dim_latent=2, dim_chunk=2, width=64, depth=1)
+    optimizer = torch.optim.Adam(regularizer.parameters(), lr=1e-2)
+    first = value(regularizer, latent, chunk=chunk)
+    for _ in range(200):
+        optimizer.zero_grad()
+        regularizer(features(latent, chunk=chunk), torch.Generator()).backward()
+        optimizer.step()
+    assert value(regularizer, latent, chunk=chunk) < 0.05 * first
+
+
+def test_batch_norm_is_torchs():
+    mine, theirs = BatchNorm(3), torch.nn.BatchNorm1d(3)
+    rows = draw(50, 3) * 4 + 2
+    torch.testing.assert_close(mine(rows), theirs(rows))
+    torch.testing.assert_close(mine.running_mean, theirs.running_mean)
+    torch.testing.assert_close(mine.running_var, theirs.running_var, rtol=0.05, atol=0)  # torch's is unbiased
+    mine.running_var.copy_(theirs.running_var)
+    torch.testing.assert_close(mine.eval()(rows), theirs.eval()(rows))
