@@ -25,8 +25,7 @@ class StateDecoder:
     def __init__(self, agent: Agent, dataset: Trajectories, state: list[str], seed: int = 0) -> None:
         total = dataset.num_steps
         rows = np.sort(np.random.default_rng(seed).choice(total, min(BANK, total), replace=False))
-        inputs = {name: torch.from_numpy(np.array(dataset.column(name)[rows])) for name in agent.inputs}
-        self.latents = agent.hierarchy.encode(inputs)
+        self.latents = agent.hierarchy.encode_many({name: dataset.column(name)[rows] for name in agent.inputs})
         self.states = states_at(dataset, state, rows)
 
     def decode(self, level: int, latent: np.ndarray | Tensor) -> np.ndarray:

@@ -109,10 +109,10 @@ def episodes(
                 states = decoder.decode(level, _distinct(trace.subgoals[level]))
                 axes.plot(*states[:, :2].T, "os"[level % 2], ms=3 + 1.5 * level, mfc="none", mew=1,
                           color=LEVEL_COLORS[level], label=f"subgoals of level {level}")  # fmt: skip
-            axes.plot(*trace.observations[:, :2].T, color=INK, lw=1.3, label="path")
-            axes.plot(*trace.observations[0, :2], "o", ms=8, color="#009e73", label="start")
+            axes.plot(*trace.states[:, :2].T, color=INK, lw=1.3, label="path")
+            axes.plot(*trace.states[0, :2], "o", ms=8, color="#009e73", label="start")
             axes.plot(*trace.goal[:2], "*", ms=15, color="#d4148c", mec="white", label="goal")
-            steps = len(trace.observations)
+            steps = len(trace.states)
             outcome = f"reached in {steps} steps" if trace.success else f"not reached in {steps} steps"
             axes.set_title(f"{agent}, task {task}: {outcome}", fontsize=9)
     handles, labels = grid[0][0].get_legend_handles_labels()
@@ -170,5 +170,5 @@ def _telling_tasks(traces: Mapping[str, Sequence[Trace]]) -> list[int]:
         for trace in of_agent:
             outcomes.setdefault(trace.task, []).append(trace)
     return sorted(
-        outcomes, key=lambda task: (len({t.success for t in outcomes[task]}) == 1, -len(outcomes[task][0].observations))
+        outcomes, key=lambda task: (len({t.success for t in outcomes[task]}) == 1, -len(outcomes[task][0].states))
     )

@@ -80,7 +80,7 @@ def _draw(config: Config, agent: Agent, dataset: Trajectories, evaluation: Any) 
     if evaluation is not None:
         drawn["success"] = figures.success_bars(evaluation["agents"])
         traces = load_traces(config.folder / f"{config.evaluation.name}.npz")
-        if on_map and all(trace.observations.ndim == 2 for of_agent in traces.values() for trace in of_agent):
+        if on_map:
             graphs = {}
             for name, planned in make_agents(agent, config.evaluation).items():
                 if planned.planner.landmarks is not None:

@@ -90,7 +90,8 @@ def _collect_chunk(collection: Collection, envs: VectorEnv, episodes: np.ndarray
     if not isinstance(envs.single_action_space, gymnasium.spaces.Box):
         raise ValueError(f"the action space is {envs.single_action_space}; allowed: a Box")
     policy.reset(_seeds(collection, padded, 1), envs.single_action_space, collection.steps)
-    observations, infos = envs.reset(seed=list[int | None](_seeds(collection, padded, 0)))
+    seeds: Any = _seeds(collection, padded, 0)  # VectorEnv's type of a seed forgets lists
+    observations, infos = envs.reset(seed=seeds)
     lengths = np.full(len(padded), collection.steps)
     rows: list[dict[str, Any]] = []
     for step in range(collection.steps):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -38,7 +38,7 @@ class HeldEpisodes(SyncVectorEnv):
     """Copies of an environment; the option "episode" may be a list, one number for each."""
 
     def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         options = dict(options or {})
         self.set_attr("episode", options.pop("episode", None))

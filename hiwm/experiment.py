@@ -149,7 +149,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         if done == of:
             bars[name].__exit__(None, None, None)
 
-    outcomes = evaluate_agents(agents, _environment(config, collecting=False), config.evaluation, report)
+    outcomes = evaluate_agents(agents, _environment(config, collecting=False), config.evaluation, config.state, report)
     result = {
         "identity": identity,
         "experiment": config.name,

@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
@@ -107,6 +108,17 @@ class Hierarchy(nn.Module):
             latents.append(level.encode(inputs))
             inputs = {"latent": latents[-1]}
         return latents
+
+    def encode_many(self, inputs: Mapping[str, np.ndarray], block: int = 2048) -> list[Tensor]:
+        """`encode` of many rows (N, *shape), a block at a time, on the CPU afterwards."""
+        total = len(next(iter(inputs.values())))
+        blocks = [
+            self.encode(
+                {name: torch.from_numpy(np.array(x[i : i + block])).to(self.device) for name, x in inputs.items()}
+            )
+            for i in range(0, total, block)
+        ]
+        return [torch.cat(of_level).cpu() for of_level in zip(*blocks, strict=True)]
 
     def save(self, folder: Path) -> None:
         """`level<k>.safetensors` and `hierarchy.yaml`."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -20,14 +21,15 @@ class Trace:
     Args:
         task: its number.
         success: was the goal reached.
-        observations: (T, ...); of a success, with the one that reached the goal.
-        goal: the goal observation.
+        states: what was seen, (T, C): the state columns of an observation that is a dict, else the observation itself; of
+            a success, with the one that reached the goal.
+        goal: the same of the goal, (C,).
         subgoals: for each level, the latent handed down at each step, (T, D_k).
     """
 
     task: int
     success: bool
-    observations: np.ndarray
+    states: np.ndarray
     goal: np.ndarray
     subgoals: list[np.ndarray]
 
@@ -71,6 +73,7 @@ def run_episodes(
     max_steps: int,
     num_envs: int,
     seed: int,
+    state: Sequence[str],
     report: Callable[[int, int, int], None],
 ) -> Episodes:
     """Every task, `episodes` times.
@@ -83,6 +86,7 @@ def run_episodes(
         max_steps: an episode's limit, environment steps.
         num_envs: episodes in a batch.
         seed: of starts and goals.
+        state: names of the observations that are the true state, for the traces.
         report: called with (episodes done, successes, episodes in all) after each batch.
     """
     outcome = Episodes()
@@ -92,7 +96,7 @@ def run_episodes(
         for task in range(1, num_tasks + 1):
             for first in range(0, episodes, size):
                 wanted = min(size, episodes - first)
-                _run_batch(agent, envs, task, range(first, first + wanted), max_steps, seed, outcome)
+                _run_batch(agent, envs, task, range(first, first + wanted), max_steps, seed, state, outcome)
                 report(len(outcome.success), sum(outcome.success), num_tasks * episodes)
     finally:
         envs.close()
@@ -100,12 +104,19 @@ def run_episodes(
 
 
 def _run_batch(
-    agent: Agent, envs: VectorEnv, task: int, numbers: range, max_steps: int, seed: int, outcome: Episodes
+    agent: Agent,
+    envs: VectorEnv,
+    task: int,
+    numbers: range,
+    max_steps: int,
+    seed: int,
+    state: Sequence[str],
+    outcome: Episodes,
 ) -> None:
     seeds = [episode_seed(seed, task, e) for e in numbers]
     # environments beyond those wanted repeat the last episode and are not looked at
     beyond = envs.num_envs - len(seeds)
-    padded = list[int | None](seeds + seeds[-1:] * beyond)
+    padded: Any = seeds + seeds[-1:] * beyond  # VectorEnv's type of a seed forgets lists
     options = {"task_id": task, "episode": [*numbers] + [numbers[-1]] * beyond}
     observations, infos = envs.reset(seed=padded, options=options)
     goals = _rows(infos["goal"], np.arange(len(numbers)))
@@ -123,9 +134,9 @@ def _run_batch(
         outcome.planned.append(len(running))
         outcome.predictor_calls += plan.predictor_calls * len(running)
         outcome.other_calls += plan.other_calls * len(running)
-        traced = running[0] == 0 and numbers[0] == 0 and isinstance(observations, np.ndarray)
+        traced = running[0] == 0 and numbers[0] == 0
         if traced:
-            seen.append(observations[0].copy())
+            seen.append(_states(observations, state)[0])
             handed.append([part.subgoal[0].cpu().numpy() for part in plan.steps])
         observations, _, _, _, infos = envs.step(actions)
         # an episode that ended has no "success" of its own any more: gymnasium fills in 0
@@ -133,7 +144,7 @@ def _run_batch(
         success[running[arrived]] = True
         steps[running[arrived]] = step + 1
         if traced and arrived[0]:
-            seen.append(observations[0].copy())
+            seen.append(_states(observations, state)[0])
         over = arrived | np.asarray(infos["ended"])[running]
         if over.any():
             steps[running[over]] = step + 1
@@ -144,9 +155,15 @@ def _run_batch(
     outcome.task += [task] * len(numbers)
     outcome.success += success.tolist()
     outcome.steps += steps.tolist()
-    if seen and isinstance(goals, np.ndarray):
+    if seen:
         subgoals = [np.stack(level) for level in zip(*handed, strict=True)]
-        outcome.traces.append(Trace(task, bool(success[0]), np.stack(seen), goals[0], subgoals))
+        outcome.traces.append(Trace(task, bool(success[0]), np.stack(seen), _states(goals, state)[0], subgoals))
+
+
+def _states(observations: Observation, state: Sequence[str]) -> np.ndarray:
+    """(N, C)."""
+    columns = [observations[name] for name in state] if isinstance(observations, Mapping) else [observations]
+    return np.concatenate([np.array(column, np.float32).reshape(len(column), -1) for column in columns], 1)
 
 
 def _rows(observations: Observation, rows: np.ndarray) -> Observation:

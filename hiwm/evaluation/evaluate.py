@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,9 +65,10 @@ def evaluate(
     agents: Mapping[str, Agent],
     make_env: Callable[[], gymnasium.Env],
     config: EvaluationConfig,
+    state: Sequence[str],
     report: Callable[[str, int, int, int], None],
 ) -> dict[str, Episodes]:
-    """Run every agent; `report` is called with (agent, episodes done, successes, episodes in all)."""
+    """Run every agent; `state` as in `run_episodes`, `report` is called with (agent, episodes done, successes, all)."""
     outcomes = {}
     for name, agent in agents.items():
         outcomes[name] = run_episodes(
@@ -78,6 +79,7 @@ def evaluate(
             max_steps=config.max_steps,
             num_envs=config.num_envs,
             seed=config.seed,
+            state=state,
             report=lambda done, won, of, name=name: report(name, done, won, of),
         )
     return outcomes

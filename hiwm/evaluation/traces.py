@@ -17,7 +17,7 @@ def save_traces(path: Path, outcomes: Mapping[str, Episodes]) -> None:
         for trace in outcome.traces:
             key = f"{agent}/{trace.task}"
             arrays[f"{key}/success"] = np.array(trace.success)
-            arrays[f"{key}/observations"] = trace.observations
+            arrays[f"{key}/states"] = trace.states
             arrays[f"{key}/goal"] = trace.goal
             for k, subgoals in enumerate(trace.subgoals):
                 arrays[f"{key}/subgoals{k}"] = subgoals
@@ -34,7 +34,7 @@ def load_traces(path: Path) -> dict[str, list[Trace]]:
             trace = Trace(
                 int(task),
                 bool(file[f"{key}/success"]),
-                file[f"{key}/observations"],
+                file[f"{key}/states"],
                 file[f"{key}/goal"],
                 [file[f"{key}/subgoals{k}"] for k in range(num_levels)],
             )

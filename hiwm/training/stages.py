@@ -135,7 +135,7 @@ def train_stack(
         if metrics is None:
             home.mkdir(parents=True, exist_ok=True)
             train_data, held_data = source.split(config.validation)
-            samplers = [
+            sampler, held_sampler = (
                 ClipSampler(
                     data,
                     inputs=inputs,
@@ -146,11 +146,12 @@ def train_stack(
                     reach=None if level.inverse is None else level.inverse.reach,
                 )
                 for data in (train_data, held_data)
-            ]
-            fit_level(level, source, samplers[0])
+            )
+            fit_level(level, source, sampler)
             metrics = train_level(
                 level,
-                *samplers,
+                sampler,
+                held_sampler,
                 spread_episodes(held_data, inputs, state),
                 training,
                 seed=seed,

@@ -49,7 +49,8 @@ class ConvEncoder(Encoder):
         for i, (before, after) in enumerate(zip([*depths, *channels], channels, strict=False)):
             kernel = 5 if i == 0 else 3
             layers += [nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2), nn.GELU()]
-        self.trunk = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.trunk = nn.Sequential(*layers)
+        self.trunk.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch documents it)
         halvings = len(channels)
         sizes = [channels[-1] * prod(-(-side // 2**halvings) for side in shape[:2]) for shape in self.images.values()]
         features = sum(sizes) + sum(prod(shape) for shape in self.others.values())

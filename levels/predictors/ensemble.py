@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +26,11 @@ class EnsemblePredictor(Predictor):
 
     def __init__(self, *, dim_latent: int, member: Predictor, members: int = 5) -> None:
         super().__init__(dim_latent)
-        self.members = nn.ModuleList(copy.deepcopy(member) for _ in range(members))
-        for module in self.members.modules():
+        copies = nn.ModuleList(copy.deepcopy(member) for _ in range(members))
+        for module in copies.modules():
             if callable(reset := getattr(module, "reset_parameters", None)):
                 reset()
+        self.members: Sequence[Predictor] = copies  # type: ignore[assignment]
 
     def fit(self, change: Tensor) -> None:
         """See `Predictor.fit`."""
@@ -63,7 +65,7 @@ class EnsemblePredictor(Predictor):
 class _Rollout(nn.Module):
     """A member whose call is its rollout, as `functional_call` needs it."""
 
-    def __init__(self, member: nn.Module) -> None:
+    def __init__(self, member: Predictor) -> None:
         super().__init__()
         self.member = member
 

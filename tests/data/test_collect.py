@@ -6,7 +6,7 @@ import pytest
 from gymnasium.spaces import Box, Dict
 
 from hiwm.data.collect import Collection, collect
-from hiwm.data.policies import NoisyExpertPolicy, UniformPolicy
+from hiwm.data.policies import MixturePolicy, NoisyExpertPolicy, SmoothPolicy, UniformPolicy
 
 STEPS = 7
 
@@ -198,3 +198,45 @@ def test_a_worker_keeps_its_environments(tmp_path):
     log = tmp_path / "made"
     run(workers=2, num_envs=2, episodes=10, make_env=partial(Counted, log))
     assert len(log.read_text()) <= 2 * 2
+
+
+def drawn(policy, seeds, steps=200, infos=None):
+    policy.reset(seeds, Box(-1, 1, (2,), np.float32), steps)
+    return np.stack([policy.act(np.zeros((len(seeds), 2)), infos or {}, t) for t in range(steps)])  # (T, B, 2)
+
+
+def test_smooth_wandering_turns_slowly_at_its_speed():
+    actions = drawn(SmoothPolicy(speed=0.6, switch_steps=40), range(20))
+    length = np.linalg.norm(actions, axis=2)
+    assert length.mean() == pytest.approx(0.6, abs=0.05)
+    heading = np.unwrap(np.arctan2(actions[..., 1], actions[..., 0]), axis=0)
+    assert np.abs(np.diff(heading, axis=0)).max() <= 0.5 + 1e-6
+    assert np.ptp(heading, axis=0).min() > 0.5  # it does turn
+    alone = drawn(SmoothPolicy(speed=0.6, switch_steps=40), [7])
+    assert np.array_equal(alone[:, 0], actions[:, 7])
+
+
+def test_smooth_wandering_is_in_the_plane():
+    with pytest.raises(ValueError, match=r"shape \(3,\); allowed: \(2,\)"):
+        SmoothPolicy().reset([0], Box(-1, 1, (3,), np.float32), 5)
+
+
+def test_an_action_is_repeated_in_its_share_of_the_steps():
+    infos = {"expert_action": np.zeros((30, 2))}
+    for share in (0.0, 0.3):
+        actions = drawn(NoisyExpertPolicy(noise=0.2, repeat_share=share), range(30), infos=infos)
+        again = (actions[1:] == actions[:-1]).all(2).mean()
+        assert again == pytest.approx(share, abs=0.03)
+
+
+def test_a_mixture_follows_one_policy_a_whole_episode():
+    infos = {"expert_action": np.zeros((40, 2))}
+    one, two = NoisyExpertPolicy(noise=0.1), UniformPolicy()
+    mixed = drawn(MixturePolicy(policies=[one, two]), range(40), infos=infos)
+    parts = [drawn(policy, range(40), infos=infos) for policy in (one, two)]
+    followed = [(mixed == part).all((0, 2)) for part in parts]
+    assert (followed[0] ^ followed[1]).all()
+    assert 8 < followed[0].sum() < 32
+    assert np.array_equal(
+        drawn(MixturePolicy(policies=[one, two]), [5], infos={"expert_action": np.zeros((1, 2))})[:, 0], mixed[:, 5]
+    )

@@ -212,3 +212,16 @@ def test_make_vector_is_gymnasiums():
     observation, _ = envs.reset(seed=0)
     assert observation["pixels"].shape == (4, 32, 32, 3)
     assert envs.observation_space.contains(observation)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_the_walls_to_draw_are_those_of_the_frames(side):
+    env = FourRoom(side=side)
+    rooms = Rooms(side)
+    inside = np.zeros((int(rooms.size),) * 2, bool)
+    y, x = np.mgrid[0 : rooms.size, 0 : rooms.size] + 0.5
+    for left, bottom, width, height in env.walls:
+        inside |= (x > left) & (x < left + width) & (y > bottom) & (y < bottom + height)
+    frame = Renderer(rooms, int(rooms.size)).backgrounds[0][..., 0] < 128
+    within = slice(int(BORDER) + 1, int(rooms.size - BORDER) - 1)
+    assert (inside[within, within] == frame[within, within]).mean() > 0.99

@@ -48,7 +48,15 @@ def silent(*_):
 def starts_and_goals(agent, num_envs, episodes=3, seed=0):
     RecordingRoom.seen = []
     outcome = run_episodes(
-        agent, RecordingRoom, num_tasks=2, episodes=episodes, max_steps=2, num_envs=num_envs, seed=seed, report=silent
+        agent,
+        RecordingRoom,
+        num_tasks=2,
+        episodes=episodes,
+        max_steps=2,
+        num_envs=num_envs,
+        seed=seed,
+        state=[],
+        report=silent,
     )
     assert outcome.task == [1] * episodes + [2] * episodes
     return list(dict.fromkeys(RecordingRoom.seen))  # copies that fill up a batch are not looked at
@@ -77,7 +85,7 @@ class OneStepRoom(TinyRoom):
 @pytest.mark.parametrize("num_envs", [1, 2, 5])
 def test_successes_and_steps_are_counted_for_the_right_episode(agent, num_envs):
     outcome = run_episodes(
-        agent, OneStepRoom, num_tasks=1, episodes=5, max_steps=4, num_envs=num_envs, seed=0, report=silent
+        agent, OneStepRoom, num_tasks=1, episodes=5, max_steps=4, num_envs=num_envs, seed=0, state=[], report=silent
     )
     room, expected = OneStepRoom(), []
     for e in range(5):
@@ -92,23 +100,31 @@ def test_successes_and_steps_are_counted_for_the_right_episode(agent, num_envs):
 def test_report_and_traces(agent):
     reports = []
     outcome = run_episodes(
-        agent, TinyRoom, num_tasks=2, episodes=3, max_steps=3, num_envs=2, seed=0, report=lambda *a: reports.append(a)
+        agent,
+        TinyRoom,
+        num_tasks=2,
+        episodes=3,
+        max_steps=3,
+        num_envs=2,
+        seed=0,
+        state=[],
+        report=lambda *a: reports.append(a),
     )
     assert [(done, of) for done, _, of in reports] == [(2, 6), (3, 6), (5, 6), (6, 6)]
     assert [trace.task for trace in outcome.traces] == [1, 2]
     room = TinyRoom()
     for trace in outcome.traces:
         start, info = room.reset(seed=episode_seed(0, trace.task, 0), options={"task_id": trace.task})
-        np.testing.assert_array_equal(trace.observations[0], start)
+        np.testing.assert_array_equal(trace.states[0], start)
         np.testing.assert_array_equal(trace.goal, info["goal"])
-        assert trace.observations.shape == (3, 2)
+        assert trace.states.shape == (3, 2)
         assert [subgoals.shape for subgoals in trace.subgoals] == [(3, 2), (3, 4), (3, 4)]
 
 
 def measured_calls(agent, config):
     """Predictor calls an environment step, in a room where nobody arrives: episodes all run to the limit."""
     agents = make_agents(agent, config)
-    outcomes = evaluate(agents, partial(TinyRoom, radius=-1.0), config, silent)
+    outcomes = evaluate(agents, partial(TinyRoom, radius=-1.0), config, [], silent)
     return {name: summarize(outcome)["predictor_calls"] for name, outcome in outcomes.items()}
 
 
@@ -136,7 +152,7 @@ def test_baselines_share_the_levels(agent, tiny_run):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"horizon": [3, 2, 4], "repeat": [2, 1, 1]}, r"evaluation.baselines.odd: planner.horizon\[0\] is 3"),
+        ({"horizon": [3, 2, 4], "repeat": [2, 1, 1]}, r"evaluation.baselines.odd: planner.repeat\[0\] is 2"),
         ({"horizon": [3]}, r"evaluation.baselines.odd: planner.horizon is \[3\]"),
         ({"horizont": [3]}, r"evaluation.baselines.odd: .*horizont"),
         ({"num_levels": 4}, r"evaluation.baselines.odd: num_levels is 4; allowed: 1 to 3"),
@@ -203,7 +219,7 @@ def test_traces_round_trip(tmp_path):
     for agent, outcome in wrote.items():
         for one, other in zip(outcome.traces, read[agent], strict=True):
             assert (one.task, one.success) == (other.task, other.success)
-            np.testing.assert_array_equal(one.observations, other.observations)
+            np.testing.assert_array_equal(one.states, other.states)
             np.testing.assert_array_equal(one.goal, other.goal)
             for a, b in zip(one.subgoals, other.subgoals, strict=True):
                 np.testing.assert_array_equal(a, b)

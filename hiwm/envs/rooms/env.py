@@ -57,7 +57,7 @@ class FourRoomVector(VectorEnv):
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Start episodes.
 
         Args:
@@ -98,7 +98,7 @@ class FourRoomVector(VectorEnv):
         self._steps += 1
         self._agent = self.rooms.move(self._agent, SPEED * np.clip(actions, -1, 1), self._closed)
         self._distractor = self.rooms.move(self._distractor, SPEED * self._heading, self._closed)
-        for i in np.flatnonzero(self._steps >= self._jump):
+        for i in np.flatnonzero(self._steps >= self._jump).tolist():
             rng = self._rngs[i]
             self._place_distractor(i, self.rooms.draw_free(rng), rng.uniform(0, 2 * np.pi))
         success = np.linalg.norm(self._agent - self._goal, axis=1) < GOAL_RADIUS
@@ -167,6 +167,11 @@ class FourRoom(gymnasium.Env):
     @property
     def num_tasks(self) -> int:
         return self._one.num_tasks
+
+    @property
+    def walls(self) -> list[tuple[float, float, float, float]]:
+        """(left, bottom, width, height) of the walls' pieces, all doors open."""
+        return self._one.rooms.blocks()
 
     def make_vector(self, num_envs: int) -> FourRoomVector:
         """`num_envs` worlds like this one, stepped together."""

@@ -50,6 +50,20 @@ class Rooms:
         ways = [self._all_pairs(closed) for closed in range(-1, self.num_doors)]
         self._length, self._doors = (np.stack(table) for table in zip(*ways, strict=True))
 
+    def blocks(self) -> list[tuple[float, float, float, float]]:
+        """(left, bottom, width, height) of the walls' pieces, all doors open."""
+        blocks = []
+        for vertical in (True, False):
+            for wall in self.walls:
+                across = 0 if vertical else 1
+                doors = self.doors[(self.is_vertical == vertical) & (self.doors[:, across] == wall), 1 - across]
+                ends = [BORDER, *np.sort(np.concatenate([doors - HALF_DOOR, doors + HALF_DOOR])), self.size - BORDER]
+                for low, high in zip(ends[::2], ends[1::2], strict=True):
+                    along, thick = (float(low), float(high - low)), (float(wall) - HALF_WALL, 2 * HALF_WALL)
+                    (x, width), (y, height) = (thick, along) if vertical else (along, thick)
+                    blocks.append((x, y, width, height))
+        return blocks
+
     def room_of(self, position: np.ndarray) -> np.ndarray:
         """Number of the room, row by row, (..., 2) -> (...)."""
         column, row = (np.searchsorted(self.walls, position[..., axis], side="right") for axis in (0, 1))

@@ -15,6 +15,7 @@ import json
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,13 +87,14 @@ def expert(rooms: Rooms, agent: np.ndarray, goal: np.ndarray, closed: np.ndarray
 
 def load_tasks(version: str, side: int) -> list[Task]:
     """The bins of a version for a map of `side` x `side` rooms."""
-    folder = files(__package__)
+    folder = files("hiwm.envs.rooms")
     name = f"tasks-{version}-{side}x{side}.json"
     if not folder.joinpath(name).is_file():
         there = sorted(f.name for f in folder.iterdir() if f.name.endswith(f"{side}x{side}.json"))
         raise ValueError(f"tasks is {version!r}: there is no {name}; allowed: the versions of {', '.join(there)}")
-    bins = json.loads(folder.joinpath(name).read_text())
-    return [Task(**{key: np.array(v) if isinstance(v, list) else v for key, v in entry.items()}) for entry in bins]
+    bins: list[dict[str, Any]] = json.loads(folder.joinpath(name).read_text())
+    arrays = ("start", "goal", "closed", "distractor", "heading", "goal_distractor")
+    return [Task(e["name"], e["budget"], **{key: np.array(e[key]) for key in arrays}) for e in bins]
 
 
 def draw_tasks(rooms: Rooms, bin_: Bin, rng: np.random.Generator) -> Task:
