@@ -65,12 +65,35 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def markdown_by_agent(rows: Sequence[Row]) -> str:
+    """Markdown: a line an agent, a column an experiment: successes of each seed; steps and calls over all of them."""
+    experiments = list(dict.fromkeys(str(row["experiment"]) for row in rows))
+    lines = [
+        f"| agent | {' | '.join(experiments)} | mean steps | predictor calls | other calls |",
+        "|---" * (len(experiments) + 4) + "|",
+    ]
+    for agent in dict.fromkeys(str(row["agent"]) for row in rows):
+        mine = [row for row in rows if row["agent"] == agent]
+        cells = [
+            ", ".join(f"{row['won']}/{row['episodes']}" for row in mine if row["experiment"] == experiment)
+            for experiment in experiments
+        ]
+        solved = [(float(row["steps"]), int(row["won"])) for row in mine if row["steps"] != ""]
+        won = sum(count for _, count in solved)
+        steps = f"{sum(mean * count for mean, count in solved) / won:.0f}" if won else "-"
+        calls = [
+            f"{sum(float(row[key]) for row in mine) / len(mine):.0f}" for key in ("predictor_calls", "other_calls")
+        ]
+        lines.append(f"| {agent} | {' | '.join([*cells, steps, *calls])} |")
+    return "\n".join(lines)
+
+
 def main(folders: Sequence[str]) -> None:
     """Write `evaluation.csv` and `ablation.csv` into the current folder and print them as Markdown."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    for name in ("evaluation", "ablation"):
+    for name, table in (("evaluation", markdown), ("ablation", markdown_by_agent)):
         rows = rows_of([Path(folder) for folder in folders], name, commit)
         if not rows:
             continue
@@ -78,7 +101,7 @@ def main(folders: Sequence[str]) -> None:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        print(f"\n{name}.csv\n\n{markdown(rows)}")
+        print(f"\n{name}.csv\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import csv
+import json
+
+from hiwm.analysis import tables
+
+
+def test_tables_say_what_the_results_say(tiny_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tables.subprocess, "run", lambda *_, **__: type("Done", (), {"stdout": "abc1234\n"}))
+    result = json.loads((tiny_run.folder / "evaluation.json").read_text())
+    copies = []
+    for seed in (0, 1):
+        folder = tmp_path / f"tiny-seed{seed}"
+        folder.mkdir()
+        for name in ("evaluation", "ablation"):
+            (folder / f"{name}.json").write_text(json.dumps({**result, "seed": seed}))
+        copies.append(str(folder))
+    tables.main(copies)
+    printed = capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "evaluation.csv").open()))
+    assert len(rows) == 2 * len(result["agents"])
+    for row in rows:
+        numbers = result["agents"][row["agent"]]
+        assert int(row["won"]) == round(numbers["success"] * numbers["episodes"])
+        assert row["commit"] == "abc1234"
+        assert f"{row['won']}/{row['episodes']}, {row['won']}/{row['episodes']} [" in printed  # a line an experiment
+        assert (
+            f"| {row['agent']} | {row['won']}/{row['episodes']}, {row['won']}/{row['episodes']} |" in printed
+        )  # an agent
+
+
+def test_mean_steps_are_over_successes():
+    def row(seed, won, steps):
+        return {"agent": "stack", "experiment": "maze", "seed": seed, "won": won, "episodes": 4, "steps": steps,
+                "predictor_calls": 200.0, "other_calls": 10.0 * seed}  # fmt: skip
+
+    rows = [row(0, 3, 100.0), row(1, 1, 200.0), row(2, 0, "")]
+    assert tables.markdown_by_agent(rows).splitlines()[-1] == "| stack | 3/4, 1/4, 0/4 | 125 | 200 | 10 |"
