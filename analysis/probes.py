@@ -54,6 +54,12 @@ def readouts(agent: Agent, dataset: Trajectories, state: list[str], episodes: in
     return results
 
 
+def what_is_kept(agent: Agent, dataset: Trajectories) -> dict[str, list[float]]:
+    """Column of the true state -> R2 of its kernel readout from each level's latent; columns that are images are left out."""
+    columns = [name for name, column in dataset.columns.items() if name != "action" and column.ndim <= 2]
+    return {name: [level["kernel"] for level in readouts(agent, dataset, [name])] for name in columns}
+
+
 def linear_r2(latent: Tensor, state: Tensor, ridge: float = 1e-3) -> float:
     """R2 of state (B, T, C) from latent (B, T, D), fitted on the first half of the episodes, measured on the second."""
     half = len(latent) // 2

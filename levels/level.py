@@ -33,7 +33,7 @@ class Level(nn.Module):
         stride: steps of the level below (level 0: of the environment) in one step of this level.
         horizon: steps T of this level in a training window.
         inputs: shape of one step of every input.
-        floor: smallest deviation an input is divided by, in its own unit.
+        floor: smallest deviation an input is divided by, in its own unit; None for inputs as they are (bytes over 255).
         encoder, action_encoder, predictor, inverse: the parts; see `parts.py` and their folders. A level without an inverse
             model delegates by search alone.
         target: what encodes the targets of the predictions; None for the encoder itself.
@@ -47,7 +47,7 @@ class Level(nn.Module):
         stride: int,
         horizon: int,
         inputs: Mapping[str, tuple[int, ...]],
-        floor: float,
+        floor: float | None,
         encoder: Encoder,
         action_encoder: ActionEncoder,
         predictor: Predictor,
@@ -62,7 +62,8 @@ class Level(nn.Module):
             raise ValueError(f"coefs has the keys {sorted(coefs)}; allowed: exactly {sorted(names)}")
         self.stride = stride
         self.horizon = horizon
-        self.standardize = Standardize(inputs, floor)
+        self.floor = floor
+        self.standardize = Standardize(inputs, floor or 0.0)
         self.encoder = encoder
         self.action_encoder = action_encoder
         self.predictor = predictor
@@ -75,6 +76,10 @@ class Level(nn.Module):
 
     def fit(self, clip: Clip, mean: Mapping[str, Tensor], std: Mapping[str, Tensor]) -> None:
         """Before training: input statistics of the dataset, and the size of one step's change on a sample clip."""
+        if self.floor is None:
+            mean = {name: torch.zeros_like(value) for name, value in mean.items()}
+            bytes_ = {name: clip.inputs[name].dtype == torch.uint8 for name in std}
+            std = {name: torch.full_like(value, 255.0 if bytes_[name] else 1.0) for name, value in std.items()}
         self.standardize.fit(mean, std)
         with torch.no_grad():
             latent = self.encode(clip.inputs)

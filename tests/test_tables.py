@@ -19,7 +19,7 @@ def test_tables_say_what_the_results_say(tiny_run, tmp_path, monkeypatch, capsys
         copies.append(str(folder))
     tables.main(copies)
     printed = capsys.readouterr().out
-    rows = list(csv.DictReader((tmp_path / "evaluation.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "evaluation.csv").read_text().splitlines()))
     assert len(rows) == 2 * len(result["agents"])
     for row in rows:
         numbers = result["agents"][row["agent"]]

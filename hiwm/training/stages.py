@@ -38,6 +38,7 @@ LEVEL_KEYS = {
     "coefs",
 }
 MONITORED_EPISODES, MONITORED_MOMENTS = 64, 32
+LEAST_STARTS = 0.25  # of the rows; below it a level sees little but the beginnings of episodes
 WEIGHTS, METRICS = "level.safetensors", "metrics.json"
 
 
@@ -68,6 +69,25 @@ class StackConfig:
             )
         if any(stride < 1 for stride in self.strides):
             raise ValueError(f"strides is {list(self.strides)}; allowed: whole numbers of at least 1")
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What a level can use of the data.
+
+    Args:
+        level: its number.
+        period: environment steps in one of its steps.
+        rows: of a training window.
+        episodes: share of the episodes that hold a window.
+        starts: share of the data's rows at which a window begins.
+    """
+
+    level: int
+    period: int
+    rows: int
+    episodes: float
+    starts: float
 
 
 @dataclass(frozen=True)
@@ -225,20 +245,26 @@ def describe(
     return tuple(specs)
 
 
-def check_windows(config: StackConfig, trajectories: Trajectories) -> None:
-    """Refuse a level whose window is longer than every episode, naming it."""
-    longest, period = int(trajectories.ep_len.max()), 1
+def check_windows(config: StackConfig, trajectories: Trajectories) -> list[Depth]:
+    """How much of the data each level can use; refuses a level whose window is longer than every episode, naming it."""
+    longest, period, depths = int(trajectories.ep_len.max()), 1, []
     for k, (parts, stride) in enumerate(zip(config.levels, config.strides, strict=True)):
         period *= stride
         rows = parts["horizon"] * period + 1
         usable = float((trajectories.ep_len >= rows).mean())
+        starts = float(np.maximum(trajectories.ep_len - rows + 1, 0).sum() / trajectories.num_steps)
+        depths.append(Depth(k, period, rows, usable, starts))
         if usable == 0:
             raise ValueError(
                 f"levels.level{k}: a window of {parts['horizon']} steps of {period} environment steps needs episodes of {rows} "
                 f"rows; the longest in {trajectories.path} has {longest}. Lower strides or levels.level{k}.horizon"
             )
-        if usable < 0.5:
-            log.warning("level %d can use %.0f %% of the episodes: its window is %d rows", k, 100 * usable, rows)
+        if starts < LEAST_STARTS:
+            log.warning(
+                "level %d: its window of %d rows begins at only %.0f %% of the data's rows; lower strides or "
+                "levels.level%d.horizon", k, rows, 100 * starts, k,
+            )  # fmt: skip
+    return depths
 
 
 def fit_level(level: Level, source: Trajectories, sampler: ClipSampler) -> None:

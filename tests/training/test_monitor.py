@@ -7,20 +7,27 @@ from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.encoders.identity import IdentityEncoder
 from hiwm.levels.inverse import InverseModel
 from hiwm.levels.level import Level
+from hiwm.levels.parts import Predictor
 from hiwm.training.monitor import Episodes, alarms, diagnose, effective_rank, ratio_to_copy_last, readout_r2
 
 EPISODES, MOMENTS, DIM = 24, 32, 2
 INPUTS = {"state": (DIM,), "background": (DIM,)}
 
 
-class AddAction(nn.Module):
+class AddAction(Predictor):
     """The true dynamics of `world` when the latent is the position."""
+
+    def __init__(self):
+        super().__init__(DIM)
 
     def forward(self, latent, action):
         return latent + action
 
 
-class Still(nn.Module):
+class Still(Predictor):
+    def __init__(self):
+        super().__init__(DIM)
+
     def forward(self, latent, action):
         return latent
 
@@ -58,10 +65,12 @@ def make_level(encoder, predictor):
         stride=1,
         horizon=MOMENTS - 1,
         inputs=INPUTS,
+        floor=0.001,
         encoder=encoder,
-        action_encoder=RawActionEncoder(dim_latent=encoder.dim, dim_below=DIM, stride=1),
+        action_encoder=RawActionEncoder(dim_below=DIM, stride=1),
         predictor=predictor,
         inverse=InverseModel(dim_source=encoder.dim, dim_target=encoder.dim, dim_action=DIM, reach=1, width=4),
+        target=None,
         regularizers={},
         coefs={"prediction": 1.0, "inverse": 1.0},
     ).eval()
