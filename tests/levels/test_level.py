@@ -1,4 +1,5 @@
 import copy
+import functools
 
 import pytest
 import torch
@@ -43,11 +44,16 @@ for name in ("none", "sigreg", "sigreg_latent", "vicreg", "barlow_twins", "info_
 CASES["conditional=false"] = (["levels.level1.action_encoder.conditional=false"], 1, LATENT, 3)
 
 
+@functools.cache  # composing takes longer than the tests
+def composed(name):
+    overrides, k, _, _ = CASES[name]
+    return load_config(overrides).levels[f"level{k}"]
+
+
 @pytest.fixture(params=CASES)
 def case(request):
     """Parts, inputs, stride."""
-    overrides, k, inputs, stride = CASES[request.param]
-    return load_config(overrides).levels[f"level{k}"], inputs, stride
+    return copy.deepcopy(composed(request.param)), *CASES[request.param][2:]
 
 
 @pytest.fixture
