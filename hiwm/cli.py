@@ -85,9 +85,14 @@ def _verb_help(verb: str) -> str:
 
 usage: hiwm {verb} experiment=<name> [key=value ...]
 
-experiment=            {choices("experiment")}
-evaluation=            {choices("evaluation")}
-level@levels.level<k>= {choices("level")}
+experiment={choices("experiment")}
+evaluation={choices("evaluation")}
+level@levels.level<k>={choices("level")}
+and, of a level, its parts and what keeps it from collapsing:
+encoder@levels.level<k>.encoder={choices("encoder")}
+action_encoder@levels.level<k>.action_encoder={choices("action_encoder")}
+predictor@levels.level<k>.predictor={choices("predictor")}
+collapse@levels.level<k>={choices("collapse")}
 
 Keys and defaults, dotted on the command line, e.g. training.steps=3000:
 
