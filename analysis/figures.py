@@ -154,8 +154,8 @@ def _map(axes: Axes, walls: Sequence[Wall], states: np.ndarray) -> None:
         axes.plot(*states[::10, :2].T, ".", ms=1, color=WALL)
     axes.set_aspect("equal")
     axes.autoscale_view()
-    axes.set_xlabel("x (maze units)" if walls else "state[0]", fontsize=8)
-    axes.set_ylabel("y (maze units)" if walls else "state[1]", fontsize=8)
+    axes.set_xlabel("x (world units)" if walls else "state[0]", fontsize=8)
+    axes.set_ylabel("y (world units)" if walls else "state[1]", fontsize=8)
     axes.tick_params(labelsize=7)
 
 
