@@ -16,6 +16,8 @@ VERBS = {
     "run": ("", "collect, train, evaluate and report"),
 }
 
+STOPPED = "the same command goes on: training from its last checkpoint, collection and evaluation from their beginning"
+
 USAGE = """hiwm: hierarchical world models
 
 usage: hiwm <verb> [experiment=<name>] [key=value ...]
@@ -67,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        print(f"\nhiwm {verb}: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(f"\nhiwm {verb}: stopped; {STOPPED}", file=sys.stderr)
         return 130
     return 0
 

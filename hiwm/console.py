@@ -29,15 +29,15 @@ class Bar:
         label: what is done.
         total: how many units.
         unit: what is counted, e.g. "steps".
+        start: units that an earlier run has done.
     """
 
-    def __init__(self, label: str, total: int, unit: str) -> None:
-        self.label, self.total, self.unit = label, total, unit
+    def __init__(self, label: str, total: int, unit: str, start: int = 0) -> None:
+        self.label, self.total, self.unit, self.start = label, total, unit, start
         self.progress: Progress | None = None
 
     def __enter__(self) -> Bar:
         self.began = self.last_line = time.monotonic()
-        self.first: int | None = None
         if console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                        TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
@@ -49,9 +49,7 @@ class Bar:
     def update(self, done: int, note: str = "") -> None:
         """`done` units of the total; `note` is shown behind the bar, "" keeps the last."""
         now = time.monotonic()
-        if self.first is None:  # a resumed job does not start at 0
-            self.first, self.began = done, now
-        rate = (done - self.first) / max(1e-9, now - self.began)
+        rate = (done - self.start) / max(1e-9, now - self.began)
         if self.progress is not None:
             self.progress.update(self.task, completed=done)
             if note:

@@ -35,7 +35,7 @@ class TrainingProgress:
     def step(self, level: int, progress: Progress) -> None:
         """One optimiser step, or one validation, of a level."""
         if self.bar is None or self.run is None:
-            self.bar = Bar(f"level {level}", progress.steps, "steps")
+            self.bar = Bar(f"level {level}", progress.steps, "steps", start=progress.step)
             self.bar.__enter__()
             lineage = {"hiwm.level": str(level), "hiwm.fingerprint": progress.home.name, "hiwm.below": self.below}
             self.run = self.tracker.child(f"level {level}", self.parameters[level], lineage)
