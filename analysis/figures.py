@@ -51,6 +51,9 @@ def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> Figure:
                 health.plot(*zip(*points, strict=True), "o-", ms=3, lw=1.2, label=label)
         health.set(ylabel="held-out value", title=f"level {level}: is it collapsing?")
         health.axhline(0, color=INK, lw=0.5)
+        health.set_ylim(
+            top=min(health.get_ylim()[1], 1.6)
+        )  # an untrained predictor may be a thousand times worse than copy-last
         health.legend(fontsize=8, loc="center right", framealpha=0.6)
         for axes in (loss, health):
             axes.set_xlabel("optimiser step")

@@ -52,8 +52,8 @@ def build(config: Mapping[str, Any], allow: Sequence[str] = (), **runtime: Any) 
         return [resolve(item) for item in value] if isinstance(value, (list, tuple)) else value
 
     target = config["_target_"]
-    arguments = {key: resolve(value) for key, value in config.items() if key != "_target_"}
     called = locate(target, allow)
+    arguments = {key: resolve(value) for key, value in config.items() if key != "_target_"}
     takes = inspect.signature(called).parameters
     sizes = {name: value for name, value in runtime.items() if name in takes}
     try:

@@ -39,7 +39,17 @@ for group, names in {
 }.items():
     for name in names:
         CASES[f"{group}={name}"] = ([f"{group}@levels.level1.{group}={name}"], 1, LATENT, 3)
-for name in ("none", "sigreg", "sigreg_latent", "sigreg_straight", "vicreg", "barlow_twins", "info_nce", "ema", "inverse_dynamics"):
+for name in (
+    "none",
+    "sigreg",
+    "sigreg_latent",
+    "sigreg_straight",
+    "vicreg",
+    "barlow_twins",
+    "info_nce",
+    "ema",
+    "inverse_dynamics",
+):
     CASES[f"collapse={name}"] = ([f"collapse@levels.level1={name}"], 1, LATENT, 3)
 CASES["conditional=false"] = (["levels.level1.action_encoder.conditional=false"], 1, LATENT, 3)
 
