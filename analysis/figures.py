@@ -41,7 +41,11 @@ def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> Figure:
     for (loss, health), (level, records) in zip(grid, histories.items(), strict=True):
         for name in sorted({key for record in records for key in record if key.startswith("loss/")}):
             points = [(record["step"], record[name]) for record in records if name in record]
-            loss.plot(*zip(*points, strict=True), label=name.removeprefix("loss/"), lw=1.2)
+            loss.plot(
+                *zip(*points, strict=True),
+                label=name.removeprefix("loss/").replace("total", "total (weighted)"),
+                lw=1.2,
+            )
         loss.set(yscale="log", ylabel="loss (unweighted)", title=f"level {level}: training losses")
         loss.legend(fontsize=8, ncols=2)
         for name, label in HEALTH.items():

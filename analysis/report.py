@@ -18,11 +18,12 @@ from hiwm.analysis import figures
 from hiwm.analysis.decode import StateDecoder, states_at
 from hiwm.analysis.probes import what_is_kept
 from hiwm.build import build
-from hiwm.config import Config
+from hiwm.config import Config, ConfigError
 from hiwm.console import say
 from hiwm.data.store import Trajectories, open_dataset
 from hiwm.evaluation.evaluate import HIERARCHICAL, make_agents
 from hiwm.evaluation.traces import load_traces
+from hiwm.experiment import evaluation_identity
 from hiwm.tracking import make_tracker
 from hiwm.training.monitor import alarms
 
@@ -33,6 +34,10 @@ def report(config: Config) -> Path:
     dataset = open_dataset(config.dataset.path)
     results = config.folder / f"{config.evaluation.name}.json"
     evaluation = json.loads(results.read_text()) if results.exists() else None
+    if evaluation is not None and evaluation["identity"] != evaluation_identity(config, agent):
+        raise ConfigError(
+            f"{results} is of another hierarchy, planner or protocol; `hiwm evaluate` with this config first"
+        )
     levels = [_describe(config, agent, k) for k in range(len(agent.hierarchy))]
     drawn = _draw(config, agent, dataset, evaluation)
     folder = config.folder / "figures"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ COLUMNS: tuple[str, ...] = (
 Row = dict[str, str | int | float]
 
 
-def rows_of(folders: Iterable[Path], name: str, commit: str) -> list[Row]:
+def rows_of(folders: Iterable[Path], name: str) -> list[Row]:
     """A row for every agent of every `<name>.json` found in the folders."""
     rows: list[Row] = []
     for folder in sorted(folders):
@@ -41,7 +40,7 @@ def rows_of(folders: Iterable[Path], name: str, commit: str) -> list[Row]:
                     "other_calls": round(numbers["other_calls"], 1),
                     "per_task": " ".join(f"{rate['success']:.2f}" for rate in numbers["per_task"].values()),
                     "machine": result["machine"],
-                    "commit": commit,
+                    "commit": result["commit"],
                 }
             )
     return rows
@@ -90,11 +89,8 @@ def markdown_by_agent(rows: Sequence[Row]) -> str:
 
 def main(folders: Sequence[str]) -> None:
     """Write `evaluation.csv` and `ablation.csv` into the current folder and print them as Markdown."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
     for name, table in (("evaluation", markdown), ("ablation", markdown_by_agent)):
-        rows = rows_of([Path(folder) for folder in folders], name, commit)
+        rows = rows_of([Path(folder) for folder in folders], name)
         if not rows:
             continue
         with open(f"{name}.csv", "w", newline="") as file:

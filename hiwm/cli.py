@@ -64,8 +64,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except OSError as error:
         print(
-            f"hiwm {verb}: {error.strerror or error}: {error.filename or ''} (what was finished is kept)",
+            f"hiwm {verb}: {error.strerror or ' '.join(str(error).split())}: {error.filename or ''}",
             file=sys.stderr,
+        )
+        return 1
+    except Exception as error:  # SQLite and safetensors have errors of their own for it
+        if not any(sign in str(error) for sign in ("No space left", "disk is full")):
+            raise
+        print(
+            f"hiwm {verb}: the disk is full; free some space, the same command reuses finished levels", file=sys.stderr
         )
         return 1
     except KeyboardInterrupt:
@@ -95,6 +102,7 @@ encoder@levels.level<k>.encoder={choices("encoder")}
 action_encoder@levels.level<k>.action_encoder={choices("action_encoder")}
 predictor@levels.level<k>.predictor={choices("predictor")}
 collapse@levels.level<k>={choices("collapse")}
+macro@levels.level<k>={choices("macro")}
 
 Keys and defaults, dotted on the command line, e.g. training.steps=3000:
 

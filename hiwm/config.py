@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hiwm.checks import at_least, matches, spell
@@ -130,7 +132,7 @@ def load_config(overrides: Sequence[str]) -> Config:
             composed = compose("config", list(overrides))
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_first_lines(error)) from error
+        raise ConfigError(_explained(error, list(overrides))) from error
     assert isinstance(plain, dict)
     config = _typed(Config, {str(key): value for key, value in plain.items()}, "")
     if config.tracking not in ("mlflow", "none"):
@@ -165,8 +167,22 @@ def _typed(kind: Any, values: dict[str, Any], where: str) -> Any:
         raise ConfigError(f"{where.rstrip('.') or 'config'}: {error}") from error
 
 
-def _first_lines(error: Exception) -> str:
-    cause = error.__cause__ or error
-    lines = [line.strip() for line in f"{error}\n{cause}".splitlines() if line.strip()]
-    unique = list(dict.fromkeys(lines))
-    return " ".join(unique[:4])
+def _explained(error: Exception, overrides: list[str]) -> str:
+    """Hydra's message in one line; for an unknown key, the keys there are."""
+    lines = [line.strip() for line in f"{error}\n{error.__cause__ or error}".splitlines() if line.strip()]
+    message = " ".join(list(dict.fromkeys(lines))[:16])
+    unknown = re.match(r"Could not override '([\w.]+)'", message)
+    if unknown is None or "." not in (key := unknown[1]):
+        return message
+    with initialize_config_module("hiwm.configs", version_base="1.3"):
+        there = compose("config", [override for override in overrides if key not in override])
+    parent, _, name = key.rpartition(".")
+    keys = OmegaConf.select(there, parent)
+    if not isinstance(keys, Mapping | DictConfig):
+        return message
+    return f"unknown key {key}; allowed: {', '.join(sorted(map(str, keys)))}" + _nearest(name, list(map(str, keys)))
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    found = get_close_matches(name, names, 1)
+    return f". Did you mean {found[0]}?" if found else ""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -29,7 +30,7 @@ from hiwm.evaluation.evaluate import make_agents, summarize
 from hiwm.evaluation.traces import save_traces
 from hiwm.planning.landmarks import build_landmarks
 from hiwm.progress import TrainingProgress
-from hiwm.tracking import make_tracker
+from hiwm.tracking import flatten, make_tracker
 from hiwm.training.distributed import Processes, barrier, start_processes
 from hiwm.training.stages import check_windows, train_stack
 
@@ -95,10 +96,10 @@ def train(config: Config) -> None:
             )
     tracker = make_tracker(config if processes.is_main else replace(config, tracking="none"))
     parameters = [
-        {"level": k, "stride": stride, **parts}
+        {"level": k, "stride": stride, **parts, "training": asdict(config.training), "seed": config.seed}
         for k, (parts, stride) in enumerate(zip(config.stack.levels, config.strides, strict=True))
     ]
-    with TrainingProgress(tracker, parameters) as progress:
+    with TrainingProgress(tracker, parameters, dataset.fingerprint) as progress:
         hierarchy, caches = train_stack(
             config.stack,
             config.training,
@@ -139,7 +140,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     _check_trained(config)
     agent = Agent(agent.hierarchy, agent.graphs, config.planner, agent.world, seed=config.seed, allow=config.allow)
     agents = make_agents(agent, config.evaluation)
-    identity = _identity(config, agent)
+    identity = evaluation_identity(config, agent)
     path = config.folder / f"{config.evaluation.name}.json"
     if path.exists() and (found := json.loads(path.read_text()))["identity"] == identity:
         say(f"evaluation {path}: reused")
@@ -161,6 +162,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "experiment": config.name,
         "seed": config.seed,
         "protocol": {key: getattr(config.evaluation, key) for key in ("num_tasks", "max_steps", "seed", "flat_budget")},
+        "commit": _commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads",
         "agents": {name: summarize(outcome) for name, outcome in outcomes.items()},
     }
@@ -169,9 +171,17 @@ def evaluate(config: Config) -> dict[str, Any]:
     temporary.write_text(json.dumps(result, indent=1))
     temporary.replace(path)
     tracker = make_tracker(config)
-    child = tracker.child(config.evaluation.name, result["protocol"], {"hiwm.identity": identity})
+    parameters = {"evaluation": asdict(config.evaluation), "planner": asdict(config.planner), "seed": config.seed}
+    top = agent.hierarchy.specs[-1].fingerprint
+    tags = {"hiwm.identity": identity, "hiwm.hierarchy": top, "hiwm.commit": result["commit"]}
+    child = tracker.child(config.evaluation.name, parameters, tags)
     for name, numbers in result["agents"].items():
-        child.metrics({f"{name}/success": numbers["success"]})
+        child.metrics(
+            {f"{name}/{key}": numbers[key] for key in ("success", "episodes", "predictor_calls", "other_calls")}
+        )
+        child.metrics({f"{name}/interval_low": numbers["interval"][0], f"{name}/interval_high": numbers["interval"][1]})
+        if numbers["steps"]:
+            child.metrics({f"{name}/steps_mean": numbers["steps"]["mean"]})
         child.metrics({f"{name}/plan_ms_{which}": value for which, value in numbers["plan_ms"].items()})
         child.metrics({f"{name}/task{task}": rate["success"] for task, rate in numbers["per_task"].items()})
     child.artifact(path)
@@ -205,9 +215,24 @@ def _check_trained(config: Config) -> None:
     saved = yaml.safe_load((config.folder / "config.yaml").read_text())
     wanted = config.as_dict()
     for key in ("inputs", "strides", "levels", "landmarks", "training"):
-        if saved[key] != wanted[key]:
-            raise ConfigError(f"{key}: {config.folder / 'hierarchy'} was trained with {saved[key]}, the config says {wanted[key]}; "
-                              "`hiwm train` with this config first, or give another name")  # fmt: skip
+        before, now = (flatten({key: described[key]}) for described in (saved, wanted))
+        differ = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+        if differ:
+            told = ", ".join(f"{k} {before.get(k, 'none')} (the config says {now.get(k, 'none')})" for k in differ[:5])
+            raise ConfigError(
+                f"{config.folder / 'hierarchy'} was trained with {told}; `hiwm train` with this config first, or give another name"
+            )
+
+
+def _commit() -> str:
+    """Of the code that runs, "+" behind it where files differ; "" outside a clone."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit.stdout.strip() + ("+" if changed.stdout else "")
 
 
 def _one_process(verb: str) -> None:
@@ -248,7 +273,8 @@ def _check_environment(config: Config, found: Any, where: object) -> None:
         )
 
 
-def _identity(config: Config, agent: Agent) -> str:
+def evaluation_identity(config: Config, agent: Agent) -> str:
+    """Stands for the hierarchy, the planner and the protocol of an evaluation."""
     parts = [
         [spec.fingerprint for spec in agent.hierarchy.specs],
         asdict(config.planner), asdict(config.landmarks), asdict(config.evaluation), config.environment, config.seed,

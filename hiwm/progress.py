@@ -22,10 +22,10 @@ class TrainingProgress:
         parameters: what to record of each level.
     """
 
-    def __init__(self, tracker: Tracker, parameters: list[dict[str, Any]]) -> None:
+    def __init__(self, tracker: Tracker, parameters: list[dict[str, Any]], dataset: str) -> None:
         self.tracker = tracker
         self.parameters = parameters
-        self.below = "dataset"  # fingerprint of the level below the one that trains
+        self.below = dataset  # fingerprint of the level below the one that trains; of the data, below level 0
         self.bar: Bar | None = None
         self.run: Run | None = None
 

@@ -47,6 +47,11 @@ class _GatherOverProcesses(torch.autograd.Function):
         return total.chunk(dist.get_world_size())[dist.get_rank()]
 
 
+def first_row(share: int) -> int:
+    """Number, in the global batch, of the first of one's own `share` rows."""
+    return dist.get_rank() * share if _several() else 0
+
+
 def average_over_processes(mean: Tensor) -> Tensor:
     """The mean over the global batch, from each process's mean over its equally large share of it."""
     return _SumOverProcesses.apply(mean) / dist.get_world_size() if _several() else mean
@@ -57,4 +62,4 @@ def gather_over_processes(rows: Tensor) -> tuple[Tensor, int]:
 
     The rows are to be used in a loss that is a mean over the process's own share; DDP averages those losses.
     """
-    return (_GatherOverProcesses.apply(rows), dist.get_rank() * len(rows)) if _several() else (rows, 0)
+    return (_GatherOverProcesses.apply(rows) if _several() else rows), first_row(len(rows))

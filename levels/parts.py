@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +50,11 @@ class Predictor(nn.Module, ABC):
     Attributes:
         scale: the typical change of the latent in one step, (D,), to multiply a network's answer by, so that it need only
             put out numbers near 1.
+        passes: network passes of one prediction, for counting what a plan costs.
     """
 
     scale: Tensor
+    passes: int = 1
 
     def __init__(self, dim_latent: int) -> None:
         super().__init__()
@@ -63,16 +66,22 @@ class Predictor(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
-        """One step: (..., D), (..., A) -> (..., D)."""
+        """One step, nothing remembered: (..., D), (..., A) -> (..., D)."""
+
+    def start(self, latent: Tensor) -> Any:
+        """What a rollout from (B, D) carries along; a predictor with memory overrides this and `step`."""
+        return latent
+
+    def step(self, state: Any, action: Tensor) -> tuple[Tensor, Any]:
+        """What is carried along, (B, A) -> the next latent (B, D), and what is carried along then."""
+        latent = self(state, action)
+        return latent, latent
 
     def rollout(self, latent: Tensor, actions: Tensor) -> Tensor:
-        """(B, D), (B, H, A) -> the latents after each action, (B, H, D), each predicted from the last.
-
-        A predictor with memory overrides this; its memory begins with the first latent.
-        """
-        latents = []
+        """(B, D), (B, H, A) -> the latents after each action, (B, H, D), each predicted from the last."""
+        state, latents = self.start(latent), []
         for action in actions.unbind(1):
-            latent = self(latent, action)
+            latent, state = self.step(state, action)
             latents.append(latent)
         return torch.stack(latents, 1)
 

@@ -12,5 +12,6 @@ def half_precision(device: torch.device) -> AbstractContextManager:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        fast = device.type == "cpu" and torch.backends.mkldnn.is_available()
+        fast = fast and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # no public name tells
     return torch.autocast(device.type, torch.bfloat16) if fast else nullcontext()

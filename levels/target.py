@@ -34,5 +34,3 @@ class EMATarget(nn.Module):
         """After an optimiser step."""
         for mine, theirs in zip(self.copy.parameters(), encoder.parameters(), strict=True):
             mine.lerp_(theirs, 1 - self.momentum)
-        for mine, theirs in zip(self.copy.buffers(), encoder.buffers(), strict=True):
-            mine.copy_(theirs)

@@ -8,14 +8,13 @@ from hiwm.analysis import tables
 
 def test_tables_say_what_the_results_say(tiny_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tables.subprocess, "run", lambda *_, **__: type("Done", (), {"stdout": "abc1234\n"}))
     result = json.loads((tiny_run.folder / "evaluation.json").read_text())
     copies = []
     for seed in (0, 1):
         folder = tmp_path / f"tiny-seed{seed}"
         folder.mkdir()
         for name in ("evaluation", "ablation"):
-            (folder / f"{name}.json").write_text(json.dumps({**result, "seed": seed}))
+            (folder / f"{name}.json").write_text(json.dumps({**result, "seed": seed, "commit": "abc1234"}))
         copies.append(str(folder))
     tables.main(copies)
     printed = capsys.readouterr().out

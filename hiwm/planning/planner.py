@@ -249,13 +249,13 @@ class HierarchicalPlanner:
             samples = candidates.shape[1]
             actions = self._chunk(k, candidates.flatten(0, 1).repeat_interleave(repeat, 1))  # (B * S, H, A)
             predicted = level.rollout(latent.repeat_interleave(samples, 0), actions)
-            self.calls += predicted.shape[0] * predicted.shape[1]
+            self.calls += level.predictor.passes * predicted.shape[0] * predicted.shape[1]
             return distance(predicted, target.repeat_interleave(samples, 0)).unflatten(0, (-1, samples))
 
         found = self.solver.solve(energy, Proposal(mean, std, low, high), self.samples[k], self.generator)
         actions = self._chunk(k, found.actions.repeat_interleave(repeat, 1))
         predicted = level.rollout(latent, actions)
-        self.calls += predicted.shape[0] * predicted.shape[1]
+        self.calls += level.predictor.passes * predicted.shape[0] * predicted.shape[1]
         return actions, predicted, found.energy
 
     def _follow_inverse(
@@ -265,14 +265,15 @@ class HierarchicalPlanner:
         level, inverse = self.hierarchy.levels[k], self.hierarchy.levels[target_level]
         low, high = self._bounds(k)
         actions, predicted = [], []
+        carried = level.predictor.start(latent)
         for h in range(self.config.horizon[k]):
             left = torch.full(latent.shape[:1], max(1.0, steps_left - h), device=latent.device)
             action = inverse.delegate(latent, target, left)
             action = self._chunk(k, self._unchunk(k, action.unsqueeze(1)).clamp(low, high)).squeeze(1)
-            latent = level.predict(latent, action)
+            latent, carried = level.predictor.step(carried, action)
             actions.append(action)
             predicted.append(latent)
-        self.calls += len(latent) * len(actions)
+        self.calls += level.predictor.passes * len(latent) * len(actions)
         self.other_calls += len(latent) * len(actions)
         return torch.stack(actions, 1), torch.stack(predicted, 1)
 
@@ -298,7 +299,8 @@ class HierarchicalPlanner:
         samples = [0] * (self.top + 1)
         for k in searching:
             calls = self.config.budget / len(searching) * self.config.replan[k]
-            samples[k] = round(calls / (self.solver.iterations * self.config.horizon[k]))
+            passes = self.hierarchy.levels[k].predictor.passes
+            samples[k] = round(calls / (self.solver.iterations * self.config.horizon[k] * passes))
             if samples[k] < MIN_SAMPLES:
                 raise ValueError(
                     f"planner.budget is {self.config.budget}: level {k} gets {samples[k]} candidates a round; allowed: at "

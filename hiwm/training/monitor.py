@@ -45,7 +45,7 @@ def diagnose(level: Level, clip: Clip, episodes: Episodes) -> dict[str, float]:
     Returns:
         effective_rank: exp of the entropy of the covariance's normalised eigenvalues (Roy & Vetterli 2007), 1 to D.
         rank_share: how far it is from 1 (all on a line) to what it could be (D, or the number of inputs where that is
-            smaller), 0 to 1 and beyond.
+            smaller), 0 to 1.
         std: mean deviation of a latent dimension.
         within_episode: share of the latent's variance inside episodes; near 0, only what never changes is encoded.
         copy_last: open-loop prediction error over the error of predicting no change.
@@ -58,7 +58,7 @@ def diagnose(level: Level, clip: Clip, episodes: Episodes) -> dict[str, float]:
     features = level.features(clip)
     return {
         "effective_rank": rank,
-        "rank_share": 1.0 if most == 1 else (rank - 1) / (most - 1),
+        "rank_share": 1.0 if most == 1 else min(1.0, (rank - 1) / (most - 1)),
         "std": rows.std(0).mean().item(),
         "within_episode": (latent.var(1).sum(-1).mean() / rows.var(0).sum().clamp_min(1e-12)).item(),
         "copy_last": ratio_to_copy_last(features.predicted, features.latent),

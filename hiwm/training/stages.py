@@ -167,6 +167,7 @@ def train_stack(
                 )
                 for data in (train_data, held_data)
             )
+            level.to(processes.device)
             fit_level(level, source, sampler)
             metrics = train_level(
                 level,
@@ -270,10 +271,11 @@ def check_windows(config: StackConfig, trajectories: Trajectories) -> list[Depth
 def fit_level(level: Level, source: Trajectories, sampler: ClipSampler) -> None:
     """Input statistics and the size of a step, before training."""
     statistics = {name: source.statistics(name) for name in sampler.inputs}
+    device = next(level.buffers()).device
     level.fit(
-        sampler.sample(1024, np.random.default_rng(0)),
-        {name: torch.from_numpy(np.asarray(mean)) for name, (mean, _) in statistics.items()},
-        {name: torch.from_numpy(np.asarray(std)) for name, (_, std) in statistics.items()},
+        sampler.sample(1024, np.random.default_rng(0)).map(lambda x: x.to(device)),
+        {name: torch.from_numpy(np.asarray(mean)).to(device) for name, (mean, _) in statistics.items()},
+        {name: torch.from_numpy(np.asarray(std)).to(device) for name, (_, std) in statistics.items()},
     )
 
 

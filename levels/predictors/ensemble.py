@@ -1,36 +1,32 @@
-"""Several predictors of one kind in one call: their mean, and how far they disagree."""
+"""Several predictors in one: their mean, and how far they disagree."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from hiwm.levels.distributed import first_row
 from hiwm.levels.parts import Predictor
 
 
 class EnsemblePredictor(Predictor):
-    """K copies of a predictor with weights of their own, computed together (deep ensembles, arXiv 1612.01474).
+    """K predictors, of any kind, with weights of their own (deep ensembles, arXiv 1612.01474).
 
-    While training, row i of a batch goes to member i mod K alone, so that members see different data and disagree where
-    there was little of it; else the answer is the members' mean.
+    While training, row i of the global batch goes to member i mod K alone, so that members see different data and disagree
+    where there was little of it; else the answer is the members' mean. A member rolls out from its own predictions.
 
     Args:
         dim_latent: size D of the latent.
-        member: what to copy; its weights are drawn anew for every copy.
-        members: K.
+        members: the predictors.
     """
 
-    def __init__(self, *, dim_latent: int, member: Predictor, members: int = 5) -> None:
+    def __init__(self, *, dim_latent: int, members: Sequence[Predictor]) -> None:
         super().__init__(dim_latent)
-        copies = nn.ModuleList(copy.deepcopy(member) for _ in range(members))
-        for module in copies.modules():
-            if callable(reset := getattr(module, "reset_parameters", None)):
-                reset()
-        self.members: Sequence[Predictor] = copies  # type: ignore[assignment]
+        self.members: Sequence[Predictor] = nn.ModuleList(members)  # type: ignore[assignment]
+        self.passes = sum(member.passes for member in members)
 
     def fit(self, change: Tensor) -> None:
         """See `Predictor.fit`."""
@@ -39,35 +35,24 @@ class EnsemblePredictor(Predictor):
 
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
         """(..., D), (..., A) -> (..., D)."""
-        flat = latent.reshape(-1, latent.shape[-1])
-        return self.rollout(flat, action.reshape(len(flat), 1, -1)).reshape(latent.shape)
+        return self._pick(torch.stack([member(latent, action) for member in self.members]))
 
-    def rollout(self, latent: Tensor, actions: Tensor) -> Tensor:
-        """(B, D), (B, H, A) -> (B, H, D)."""
-        answers = self.rollouts(latent, actions)
-        if not self.training:
-            return answers.mean(0)
-        row = torch.arange(len(latent), device=latent.device)
-        return answers[row % len(self.members), row]
+    def start(self, latent: Tensor) -> list[Any]:
+        """What every member carries along."""
+        return [member.start(latent) for member in self.members]
 
-    def rollouts(self, latent: Tensor, actions: Tensor) -> Tensor:
-        """Every member's own rollout, (B, D), (B, H, A) -> (K, B, H, D)."""
-        states = [{**dict(member.named_parameters()), **dict(member.named_buffers())} for member in self.members]
-        stacked = {f"member.{name}": torch.stack([state[name] for state in states]) for name in states[0]}
-        template = _Rollout(self.members[0])
-        return torch.vmap(lambda state: functional_call(template, state, (latent, actions)))(stacked)
+    def step(self, state: list[Any], action: Tensor) -> tuple[Tensor, list[Any]]:
+        """See `Predictor.step`."""
+        latents, states = zip(*(m.step(s, action) for m, s in zip(self.members, state, strict=True)), strict=True)
+        return self._pick(torch.stack(latents)), list(states)
 
     def disagreement(self, latent: Tensor, actions: Tensor) -> Tensor:
         """Variance of the members' rollouts, summed over dimensions, (B, D), (B, H, A) -> (B, H)."""
-        return self.rollouts(latent, actions).var(0).sum(-1)
+        return torch.stack([member.rollout(latent, actions) for member in self.members]).var(0).sum(-1)
 
-
-class _Rollout(nn.Module):
-    """A member whose call is its rollout, as `functional_call` needs it."""
-
-    def __init__(self, member: Predictor) -> None:
-        super().__init__()
-        self.member = member
-
-    def forward(self, latent: Tensor, actions: Tensor) -> Tensor:
-        return self.member.rollout(latent, actions)
+    def _pick(self, answers: Tensor) -> Tensor:
+        """(K, B, ..., D) -> (B, ..., D)."""
+        if not self.training:
+            return answers.mean(0)
+        rows = torch.arange(answers.shape[1], device=answers.device)
+        return answers[(first_row(len(rows)) + rows) % len(self.members), rows]

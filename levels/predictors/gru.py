@@ -26,14 +26,15 @@ class GRUPredictor(Predictor):
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
         """(..., D), (..., A) -> (..., D)."""
         flat = latent.reshape(-1, latent.shape[-1])
-        return self.rollout(flat, action.reshape(len(flat), 1, -1)).reshape(latent.shape)
+        return self.step(self.start(flat), action.reshape(len(flat), -1))[0].reshape(latent.shape)
 
-    def rollout(self, latent: Tensor, actions: Tensor) -> Tensor:
-        """(B, D), (B, H, A) -> (B, H, D)."""
-        memory = torch.tanh(self.begin(latent))
-        latents = []
-        for action in actions.unbind(1):
-            memory = self.cell(torch.cat([latent, action], -1), memory)
-            latent = latent + self.scale * self.read(memory)
-            latents.append(latent)
-        return torch.stack(latents, 1)
+    def start(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, D) -> the latent and the memory, (B, width)."""
+        return latent, torch.tanh(self.begin(latent))
+
+    def step(self, state: tuple[Tensor, Tensor], action: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """See `Predictor.step`."""
+        latent, memory = state
+        memory = self.cell(torch.cat([latent, action], -1), memory)
+        latent = latent + self.scale * self.read(memory)
+        return latent, (latent, memory)

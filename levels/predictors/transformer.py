@@ -39,24 +39,25 @@ class TransformerPredictor(Predictor):
 
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
         """(..., D), (..., A) -> (..., D)."""
-        flat = latent.reshape(-1, 1, latent.shape[-1])
-        return self._next(flat, action.reshape(len(flat), 1, -1)).reshape(latent.shape)
+        flat = latent.reshape(-1, latent.shape[-1])
+        return self.step(self.start(flat), action.reshape(len(flat), -1))[0].reshape(latent.shape)
 
-    def rollout(self, latent: Tensor, actions: Tensor) -> Tensor:
-        """(B, D), (B, H, A) -> (B, H, D)."""
-        latents = [latent]
-        for step in range(actions.shape[1]):
-            since = max(0, step + 1 - self.context)
-            latents.append(self._next(torch.stack(latents[since:], 1), actions[:, since : step + 1]))
-        return torch.stack(latents[1:], 1)
+    def start(self, latent: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, D) -> the latents, (B, 1, D), and no actions yet."""
+        return latent.unsqueeze(1), None
 
-    def _next(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """The latent after the last of (B, C, D) under (B, C, A), (B, D)."""
+    def step(self, state: tuple[Tensor, Tensor | None], action: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+        """See `Predictor.step`; carried along are the last latents, (B, C, D), and actions, (B, C - 1, A)."""
+        latents, actions = state
+        action = action.unsqueeze(1)
+        actions = action if actions is None else torch.cat([actions, action], 1)
         tokens = self.embed(latents) + self.position[: latents.shape[1]]
         condition = self.condition(actions)
         for block in self.blocks:
             tokens = block(tokens, condition)
-        return latents[:, -1] + self.scale * self.read(tokens[:, -1])
+        latent = latents[:, -1] + self.scale * self.read(tokens[:, -1])
+        latents = torch.cat([latents, latent.unsqueeze(1)], 1)[:, -self.context :]
+        return latent, (latents, actions[:, actions.shape[1] - latents.shape[1] + 1 :])
 
 
 class _Block(nn.Module):

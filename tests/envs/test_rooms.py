@@ -139,6 +139,9 @@ def test_episodes_are_the_files_and_the_same_in_any_batch():
     together, infos = envs.reset(seed=[1, 2, 3], options={"task_id": 2, "episode": [7, 0, 7]})
     np.testing.assert_allclose(together["agent"], task.start[[7, 0, 7]], rtol=1e-6)
     np.testing.assert_allclose(infos["goal"]["agent"], task.goal[[7, 0, 7]], rtol=1e-6)
+    np.testing.assert_allclose(infos["goal"]["distractor"], task.goal_distractor[[7, 0, 7]], rtol=1e-6)
+    drawn = envs.renderer.frames(task.goal[[7, 0, 7]], task.goal_distractor[[7, 0, 7]], task.closed[[7, 0, 7]])
+    assert np.array_equal(infos["goal"]["pixels"], drawn)
     one = FourRoom()
     alone, info = one.reset(seed=2, options={"task_id": 2, "episode": 0})
     for _ in range(120):
@@ -214,10 +217,9 @@ def test_make_vector_is_gymnasiums():
     assert envs.observation_space.contains(observation)
 
 
-@pytest.mark.parametrize("side", SIDES)
-def test_the_walls_to_draw_are_those_of_the_frames(side):
-    env = FourRoom(side=side)
-    rooms = Rooms(side)
+def test_the_walls_to_draw_are_those_of_the_frames():
+    env = FourRoom()
+    rooms = Rooms(2)
     inside = np.zeros((int(rooms.size),) * 2, bool)
     y, x = np.mgrid[0 : rooms.size, 0 : rooms.size] + 0.5
     for left, bottom, width, height in env.walls:

@@ -13,7 +13,11 @@ from hiwm.config import load_config
 from hiwm.levels.distributed import average_over_processes
 from hiwm.levels.encoders import conv, vit
 
-PARALLEL = [name for name in CASES if name.startswith("collapse=")] + ["level=pixels", "encoder=vit"]
+PARALLEL = [name for name in CASES if name.startswith("collapse=")] + [
+    "level=pixels",
+    "encoder=vit",
+    "predictor=ensemble",
+]
 BATCH = 8
 
 
@@ -38,7 +42,7 @@ def one_of_two_processes(rank, folder):
     for name in PARALLEL:
         level, clip = level_and_clip(name)
         share = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
-        module = DistributedDataParallel(level, find_unused_parameters=True)
+        module = DistributedDataParallel(level)
         torch.save(losses_and_gradients(module, level, clip.map(lambda x, s=share: x[s])), f"{folder}/{name}{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

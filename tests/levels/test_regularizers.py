@@ -58,6 +58,9 @@ def test_info_nce_is_zero_where_windows_are_far_apart_and_log_n_where_they_are_e
     far = 100 * torch.arange(8.0).reshape(8, 1, 1).expand(8, 3, 2)
     assert value(InfoNCE(), far) == pytest.approx(0, abs=1e-6)
     assert value(InfoNCE(), far * 0) == pytest.approx(math.log(8))
+    # two windows, squared distances 0 and 8 over 2 dimensions and a temperature of 2
+    two = torch.tensor([[[0.0, 0.0]] * 2, [[2.0, 2.0]] * 2])
+    assert value(InfoNCE(temperature=2.0), two) == pytest.approx(math.log(1 + math.exp(-2)))
     wrong = far[:, 1:].roll(1, 0)
     assert value(InfoNCE(), far, wrong) > 100
 
