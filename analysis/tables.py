@@ -94,7 +94,7 @@ def main(folders: Sequence[str]) -> None:
         if not rows:
             continue
         with open(f"{name}.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         print(f"\n{name}.csv\n\n{table(rows)}")

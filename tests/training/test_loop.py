@@ -55,7 +55,9 @@ def train(stack, training, dataset, folder, seed=0, kill=None, processes=ALONE):
     return hierarchy, caches, done, curves
 
 
-def test_killed_and_resumed_equals_never_killed(stack, short, dataset, tmp_path):
+@pytest.mark.parametrize("target", [None, {"_target_": "hiwm.levels.target.EMATarget", "momentum": 0.9}])
+def test_killed_and_resumed_equals_never_killed(stack, short, dataset, tmp_path, target):
+    stack = replace(stack, levels=[stack.levels[0], {**stack.levels[1], "target": target}])
     whole, whole_caches, done, curves = train(stack, short, dataset, tmp_path / "whole")
     for kill in ((0, 17), (1, 23)):
         with pytest.raises(Killed):
@@ -75,6 +77,20 @@ def test_killed_and_resumed_equals_never_killed(stack, short, dataset, tmp_path)
     assert redone[1].metrics == done[1].metrics
     assert [open_dataset(a).fingerprint for a in whole_caches] == [open_dataset(b).fingerprint for b in caches]
     assert not (folder / CHECKPOINT).exists()  # a finished level needs none
+
+
+def test_a_target_encoder_trails_the_encoder(stack, short, dataset, tmp_path):
+    target = {"_target_": "hiwm.levels.target.EMATarget", "momentum": 0.9}
+    stack = replace(stack, levels=[stack.levels[0], {**stack.levels[1], "target": target}])
+    hierarchy, *_ = train(stack, short, dataset, tmp_path)
+    torch.manual_seed(0)
+    first = hierarchy.specs[1].build().encoder
+    last = hierarchy.levels[1]
+    begun, slow, fast = (
+        torch.nn.utils.parameters_to_vector(part.parameters()) for part in (first, last.target.copy, last.encoder)
+    )
+    assert 0 < (slow - fast).norm() < (begun - fast).norm()
+    assert (slow - begun).norm() > 0.1 * (fast - begun).norm()
 
 
 def test_a_finished_level_is_reused(stack, short, dataset, tmp_path):
