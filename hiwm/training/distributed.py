@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -38,6 +40,17 @@ def start_processes(device: str) -> Processes:
         torch.cuda.set_device(local)
         kind = f"cuda:{local}"
     return Processes(dist.get_rank(), dist.get_world_size(), torch.device(kind))
+
+
+def end_process(status: int) -> NoReturn:
+    """End a process of a group at once, without Python's own end.
+
+    gloo's threads outlive the group (DistributedDataParallel keeps it) and abort a Python that is ending when they let go
+    of a tensor then (pytorch issue 190489).
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def barrier() -> None:

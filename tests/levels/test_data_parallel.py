@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 import torch
-import torch.distributed as dist
+import two_processes
 from test_level import CASES, build, make_clip
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,22 +36,18 @@ def losses_and_gradients(module, level, clip):
     return dict(zip(losses, whole, strict=True)), {n: p.grad for n, p in level.named_parameters()}
 
 
-def one_of_two_processes(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+def save_results(rank, folder):
     for name in PARALLEL:
         level, clip = level_and_clip(name)
         share = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
         module = DistributedDataParallel(level)
         torch.save(losses_and_gradients(module, level, clip.map(lambda x, s=share: x[s])), f"{folder}/{name}{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parallel")
-    torch.multiprocessing.spawn(one_of_two_processes, (str(folder),), nprocs=2)
+    two_processes.run(save_results, folder)
     return folder
 
 

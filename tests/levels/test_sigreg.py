@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
+import two_processes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -130,20 +130,16 @@ def value_and_gradient(module, observations, actions):
     return loss.detach(), [p.grad for p in module.parameters()]
 
 
-def one_of_two_processes(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+def save_results(rank, folder):
     share = slice(rank * 4, (rank + 1) * 4)
     for of in ("latent", "action", "joint"):
         module = DistributedDataParallel(Loss(of), find_unused_parameters=True)
         result = value_and_gradient(module, *(x[share] for x in batch_of(8)))
         torch.save(result, f"{folder}/{of}{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def test_two_processes_equal_one_with_the_whole_batch(tmp_path):
-    torch.multiprocessing.spawn(one_of_two_processes, (str(tmp_path),), nprocs=2)
+    two_processes.run(save_results, tmp_path)
     for of in ("latent", "action", "joint"):
         whole, whole_gradients = value_and_gradient(Loss(of), *batch_of(8))
         assert max(g.abs().max() for g in whole_gradients if g is not None) > 1e-3

@@ -140,6 +140,12 @@ def test_readout_of_noise_is_near_zero():
     assert readout_r2(torch.randn(64, 32, 3, generator=generator), torch.randn(64, 32, 2, generator=generator)) <= 0.1
 
 
+def test_readout_of_the_state_itself_is_one_where_unseen_episodes_go_elsewhere():
+    steps = torch.rand(12, 200, DIM, generator=torch.Generator().manual_seed(0)) - 0.5
+    walks = steps.cumsum(1)[:, ::6]
+    assert readout_r2(walks, walks) > 0.999
+
+
 def test_readout_of_half_the_state_is_half():
     state = torch.rand(64, 32, 2, generator=torch.Generator().manual_seed(0))
     assert readout_r2(state[..., :1], state) == pytest.approx(0.5, abs=0.1)

@@ -1,0 +1,24 @@
+"""A function run by two processes of one group, for tests of what must be exact under data parallelism."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from hiwm.training.distributed import end_process
+
+
+def run(function: Callable[[int, str], None], folder: Path) -> None:
+    """Call `function(rank, folder)` in two processes and wait for both."""
+    torch.multiprocessing.spawn(_one, (function, str(folder)), nprocs=2)
+
+
+def _one(rank: int, function: Callable[[int, str], None], folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    function(rank, folder)
+    dist.barrier()
+    end_process(0)
