@@ -99,7 +99,8 @@ def train(config: Config) -> None:
         {"level": k, "stride": stride, **parts, "training": asdict(config.training), "seed": config.seed}
         for k, (parts, stride) in enumerate(zip(config.stack.levels, config.strides, strict=True))
     ]
-    with TrainingProgress(tracker, parameters, dataset.fingerprint) as progress:
+    title = f"{len(parameters)} levels jointly" if config.training.joint else ""
+    with TrainingProgress(tracker, parameters, dataset.fingerprint, title) as progress:
         hierarchy, caches = train_stack(
             config.stack,
             config.training,

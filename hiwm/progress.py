@@ -9,65 +9,73 @@ from typing import Any
 from hiwm.console import Bar, say, shout
 from hiwm.tracking import Run, Tracker
 from hiwm.training.loop import Progress
+from hiwm.training.monitor import alarms
 from hiwm.training.stages import TrainedLevel
 
 HISTORY = "history.jsonl"
 
 
 class TrainingProgress:
-    """Reports levels one after another; use as a context, so that an interrupted level's run does not stay open.
+    """Reports levels one after another, or all at once; use as a context, so that no run of an interrupted level stays open.
 
     Args:
         tracker: where runs are recorded.
         parameters: what to record of each level.
+        dataset: its fingerprint.
+        title: of the bar, in place of the level's number.
     """
 
-    def __init__(self, tracker: Tracker, parameters: list[dict[str, Any]], dataset: str) -> None:
+    def __init__(self, tracker: Tracker, parameters: list[dict[str, Any]], dataset: str, title: str = "") -> None:
         self.tracker = tracker
         self.parameters = parameters
-        self.below = dataset  # fingerprint of the level below the one that trains; of the data, below level 0
+        self.title = title
+        self.below = dataset  # fingerprint of the level below the next one to train; of the data, below level 0
         self.bar: Bar | None = None
-        self.run: Run | None = None
+        self.runs: dict[int, Run] = {}
 
     def __enter__(self) -> TrainingProgress:
         return self
 
     def step(self, level: int, progress: Progress) -> None:
         """One optimiser step, or one validation, of a level."""
-        if self.bar is None or self.run is None:
-            self.bar = Bar(f"level {level}", progress.steps, "steps", start=progress.step)
+        if self.bar is None:
+            self.bar = Bar(self.title or f"level {level}", progress.steps, "steps", start=progress.step)
             self.bar.__enter__()
+        if level not in self.runs:
             lineage = {"hiwm.level": str(level), "hiwm.fingerprint": progress.home.name, "hiwm.below": self.below}
-            self.run = self.tracker.child(f"level {level}", self.parameters[level], lineage)
+            self.runs[level] = self.tracker.child(f"level {level}", self.parameters[level], lineage)
+            self.below = progress.home.name
         if progress.metrics:
-            self.run.metrics(progress.metrics, progress.step)
+            self.runs[level].metrics(progress.metrics, progress.step)
             with open(progress.home / HISTORY, "a") as file:
                 file.write(json.dumps({"step": progress.step, **progress.metrics}) + "\n")
-        note = ""
-        if "validation/copy_last" in progress.metrics:
-            health = {name.removeprefix("validation/"): value for name, value in progress.metrics.items()}
-            note = "prediction {copy_last:.3f} of copy-last, rank {effective_rank:.1f}, readout R2 {readout_r2:.3f}"
-            note = note.format(**health)
-        self.bar.update(progress.step, note)
-        for alarm in progress.alarms:
+        if "validation/copy_last" not in progress.metrics:
+            self.bar.update(progress.step)
+            return
+        health = {name.removeprefix("validation/"): value for name, value in progress.metrics.items()}
+        note = "prediction {copy_last:.3f} of copy-last, rank {effective_rank:.1f}, readout R2 {readout_r2:.3f}"
+        self.bar.update(progress.step, note.format(**health))
+        for alarm in alarms(health) if progress.step else []:
             shout(f"level {level} may be collapsing: {alarm}")
 
     def level(self, level: int, trained: TrainedLevel) -> None:
         """A level is done, or was there already."""
         if trained.reused:
             say(f"level {level}: {trained.folder}, trained already, reused")
-        if self.run is not None:
-            self.run.artifact(trained.folder / "metrics.json")
-            self.run.artifact(trained.folder / "level.safetensors")
-        self._close("FINISHED")
+        if run := self.runs.pop(level, None):
+            run.artifact(trained.folder / "metrics.json")
+            run.artifact(trained.folder / "level.safetensors")
+            run.finish("FINISHED")
+        if not self.runs:
+            self._close("FINISHED")
         self.below = trained.folder.name
 
     def _close(self, status: str) -> None:
-        if self.run is not None:
-            self.run.finish(status)
+        for run in self.runs.values():
+            run.finish(status)
         if self.bar is not None:
             self.bar.__exit__(None, None, None)
-        self.bar = self.run = None
+        self.bar, self.runs = None, {}
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -52,6 +52,12 @@ def first_row(share: int) -> int:
     return dist.get_rank() * share if _several() else 0
 
 
+def uniform_rows(share: int, columns: int, generator: torch.Generator) -> Tensor:
+    """Uniform draws for one's own rows of the global batch, (share, columns), from a generator in the same state everywhere."""
+    rows = share * dist.get_world_size() if _several() else share
+    return torch.rand(rows, columns, generator=generator)[first_row(share) :][:share]
+
+
 def average_over_processes(mean: Tensor) -> Tensor:
     """The mean over the global batch, from each process's mean over its equally large share of it."""
     return _SumOverProcesses.apply(mean) / dist.get_world_size() if _several() else mean

@@ -9,6 +9,36 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Seen:
+    """A clip of N steps, encoded.
+
+    Args:
+        latent: z, (B, N+1, D).
+        action: m, (B, N, A).
+        target: what predictions are compared with, (B, N+1, D): the latents, or those of a target encoder.
+        chunk: the actions of the level below that m stands for, (B, N, stride * A_below).
+    """
+
+    latent: Tensor
+    action: Tensor
+    target: Tensor
+    chunk: Tensor
+
+    def windows(self, horizon: int) -> Seen:
+        """Cut into windows of `horizon` steps, one after another, as rows of the batch; a rest is left out."""
+        count = self.action.shape[1] // horizon
+
+        def cut(value: Tensor, size: int) -> Tensor:
+            pieces = [value[:, i * horizon : i * horizon + size] for i in range(count)]
+            return torch.stack(pieces, 1).flatten(0, 1)
+
+        return Seen(
+            cut(self.latent, horizon + 1), cut(self.action, horizon), cut(self.target, horizon + 1),
+            cut(self.chunk, horizon),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Features:
     """A level's view of one clip.
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hiwm.levels.clip import Clip
-from hiwm.levels.features import Features
+from hiwm.levels.clip import Clip, Pairs
+from hiwm.levels.features import Features, Seen
 from hiwm.levels.inverse import InverseModel
 from hiwm.levels.parts import ActionEncoder, Encoder, Predictor, Regularizer
 from hiwm.levels.standardize import Standardize
@@ -118,16 +118,27 @@ class Level(nn.Module):
             source = self.standardize({"latent": source})["latent"]
         return self.inverse(source, target, steps_left)
 
-    def features(self, clip: Clip) -> Features:
-        """Encode a clip and predict it open loop from its first latent."""
+    def see(self, clip: Clip) -> Seen:
+        """Encode a clip of any length."""
         inputs = self.standardize(clip.inputs)
         latent = self.encoder(inputs)
         target = latent if self.target is None else self.target(inputs)
-        action = self.encode_actions(latent[:, :-1], clip.actions)
-        predicted = self.rollout(latent[:, 0], action)
-        return Features(latent, action, predicted, target[:, 1:], clip.actions.flatten(-2))
+        return Seen(latent, self.encode_actions(latent[:, :-1], clip.actions), target, clip.actions.flatten(-2))
+
+    def foresee(self, seen: Seen) -> Features:
+        """Predict what was seen open loop from its first latent."""
+        predicted = self.rollout(seen.latent[:, 0], seen.action)
+        return Features(seen.latent, seen.action, predicted, seen.target[:, 1:], seen.chunk)
+
+    def features(self, clip: Clip) -> Features:
+        """Encode a clip and predict it open loop from its first latent."""
+        return self.foresee(self.see(clip))
 
     def losses(self, clip: Clip, generator: torch.Generator) -> dict[str, Tensor]:
+        """Named scalars, unweighted, of a clip; the keys are those of `coefs`. See `losses_of`."""
+        return self.losses_of(self.features(clip), clip.pairs, generator)
+
+    def losses_of(self, features: Features, pairs: Pairs | None, generator: torch.Generator) -> dict[str, Tensor]:
         """Named scalars, unweighted; the keys are those of `coefs`.
 
         The prediction error has no stop-gradient (LeWM; LeJEPA), so the regularisers must keep the latent from collapsing,
@@ -135,12 +146,12 @@ class Level(nn.Module):
         The inverse model learns from detached latents, so it describes the representation and does not shape it.
 
         Args:
-            clip: a batch.
+            features: what the level saw and predicted.
+            pairs: for the inverse model; None for a level without one.
             generator: randomness of the regularisers, in the same state in every process.
         """
-        features = self.features(clip)
         losses = {"prediction": F.mse_loss(features.predicted, features.target)}
-        if (pairs := clip.pairs) is not None:
+        if pairs is not None:
             with torch.no_grad():
                 source = pairs.source["latent"] if self.reads_latent else self.encode(pairs.source)
                 target = self.encode(pairs.target)

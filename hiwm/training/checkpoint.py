@@ -1,12 +1,19 @@
-"""Where a level's training stands, so that killed and resumed equals never killed."""
+"""What a level's folder holds: where its training stands, so that killed and resumed equals never killed; then its weights."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
+
+from hiwm.levels.level import Level
+
+CHECKPOINT, WEIGHTS, METRICS = "checkpoint.pt", "level.safetensors", "metrics.json"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -22,3 +29,22 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
     """The state saved there, tensors and plain values only; None when there is none."""
     return torch.load(path, map_location=device, weights_only=True) if path.exists() else None
+
+
+def load_trained(level: Level, home: Path) -> dict[str, float] | None:
+    """Put the weights in `home` into the level and return its last validation; None where it was not trained yet."""
+    weights, metrics = home / WEIGHTS, home / METRICS
+    if not (weights.exists() and metrics.exists()):
+        return None
+    level.load_state_dict(load_file(weights))
+    return json.loads(metrics.read_text())
+
+
+def save_trained(level: Level, metrics: Mapping[str, float], home: Path) -> None:
+    """Weights, then metrics, each whole or not at all; the checkpoint goes."""
+    temporary = home / "level.tmp"
+    save_file({name: value.contiguous().cpu() for name, value in level.state_dict().items()}, temporary)
+    temporary.replace(home / WEIGHTS)
+    temporary.write_text(json.dumps(metrics, indent=1))
+    temporary.replace(home / METRICS)
+    (home / CHECKPOINT).unlink(missing_ok=True)

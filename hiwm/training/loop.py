@@ -15,15 +15,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hiwm.checks import at_least
 from hiwm.data.clips import ClipSampler
-from hiwm.levels.clip import Clip
+from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.distributed import average_over_processes
+from hiwm.levels.features import Features
+from hiwm.levels.joint import JointStack
 from hiwm.levels.level import Level
-from hiwm.training.checkpoint import load_checkpoint, save_checkpoint
+from hiwm.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from hiwm.training.distributed import Processes
-from hiwm.training.monitor import Episodes, alarms, diagnose
+from hiwm.training.monitor import Episodes, diagnose
 
 VALIDATION_WINDOWS = 1024
-CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class TrainingConfig:
         clip_norm: largest norm of the gradient.
         evaluate_every: steps between validations.
         checkpoint_seconds: seconds between checkpoints.
+        joint: all levels at once, upper ones shaping those below, instead of one after another.
     """
 
     steps: int = 2000
@@ -49,6 +51,7 @@ class TrainingConfig:
     clip_norm: float = 1.0
     evaluate_every: int = 500
     checkpoint_seconds: float = 60.0
+    joint: bool = False
 
     def __post_init__(self) -> None:
         at_least("training.", 1, steps=self.steps, batch=self.batch, evaluate_every=self.evaluate_every)
@@ -64,21 +67,19 @@ class Progress:
         steps: of how many.
         metrics: name -> number; None between the reports.
         home: folder of the level.
-        alarms: signs of collapse, in words.
     """
 
     step: int
     steps: int
     metrics: dict[str, float]
     home: Path
-    alarms: tuple[str, ...] = ()
 
 
 def train_level(
-    level: Level,
+    level: Level | JointStack,
     training: ClipSampler,
     validation: ClipSampler,
-    episodes: Episodes,
+    evaluate: Callable[[Clip], dict[str, float]],
     config: TrainingConfig,
     *,
     seed: int,
@@ -86,7 +87,7 @@ def train_level(
     home: Path,
     report: Callable[[Progress], None],
 ) -> dict[str, float]:
-    """Train a fitted level; returns its last validation metrics.
+    """Train a fitted level, or a stack as one; returns its last validation metrics, those of `evaluate` on a held-out clip.
 
     Step i draws its batch and its random projections from (seed, i) alone, the same in every process, each of which
     trains on its slice of the batch. So any number of processes follows the same loss curve, and the checkpoint needs
@@ -117,10 +118,8 @@ def train_level(
 
     for step in range(start, config.steps + 1):
         if step % config.evaluate_every == 0 or step == config.steps:
-            metrics = evaluate_level(level, held_out, episodes)
-            wrong = alarms(metrics) if step else []
-            held = {f"validation/{name}": value for name, value in metrics.items()}
-            report(Progress(step, config.steps, held, home, tuple(wrong)))
+            metrics = evaluate(held_out)
+            report(Progress(step, config.steps, {f"validation/{name}": value for name, value in metrics.items()}, home))
         if step == config.steps:
             break
         # every so often: be ready to be killed
@@ -156,13 +155,18 @@ def train_level(
 
 
 @torch.no_grad()
-def evaluate_level(level: Level, clip: Clip, episodes: Episodes) -> dict[str, float]:
-    """Validation losses and the health of the latent."""
+def evaluate_level(level: Level, episodes: Episodes, clip: Clip) -> dict[str, float]:
+    """Validation losses on a held-out clip and the health of the latent."""
     level.eval()
-    losses = level.losses(clip, torch.Generator().manual_seed(0))
-    health = diagnose(level, clip, episodes)
+    metrics = evaluate_features(level, level.features(clip), clip.pairs, episodes)
     level.train()
-    return {f"loss_{name}": value.item() for name, value in losses.items()} | health
+    return metrics
+
+
+def evaluate_features(level: Level, features: Features, pairs: Pairs | None, episodes: Episodes) -> dict[str, float]:
+    """The same of what the level, in eval mode, made of the clip."""
+    losses = level.losses_of(features, pairs, torch.Generator().manual_seed(0))
+    return {f"loss_{name}": value.item() for name, value in losses.items()} | diagnose(level, features, episodes)
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hiwm.levels.clip import Clip
+from hiwm.levels.features import Features
 from hiwm.levels.level import Level
 
 # Alarm thresholds, far from any healthy stack seen here (effective rank share 0.3 to 1, within-episode share 0.6 to 1,
@@ -36,12 +36,12 @@ class Episodes:
 
 
 @torch.no_grad()
-def diagnose(level: Level, clip: Clip, episodes: Episodes) -> dict[str, float]:
+def diagnose(level: Level, features: Features, episodes: Episodes) -> dict[str, float]:
     """Health of a level on held-out data.
 
     Args:
         level: the level, in eval mode.
-        clip: windows to predict.
+        features: windows that it predicted.
         episodes: moments spread over whole episodes.
 
     Returns:
@@ -57,7 +57,6 @@ def diagnose(level: Level, clip: Clip, episodes: Episodes) -> dict[str, float]:
     rows = latent.flatten(0, 1)
     rank = effective_rank(rows)
     most = min(rows.shape[1], sum(value[0, 0].numel() for value in episodes.inputs.values()))
-    features = level.features(clip)
     return {
         "effective_rank": rank,
         "rank_share": 1.0 if most == 1 else min(1.0, (rank - 1) / (most - 1)),

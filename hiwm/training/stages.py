@@ -7,21 +7,24 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from hiwm.data.clips import ClipSampler
 from hiwm.data.store import Trajectories, open_dataset
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.action_encoders.raw import RawActionEncoder
+from hiwm.levels.joint import JointStack
 from hiwm.levels.level import Level
+from hiwm.training.checkpoint import load_trained, save_trained
 from hiwm.training.distributed import Processes, barrier
+from hiwm.training.joint import train_jointly
 from hiwm.training.latents import cache_latents
-from hiwm.training.loop import CHECKPOINT, Progress, TrainingConfig, train_level
+from hiwm.training.loop import Progress, TrainingConfig, evaluate_level, train_level
 from hiwm.training.monitor import Episodes
 
 log = logging.getLogger("hiwm")
@@ -39,7 +42,6 @@ LEVEL_KEYS = {
 }
 MONITORED_EPISODES, MONITORED_MOMENTS = 64, 32
 LEAST_STARTS = 0.25  # of the rows; below it a level sees little but the beginnings of episodes
-WEIGHTS, METRICS = "level.safetensors", "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -143,42 +145,45 @@ def train_stack(
     state = np.concatenate(
         [held_out.column(name).reshape(len(held_out.column(name)), -1) for name in config.state], 1
     ).astype(np.float32)  # fmt: skip
+    homes = [folder / spec.fingerprint for spec in specs]
     levels: list[Level] = []
+    for spec in specs:
+        torch.manual_seed(seed)  # initial weights, the same in every process
+        levels.append(spec.build(config.allow).to(processes.device))
+    there = [load_trained(level, home) for level, home in zip(levels, homes, strict=True)]
+    if training.joint and None in there:
+        _train_jointly(
+            levels,
+            config,
+            training,
+            trajectories,
+            seed=seed,
+            homes=homes,
+            processes=processes,
+            report=report,
+            state=state,
+        )
     caches: list[Path] = []
     source, inputs, action_period = trajectories, tuple(config.inputs), 1
-    for k, spec in enumerate(specs):
-        home = folder / spec.fingerprint
-        torch.manual_seed(seed)  # initial weights, the same in every process
-        level = spec.build(config.allow)
+    for k, (spec, level, home) in enumerate(zip(specs, levels, homes, strict=True)):
         metrics = load_trained(level, home)
-        reused = metrics is not None
         if metrics is None:
             home.mkdir(parents=True, exist_ok=True)
             train_data, held_data = source.split(config.validation)
             sampler, held_sampler = (
-                ClipSampler(
-                    data,
-                    inputs=inputs,
-                    action="action",
-                    horizon=level.horizon,
-                    stride=level.stride,
-                    action_period=action_period,
-                    reach=None if level.inverse is None else level.inverse.reach,
-                )
-                for data in (train_data, held_data)
+                _sampler(level, data, inputs, action_period, level.horizon) for data in (train_data, held_data)
             )
-            level.to(processes.device)
             fit_level(level, source, sampler)
             metrics = train_level(
                 level,
                 sampler,
                 held_sampler,
-                spread_episodes(held_data, inputs, state),
+                partial(evaluate_level, level, spread_episodes(held_data, inputs, state)),
                 training,
                 seed=seed,
                 processes=processes,
                 home=home,
-                report=lambda progress, k=k: report(k, progress),
+                report=partial(report, k),
             )
             if processes.is_main:
                 save_trained(level, metrics, home)
@@ -187,31 +192,47 @@ def train_stack(
         if processes.is_main and not cache.exists():
             cache_latents(level, source, cache, inputs, "action", action_period)
         barrier()
-        on_level(k, TrainedLevel(home, reused, metrics))
-        levels.append(level)
+        on_level(k, TrainedLevel(home, there[k] is not None, metrics))
         caches.append(cache)
         source, inputs = open_dataset(cache), ("latent",)
         action_period *= spec.stride
     return Hierarchy(levels, specs), caches
 
 
-def load_trained(level: Level, home: Path) -> dict[str, float] | None:
-    """Put the weights in `home` into the level and return its last validation; None where it was not trained yet."""
-    weights, metrics = home / WEIGHTS, home / METRICS
-    if not (weights.exists() and metrics.exists()):
-        return None
-    level.load_state_dict(load_file(weights))
-    return json.loads(metrics.read_text())
+def _train_jointly(
+    levels: Sequence[Level],
+    config: StackConfig,
+    training: TrainingConfig,
+    trajectories: Trajectories,
+    *,
+    state: np.ndarray,
+    seed: int,
+    processes: Processes,
+    homes: Sequence[Path],
+    report: Callable[[int, Progress], None],
+) -> None:
+    horizon = JointStack(levels).horizon
+    train_data, held_data = trajectories.split(config.validation)
+    sampler, held_sampler = (_sampler(levels[0], data, config.inputs, 1, horizon) for data in (train_data, held_data))
+    fit_level(levels[0], trajectories, sampler)
+    for home in homes:
+        home.mkdir(parents=True, exist_ok=True)
+    train_jointly(
+        levels, sampler, held_sampler, spread_episodes(held_data, config.inputs, state), training,
+        seed=seed, processes=processes, homes=homes, report=report,
+    )  # fmt: skip
 
 
-def save_trained(level: Level, metrics: Mapping[str, float], home: Path) -> None:
-    """Weights, then metrics, each whole or not at all; the checkpoint goes."""
-    temporary = home / "level.tmp"
-    save_file({name: value.contiguous().cpu() for name, value in level.state_dict().items()}, temporary)
-    temporary.replace(home / WEIGHTS)
-    temporary.write_text(json.dumps(metrics, indent=1))
-    temporary.replace(home / METRICS)
-    (home / CHECKPOINT).unlink(missing_ok=True)
+def _sampler(level: Level, data: Trajectories, inputs: Sequence[str], action_period: int, horizon: int) -> ClipSampler:
+    return ClipSampler(
+        data,
+        inputs=inputs,
+        action="action",
+        horizon=horizon,
+        stride=level.stride,
+        action_period=action_period,
+        reach=None if level.inverse is None else level.inverse.reach,
+    )
 
 
 def describe(
@@ -222,7 +243,9 @@ def describe(
     dim_below = int(np.prod(trajectories.column("action").shape[1:]))
     below = trajectories.fingerprint
     # what is only watched or saved does not change the weights
-    shaping = {k: v for k, v in asdict(training).items() if k not in ("evaluate_every", "checkpoint_seconds")}
+    shaping = {k: v for k, v in asdict(training).items() if k not in ("evaluate_every", "checkpoint_seconds", "joint")}
+    if training.joint:  # every level depends on all others
+        below = json.dumps([below, [dict(parts) for parts in config.levels], list(config.strides)], sort_keys=True)
     specs = []
     for k, (parts, stride) in enumerate(zip(config.levels, config.strides, strict=True)):
         identity = [parts, stride, shaping, below, list(config.inputs), config.validation, seed]

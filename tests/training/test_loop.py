@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from hiwm.data.store import open_dataset
-from hiwm.training.checkpoint import load_checkpoint, save_checkpoint
+from hiwm.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from hiwm.training.distributed import Processes
-from hiwm.training.loop import CHECKPOINT, learning_rate_factor
+from hiwm.training.loop import learning_rate_factor
 from hiwm.training.stages import describe, train_stack
 
 ALONE = Processes(0, 1, torch.device("cpu"))

@@ -94,7 +94,9 @@ class Position(IdentityEncoder):
 
 
 def health(encoder, predictor, extra=0):
-    return diagnose(make_level(encoder, predictor), *world(extra))
+    clip, episodes = world(extra)
+    level = make_level(encoder, predictor)
+    return diagnose(level, level.features(clip), episodes)
 
 
 def test_effective_rank_of_identity_is_its_dimension():
@@ -204,7 +206,7 @@ def test_one_direction_of_many_gives_an_alarm():
     level.encoder, level.standardize = OneOfMany(), nn.Identity()
     clip, episodes = world(extra=20)
     level.predictor = Still()
-    found = diagnose(level, clip, episodes)
+    found = diagnose(level, level.features(clip), episodes)
     assert found["rank_share"] == pytest.approx(0, abs=0.01)
     assert any("effective rank is 1.0, 0%" in text for text in alarms(found))
 

@@ -1,0 +1,91 @@
+"""All levels at once: the alternative to training them one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hiwm.data.clips import ClipSampler
+from hiwm.levels.clip import Clip
+from hiwm.levels.joint import JointStack, of_level
+from hiwm.levels.level import Level
+from hiwm.training.checkpoint import save_trained
+from hiwm.training.distributed import Processes, barrier
+from hiwm.training.loop import Progress, TrainingConfig, evaluate_features, train_level
+from hiwm.training.monitor import Episodes
+
+STATISTICS_WINDOWS = 256
+
+
+def train_jointly(
+    levels: Sequence[Level],
+    training: ClipSampler,
+    validation: ClipSampler,
+    episodes: Episodes,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    processes: Processes,
+    homes: Sequence[Path],
+    report: Callable[[int, Progress], None],
+) -> None:
+    """Train a stack whose level 0 is fitted, and save each level in its home.
+
+    Args:
+        levels: bottom first.
+        training: draws clips of level 0 that are as long as `JointStack.horizon`.
+        validation: the same from held-out episodes.
+        episodes: moments of held-out episodes, as level 0 sees them.
+        config: of the one training.
+        seed: of draws.
+        processes: this process and the others.
+        homes: folder of each level; the top's holds the checkpoint.
+        report: called with a level's number: for level 0 at every step, for all at validations and when losses are told.
+    """
+    stack = JointStack(levels).to(processes.device)
+    sample = training.sample(STATISTICS_WINDOWS, np.random.default_rng(0)).map(lambda x: x.to(processes.device))
+    with torch.no_grad():
+        for level, (_, seen) in list(zip(levels, stack.clips(sample, torch.Generator()), strict=True))[1:]:
+            level.predictor.fit((seen.latent[:, 1:] - seen.latent[:, :-1]).square().mean((0, 1)).sqrt())
+
+    def told(progress: Progress) -> None:
+        for k, home in enumerate(homes):
+            mine = {
+                kind + name: value
+                for kind in ("validation/", "loss/", "")
+                for name, value in of_level(
+                    {key.removeprefix(kind): v for key, v in progress.metrics.items() if key.startswith(kind)}, k
+                ).items()
+            }
+            if k == 0 or mine:
+                rate = {key: value for key, value in progress.metrics.items() if key == "learning_rate"}
+                report(k, replace(progress, metrics=mine | rate, home=home))
+
+    metrics = train_level(
+        stack, training, validation, partial(evaluate_stack, stack, episodes), config,
+        seed=seed, processes=processes, home=homes[-1], report=told,
+    )  # fmt: skip
+    if processes.is_main:
+        for k, (level, home) in enumerate(zip(levels, homes, strict=True)):
+            save_trained(level, of_level(metrics, k), home)
+    barrier()
+
+
+@torch.no_grad()
+def evaluate_stack(stack: JointStack, episodes: Episodes, clip: Clip) -> dict[str, float]:
+    """`evaluate_level` of every level: level<k>/<name>."""
+    stack.eval()
+    generator = torch.Generator().manual_seed(0)
+    metrics = {}
+    for k, (given, seen) in enumerate(stack.clips(clip, generator)):
+        level = stack.levels[k]
+        found = evaluate_features(level, level.foresee(seen.windows(level.horizon)), given.pairs, episodes)
+        metrics |= {f"level{k}/{name}": value for name, value in found.items()}
+        episodes = Episodes({"latent": level.encode(episodes.inputs)}, episodes.state)
+    stack.train()
+    return metrics

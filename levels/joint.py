@@ -1,0 +1,94 @@
+"""Levels trained together: the losses of each, the gradient of an upper one reaching those below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from hiwm.levels.clip import Clip, Pairs
+from hiwm.levels.distributed import uniform_rows
+from hiwm.levels.features import Seen
+from hiwm.levels.level import Level
+
+T = TypeVar("T")
+
+
+class JointStack(nn.Module):
+    """The same levels and losses as in staged training, over one clip of level 0 that is long enough for the top.
+
+    A level sees the whole clip, is trained on windows of its own horizon cut from it, and hands what it saw to the level
+    above. Upper levels take their inputs as they are, for latents that move have no statistics to standardise by.
+
+    Args:
+        levels: bottom first.
+    """
+
+    def __init__(self, levels: Sequence[Level]) -> None:
+        super().__init__()
+        self.levels: Sequence[Level] = nn.ModuleList(levels)  # type: ignore[assignment]
+        #: steps of level 0 in a clip: what the longest window of any level takes
+        self.horizon, steps_of_0 = levels[0].horizon, 1
+        for level in levels[1:]:
+            steps_of_0 *= level.stride
+            self.horizon = max(self.horizon, level.horizon * steps_of_0)
+
+    def clips(self, clip: Clip, generator: torch.Generator) -> list[tuple[Clip, Seen]]:
+        """What each level is given and what it sees, bottom first, from a clip of level 0."""
+        views = []
+        for k, level in enumerate(self.levels):
+            seen = level.see(clip)
+            views.append((clip, seen))
+            if k + 1 < len(self.levels):
+                clip = _clip_above(seen, self.levels[k + 1], generator)
+        return views
+
+    def forward(self, clip: Clip, generator: torch.Generator) -> dict[str, Tensor]:
+        """Named scalars, unweighted: level<k>/<loss>."""
+        return {
+            f"level{k}/{name}": loss
+            for k, (level, (given, seen)) in enumerate(zip(self.levels, self.clips(clip, generator), strict=True))
+            for name, loss in level.losses_of(
+                level.foresee(seen.windows(level.horizon)), given.pairs, generator
+            ).items()
+        }
+
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The sum over the levels of their weighted losses."""
+        return torch.stack([level.total(of_level(losses, k)) for k, level in enumerate(self.levels)]).sum()
+
+    def after_step(self) -> None:
+        """To be called after every optimiser step."""
+        for level in self.levels:
+            level.after_step()
+
+
+def of_level(named: Mapping[str, T], k: int) -> dict[str, T]:
+    """The entries of one level, without the level's name."""
+    start = f"level{k}/"
+    return {name.removeprefix(start): value for name, value in named.items() if name.startswith(start)}
+
+
+def _clip_above(seen: Seen, above: Level, generator: torch.Generator) -> Clip:
+    """What a level saw, as the environment of the level above."""
+    steps = seen.action.shape[1] // above.stride
+    latent = seen.latent[:, : steps * above.stride + 1 : above.stride]
+    actions = seen.action[:, : steps * above.stride].unflatten(1, (steps, above.stride))
+    return Clip(
+        {"latent": latent}, actions, None if above.inverse is None else _pairs(seen, above.inverse.reach, generator)
+    )
+
+
+def _pairs(seen: Seen, reach: int, generator: torch.Generator) -> Pairs:
+    """One pair of moments from every row of the batch; detached, for the inverse model describes and does not shape."""
+    batch, length = seen.action.shape[:2]
+    draws = uniform_rows(batch, 2, generator).to(seen.latent.device)  # (B, 2)
+    source = (draws[:, 0] * length).long()
+    steps = 1 + (draws[:, 1] * (length - source).clamp(max=reach)).long()
+    rows = torch.arange(batch, device=source.device)
+    latent, action = seen.latent.detach(), seen.action.detach()
+    return Pairs(
+        {"latent": latent[rows, source]}, action[rows, source], {"latent": latent[rows, source + steps]}, steps
+    )

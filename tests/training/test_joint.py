@@ -1,0 +1,154 @@
+"""Joint training: the losses of staged training, with the gradient let through."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import two_processes
+from safetensors.torch import load_file
+from torch.nn.parallel import DistributedDataParallel
+
+from hiwm.config import load_config
+from hiwm.data.store import open_dataset
+from hiwm.hierarchy import LevelSpec
+from hiwm.levels.clip import Clip, Pairs
+from hiwm.levels.joint import JointStack, of_level
+from hiwm.training.distributed import Processes
+from hiwm.training.stages import describe, train_stack
+
+LEVELS = [
+    "level@levels.level0=abstract",
+    "levels.level0.inverse.reach=3",
+    "action_encoder@levels.level0.action_encoder=raw",
+]
+STRIDES, BATCH = (1, 3, 2), 8
+
+
+def make_stack():
+    """Three levels over a state of size 2; the whole stack sees 4 * 3 * 2 steps."""
+    config = load_config([*LEVELS, "~levels.level0.regularizers.sigreg_joint", "~levels.level0.coefs.sigreg_joint"])
+    inputs, below, levels = {"state": (2,)}, 2, []
+    for k, stride in enumerate(STRIDES):
+        torch.manual_seed(k)
+        level = LevelSpec(config.levels[f"level{k}"], stride, inputs, below, "").build()
+        levels.append(level)
+        inputs, below = {"latent": (level.encoder.dim,)}, level.action_encoder.dim
+    return JointStack(levels)
+
+
+def make_clip(rows=BATCH, steps=24):
+    generator = torch.Generator().manual_seed(1)
+    states = torch.randn(rows, steps + 1, 2, generator=generator).cumsum(1)
+    actions = torch.randn(rows, steps, 1, 2, generator=generator)
+    pairs = Pairs({"state": states[:, 0]}, actions[:, 0, 0], {"state": states[:, 2]}, torch.full((rows,), 2))
+    return Clip({"state": states}, actions, pairs)
+
+
+def losses(module, clip):
+    return module(clip, torch.Generator().manual_seed(3))
+
+
+def test_a_clip_is_as_long_as_the_longest_window():
+    assert make_stack().horizon == 24
+
+
+def test_levels_see_what_they_would_see_one_by_one():
+    stack, clip = make_stack().eval(), make_clip()
+    views = stack.clips(clip, torch.Generator().manual_seed(0))
+    latent = stack.levels[0].encode(clip.inputs)
+    torch.testing.assert_close(views[1][0].inputs["latent"], latent[:, ::3])
+    first = stack.levels[1].encode({"latent": latent})
+    torch.testing.assert_close(views[2][0].inputs["latent"], first[:, ::6])
+    macro = stack.levels[1].encode_actions(first[:, 6], views[1][0].actions[:, 2])
+    torch.testing.assert_close(views[2][0].actions[:, 1, 0], macro)
+    pairs = views[2][0].pairs
+    assert pairs is not None
+    at = (pairs.source["latent"].unsqueeze(1) - first[:, ::3]).norm(dim=-1).argmin(1)
+    torch.testing.assert_close(pairs.target["latent"], first[torch.arange(BATCH), 3 * (at + pairs.steps)])
+    assert not pairs.source["latent"].requires_grad
+
+
+def test_the_losses_are_those_of_each_level():
+    stack, clip = make_stack().eval(), make_clip()
+    together = losses(stack, clip)
+    generator = torch.Generator().manual_seed(3)
+    views = stack.clips(clip, generator)
+    for k, (level, (given, seen)) in enumerate(zip(stack.levels, views, strict=True)):
+        alone = level.losses_of(level.foresee(seen.windows(level.horizon)), given.pairs, generator)
+        assert set(of_level(together, k)) == set(alone) == set(level.coefs)
+        torch.testing.assert_close(together[f"level{k}/prediction"], alone["prediction"])
+    assert stack.total(together).item() == pytest.approx(
+        sum(level.total(of_level(together, k)).item() for k, level in enumerate(stack.levels)), rel=1e-5
+    )
+
+
+def test_windows_do_not_overlap_but_in_their_ends():
+    seen = make_stack().levels[0].see(make_clip())
+    cut = seen.windows(10)
+    assert cut.latent.shape[:2] == (2 * BATCH, 11)
+    torch.testing.assert_close(cut.latent[1], seen.latent[0, 10:21])
+    torch.testing.assert_close(cut.action[1], seen.action[0, 10:20])
+
+
+def test_the_top_shapes_the_bottom_but_not_through_its_inverse_model():
+    stack, clip = make_stack(), make_clip()
+    found = losses(stack, clip)
+
+    def reaches(name):
+        parameters = list(stack.levels[0].encoder.parameters())
+        return any(
+            g is not None and g.any()
+            for g in torch.autograd.grad(found[name], parameters, retain_graph=True, allow_unused=True)
+        )
+
+    assert reaches("level2/prediction")
+    assert reaches("level1/prediction")
+    assert not reaches("level2/inverse")
+
+
+def save_gradients(rank, folder):
+    share = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
+    stack = make_stack()
+    module = DistributedDataParallel(stack)
+    stack.total(losses(module, make_clip().map(lambda x: x[share]))).backward()
+    torch.save({name: p.grad for name, p in stack.named_parameters()}, f"{folder}/{rank}.pt")
+
+
+def test_two_processes_equal_one(tmp_path):
+    two_processes.run(save_gradients, tmp_path)
+    stack = make_stack()
+    stack.total(losses(stack, make_clip())).backward()
+    for rank in (0, 1):
+        theirs = torch.load(tmp_path / f"{rank}.pt")
+        for name, parameter in stack.named_parameters():
+            torch.testing.assert_close(theirs[name], parameter.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_a_stack_trained_jointly_is_saved_level_by_level(tiny_run, tmp_path):
+    dataset = open_dataset(tiny_run.config.dataset.path)
+    training = replace(tiny_run.config.training, joint=True, steps=30, batch=16, evaluate_every=15)
+    stack, reports, done = tiny_run.config.stack, {}, {}
+
+    def train():
+        return train_stack(
+            stack, training, dataset, seed=0, folder=tmp_path, processes=Processes(0, 1, torch.device("cpu")),
+            report=lambda k, progress: reports.setdefault(k, []).append(progress),
+            on_level=lambda k, trained: done.update({k: trained}),
+        )  # fmt: skip
+
+    hierarchy, _ = train()
+    assert not any(trained.reused for trained in done.values())
+    for k, spec in enumerate(hierarchy.specs):
+        assert "validation/readout_r2" in reports[k][-1].metrics
+        assert any("loss/prediction" in progress.metrics for progress in reports[k])
+        assert {"loss_prediction", "effective_rank"} <= set(done[k].metrics)
+        weights = load_file(tmp_path / spec.fingerprint / "level.safetensors")
+        assert all(torch.equal(weights[name], value) for name, value in hierarchy.levels[k].state_dict().items())
+    reports.clear()
+    train()
+    assert all(trained.reused for trained in done.values())
+    assert not reports
+    staged = [spec.fingerprint for spec in describe(stack, replace(training, joint=False), dataset, 0)]
+    assert not set(staged) & {spec.fingerprint for spec in hierarchy.specs}
