@@ -1,4 +1,4 @@
-"""`python -m hiwm.analysis.tables runs/*`: evaluations of many runs as one CSV, and as Markdown."""
+"""`python -m hiwm.analysis.tables runs/*`: evaluations of many runs, and the health of their levels, as CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import yaml
+
 from hiwm.evaluation.statistics import wilson_interval
 
 COLUMNS: tuple[str, ...] = (
     "experiment", "seed", "agent", "won", "episodes", "low", "high", "steps", "plan_ms", "predictor_calls", "other_calls", "per_task", "machine", "commit",
 )  # fmt: skip
+HEALTH: tuple[str, ...] = ("effective_rank", "std", "within_episode", "copy_last", "readout_r2")
 Row = dict[str, str | int | float]
 
 
@@ -44,6 +47,25 @@ def rows_of(folders: Iterable[Path], name: str) -> list[Row]:
                 }
             )
     return rows
+
+
+def health_of(folders: Iterable[Path]) -> list[Row]:
+    """A row for every level of every run: what its latent keeps of the world, at the last validation (see `training.monitor`)."""
+    rows: list[Row] = []
+    for folder in sorted(folders):
+        described = folder / "hierarchy" / "hierarchy.yaml"
+        if not described.exists():
+            continue
+        for k, level in enumerate(yaml.safe_load(described.read_text())["levels"]):
+            metrics = json.loads((folder / "levels" / level["fingerprint"] / "metrics.json").read_text())
+            rows.append({"run": folder.name, "level": k} | {key: round(metrics[key], 4) for key in HEALTH})
+    return rows
+
+
+def markdown_of_health(rows: Sequence[Row]) -> str:
+    """Markdown: a line a level."""
+    lines = ["| " + " | ".join(("run", "level", *HEALTH)) + " |", "|---" * (2 + len(HEALTH)) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row.values())) + " |" for row in rows)])
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -88,13 +110,19 @@ def markdown_by_agent(rows: Sequence[Row]) -> str:
 
 
 def main(folders: Sequence[str]) -> None:
-    """Write `evaluation.csv` and `ablation.csv` into the current folder and print them as Markdown."""
-    for name, table in (("evaluation", markdown), ("ablation", markdown_by_agent)):
-        rows = rows_of([Path(folder) for folder in folders], name)
+    """Write `levels.csv` and a CSV for each evaluation into the current folder, and print them as Markdown."""
+    paths = [Path(folder) for folder in folders]
+    names = [
+        ("evaluation", COLUMNS, rows_of(paths, "evaluation"), markdown),
+        ("ablation", COLUMNS, rows_of(paths, "ablation"), markdown_by_agent),
+        ("depth", COLUMNS, rows_of(paths, "depth"), markdown_by_agent),
+        ("levels", ("run", "level", *HEALTH), health_of(paths), markdown_of_health),
+    ]
+    for name, columns, rows, table in names:
         if not rows:
             continue
         with open(f"{name}.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         print(f"\n{name}.csv\n\n{table(rows)}")

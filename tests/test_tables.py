@@ -37,3 +37,14 @@ def test_mean_steps_are_over_successes():
 
     rows = [row(0, 3, 100.0), row(1, 1, 200.0), row(2, 0, "")]
     assert tables.markdown_by_agent(rows).splitlines()[-1] == "| stack | 3/4, 1/4, 0/4 | 125 | 200 | 10 |"
+
+
+def test_health_of_every_level(tiny_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tables.main([str(tiny_run.folder)])
+    rows = list(csv.DictReader((tmp_path / "levels.csv").read_text().splitlines()))
+    assert [row["level"] for row in rows] == ["0", "1", "2"]
+    for row in rows:
+        assert row["run"] == tiny_run.folder.name
+        assert float(row["readout_r2"]) > 0.5
+    assert f"| {tiny_run.folder.name} | 2 | {rows[2]['effective_rank']} |" in capsys.readouterr().out
