@@ -126,12 +126,12 @@ class Level(nn.Module):
         return Seen(latent, self.encode_actions(latent[:, :-1], clip.actions), target, clip.actions.flatten(-2))
 
     def foresee(self, seen: Seen) -> Features:
-        """Predict what was seen open loop from its first latent."""
-        predicted = self.rollout(seen.latent[:, 0], seen.action)
+        """Predict what was seen, open loop from its first latent, or from the first C if the predictor has such a context."""
+        predicted = self.predictor.rollout_in_context(seen.latent, seen.action)
         return Features(seen.latent, seen.action, predicted, seen.target[:, 1:], seen.chunk)
 
     def features(self, clip: Clip) -> Features:
-        """Encode a clip and predict it open loop from its first latent."""
+        """Encode a clip and predict it."""
         return self.foresee(self.see(clip))
 
     def losses(self, clip: Clip, generator: torch.Generator) -> dict[str, Tensor]:

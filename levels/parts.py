@@ -51,10 +51,12 @@ class Predictor(nn.Module, ABC):
         scale: the typical change of the latent in one step, (D,), to multiply a network's answer by, so that it need only
             put out numbers near 1.
         passes: network passes of one prediction, for counting what a plan costs.
+        context: C, observed latents a prediction may rest on; 1 for a predictor without memory.
     """
 
     scale: Tensor
     passes: int = 1
+    context: int = 1
 
     def __init__(self, dim_latent: int) -> None:
         super().__init__()
@@ -69,7 +71,7 @@ class Predictor(nn.Module, ABC):
         """One step, nothing remembered: (..., D), (..., A) -> (..., D)."""
 
     def start(self, latent: Tensor) -> Any:
-        """What a rollout from (B, D) carries along; a predictor with memory overrides this and `step`."""
+        """What a rollout from (B, D) carries along; a predictor with memory overrides this, `step` and `correct`."""
         return latent
 
     def step(self, state: Any, action: Tensor) -> tuple[Tensor, Any]:
@@ -77,13 +79,42 @@ class Predictor(nn.Module, ABC):
         latent = self(state, action)
         return latent, latent
 
+    def correct(self, state: Any, latent: Tensor) -> Any:
+        """What is carried along once the latent that was predicted last has been observed, (B, D)."""
+        return latent
+
+    def remember(self, latents: Tensor, actions: Tensor) -> Any:
+        """What is carried along after observed latents (B, C, D) and the actions between them (B, C-1, A)."""
+        state = self.start(latents[:, 0])
+        for latent, action in zip(latents[:, 1:].unbind(1), actions.unbind(1), strict=True):
+            state = self.correct(self.step(state, action)[1], latent)
+        return state
+
     def rollout(self, latent: Tensor, actions: Tensor) -> Tensor:
         """(B, D), (B, H, A) -> the latents after each action, (B, H, D), each predicted from the last."""
-        state, latents = self.start(latent), []
+        return self.rollout_from(self.start(latent), actions)
+
+    def rollout_from(self, state: Any, actions: Tensor) -> Tensor:
+        """The same from what is carried along."""
+        latents = []
         for action in actions.unbind(1):
             latent, state = self.step(state, action)
             latents.append(latent)
         return torch.stack(latents, 1)
+
+    def disagreement(self, state: Any, actions: Tensor) -> Tensor | None:
+        """How unsure a rollout from what is carried along is, (B, H, A) -> (B, H); None where there is nothing to tell by."""
+        return None
+
+    def rollout_in_context(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """(B, H+1, D), (B, H, A) -> (B, H, D): one-step predictions within the first C latents, open loop after them."""
+        state, predicted = self.start(latents[:, 0]), []
+        for i, action in enumerate(actions.unbind(1), 1):
+            latent, state = self.step(state, action)
+            predicted.append(latent)
+            if i < self.context:
+                state = self.correct(state, latents[:, i])
+        return torch.stack(predicted, 1)
 
 
 class Regularizer(nn.Module, ABC):

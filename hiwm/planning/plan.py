@@ -22,6 +22,7 @@ class LevelPlan:
         actions: actions of this level, (B, H, A); None where a landmark was handed down as it is.
         predicted: the latents they lead to, (B, H, D); None with `actions`.
         energy: squared distance to the target, the least over the horizon, (B,); None with `actions`.
+        disagreement: variance of the predicted latents among the members of an ensemble, (B, H); None for other predictors.
     """
 
     level: int
@@ -33,6 +34,7 @@ class LevelPlan:
     actions: Tensor | None = None
     predicted: Tensor | None = None
     energy: Tensor | None = None
+    disagreement: Tensor | None = None
 
     def keep(self, rows: Tensor) -> LevelPlan:
         """The same for some of the environments."""
@@ -42,7 +44,7 @@ class LevelPlan:
 
         return LevelPlan(
             self.level, self.target[rows], self.target_level, self.subgoal[rows], self.due, self.made_at,
-            take(self.actions), take(self.predicted), take(self.energy),
+            take(self.actions), take(self.predicted), take(self.energy), take(self.disagreement),
         )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from hiwm.checks import at_least
 from hiwm.hierarchy import Hierarchy, Inputs
 from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.planning.landmarks import LandmarkGraph
+from hiwm.planning.memory import Memory, repeated
 from hiwm.planning.plan import LevelPlan, Plan, least_distance
 from hiwm.planning.solvers.solver import Proposal, Solver
 
@@ -141,6 +142,7 @@ class HierarchicalPlanner:
         self.generator = generator
         self.goal = self.hierarchy.encode(goal)[self.top]
         self.step = 0
+        self.memory = Memory(self.hierarchy)
         self.parts: list[LevelPlan | None] = [None] * len(self.hierarchy)
         if self.landmarks is not None:
             landmark, self.goal_column = torch.unique(self.landmarks.nearest(self.goal), return_inverse=True)
@@ -152,6 +154,7 @@ class HierarchicalPlanner:
     def keep(self, rows: Tensor) -> None:
         """Go on with some of the environments only."""
         self.goal = self.goal[rows]
+        self.memory.keep(rows)
         self.parts = [None if part is None else part.keep(rows) for part in self.parts]
         if self.landmarks is not None:
             self.goal_column, self.goal_landmark = self.goal_column[rows], self.goal_landmark[rows]
@@ -174,6 +177,7 @@ class HierarchicalPlanner:
                 self.parts[k] = self._plan_level(k, latents[k])
         steps = tuple(part for part in self.parts if part is not None)
         action = self._primitive(steps[0]).cpu()  # waits for the device, so that the time is true
+        self.memory.append(observation, action.to(self.goal.device))
         self.step += 1
         milliseconds = 1000 * (time.perf_counter() - began)
         batch = len(self.goal)
@@ -185,16 +189,16 @@ class HierarchicalPlanner:
             above = self.parts[k + 1]
             assert above is not None, "levels plan from the top"
             left = above.due - (self.step - above.made_at)
-            actions, predicted, energy = self._solve(k, latent, above.subgoal, k + 1, left / period)
-            return LevelPlan(k, above.subgoal, k + 1, predicted[:, 0], period, self.step, actions, predicted, energy)
+            found = self._solve(k, latent, above.subgoal, k + 1, left / period)
+            return LevelPlan(k, above.subgoal, k + 1, found[1][:, 0], period, self.step, *found)
         if self.landmarks is None:
             target, due = self.goal, self.config.horizon[k] * period
         else:
             target, due = self._next_target(latent), self.config.hops * self.landmarks.edge_steps
             if self.config.landmarks == "direct" and k > 0:
                 return LevelPlan(k, target, k, target, due, self.step)
-        actions, predicted, energy = self._solve(k, latent, target, k, due / period)
-        return LevelPlan(k, target, k, predicted[:, 0], period, self.step, actions, predicted, energy)
+        found = self._solve(k, latent, target, k, due / period)
+        return LevelPlan(k, target, k, found[1][:, 0], period, self.step, *found)
 
     def _next_target(self, latent: Tensor) -> Tensor:
         """The landmark `hops` ahead on the way to the goal, or the goal itself once it is that near, (B, D) -> (B, D)."""
@@ -221,10 +225,14 @@ class HierarchicalPlanner:
 
     def _solve(
         self, k: int, latent: Tensor, target: Tensor, target_level: int, steps_left: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions of level k towards a target: actions (B, H, A), predicted latents (B, H, D), energy (B,)."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Actions of level k towards a target, (B, H, A); the rest of a `LevelPlan`: predicted, energy, disagreement."""
         config, level = self.config, self.hierarchy.levels[k]
         repeat = config.repeat[k]
+        latents, done, passes = self.memory.context(k, latent)
+        self.other_calls += passes * len(latent)
+        self.calls += level.predictor.passes * done.shape[0] * done.shape[1]
+        present = level.predictor.remember(latents, done)
 
         def distance(predicted: Tensor, target: Tensor) -> Tensor:
             if target_level > k:
@@ -233,11 +241,11 @@ class HierarchicalPlanner:
             return least_distance(predicted, target)
 
         if self._proposal(k) == "inverse":
-            actions, predicted = self._follow_inverse(k, latent, target, target_level, steps_left)
-            return actions, predicted, distance(predicted, target)
+            actions, predicted = self._follow_inverse(k, latent, present, target, target_level, steps_left)
+            return actions, predicted, distance(predicted, target), self._disagreement(k, present, actions)
         low, high = self._bounds(k)
         if self._proposal(k) == "inverse+search":
-            actions, _ = self._follow_inverse(k, latent, target, target_level, steps_left)
+            actions, _ = self._follow_inverse(k, latent, present, target, target_level, steps_left)
             mean = self._unchunk(k, actions).unflatten(1, (-1, repeat)).mean(2)
             std = torch.full_like(mean, config.inverse_std[k])
         else:
@@ -248,24 +256,33 @@ class HierarchicalPlanner:
         def energy(candidates: Tensor) -> Tensor:
             samples = candidates.shape[1]
             actions = self._chunk(k, candidates.flatten(0, 1).repeat_interleave(repeat, 1))  # (B * S, H, A)
-            predicted = level.rollout(latent.repeat_interleave(samples, 0), actions)
+            predicted = level.predictor.rollout_from(repeated(present, samples), actions)
             self.calls += level.predictor.passes * predicted.shape[0] * predicted.shape[1]
             return distance(predicted, target.repeat_interleave(samples, 0)).unflatten(0, (-1, samples))
 
         found = self.solver.solve(energy, Proposal(mean, std, low, high), self.samples[k], self.generator)
         actions = self._chunk(k, found.actions.repeat_interleave(repeat, 1))
-        predicted = level.rollout(latent, actions)
+        predicted = level.predictor.rollout_from(present, actions)
         self.calls += level.predictor.passes * predicted.shape[0] * predicted.shape[1]
-        return actions, predicted, found.energy
+        return actions, predicted, found.energy, self._disagreement(k, present, actions)
+
+    def _disagreement(self, k: int, present: Any, actions: Tensor) -> Tensor | None:
+        predictor = self.hierarchy.levels[k].predictor
+        found = predictor.disagreement(present, actions)
+        if found is not None:
+            self.calls += predictor.passes * found.numel()
+        return found
 
     def _follow_inverse(
-        self, k: int, latent: Tensor, target: Tensor, target_level: int, steps_left: float
+        self, k: int, latent: Tensor, carried: Any, target: Tensor, target_level: int, steps_left: float
     ) -> tuple[Tensor, Tensor]:
-        """Actions of level k that the inverse model of `target_level` asks for, step by predicted step."""
+        """Actions of level k that the inverse model of `target_level` asks for, step by predicted step.
+
+        Level k is at `latent`, where its predictor carries `carried` along.
+        """
         level, inverse = self.hierarchy.levels[k], self.hierarchy.levels[target_level]
         low, high = self._bounds(k)
         actions, predicted = [], []
-        carried = level.predictor.start(latent)
         for h in range(self.config.horizon[k]):
             left = torch.full(latent.shape[:1], max(1.0, steps_left - h), device=latent.device)
             action = inverse.delegate(latent, target, left)

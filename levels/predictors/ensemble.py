@@ -27,6 +27,7 @@ class EnsemblePredictor(Predictor):
         super().__init__(dim_latent)
         self.members: Sequence[Predictor] = nn.ModuleList(members)  # type: ignore[assignment]
         self.passes = sum(member.passes for member in members)
+        self.context = max(member.context for member in members)
 
     def fit(self, change: Tensor) -> None:
         """See `Predictor.fit`."""
@@ -46,9 +47,14 @@ class EnsemblePredictor(Predictor):
         latents, states = zip(*(m.step(s, action) for m, s in zip(self.members, state, strict=True)), strict=True)
         return self._pick(torch.stack(latents)), list(states)
 
-    def disagreement(self, latent: Tensor, actions: Tensor) -> Tensor:
-        """Variance of the members' rollouts, summed over dimensions, (B, D), (B, H, A) -> (B, H)."""
-        return torch.stack([member.rollout(latent, actions) for member in self.members]).var(0).sum(-1)
+    def correct(self, state: list[Any], latent: Tensor) -> list[Any]:
+        """See `Predictor.correct`."""
+        return [member.correct(carried, latent) for member, carried in zip(self.members, state, strict=True)]
+
+    def disagreement(self, state: list[Any], actions: Tensor) -> Tensor:
+        """Variance of the members' rollouts, summed over dimensions, (B, H, A) -> (B, H)."""
+        rollouts = [m.rollout_from(carried, actions) for m, carried in zip(self.members, state, strict=True)]
+        return torch.stack(rollouts).var(0).sum(-1)
 
     def _pick(self, answers: Tensor) -> Tensor:
         """(K, B, ..., D) -> (B, ..., D)."""

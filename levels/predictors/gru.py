@@ -15,10 +15,12 @@ class GRUPredictor(Predictor):
         dim_latent: size D of the latent.
         dim_action: size A of the action.
         width: size of the memory h.
+        context: observed latents a rollout begins with.
     """
 
-    def __init__(self, *, dim_latent: int, dim_action: int, width: int = 256) -> None:
+    def __init__(self, *, dim_latent: int, dim_action: int, width: int = 256, context: int = 3) -> None:
         super().__init__(dim_latent)
+        self.context = context
         self.begin = nn.Linear(dim_latent, width)
         self.cell = nn.GRUCell(dim_latent + dim_action, width)
         self.read = nn.Linear(width, dim_latent)
@@ -38,3 +40,7 @@ class GRUPredictor(Predictor):
         memory = self.cell(torch.cat([latent, action], -1), memory)
         latent = latent + self.scale * self.read(memory)
         return latent, (latent, memory)
+
+    def correct(self, state: tuple[Tensor, Tensor], latent: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Predictor.correct`."""
+        return latent, state[1]

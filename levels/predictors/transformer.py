@@ -59,6 +59,11 @@ class TransformerPredictor(Predictor):
         latents = torch.cat([latents, latent.unsqueeze(1)], 1)[:, -self.context :]
         return latent, (latents, actions[:, actions.shape[1] - latents.shape[1] + 1 :])
 
+    def correct(self, state: tuple[Tensor, Tensor | None], latent: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `Predictor.correct`."""
+        latents, actions = state
+        return torch.cat([latents[:, :-1], latent.unsqueeze(1)], 1), actions
+
 
 class _Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:

@@ -25,6 +25,7 @@ CASES = {
     "pixels and proprioception": (["level@levels.level0=pixels"], 0, IMAGE | {"joints": (4,)}, 1),
     "encoder=identity": (["encoder@levels.level1.encoder=identity"], 1, LATENT, 3),
     "encoder=mlp": (["encoder@levels.level0.encoder=mlp"], 0, STATE, 1),
+    "encoder=mlp16": (["encoder@levels.level1.encoder=mlp16"], 1, LATENT, 3),
     "encoder=conv": (["encoder@levels.level0.encoder=conv"], 0, IMAGE, 1),
     "encoder=vit": (
         ["encoder@levels.level0.encoder=vit", "levels.level0.encoder.depth=2", "levels.level0.encoder.width=24"],
@@ -229,11 +230,12 @@ def test_a_target_encoder_follows_the_encoder():
 def test_an_ensemble_is_the_mean_of_members_that_differ():
     level = build(composed("predictor=ensemble"), LATENT).eval()
     latent, actions = torch.randn(7, level.encoder.dim), torch.randn(7, 3, level.action_encoder.dim)
+    start = level.predictor.start(latent)
     own = torch.stack([member.rollout(latent, actions) for member in level.predictor.members])
     assert len(own) == level.predictor.passes == 5
     torch.testing.assert_close(level.rollout(latent, actions), own.mean(0))
-    torch.testing.assert_close(level.predictor.disagreement(latent, actions), own.var(0).sum(-1))
-    assert level.predictor.disagreement(latent, actions).min() > 0
+    torch.testing.assert_close(level.predictor.disagreement(start, actions), own.var(0).sum(-1))
+    assert level.predictor.disagreement(start, actions).min() > 0
     level.train()  # each row trains one member
     rolled = level.rollout(latent, actions)
     for row in range(7):
@@ -373,3 +375,29 @@ def test_standardize_survives_constant_columns():
     assert torch.equal(standardize({"state": data})["state"][:, 0], torch.zeros(2))
     unseen = standardize({"state": torch.tensor([7.5, 2.0])})["state"]
     assert unseen[0].item() == pytest.approx(0.5 / standardize.floor)
+
+
+@pytest.mark.parametrize("predictor", ["mlp", "gru", "transformer"])
+def test_predictions_rest_on_the_observed_latents_of_the_context(predictor):
+    level = build(composed(f"predictor={predictor}"), LATENT).eval()
+    context = level.predictor.context
+    assert (context > 1) == (predictor != "mlp")
+    for parameter in level.predictor.parameters():  # adaLN-zero begins with gates of zero
+        torch.nn.init.normal_(parameter, std=0.3)
+    latents, actions = torch.randn(5, 7, level.encoder.dim), torch.randn(5, 6, level.action_encoder.dim)
+    predicted = level.predictor.rollout_in_context(latents, actions)
+    carried = level.predictor.remember(latents[:, :context], actions[:, : context - 1])
+    torch.testing.assert_close(
+        predicted[:, context - 1 :], level.predictor.rollout_from(carried, actions[:, context - 1 :])
+    )
+    torch.testing.assert_close(predicted[:, 0], level.predict(latents[:, 0], actions[:, 0]))
+
+    def changed_by(step):
+        other = latents.clone()
+        other[:, step] += 1
+        return [not torch.equal(a, b) for a, b in zip(
+            predicted.unbind(1), level.predictor.rollout_in_context(other, actions).unbind(1), strict=True)]  # fmt: skip
+
+    for step in range(context):
+        assert changed_by(step)[step:][0]  # the prediction that follows it
+    assert not any(changed_by(context))
