@@ -129,7 +129,7 @@ class Agent:
             if tuple(value.shape[-len(shape) :]) != shape or value.dim() > len(shape) + 1:
                 raise ValueError(
                     f"{name} has the shape {tuple(value.shape)}; allowed: {shape} or (batch, *{shape}). Was the hierarchy "
-                    f"trained in another environment? Its own is {dict(self.world.environment)}"
+                    f"trained in another environment? Its own is {self.world.environment.get('_target_') or 'not known'}"
                 )
             value = value.float() if value.dtype == torch.float64 else value
             tensors[name] = value.unsqueeze(0) if single else value

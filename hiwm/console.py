@@ -38,6 +38,7 @@ class Bar:
 
     def __enter__(self) -> Bar:
         self.began = self.last_line = time.monotonic()
+        self.last_done = self.start
         if console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                        TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
@@ -55,9 +56,10 @@ class Bar:
             if note:
                 self.progress.update(self.task, note=f"{rate:,.0f} {self.unit}/s  {note}")
         elif now - self.last_line > SECONDS_BETWEEN_LINES or (done == self.total and note):
-            self.last_line = now
-            left = f"{(self.total - done) / rate:,.0f} s left" if rate else ""
-            say(f"{self.label}: {done:,}/{self.total:,} {self.unit}, {rate:,.0f}/s, {left} {note}".rstrip())
+            recent = (done - self.last_done) / max(1e-9, now - self.last_line)  # what is left goes on at the present pace
+            left = f", {(self.total - done) / recent:,.0f} s left" if recent and done < self.total else ""
+            say(f"{self.label}: {done:,}/{self.total:,} {self.unit}, {rate:,.{int(rate < 10)}f}/s{left} {note}".rstrip())
+            self.last_line, self.last_done = now, done
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
