@@ -1,6 +1,6 @@
 """Whatever uses statistics of a batch is exact under data parallelism: two processes equal one, value and gradient."""
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from unittest import mock
 
 import pytest
@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hiwm.config import load_config
 from hiwm.levels.distributed import average_over_processes
 from hiwm.levels.encoders import conv, vit
+from hiwm.levels.regularizers import pixels
 
 PARALLEL = [name for name in CASES if name.startswith("collapse=")] + [
     "level=pixels",
@@ -29,7 +30,9 @@ def level_and_clip(name):
 
 def losses_and_gradients(module, level, clip):
     # in full precision: rounding to half hides small errors
-    with mock.patch.object(conv, "half_precision", nullcontext), mock.patch.object(vit, "half_precision", nullcontext):
+    with ExitStack() as stack:
+        for part in (conv, vit, pixels):
+            stack.enter_context(mock.patch.object(part, "half_precision", nullcontext))
         losses = module(clip, torch.Generator().manual_seed(3))
         level.total(losses).backward()
     whole = average_over_processes(torch.stack(list(losses.values())).detach())
