@@ -16,7 +16,7 @@ import hiwm
 from hiwm.agent import Agent, load_agent
 from hiwm.analysis import figures
 from hiwm.analysis.decode import StateDecoder, frame_decoder, predicted_frames, states_at
-from hiwm.analysis.probes import what_is_kept
+from hiwm.analysis.probes import distance_correlation, what_is_kept
 from hiwm.build import build
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
@@ -56,6 +56,7 @@ def report(config: Config) -> Path:
         protocol=_protocol(config),
         levels=levels,
         kept=what_is_kept(agent, dataset),
+        distances=distance_correlation(agent, dataset, pairs=1000),
         alarms=[f"level {k}: {alarm}" for k, level in enumerate(levels) for alarm in alarms(level["metrics"])],
         figures={name: _inline(folder / f"{name}.png") for name in drawn},
         config=yaml.safe_dump(config.as_dict(), sort_keys=False),
