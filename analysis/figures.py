@@ -28,6 +28,8 @@ HEALTH = {
     "readout_r2": "readout R² of the state",
     "std": "mean deviation of the latent",
 }
+HEALTH_RANGE = (-0.1, 1.1)  # an untrained level may be a thousand times worse than copy-last
+INK_OF_EDGES = 1_500  # opaque edges that a panel can bear; more are drawn fainter
 
 
 def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> Figure:
@@ -36,33 +38,45 @@ def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> Figure:
     Args:
         histories: level -> records with `step` and metrics, as the training writes them.
     """
-    figure = Figure(figsize=(11, 2.9 * len(histories)), layout="constrained")
+    figure = Figure(figsize=(11, 2.9 * len(histories) + 0.8), layout="constrained")
     grid = figure.subplots(len(histories), 2, squeeze=False)
+    losses = sorted(
+        {key for records in histories.values() for record in records for key in record if key.startswith("loss/")}
+    )
     for (loss, health), (level, records) in zip(grid, histories.items(), strict=True):
-        for name in sorted({key for record in records for key in record if key.startswith("loss/")}):
-            points = [(record["step"], record[name]) for record in records if name in record]
-            loss.plot(
-                *zip(*points, strict=True),
-                label=name.removeprefix("loss/").replace("total", "total (weighted)"),
-                lw=1.2,
-            )
+        for i, name in enumerate(losses):
+            label = name.removeprefix("loss/").replace("total", "total (weighted)")
+            loss.plot(*_points(records, name), label=label, lw=1.2, color=f"C{i}")
         loss.set(yscale="log", ylabel="loss (unweighted)", title=f"level {level}: training losses")
-        loss.legend(fontsize=8, ncols=2)
-        for name, label in HEALTH.items():
-            key = f"validation/{name}"
-            points = [(record["step"], record[key]) for record in records if key in record]
-            if points:
-                health.plot(*zip(*points, strict=True), "o-", ms=3, lw=1.2, label=label)
-        health.set(ylabel="held-out value", title=f"level {level}: is it collapsing?")
+        for i, (name, label) in enumerate(HEALTH.items()):
+            _within(health, *_points(records, f"validation/{name}"), label=label, color=f"C{i}")
+        health.set(ylabel="held-out value", title=f"level {level}: is it collapsing?", ylim=HEALTH_RANGE)
         health.axhline(0, color=INK, lw=0.5)
-        health.set_ylim(
-            top=min(health.get_ylim()[1], 1.6)
-        )  # an untrained predictor may be a thousand times worse than copy-last
-        health.legend(fontsize=8, loc="center right", framealpha=0.6)
         for axes in (loss, health):
             axes.set_xlabel("optimiser step")
             axes.spines[["top", "right"]].set_visible(False)
+    for axes, side in zip(grid[0], ("left", "right"), strict=True):
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc=f"outside lower {side}", fontsize=8, ncols=2, frameon=False)
     return figure
+
+
+def _points(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of the records that have one."""
+    found = [(record["step"], record[name]) for record in records if name in record]
+    steps, values = np.array(found, float).reshape(-1, 2).T
+    return steps, values
+
+
+def _within(axes: Axes, steps: np.ndarray, values: np.ndarray, *, label: str, color: str) -> None:
+    """A curve that ends at the borders of `HEALTH_RANGE`, with a triangle there for every value beyond."""
+    low, high = HEALTH_RANGE
+    axes.plot(steps, values.clip(low, high), lw=1.2, color=color)
+    inside = (values >= low) & (values <= high)
+    axes.plot(steps[inside], values[inside], "o", ms=3, color=color)
+    for beyond, marker, border in ((values > high, "^", high), (values < low, "v", low)):
+        axes.plot(steps[beyond], np.full(beyond.sum(), border), marker, ms=7, color=color, clip_on=False, zorder=3)
+    axes.plot([], [], "o-", ms=3, lw=1.2, color=color, label=label)
 
 
 def success_bars(agents: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -122,8 +136,12 @@ def episodes(
             steps = len(trace.states)
             outcome = f"reached in {steps} steps" if trace.success else f"not reached in {steps} steps"
             axes.set_title(f"{agent}, task {task}: {outcome}", fontsize=9)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=9, frameon=False)
+    named = {}  # by agent they differ
+    for axes in grid.flat:
+        handles, labels = axes.get_legend_handles_labels()
+        named = dict(zip(labels, handles, strict=True)) | named
+    columns = 2 * len(tasks)  # as many as are sure to fit
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
     return figure
 
 
@@ -172,7 +190,9 @@ def frames(shown: Frames) -> Figure:
 def _graph(axes: Axes, graph: LandmarkGraph, where: np.ndarray, color: str) -> None:
     start, end = graph.edges.numpy()
     lines = np.stack([where[start, :2], where[end, :2]], 1)
-    axes.add_collection(LineCollection(lines.tolist(), colors=color, lw=0.25, alpha=0.5, label="landmark graph"))
+    alpha = min(0.5, INK_OF_EDGES / max(1, len(lines)))
+    axes.add_collection(LineCollection(lines.tolist(), colors=color, lw=0.3, alpha=alpha))
+    axes.plot([], [], color=color, lw=1.2, label="landmark graph")  # in the legend, edges this faint would not be seen
 
 
 def _map(axes: Axes, walls: Sequence[Wall], states: np.ndarray) -> None:

@@ -8,7 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Template
 from matplotlib.figure import Figure
 
@@ -23,14 +22,17 @@ from hiwm.console import say
 from hiwm.data.store import Trajectories, open_dataset
 from hiwm.evaluation.evaluate import HIERARCHICAL, make_agents
 from hiwm.evaluation.traces import load_traces
-from hiwm.experiment import evaluation_identity
+from hiwm.experiment import check_trained, evaluation_identity
 from hiwm.tracking import make_tracker
 from hiwm.training.monitor import alarms
+
+EQUAL_CALLS = 0.05  # share by which numbers of predictor calls that are called equal may differ
 
 
 def report(config: Config) -> Path:
     """Write `report.html` and `figures/*.png` in the experiment's folder, from what training and evaluation left there."""
     agent = load_agent(config.folder / "hierarchy", allow=config.allow)
+    check_trained(config)
     dataset = open_dataset(config.dataset.path)
     results = config.folder / f"{config.evaluation.name}.json"
     evaluation = json.loads(results.read_text()) if results.exists() else None
@@ -53,13 +55,14 @@ def report(config: Config) -> Path:
         machine=evaluation["machine"] if evaluation else "",
         agents=evaluation["agents"] if evaluation else None,
         headline=_headline(evaluation["agents"]) if evaluation else "",
+        best=max(numbers["success"] for numbers in evaluation["agents"].values()) if evaluation else None,
         protocol=_protocol(config),
         levels=levels,
         kept=what_is_kept(agent, dataset),
         distances=distance_correlation(agent, dataset, pairs=1000),
         alarms=[f"level {k}: {alarm}" for k, level in enumerate(levels) for alarm in alarms(level["metrics"])],
         figures={name: _inline(folder / f"{name}.png") for name in drawn},
-        config=yaml.safe_dump(config.as_dict(), sort_keys=False),
+        config=(config.folder / "config.yaml").read_text(),
     )
     path = config.folder / "report.html"
     path.write_text(page)
@@ -127,15 +130,30 @@ def _headline(agents: dict[str, Any]) -> str:
         low, high = numbers["interval"]
         return f"{100 * numbers['success']:.1f} % [{100 * low:.0f}, {100 * high:.0f}] of {numbers['episodes']} episodes"
 
-    others = ", ".join(f"{name} {rate(name)}" for name in agents if name != HIERARCHICAL)
-    return f"The stack reaches {rate(HIERARCHICAL)}. With as many predictor calls a step: {others}."
+    def calls(name: str) -> tuple[float, str]:
+        numbers = agents[name]
+        return numbers["predictor_calls"], f"{numbers['predictor_calls']:.0f} + {numbers['other_calls']:.0f}"
+
+    budget, told = calls(HIERARCHICAL)
+    sentences = [
+        f"The stack reaches {rate(HIERARCHICAL)}, with {told} calls an environment step (predictor + encoder and inverse models)."
+    ]
+    others = {name: calls(name) for name in agents if name != HIERARCHICAL}
+    equal = {name for name, (number, _) in others.items() if abs(number - budget) <= EQUAL_CALLS * budget}
+    for intro, chosen in (("With as many predictor calls", equal), ("With another number", set(others) - equal)):
+        if chosen:
+            listed = ", ".join(
+                f"{name} {rate(name)} ({told} calls)" for name, (_, told) in others.items() if name in chosen
+            )
+            sentences.append(f"{intro}: {listed}.")
+    return " ".join(sentences)
 
 
 def _protocol(config: Config) -> str:
     e = config.evaluation
     return (
         f"{e.num_tasks} tasks, starts and goals seeded by {e.seed}, at most {e.max_steps} steps, success at first arrival. "
-        f"The baselines plan with {e.flat_budget:g} times the stack's predictor calls an environment step."
+        f"The baselines were given {e.flat_budget:g} times the stack's budget of predictor calls."
     )
 
 

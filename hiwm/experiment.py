@@ -133,7 +133,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     home = config.folder / "hierarchy"
     agent = load_agent(home, str(processes.device), config.allow)
     _check_environment(config, agent.world.environment, home)
-    _check_trained(config)
+    check_trained(config)
     agent = Agent(agent.hierarchy, agent.graphs, config.planner, agent.world, seed=config.seed, allow=config.allow)
     agents = make_agents(agent, config.evaluation)
     identity = evaluation_identity(config, agent)
@@ -187,6 +187,20 @@ def evaluate(config: Config) -> dict[str, Any]:
     return result
 
 
+def check_trained(config: Config) -> None:
+    """Refuse to evaluate, or to report, under a config that the saved hierarchy was not trained with."""
+    saved = yaml.safe_load((config.folder / "config.yaml").read_text())
+    wanted = config.as_dict()
+    for key in ("inputs", "strides", "levels", "landmarks", "training"):
+        before, now = (flatten({key: described[key]}) for described in (saved, wanted))
+        differ = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+        if differ:
+            told = ", ".join(f"{k} {before.get(k, 'none')} (the config says {now.get(k, 'none')})" for k in differ[:5])
+            raise ConfigError(
+                f"{config.folder / 'hierarchy'} was trained with {told}; `hiwm train` with this config first, or give another name"
+            )
+
+
 def _say_results(agents: dict[str, Any]) -> None:
     for name, numbers in agents.items():
         low, high = numbers["interval"]
@@ -204,20 +218,6 @@ def _action_bounds(dataset: Trajectories) -> tuple[list[float], list[float]]:
     if not np.isfinite(actions).all():
         raise ConfigError(f"{dataset.path}: column 'action' has values that are not finite numbers")
     return actions.min(0).tolist(), actions.max(0).tolist()
-
-
-def _check_trained(config: Config) -> None:
-    """Refuse to evaluate under a config that the saved hierarchy was not trained with."""
-    saved = yaml.safe_load((config.folder / "config.yaml").read_text())
-    wanted = config.as_dict()
-    for key in ("inputs", "strides", "levels", "landmarks", "training"):
-        before, now = (flatten({key: described[key]}) for described in (saved, wanted))
-        differ = [k for k in {**before, **now} if before.get(k) != now.get(k)]
-        if differ:
-            told = ", ".join(f"{k} {before.get(k, 'none')} (the config says {now.get(k, 'none')})" for k in differ[:5])
-            raise ConfigError(
-                f"{config.folder / 'hierarchy'} was trained with {told}; `hiwm train` with this config first, or give another name"
-            )
 
 
 def _commit() -> str:
