@@ -29,7 +29,7 @@ HEALTH = {
     "std": "mean deviation of the latent",
 }
 HEALTH_RANGE = (-0.1, 1.1)  # an untrained level may be a thousand times worse than copy-last
-INK_OF_EDGES = 1_500  # opaque edges that a panel can bear; more are drawn fainter
+INK_OF_EDGES = 2_000  # opaque edges that a panel can bear; more are drawn fainter
 
 
 def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> Figure:
@@ -55,9 +55,9 @@ def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> Figure:
         for axes in (loss, health):
             axes.set_xlabel("optimiser step")
             axes.spines[["top", "right"]].set_visible(False)
-    for axes, side in zip(grid[0], ("left", "right"), strict=True):
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc=f"outside lower {side}", fontsize=8, ncols=2, frameon=False)
+    named = [axes.get_legend_handles_labels() for axes in grid[0]]
+    figure.legend(*named[0], loc="outside lower left", fontsize=8, ncols=2, frameon=False)
+    figure.legend(*named[1], loc="outside lower right", fontsize=8, ncols=2, frameon=False)
     return figure
 
 
@@ -75,7 +75,8 @@ def _within(axes: Axes, steps: np.ndarray, values: np.ndarray, *, label: str, co
     inside = (values >= low) & (values <= high)
     axes.plot(steps[inside], values[inside], "o", ms=3, color=color)
     for beyond, marker, border in ((values > high, "^", high), (values < low, "v", low)):
-        axes.plot(steps[beyond], np.full(beyond.sum(), border), marker, ms=7, color=color, clip_on=False, zorder=3)
+        if beyond.any():  # of a line without points, unclipped, the layout takes the extent to be endless
+            axes.plot(steps[beyond], np.full(beyond.sum(), border), marker, ms=7, color=color, clip_on=False, zorder=3)
     axes.plot([], [], "o-", ms=3, lw=1.2, color=color, label=label)
 
 

@@ -1,12 +1,22 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import re
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib import image
+
+from hiwm.analysis import figures
+from hiwm.analysis.report import _headline, report
+from hiwm.config import ConfigError, load_config
+from hiwm.evaluation.episodes import Trace
+from hiwm.planning.landmarks import LandmarkGraph
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +43,7 @@ def test_table_has_the_numbers_of_the_evaluation(page, tiny_run):
         assert cells[0] == f"{100 * numbers['success']:.1f} %"
         assert cells[1] == f"{100 * low:.1f} – {100 * high:.1f}"  # noqa: RUF001
         assert cells[2] == str(numbers["episodes"])
+        assert cells[4] == f"{numbers['plan_ms']['mean']:.2f}"
         assert cells[5] == f"{numbers['predictor_calls']:.0f}"
         assert cells[6] == f"{numbers['other_calls']:.0f}"
 
@@ -51,4 +62,78 @@ def test_images_decode(page, tiny_run):
 def test_levels_and_config_are_in_it(page, tiny_run):
     for folder in (tiny_run.folder / "levels").iterdir():
         assert folder.name in page
-    assert "tiny.TinyRoom" in page
+    saved = (tiny_run.folder / "config.yaml").read_text()
+    assert html.unescape(re.findall(r"<pre>(.*)</pre>", page, re.DOTALL)[0]) == saved
+
+
+def test_every_level_has_its_distances_and_time_scale(page, tiny_run):
+    spans = re.findall(r"environment steps apart</th>(.*?)</tr>", page)[0]
+    assert re.findall(r"(\d+ to \d+)", spans) == ["1 to 2", "3 to 9", "10 to 29", "30 to 80"]
+    for level in range(3):
+        values = re.findall(rf"<td>level {level}</td>(.*?)</tr>", page)[0]
+        assert all(-1 <= float(value) <= 1 for value in re.findall(r">([-\d.]+)<", values))
+    for folder in (tiny_run.folder / "levels").iterdir():
+        scale = json.loads((folder / "metrics.json").read_text())["timescale"]
+        row = re.findall(r"<tr><td>[^\n]*\n[^\n]*\n[^\n]*" + folder.name, page)[0]
+        assert f'<td class="n">{scale:.0f}</td>' in row
+
+
+def test_a_config_that_was_not_trained_is_refused(tiny_run):
+    with pytest.raises(ConfigError, match=r"learning_rate 0\.001 \(the config says 0\.5\)"):
+        report(load_config([*tiny_run.overrides, "training.learning_rate=0.5"]))
+
+
+def test_the_best_agents_are_bold(page, tiny_run):
+    agents = json.loads((tiny_run.folder / "evaluation.json").read_text())["agents"]
+    best = max(numbers["success"] for numbers in agents.values())
+    bold = re.findall(r"<tr class=\"best\"><td>(.*?)</td>", page)
+    assert bold == [name for name, numbers in agents.items() if numbers["success"] == best]
+
+
+def test_the_headline_says_as_many_calls_only_where_they_are():
+    def numbers(calls):
+        return {"success": 0.5, "interval": [0.4, 0.6], "episodes": 10, "predictor_calls": calls, "other_calls": 7.0}
+
+    said = _headline({"hierarchical": numbers(100.0), "flat": numbers(104.0), "half": numbers(50.0)})
+    assert "The stack reaches 50.0 % [40, 60] of 10 episodes, with 100 + 7 calls" in said
+    assert "With as many predictor calls: flat 50.0 % [40, 60] of 10 episodes (104 + 7 calls)." in said
+    assert "With another number: half 50.0 % [40, 60] of 10 episodes (50 + 7 calls)." in said
+
+
+def test_health_far_outside_does_not_squash_the_rest():
+    records = [{"step": 0, "loss/total": 1.0}] + [
+        {"step": step, "validation/copy_last": 0.1, "validation/readout_r2": readout}
+        for step, readout in ((0, -80.0), (10, 0.9))
+    ]
+    figure = figures.curves({0: records})
+    figure.draw_without_rendering()
+    loss, health = figure.axes
+    assert health.get_ylim() == figures.HEALTH_RANGE
+    (arrow,) = [line for line in health.lines if line.get_marker() == "v"]
+    assert list(arrow.get_xydata()[0]) == [0, figures.HEALTH_RANGE[0]]
+    assert min(axes.get_position().width for axes in (loss, health)) > 0.3
+    for legend in figure.legends:
+        assert legend.get_window_extent().y1 < min(axes.get_window_extent().y0 for axes in (loss, health))
+
+
+def test_the_legend_of_one_task_fits_and_names_all_that_is_drawn(agent):
+    """Subgoals of the stack, the graph of the baseline."""
+    path = np.random.default_rng(0).random((20, 2))
+    subgoals = [
+        np.random.default_rng(k).random((20, level.encoder.dim)) for k, level in enumerate(agent.hierarchy.levels)
+    ]
+    traces = {
+        "hierarchical": [Trace(1, True, path, path[0], subgoals)],
+        "flat": [Trace(1, False, path, path[0], subgoals[:1])],
+    }  # fmt: skip
+    decoder: Any = SimpleNamespace(states=path, decode=lambda level, latent: path[: len(latent)])
+    graph: LandmarkGraph = agent.graphs[0]
+    where = np.random.default_rng(0).random((graph.data.num_nodes, 2))
+    figure = figures.episodes(traces, decoder, {"flat": (graph, where)}, [])
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == {
+        "path", "start", "goal", "landmark graph", "subgoals of level 1", "subgoals of level 2",
+    }  # fmt: skip
+    assert figure.bbox.x0 <= legend.get_window_extent().x0
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
