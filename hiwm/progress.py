@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -28,17 +29,22 @@ class TrainingProgress:
         self.below = dataset  # fingerprint of the level below the one that trains; of the data, below level 0
         self.bar: Bar | None = None
         self.run: Run | None = None
+        self.home: Path | None = None  # of what the bar and the run are about
 
     def __enter__(self) -> TrainingProgress:
         return self
 
     def step(self, level: int, progress: Progress) -> None:
         """One optimiser step, or one validation, of a level."""
+        if progress.home != self.home:  # from pretraining to training
+            self._close("FINISHED")
         if self.bar is None or self.run is None:
-            self.bar = Bar(f"level {level}", progress.steps, "steps", start=progress.step)
+            name = f"level {level}" + (f" {progress.job}" if progress.job != "training" else "")
+            self.home = progress.home
+            self.bar = Bar(name, progress.steps, "steps", start=progress.step)
             self.bar.__enter__()
             lineage = {"hiwm.level": str(level), "hiwm.fingerprint": progress.home.name, "hiwm.below": self.below}
-            self.run = self.tracker.child(f"level {level}", self.parameters[level], lineage)
+            self.run = self.tracker.child(name, self.parameters[level], lineage)
         if progress.metrics:
             self.run.metrics(progress.metrics, progress.step)
             with open(progress.home / HISTORY, "a") as file:
