@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,12 @@ from hiwm.levels.joint import JointStack
 from hiwm.levels.level import Level
 from hiwm.training.checkpoint import load_trained, save_trained
 from hiwm.training.distributed import Processes, barrier
+from hiwm.training.fingerprint import fingerprint
 from hiwm.training.joint import train_jointly
 from hiwm.training.latents import cache_latents
-from hiwm.training.loop import Progress, TrainingConfig, evaluate_level, train_level
+from hiwm.training.loop import Progress, TrainingConfig, train_level
 from hiwm.training.monitor import Episodes
+from hiwm.training.pretrain import check_pretraining, pretrain
 
 log = logging.getLogger("hiwm")
 
@@ -39,6 +39,7 @@ LEVEL_KEYS = {
     "target",
     "regularizers",
     "coefs",
+    "pretraining",
 }
 MONITORED_EPISODES, MONITORED_MOMENTS = 64, 32
 LEAST_STARTS = 0.25  # of the rows; below it a level sees little but the beginnings of episodes
@@ -174,11 +175,25 @@ def train_stack(
                 _sampler(level, data, inputs, action_period, level.horizon) for data in (train_data, held_data)
             )
             fit_level(level, source, sampler)
+            if spec.config["pretraining"] is not None:
+                pretrain(
+                    level,
+                    spec,
+                    config.allow,
+                    train_data,
+                    held_data,
+                    training,
+                    seed=seed,
+                    processes=processes,
+                    folder=folder,
+                    report=partial(report, k),
+                )
+                fit_level(level, source, sampler)  # to the latents there are now
             metrics = train_level(
                 level,
                 sampler,
                 held_sampler,
-                partial(evaluate_level, level, spread_episodes(held_data, inputs, state)),
+                spread_episodes(held_data, inputs, state),
                 training,
                 seed=seed,
                 processes=processes,
@@ -242,14 +257,12 @@ def describe(
     inputs = {name: trajectories.column(name).shape[1:] for name in config.inputs}
     dim_below = int(np.prod(trajectories.column("action").shape[1:]))
     below = trajectories.fingerprint
-    # what is only watched or saved does not change the weights
-    shaping = {k: v for k, v in asdict(training).items() if k not in ("evaluate_every", "checkpoint_seconds", "joint")}
     if training.joint:  # every level depends on all others
-        below = json.dumps([below, [dict(parts) for parts in config.levels], list(config.strides)], sort_keys=True)
+        below = fingerprint([below, [dict(parts) for parts in config.levels], list(config.strides)])
     specs = []
     for k, (parts, stride) in enumerate(zip(config.levels, config.strides, strict=True)):
-        identity = [parts, stride, shaping, below, list(config.inputs), config.validation, seed]
-        below = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        identity = [parts, stride, training.shaping, below, list(config.inputs), config.validation, seed]
+        below = fingerprint(identity)
         if missing := LEVEL_KEYS - set(parts):
             raise ValueError(f"levels.level{k} has no {sorted(missing)[0]}; needed: {', '.join(sorted(LEVEL_KEYS))}")
         if not isinstance(parts["horizon"], int) or parts["horizon"] < 1:
@@ -259,6 +272,12 @@ def describe(
             level = spec.build(config.allow)
         except ValueError as error:
             raise ValueError(f"levels.level{k}: {error}") from error
+        if parts["pretraining"] is not None:
+            if training.joint:
+                raise ValueError(
+                    f"levels.level{k}.pretraining is given; allowed with training.joint: null, for all levels train at once"
+                )
+            check_pretraining(k, level, parts["pretraining"], config.allow, training, trajectories)
         if k == 0 and not isinstance(level.action_encoder, RawActionEncoder):
             raise ValueError(
                 f"levels.level0.action_encoder is {type(level.action_encoder).__name__}; allowed: RawActionEncoder, for what "

@@ -1,27 +1,34 @@
 """Whatever uses statistics of a batch is exact under data parallelism: two processes equal one, value and gradient."""
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from unittest import mock
 
 import pytest
 import torch
 import two_processes
 from test_level import CASES, build, make_clip
+from test_masked import make, squares
 from torch.nn.parallel import DistributedDataParallel
 
 from hiwm.config import load_config
+from hiwm.levels import masked
 from hiwm.levels.distributed import average_over_processes
 from hiwm.levels.encoders import conv, vit
 
 PARALLEL = [name for name in CASES if name.startswith("collapse=")] + [
     "level=pixels",
     "encoder=vit",
+    "encoder=vit_patches",
+    "pretraining=tubes",
     "predictor=ensemble",
 ]
 BATCH = 8
 
 
 def level_and_clip(name):
+    if name.startswith("pretraining="):
+        _, objective = make(name.removeprefix("pretraining="))
+        return objective, squares(BATCH, objective.frames).map(torch.rand_like)
     overrides, k, inputs, stride = CASES[name]
     level = build(load_config(overrides).levels[f"level{k}"], inputs, stride)
     return level, make_clip(level, inputs, BATCH)
@@ -29,7 +36,9 @@ def level_and_clip(name):
 
 def losses_and_gradients(module, level, clip):
     # in full precision: rounding to half hides small errors
-    with mock.patch.object(conv, "half_precision", nullcontext), mock.patch.object(vit, "half_precision", nullcontext):
+    with ExitStack() as stack:
+        for part in (conv, vit, masked):
+            stack.enter_context(mock.patch.object(part, "half_precision", nullcontext))
         losses = module(clip, torch.Generator().manual_seed(3))
         level.total(losses).backward()
     whole = average_over_processes(torch.stack(list(losses.values())).detach())
