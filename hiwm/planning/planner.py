@@ -15,11 +15,14 @@ from hiwm.checks import at_least
 from hiwm.hierarchy import Hierarchy, Inputs
 from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.planning.landmarks import LandmarkGraph
+from hiwm.planning.macros import MacroActions
 from hiwm.planning.plan import LevelPlan, Plan, least_distance
-from hiwm.planning.solvers.solver import Proposal, Solver
+from hiwm.planning.solvers.solver import Energy, Proposal, Solver
 
 LANDMARKS = ("none", "direct", "search")
-PROPOSALS = ("gaussian", "inverse", "inverse+search")
+INVERSE = ("inverse", "inverse+search")
+REAL = ("queue", "bank")
+PROPOSALS = ("gaussian", *INVERSE, *REAL)
 MIN_SAMPLES = 4
 ARRIVED = 0.5  # of a mean edge: a landmark this near counts as reached
 
@@ -34,14 +37,17 @@ class PlannerConfig:
         hops: how many landmarks ahead is aimed at.
         budget: predictor calls an environment step and episode, shared evenly by the levels that search.
         proposal: gaussian: search from N(0, std). inverse: the inverse model's actions, no search. inverse+search:
-            search around the inverse model's actions.
+            search around the inverse model's actions. queue: search from the mean and deviation of recent real actions.
+            bank: of the real sequences that started nearest to here, search around the one that leads nearest to the
+            target by the level's predictor; as many are tried as a round of the search has candidates.
         horizon: steps of the level a plan looks ahead.
         replan: environment steps between two plans of the level.
         repeat: in a search, level 0 holds a primitive action for so many environment steps, an upper level a macro-action
             for so many steps of its own (1 except where steps are short).
         std: deviation of gaussian proposals, in the unit of the level's actions.
-        inverse_std: deviation around the inverse model's actions.
-        macro_bound: macro-actions are clamped to +- this many deviations; level 0's actions to those in the data.
+        inverse_std: deviation around the inverse model's actions, or around the bank's sequence.
+        macro_bound: macro-actions are clamped to +- this many deviations, with queue and bank instead to the 2 % and 98 %
+            quantiles of recent real ones; level 0's actions to those in the data.
         solver: the search method.
     """
 
@@ -90,6 +96,7 @@ class HierarchicalPlanner:
         landmarks: graph over the top level's latents, unless config.landmarks is none.
         action_low, action_high: bounds of primitive actions, (A,).
         allow: packages trusted for the solver's class besides hiwm's own.
+        macros: real actions of each level, for the proposals queue and bank.
     """
 
     def __init__(
@@ -100,6 +107,7 @@ class HierarchicalPlanner:
         action_low: Tensor,
         action_high: Tensor,
         allow: Sequence[str] = (),
+        macros: Sequence[MacroActions] = (),
     ) -> None:
         config.check(len(hierarchy))
         if config.landmarks != "none" and landmarks is None:
@@ -116,22 +124,25 @@ class HierarchicalPlanner:
                 f"planner.repeat[0] is {config.repeat[0]} environment steps; allowed: a divisor of the horizon, "
                 f"{config.horizon[0] * hierarchy.strides[0]} steps"
             )
-        if len(hierarchy) == 1 and config.proposal[0] != "gaussian" and hierarchy.strides[0] > 1:
+        if len(hierarchy) == 1 and config.proposal[0] in INVERSE and hierarchy.strides[0] > 1:
             raise ValueError(
-                f"planner.proposal[0] is {config.proposal[0]!r}; allowed: gaussian, for a single level of stride "
-                f"{hierarchy.strides[0]} has no level above to propose its chunks of actions"
+                f"planner.proposal[0] is {config.proposal[0]!r}; allowed: {', '.join(('gaussian', *REAL))}, for a single "
+                f"level of stride {hierarchy.strides[0]} has no level above to propose its chunks of actions"
             )
         for k in range(len(hierarchy)):
             above = min(k + 1, len(hierarchy) - 1)
-            searched = config.proposal[k] == "gaussian" or 0 < k == above
+            searched = config.proposal[k] not in INVERSE or 0 < k == above
             if not searched and hierarchy.levels[above].inverse is None:
                 raise ValueError(
-                    f"planner.proposal[{k}] is {config.proposal[k]!r}; allowed: gaussian, for level {above} has no inverse model"
+                    f"planner.proposal[{k}] is {config.proposal[k]!r}; allowed: {', '.join(('gaussian', *REAL))}, for level "
+                    f"{above} has no inverse model"
                 )
         self.hierarchy = hierarchy
         self.config = config
         self.landmarks = landmarks if config.landmarks != "none" else None
         self.top = len(hierarchy) - 1
+        self.macros = macros
+        self._check_macros()
         self.solver: Solver = build(config.solver, allow)
         self.bounds = (action_low.flatten(), action_high.flatten())
         self.samples = self._samples()
@@ -223,8 +234,7 @@ class HierarchicalPlanner:
         self, k: int, latent: Tensor, target: Tensor, target_level: int, steps_left: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Actions of level k towards a target: actions (B, H, A), predicted latents (B, H, D), energy (B,)."""
-        config, level = self.config, self.hierarchy.levels[k]
-        repeat = config.repeat[k]
+        level = self.hierarchy.levels[k]
 
         def distance(predicted: Tensor, target: Tensor) -> Tensor:
             if target_level > k:
@@ -235,28 +245,54 @@ class HierarchicalPlanner:
         if self._proposal(k) == "inverse":
             actions, predicted = self._follow_inverse(k, latent, target, target_level, steps_left)
             return actions, predicted, distance(predicted, target)
-        low, high = self._bounds(k)
-        if self._proposal(k) == "inverse+search":
-            actions, _ = self._follow_inverse(k, latent, target, target_level, steps_left)
-            mean = self._unchunk(k, actions).unflatten(1, (-1, repeat)).mean(2)
-            std = torch.full_like(mean, config.inverse_std[k])
-        else:
-            held = self._unchunk(k, latent.new_zeros(len(latent), config.horizon[k], level.action_encoder.dim))
-            mean = held[:, ::repeat]
-            std = torch.full_like(mean, config.std[k])
 
         def energy(candidates: Tensor) -> Tensor:
             samples = candidates.shape[1]
-            actions = self._chunk(k, candidates.flatten(0, 1).repeat_interleave(repeat, 1))  # (B * S, H, A)
+            actions = self._played(k, candidates.flatten(0, 1))  # (B * S, H, A)
             predicted = level.rollout(latent.repeat_interleave(samples, 0), actions)
             self.calls += level.predictor.passes * predicted.shape[0] * predicted.shape[1]
             return distance(predicted, target.repeat_interleave(samples, 0)).unflatten(0, (-1, samples))
 
-        found = self.solver.solve(energy, Proposal(mean, std, low, high), self.samples[k], self.generator)
-        actions = self._chunk(k, found.actions.repeat_interleave(repeat, 1))
+        if self._proposal(k) == "inverse+search":
+            actions, _ = self._follow_inverse(k, latent, target, target_level, steps_left)
+            proposal = self._around(k, self._held(k, actions))
+        elif self._proposal(k) == "bank":
+            proposal = self._around(k, self._best_of_bank(k, latent, energy))
+        else:
+            proposal = self._anywhere(k, len(latent))
+        found = self.solver.solve(energy, proposal, self.samples[k], self.generator)
+        actions = self._played(k, found.actions)
         predicted = level.rollout(latent, actions)
         self.calls += level.predictor.passes * predicted.shape[0] * predicted.shape[1]
         return actions, predicted, found.energy
+
+    def _anywhere(self, k: int, batch: int) -> Proposal:
+        """Level k's actions as they are drawn or as they were seen, wherever the agent is."""
+        low, high = self._bounds(k)
+        shape = (batch, self.config.horizon[k], self.hierarchy.levels[k].action_encoder.dim)
+        if self._proposal(k) == "queue":
+            macros = self.macros[k]
+            mean, std = (self._held(k, value.expand(shape)) for value in (macros.mean, macros.std))
+        else:
+            mean = self._held(k, torch.zeros(shape, device=self.goal.device))
+            std = torch.full_like(mean, self.config.std[k])
+        return Proposal(mean, std, low, high)
+
+    def _around(self, k: int, mean: Tensor) -> Proposal:
+        """The neighbourhood of a sequence, which the bounds never cut: a real action may lie beyond the quantiles."""
+        low, high = self._bounds(k)
+        std = torch.full_like(mean, self.config.inverse_std[k])
+        return Proposal(mean, std, torch.minimum(low, mean), torch.maximum(high, mean))
+
+    def _best_of_bank(self, k: int, latent: Tensor, energy: Energy) -> Tensor:
+        """Of the real sequences that started nearest, the one of least energy, held as a search holds it.
+
+        As many as a round of the search has candidates: the predictor is a better judge than the distance of the starts.
+        """
+        near = self.macros[k].nearest(latent, self.samples[k], self.config.horizon[k])  # (B, n, H, A)
+        candidates = self._held(k, near.flatten(0, 1)).unflatten(0, near.shape[:2])
+        best = energy(candidates).argmin(1)
+        return candidates[torch.arange(len(best), device=best.device), best]
 
     def _follow_inverse(
         self, k: int, latent: Tensor, target: Tensor, target_level: int, steps_left: float
@@ -285,13 +321,38 @@ class HierarchicalPlanner:
         """The reverse of `_unchunk`."""
         return actions.reshape(len(actions), -1, self.hierarchy.levels[0].action_encoder.dim) if k == 0 else actions
 
+    def _held(self, k: int, actions: Tensor) -> Tensor:
+        """Actions of level k as a search chooses them, each the mean of those it is held for."""
+        return self._unchunk(k, actions).unflatten(1, (-1, self.config.repeat[k])).mean(2)
+
+    def _played(self, k: int, held: Tensor) -> Tensor:
+        """The reverse of `_held`: what a search chose as actions of level k, (B, H, A)."""
+        return self._chunk(k, held.repeat_interleave(self.config.repeat[k], 1))
+
     def _proposal(self, k: int) -> str:
-        """The level's proposal; above level 0 a top level has nobody to propose, so it searches from a Gaussian."""
-        return "gaussian" if 0 < k == self.top else self.config.proposal[k]
+        """The level's proposal; above level 0 a top level has no inverse model above it and searches from a Gaussian."""
+        name = self.config.proposal[k]
+        return "gaussian" if 0 < k == self.top and name in INVERSE else name
 
     def _searches(self, k: int) -> bool:
         handed_down = k == self.top > 0 and self.config.landmarks == "direct"
         return not handed_down and self._proposal(k) != "inverse"
+
+    def _check_macros(self) -> None:
+        for k in range(self.top + 1):
+            name, horizon = self._proposal(k), self.config.horizon[k]
+            if name not in REAL or not self._searches(k):
+                continue
+            if k >= len(self.macros):
+                raise ValueError(
+                    f"planner.proposal[{k}] is {name!r} but the hierarchy has no real actions of level {k} saved; allowed: "
+                    f"{', '.join(('gaussian', *INVERSE))}, or `hiwm train` again"
+                )
+            if name == "bank" and horizon > self.macros[k].longest:
+                raise ValueError(
+                    f"planner.horizon[{k}] is {horizon}; allowed: at most {self.macros[k].longest}, the longest sequence in "
+                    f"the bank of level {k}. Train with a larger macros.length, unless the episodes are too short for it"
+                )
 
     def _samples(self) -> list[int]:
         """Candidates a round for every level, so that together they take the budget."""
@@ -300,7 +361,9 @@ class HierarchicalPlanner:
         for k in searching:
             calls = self.config.budget / len(searching) * self.config.replan[k]
             passes = self.hierarchy.levels[k].predictor.passes
-            samples[k] = round(calls / (self.solver.iterations * self.config.horizon[k] * passes))
+            # trying the bank's sequences is one more round
+            rounds = self.solver.iterations + (self._proposal(k) == "bank")
+            samples[k] = round(calls / (rounds * self.config.horizon[k] * passes))
             if samples[k] < MIN_SAMPLES:
                 raise ValueError(
                     f"planner.budget is {self.config.budget}: level {k} gets {samples[k]} candidates a round; allowed: at "
@@ -311,6 +374,8 @@ class HierarchicalPlanner:
     def _bounds(self, k: int) -> tuple[Tensor, Tensor]:
         if k == 0:
             return self.bounds
+        if self._proposal(k) in REAL:
+            return self.macros[k].low, self.macros[k].high
         bound = torch.tensor(self.config.macro_bound, device=self.goal.device)
         return -bound, bound
 
