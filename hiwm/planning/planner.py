@@ -17,12 +17,10 @@ from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
 from hiwm.planning.plan import LevelPlan, Plan, least_distance
+from hiwm.planning.proposals import INVERSE, PROPOSALS, REAL, SearchSpace, anywhere, around, best_of_bank, like_real
 from hiwm.planning.solvers.solver import Energy, Proposal, Solver
 
 LANDMARKS = ("none", "direct", "search")
-INVERSE = ("inverse", "inverse+search")
-REAL = ("queue", "bank")
-PROPOSALS = ("gaussian", *INVERSE, *REAL)
 MIN_SAMPLES = 4
 ARRIVED = 0.5  # of a mean edge: a landmark this near counts as reached
 
@@ -145,6 +143,7 @@ class HierarchicalPlanner:
         self._check_macros()
         self.solver: Solver = build(config.solver, allow)
         self.bounds = (action_low.flatten(), action_high.flatten())
+        self.spaces = [self._space(k) for k in range(len(hierarchy))]
         self.samples = self._samples()
 
     def start(self, goal: Inputs, generator: torch.Generator) -> None:
@@ -234,7 +233,7 @@ class HierarchicalPlanner:
         self, k: int, latent: Tensor, target: Tensor, target_level: int, steps_left: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Actions of level k towards a target: actions (B, H, A), predicted latents (B, H, D), energy (B,)."""
-        level = self.hierarchy.levels[k]
+        level, space = self.hierarchy.levels[k], self.spaces[k]
 
         def distance(predicted: Tensor, target: Tensor) -> Tensor:
             if target_level > k:
@@ -248,86 +247,50 @@ class HierarchicalPlanner:
 
         def energy(candidates: Tensor) -> Tensor:
             samples = candidates.shape[1]
-            actions = self._played(k, candidates.flatten(0, 1))  # (B * S, H, A)
+            actions = space.actions(candidates.flatten(0, 1))  # (B * S, H, A)
             predicted = level.rollout(latent.repeat_interleave(samples, 0), actions)
             self.calls += level.predictor.passes * predicted.shape[0] * predicted.shape[1]
             return distance(predicted, target.repeat_interleave(samples, 0)).unflatten(0, (-1, samples))
 
-        if self._proposal(k) == "inverse+search":
-            actions, _ = self._follow_inverse(k, latent, target, target_level, steps_left)
-            proposal = self._around(k, self._held(k, actions))
-        elif self._proposal(k) == "bank":
-            proposal = self._around(k, self._best_of_bank(k, latent, energy))
-        else:
-            proposal = self._anywhere(k, len(latent))
+        proposal = self._propose(k, latent, target, target_level, steps_left, energy)
         found = self.solver.solve(energy, proposal, self.samples[k], self.generator)
-        actions = self._played(k, found.actions)
+        actions = space.actions(found.actions)
         predicted = level.rollout(latent, actions)
         self.calls += level.predictor.passes * predicted.shape[0] * predicted.shape[1]
         return actions, predicted, found.energy
 
-    def _anywhere(self, k: int, batch: int) -> Proposal:
-        """Level k's actions as they are drawn or as they were seen, wherever the agent is."""
-        low, high = self._bounds(k)
-        shape = (batch, self.config.horizon[k], self.hierarchy.levels[k].action_encoder.dim)
-        if self._proposal(k) == "queue":
-            macros = self.macros[k]
-            mean, std = (self._held(k, value.expand(shape)) for value in (macros.mean, macros.std))
+    def _propose(
+        self, k: int, latent: Tensor, target: Tensor, target_level: int, steps_left: float, energy: Energy
+    ) -> Proposal:
+        """Where level k searches; arguments as in `_solve`."""
+        name, space = self._proposal(k), self.spaces[k]
+        if name == "gaussian":
+            return anywhere(space, len(latent), self.config.std[k])
+        if name == "queue":
+            return like_real(space, len(latent), self.macros[k])
+        if name == "bank":
+            mean = best_of_bank(space, self.macros[k], latent, self.samples[k], energy)
         else:
-            mean = self._held(k, torch.zeros(shape, device=self.goal.device))
-            std = torch.full_like(mean, self.config.std[k])
-        return Proposal(mean, std, low, high)
-
-    def _around(self, k: int, mean: Tensor) -> Proposal:
-        """The neighbourhood of a sequence, which the bounds never cut: a real action may lie beyond the quantiles."""
-        low, high = self._bounds(k)
-        std = torch.full_like(mean, self.config.inverse_std[k])
-        return Proposal(mean, std, torch.minimum(low, mean), torch.maximum(high, mean))
-
-    def _best_of_bank(self, k: int, latent: Tensor, energy: Energy) -> Tensor:
-        """Of the real sequences that started nearest, the one of least energy, held as a search holds it.
-
-        As many as a round of the search has candidates: the predictor is a better judge than the distance of the starts.
-        """
-        near = self.macros[k].nearest(latent, self.samples[k], self.config.horizon[k])  # (B, n, H, A)
-        candidates = self._held(k, near.flatten(0, 1)).unflatten(0, near.shape[:2])
-        best = energy(candidates).argmin(1)
-        return candidates[torch.arange(len(best), device=best.device), best]
+            actions, _ = self._follow_inverse(k, latent, target, target_level, steps_left)
+            mean = space.choices(actions)
+        return around(space, mean, self.config.inverse_std[k])
 
     def _follow_inverse(
         self, k: int, latent: Tensor, target: Tensor, target_level: int, steps_left: float
     ) -> tuple[Tensor, Tensor]:
         """Actions of level k that the inverse model of `target_level` asks for, step by predicted step."""
         level, inverse = self.hierarchy.levels[k], self.hierarchy.levels[target_level]
-        low, high = self._bounds(k)
         actions, predicted = [], []
         carried = level.predictor.start(latent)
         for h in range(self.config.horizon[k]):
             left = torch.full(latent.shape[:1], max(1.0, steps_left - h), device=latent.device)
-            action = inverse.delegate(latent, target, left)
-            action = self._chunk(k, self._unchunk(k, action.unsqueeze(1)).clamp(low, high)).squeeze(1)
+            action = self.spaces[k].clamp(inverse.delegate(latent, target, left))
             latent, carried = level.predictor.step(carried, action)
             actions.append(action)
             predicted.append(latent)
         self.calls += level.predictor.passes * len(latent) * len(actions)
         self.other_calls += len(latent) * len(actions)
         return torch.stack(actions, 1), torch.stack(predicted, 1)
-
-    def _unchunk(self, k: int, actions: Tensor) -> Tensor:
-        """What a level chooses freely: at level 0 primitive actions, (B, H, stride * A) -> (B, H * stride, A)."""
-        return actions.reshape(len(actions), -1, len(self.bounds[0])) if k == 0 else actions
-
-    def _chunk(self, k: int, actions: Tensor) -> Tensor:
-        """The reverse of `_unchunk`."""
-        return actions.reshape(len(actions), -1, self.hierarchy.levels[0].action_encoder.dim) if k == 0 else actions
-
-    def _held(self, k: int, actions: Tensor) -> Tensor:
-        """Actions of level k as a search chooses them, each the mean of those it is held for."""
-        return self._unchunk(k, actions).unflatten(1, (-1, self.config.repeat[k])).mean(2)
-
-    def _played(self, k: int, held: Tensor) -> Tensor:
-        """The reverse of `_held`: what a search chose as actions of level k, (B, H, A)."""
-        return self._chunk(k, held.repeat_interleave(self.config.repeat[k], 1))
 
     def _proposal(self, k: int) -> str:
         """The level's proposal; above level 0 a top level has no inverse model above it and searches from a Gaussian."""
@@ -371,13 +334,17 @@ class HierarchicalPlanner:
                 )
         return samples
 
-    def _bounds(self, k: int) -> tuple[Tensor, Tensor]:
+    def _space(self, k: int) -> SearchSpace:
+        dim = self.hierarchy.levels[k].action_encoder.dim
+        free, (low, high) = dim, self.bounds
         if k == 0:
-            return self.bounds
-        if self._proposal(k) in REAL:
-            return self.macros[k].low, self.macros[k].high
-        bound = torch.tensor(self.config.macro_bound, device=self.goal.device)
-        return -bound, bound
+            free = len(low)
+        elif self._proposal(k) in REAL and self._searches(k):
+            low, high = self.macros[k].low, self.macros[k].high
+        else:
+            high = torch.tensor(self.config.macro_bound, device=low.device)
+            low = -high
+        return SearchSpace(self.config.horizon[k], dim, free, self.config.repeat[k], low, high)
 
     def _primitive(self, part: LevelPlan) -> Tensor:
         assert part.actions is not None, "level 0 always acts"
