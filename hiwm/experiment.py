@@ -237,11 +237,9 @@ def _check_trained(config: Config) -> None:
 
 def _check_macros(config: Config) -> None:
     """Refuse before training what the planner would refuse after it."""
-    levels = zip(
-        config.stack.levels, config.planner.proposal, config.planner.horizon, strict=False
-    )  # lists may be longer
-    for k, (_, proposal, horizon) in enumerate(levels):
-        if proposal == "bank" and horizon > config.macros.length:
+    for k in range(len(config.stack.levels)):
+        horizon = config.planner.horizon[k]
+        if config.planner.proposal[k] == "bank" and horizon > config.macros.length:
             raise ConfigError(
                 f"macros.length is {config.macros.length}; allowed: at least planner.horizon[{k}], {horizon}, for "
                 f"planner.proposal[{k}] is 'bank'"
