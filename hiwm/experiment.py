@@ -98,7 +98,13 @@ def train(config: Config) -> None:
             )
     tracker = make_tracker(config if processes.is_main else replace(config, tracking="none"))
     parameters = [
-        {"level": k, "stride": stride, **parts, "training": asdict(config.training), "seed": config.seed}
+        {
+            "level": k,
+            "stride": stride,
+            **parts,
+            "training": asdict(config.training.changed(parts["training"])),
+            "seed": config.seed,
+        }
         for k, (parts, stride) in enumerate(zip(config.stack.levels, config.strides, strict=True))
     ]
     title = f"{len(parameters)} levels jointly" if config.training.joint else ""

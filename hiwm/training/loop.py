@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hiwm.checks import at_least
+from hiwm.checks import at_least, matches, spell
 from hiwm.data.clips import ClipSampler
 from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.distributed import average_over_processes
@@ -58,6 +58,16 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         at_least("training.", 1, steps=self.steps, batch=self.batch, evaluate_every=self.evaluate_every)
         at_least("training.", 0, learning_rate=self.learning_rate, warmup=self.warmup, clip_norm=self.clip_norm)
+
+    def changed(self, changes: Mapping[str, Any]) -> TrainingConfig:
+        """The same with some keys changed, as one level's own settings do."""
+        hints = get_type_hints(TrainingConfig)
+        for key, value in changes.items():
+            if key not in hints or key == "joint":
+                raise ValueError(f"unknown key training.{key}; allowed: {', '.join(sorted(set(hints) - {'joint'}))}")
+            if not matches(value, hints[key]):
+                raise ValueError(f"training.{key} is {value!r}; allowed: {spell(hints[key])}")
+        return replace(self, **changes)
 
     @property
     def shaping(self) -> dict[str, Any]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from hiwm.build import build
-from hiwm.checks import matches, spell
 from hiwm.data.clips import ClipSampler
 from hiwm.data.store import Trajectories
 from hiwm.hierarchy import LevelSpec
@@ -43,7 +42,7 @@ def check_pretraining(
         raise ValueError(f"{where} has the keys {sorted(config)}; allowed: exactly {sorted(KEYS)}")
     try:
         frames = make_objective(level, config, allow).frames
-        training_of(config, training)
+        training.changed(config["training"])
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     rows = (frames - 1) * level.stride + 1
@@ -85,7 +84,7 @@ def pretrain(
     """
     assert isinstance(level.encoder, ViTEncoder)
     config = spec.config["pretraining"]
-    training = training_of(config, training)
+    training = training.changed(config["training"])
     made_from = [spec.config["encoder"], spec.config["floor"], config["objective"], training.shaping]
     identity = [*made_from, spec.stride, list(spec.inputs), data.fingerprint, seed]
     home = folder / f"trunk-{fingerprint(identity)}"
@@ -135,14 +134,3 @@ def pretrain(
 def make_objective(level: Level, config: Mapping[str, Any], allow: Sequence[str]) -> MaskedPrediction:
     """What the trunk of the level's encoder learns; shares the trunk and the standardisation with the level."""
     return build(config["objective"], allow, encoder=level.encoder, standardize=level.standardize)
-
-
-def training_of(config: Mapping[str, Any], training: TrainingConfig) -> TrainingConfig:
-    """The level's training with the pretraining's own keys instead of its."""
-    hints = get_type_hints(TrainingConfig)
-    for key, value in config["training"].items():
-        if key not in hints:
-            raise ValueError(f"unknown key training.{key}; allowed: {', '.join(sorted(hints))}")
-        if not matches(value, hints[key]):
-            raise ValueError(f"training.{key} is {value!r}; allowed: {spell(hints[key])}")
-    return replace(training, **config["training"])

@@ -40,6 +40,7 @@ LEVEL_KEYS = {
     "regularizers",
     "coefs",
     "pretraining",
+    "training",
 }
 MONITORED_EPISODES, MONITORED_MOMENTS = 64, 32
 LEAST_STARTS = 0.25  # of the rows; below it a level sees little but the beginnings of episodes
@@ -175,6 +176,7 @@ def train_stack(
                 _sampler(level, data, inputs, action_period, level.horizon) for data in (train_data, held_data)
             )
             fit_level(level, source, sampler)
+            own = training.changed(spec.config["training"])
             if spec.config["pretraining"] is not None:
                 pretrain(
                     level,
@@ -182,7 +184,7 @@ def train_stack(
                     config.allow,
                     train_data,
                     held_data,
-                    training,
+                    own,
                     seed=seed,
                     processes=processes,
                     folder=folder,
@@ -194,7 +196,7 @@ def train_stack(
                 sampler,
                 held_sampler,
                 spread_episodes(held_data, inputs, state),
-                training,
+                own,
                 seed=seed,
                 processes=processes,
                 home=home,
@@ -261,10 +263,14 @@ def describe(
         below = fingerprint([below, [dict(parts) for parts in config.levels], list(config.strides)])
     specs = []
     for k, (parts, stride) in enumerate(zip(config.levels, config.strides, strict=True)):
-        identity = [parts, stride, training.shaping, below, list(config.inputs), config.validation, seed]
-        below = fingerprint(identity)
         if missing := LEVEL_KEYS - set(parts):
             raise ValueError(f"levels.level{k} has no {sorted(missing)[0]}; needed: {', '.join(sorted(LEVEL_KEYS))}")
+        try:
+            own = training.changed(parts["training"])
+        except ValueError as error:
+            raise ValueError(f"levels.level{k}: {error}") from error
+        identity = [parts, stride, own.shaping, below, list(config.inputs), config.validation, seed]
+        below = fingerprint(identity)
         if not isinstance(parts["horizon"], int) or parts["horizon"] < 1:
             raise ValueError(f"levels.level{k}.horizon is {parts['horizon']!r}; allowed: a whole number of at least 1")
         spec = LevelSpec(parts, stride, inputs, dim_below, below)
@@ -272,12 +278,13 @@ def describe(
             level = spec.build(config.allow)
         except ValueError as error:
             raise ValueError(f"levels.level{k}: {error}") from error
+        if training.joint and (parts["pretraining"] is not None or parts["training"]):
+            raise ValueError(
+                f"levels.level{k} has a pretraining or a training of its own; allowed with training.joint: neither, for all "
+                "levels train at once"
+            )
         if parts["pretraining"] is not None:
-            if training.joint:
-                raise ValueError(
-                    f"levels.level{k}.pretraining is given; allowed with training.joint: null, for all levels train at once"
-                )
-            check_pretraining(k, level, parts["pretraining"], config.allow, training, trajectories)
+            check_pretraining(k, level, parts["pretraining"], config.allow, own, trajectories)
         if k == 0 and not isinstance(level.action_encoder, RawActionEncoder):
             raise ValueError(
                 f"levels.level0.action_encoder is {type(level.action_encoder).__name__}; allowed: RawActionEncoder, for what "
