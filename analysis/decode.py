@@ -1,6 +1,9 @@
-"""Latents as states: the state of the data whose latent is nearest."""
+"""Latents shown: as the state of the data whose latent is nearest, or as frames where a level decodes them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,8 +11,11 @@ from torch import Tensor
 
 from hiwm.agent import Agent
 from hiwm.data.store import Trajectories
+from hiwm.levels.level import Level
+from hiwm.levels.regularizers.pixels import PixelPrediction
 
 BANK = 30_000  # states to choose from
+STEPS_AHEAD = (0, 1, 2, 3, 4, 8, 12, 16)  # steps of level 0
 
 
 class StateDecoder:
@@ -38,3 +44,52 @@ class StateDecoder:
 def states_at(dataset: Trajectories, state: list[str], rows: np.ndarray) -> np.ndarray:
     """True states of some rows, columns side by side, (N, C)."""
     return np.concatenate([np.asarray(dataset.column(name)[rows]).reshape(len(rows), -1) for name in state], 1)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames of some windows: what was seen and what level 0 decodes; N windows, K moments of each.
+
+    Args:
+        ahead: environment steps from a window's first frame to each, (K,).
+        trained: environment steps ahead that training predicted.
+        seen: the frames of the data, (N, K, H, W, C).
+        encoded: decoded from the frames' own latents, (N, K, H, W, C).
+        predicted: decoded from the latents predicted open loop from the first, (N, K, H, W, C).
+    """
+
+    ahead: Sequence[int]
+    trained: int
+    seen: np.ndarray
+    encoded: np.ndarray
+    predicted: np.ndarray
+
+
+def frame_decoder(level: Level) -> PixelPrediction | None:
+    """What decodes a level's latents into frames; None for a level that was not trained to."""
+    return next((part for part in level.regularizers.values() if isinstance(part, PixelPrediction)), None)
+
+
+@torch.no_grad()
+def predicted_frames(agent: Agent, dataset: Trajectories, windows: int = 2, seed: int = 0) -> Frames:
+    """Random windows of a dataset of images, predicted by a level 0 that has a `frame_decoder`."""
+    level, period = agent.hierarchy.levels[0], agent.hierarchy.periods[0]
+    decoder = frame_decoder(level)
+    assert decoder is not None
+    steps = [n for n in STEPS_AHEAD if n * period < dataset.ep_len.max()]
+    length, rng = steps[-1] * period, np.random.default_rng(seed)
+    episode = rng.choice(np.flatnonzero(dataset.ep_len > length), windows)
+    start = dataset.ep_offset[episode] + (rng.random(windows) * (dataset.ep_len[episode] - length)).astype(np.int64)
+    rows = start[:, None] + np.arange(length + 1)  # every row: actions are taken at each
+    latent = level.encode({name: torch.from_numpy(dataset.column(name)[rows[:, ::period]]) for name in agent.inputs})
+    below = torch.from_numpy(dataset.column("action")[rows[:, :-1]]).unflatten(1, (-1, period))
+    actions = level.encode_actions(latent[:, :-1], below)
+    rolled = torch.cat([latent[:, :1], level.rollout(latent[:, 0], actions)], 1)
+    seen = dataset.column(decoder.image)[rows[:, ::period]][:, steps]
+    brightest = 255.0 if seen.dtype == np.uint8 else 1.0
+
+    def show(latent: Tensor) -> np.ndarray:
+        frames = level.standardize.undo(decoder.image, decoder.decode(latent[:, steps]))
+        return frames.clamp(0, brightest).numpy().astype(seen.dtype)
+
+    return Frames([n * period for n in steps], level.horizon * period, seen, show(latent), show(rolled))

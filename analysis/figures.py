@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from hiwm.analysis.decode import StateDecoder
+from hiwm.analysis.decode import Frames, StateDecoder
 from hiwm.evaluation.episodes import Trace
 from hiwm.planning.landmarks import LandmarkGraph
 
@@ -145,6 +145,27 @@ def landmark_graphs(graphs: Sequence[LandmarkGraph], states: Sequence[np.ndarray
         axes.set_title(
             f"level {level}: {len(where)} landmarks, {edges:,} edges of {graph.edge_steps} steps", fontsize=9
         )
+    return figure
+
+
+def frames(shown: Frames) -> Figure:
+    """Windows one below the other: what was seen, decoded from its own latents, decoded from predicted ones."""
+    kinds = {"seen": shown.seen, "decoded": shown.encoded, "predicted": shown.predicted}
+    windows, moments = shown.seen.shape[:2]
+    rows = len(kinds) * windows
+    figure = Figure(figsize=(11, (11 / moments) * rows + 0.5), layout="constrained")
+    grid = figure.subplots(rows, moments, squeeze=False)
+    for row, axes_of_row in enumerate(grid):
+        name = list(kinds)[row % len(kinds)]
+        for column, axes in enumerate(axes_of_row):
+            frame = kinds[name][row // len(kinds), column]
+            axes.imshow(frame if frame.shape[-1] == 3 else frame.mean(-1), cmap="gray", interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_color(WALL)
+        axes_of_row[0].set_ylabel(name, fontsize=9)
+    for axes, ahead in zip(grid[0], shown.ahead, strict=True):
+        beyond = " *" if ahead > shown.trained else ""
+        axes.set_title(f"{ahead} steps ahead{beyond}" if ahead else "now", fontsize=9)
     return figure
 
 

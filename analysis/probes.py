@@ -24,12 +24,17 @@ class DistanceTable:
     """Rank correlations of latent distance with time.
 
     Args:
-        centres: middle of each bin, environment steps, (bins,).
+        spans: bounds of each bin, environment steps, the upper one left out, (bins,).
         values: one row a level, (levels, bins).
     """
 
-    centres: np.ndarray
+    spans: list[tuple[int, int]]
     values: np.ndarray
+
+    @property
+    def centres(self) -> np.ndarray:
+        """Geometric middle of each bin, (bins,)."""
+        return np.sqrt(np.prod(np.array(self.spans, float), 1))
 
 
 def sample_latents(
@@ -76,10 +81,10 @@ def distance_correlation(agent: Agent, dataset: Trajectories, pairs: int = 2000)
     """Spearman correlation of latent distance with time apart, within bins of time apart, along episodes."""
     rng = np.random.default_rng(0)
     longest = int(dataset.ep_len.max())
-    spans = [span for span in SPANS if span < longest]
-    edges = [*spans, longest]
-    values = np.zeros((len(agent.hierarchy), len(spans)))
-    for b, (low, high) in enumerate(pairwise(edges)):
+    spans = [span for span in SPANS if span + 1 < longest]  # a bin of one time alone has no ranks
+    bins = list(pairwise([*spans, longest]))
+    values = np.zeros((len(agent.hierarchy), len(bins)))
+    for b, (low, high) in enumerate(bins):
         apart = rng.integers(low, max(low + 1, high), size=pairs)
         fits = [np.flatnonzero(dataset.ep_len > steps) for steps in apart]
         episode = np.array([rng.choice(choice) for choice in fits])
@@ -87,8 +92,7 @@ def distance_correlation(agent: Agent, dataset: Trajectories, pairs: int = 2000)
         near, far = _encode(agent, dataset, start), _encode(agent, dataset, start + apart)
         for k, (a, z) in enumerate(zip(near, far, strict=True)):
             values[k, b] = np.asarray(spearmanr((a - z).norm(dim=1).numpy(), apart))[0]
-    centres = np.sqrt(np.array(edges[:-1], float) * np.array(edges[1:], float))
-    return DistanceTable(centres, values)
+    return DistanceTable(bins, values)
 
 
 @torch.no_grad()

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 import hiwm
 from hiwm.agent import Agent, load_agent
 from hiwm.analysis import figures
-from hiwm.analysis.decode import StateDecoder, states_at
-from hiwm.analysis.probes import what_is_kept
+from hiwm.analysis.decode import StateDecoder, frame_decoder, predicted_frames, states_at
+from hiwm.analysis.probes import distance_correlation, what_is_kept
 from hiwm.build import build
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
@@ -56,6 +56,7 @@ def report(config: Config) -> Path:
         protocol=_protocol(config),
         levels=levels,
         kept=what_is_kept(agent, dataset),
+        distances=distance_correlation(agent, dataset, pairs=1000),
         alarms=[f"level {k}: {alarm}" for k, level in enumerate(levels) for alarm in alarms(level["metrics"])],
         figures={name: _inline(folder / f"{name}.png") for name in drawn},
         config=yaml.safe_dump(config.as_dict(), sort_keys=False),
@@ -75,6 +76,8 @@ def _draw(config: Config, agent: Agent, dataset: Trajectories, evaluation: Any) 
     histories = {k: _history(config, agent, k) for k in range(len(agent.hierarchy))}
     if histories := {k: records for k, records in histories.items() if records}:
         drawn["curves"] = figures.curves(histories)
+    if frame_decoder(agent.hierarchy.levels[0]) is not None:
+        drawn["frames"] = figures.frames(predicted_frames(agent, dataset.split(config.dataset.validation)[1]))
     where = [states_at(dataset, config.state, graph.data.row.numpy()) for graph in agent.graphs]
     walls = []
     if config.environment["_target_"]:

@@ -33,7 +33,7 @@ from hiwm.planning.macros import build_macros
 from hiwm.progress import TrainingProgress
 from hiwm.tracking import flatten, make_tracker
 from hiwm.training.distributed import Processes, barrier, start_processes
-from hiwm.training.stages import check_windows, train_stack
+from hiwm.training.stages import train_stack
 
 
 def run(config: Config) -> None:
@@ -90,12 +90,6 @@ def train(config: Config) -> None:
     _check_macros(config)
     dataset = open_dataset(config.dataset.path)
     _check_environment(config, dataset.metadata.get("environment"), config.dataset.path)
-    if processes.is_main:
-        for depth in check_windows(config.stack, dataset):
-            say(
-                f"level {depth.level}: a step is {depth.period} environment steps, a window {depth.rows} rows; "
-                f"{depth.episodes:.0%} of the episodes hold one, {depth.starts:.0%} of the rows begin one"
-            )
     tracker = make_tracker(config if processes.is_main else replace(config, tracking="none"))
     parameters = [
         {
@@ -116,6 +110,7 @@ def train(config: Config) -> None:
             seed=config.seed,
             folder=config.folder / "levels",
             processes=processes,
+            on_start=progress.start if processes.is_main else lambda depth, timescale: None,
             report=progress.step if processes.is_main else lambda level, step: None,
             on_level=progress.level if processes.is_main else lambda level, trained: None,
         )

@@ -64,7 +64,9 @@ class LevelSpec:
             ),
             target=None if parts["target"] is None else build(parts["target"], allow, encoder=encoder),
             regularizers={
-                name: build(part, allow, dim_latent=encoder.dim, dim_chunk=self.stride * self.dim_below)
+                name: build(
+                    part, allow, inputs=self.inputs, dim_latent=encoder.dim, dim_chunk=self.stride * self.dim_below
+                )
                 for name, part in parts["regularizers"].items()
             },
             coefs=parts["coefs"],

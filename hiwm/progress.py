@@ -11,7 +11,7 @@ from hiwm.console import Bar, say, shout
 from hiwm.tracking import Run, Tracker
 from hiwm.training.loop import Progress
 from hiwm.training.monitor import alarms
-from hiwm.training.stages import TrainedLevel
+from hiwm.training.stages import Depth, TrainedLevel
 
 HISTORY = "history.jsonl"
 
@@ -37,6 +37,14 @@ class TrainingProgress:
 
     def __enter__(self) -> TrainingProgress:
         return self
+
+    def start(self, depth: Depth, timescale: float) -> None:
+        """A level comes next."""
+        say(
+            f"level {depth.level}: a step is {depth.period} environment steps, a window {depth.rows} rows; "
+            f"{depth.episodes:.0%} of the episodes hold one, {depth.starts:.0%} of the rows begin one; "
+            f"what it learns from has a time-scale of {timescale:.3g} steps"
+        )
 
     def step(self, level: int, progress: Progress) -> None:
         """One optimiser step, or one validation, of a level."""

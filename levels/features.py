@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,12 +14,14 @@ class Seen:
     """A clip of N steps, encoded.
 
     Args:
+        inputs: what was encoded, standardised, each (B, N+1, ...).
         latent: z, (B, N+1, D).
         action: m, (B, N, A).
         target: what predictions are compared with, (B, N+1, D): the latents, or those of a target encoder.
         chunk: the actions of the level below that m stands for, (B, N, stride * A_below).
     """
 
+    inputs: Mapping[str, Tensor]
     latent: Tensor
     action: Tensor
     target: Tensor
@@ -33,8 +36,8 @@ class Seen:
             return torch.stack(pieces, 1).flatten(0, 1)
 
         return Seen(
-            cut(self.latent, horizon + 1), cut(self.action, horizon), cut(self.target, horizon + 1),
-            cut(self.chunk, horizon),
+            {name: cut(value, horizon + 1) for name, value in self.inputs.items()}, cut(self.latent, horizon + 1),
+            cut(self.action, horizon), cut(self.target, horizon + 1), cut(self.chunk, horizon),
         )  # fmt: skip
 
 
@@ -43,6 +46,7 @@ class Features:
     """A level's view of one clip.
 
     Args:
+        inputs: what it encoded, standardised, each (B, T+1, ...).
         latent: z, (B, T+1, D).
         action: m, (B, T, A).
         predicted: open-loop rollout from the first latent, (B, T, D).
@@ -50,6 +54,7 @@ class Features:
         chunk: the actions of the level below that m stands for, (B, T, stride * A_below).
     """
 
+    inputs: Mapping[str, Tensor]
     latent: Tensor
     action: Tensor
     predicted: Tensor

@@ -123,12 +123,12 @@ class Level(nn.Module):
         inputs = self.standardize(clip.inputs)
         latent = self.encoder(inputs)
         target = latent if self.target is None else self.target(inputs)
-        return Seen(latent, self.encode_actions(latent[:, :-1], clip.actions), target, clip.actions.flatten(-2))
+        return Seen(inputs, latent, self.encode_actions(latent[:, :-1], clip.actions), target, clip.actions.flatten(-2))
 
     def foresee(self, seen: Seen) -> Features:
         """Predict what was seen, open loop from its first latent, or from the first C if the predictor has such a context."""
         predicted = self.predictor.rollout_in_context(seen.latent, seen.action)
-        return Features(seen.latent, seen.action, predicted, seen.target[:, 1:], seen.chunk)
+        return Features(seen.inputs, seen.latent, seen.action, predicted, seen.target[:, 1:], seen.chunk)
 
     def features(self, clip: Clip) -> Features:
         """Encode a clip and predict it."""

@@ -118,7 +118,7 @@ class Predictor(nn.Module, ABC):
 
 
 class Regularizer(nn.Module, ABC):
-    """What keeps latents and macro-actions from collapsing. Given `dim_latent`, `dim_chunk` (of the actions below)."""
+    """What keeps latents and macro-actions from collapsing. Given `inputs`, `dim_latent`, `dim_chunk` (of the actions below)."""
 
     @abstractmethod
     def forward(self, features: Features, generator: torch.Generator) -> Tensor:

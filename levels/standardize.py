@@ -38,3 +38,7 @@ class Standardize(nn.Module):
             name: (inputs[name].float() - self.get_buffer(f"{name}_mean")) / self.get_buffer(f"{name}_std")
             for name in self.names
         }
+
+    def undo(self, name: str, value: Tensor) -> Tensor:
+        """One standardised input (..., *shape) in its own unit again."""
+        return value * self.get_buffer(f"{name}_std") + self.get_buffer(f"{name}_mean")

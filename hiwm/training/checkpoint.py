@@ -45,6 +45,12 @@ def save_trained(level: Level, metrics: Mapping[str, float], home: Path) -> None
     temporary = home / "level.tmp"
     save_file({name: value.contiguous().cpu() for name, value in level.state_dict().items()}, temporary)
     temporary.replace(home / WEIGHTS)
+    save_metrics(metrics, home)
+    (home / CHECKPOINT).unlink(missing_ok=True)
+
+
+def save_metrics(metrics: Mapping[str, float], home: Path) -> None:
+    """Metrics alone."""
+    temporary = home / "metrics.tmp"
     temporary.write_text(json.dumps(metrics, indent=1))
     temporary.replace(home / METRICS)
-    (home / CHECKPOINT).unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.levels.joint import JointStack
 from hiwm.levels.level import Level
-from hiwm.training.checkpoint import load_trained, save_trained
+from hiwm.training.checkpoint import load_trained, save_metrics, save_trained
 from hiwm.training.distributed import Processes, barrier
 from hiwm.training.fingerprint import fingerprint
 from hiwm.training.joint import train_jointly
@@ -26,6 +26,7 @@ from hiwm.training.latents import cache_latents
 from hiwm.training.loop import Progress, TrainingConfig, train_level
 from hiwm.training.monitor import Episodes
 from hiwm.training.pretrain import check_pretraining, pretrain
+from hiwm.training.timescale import out_of_scale, timescale
 
 log = logging.getLogger("hiwm")
 
@@ -117,6 +118,7 @@ def train_stack(
     seed: int,
     folder: Path,
     processes: Processes,
+    on_start: Callable[[Depth, float], None],
     report: Callable[[int, Progress], None],
     on_level: Callable[[int, TrainedLevel], None],
 ) -> tuple[Hierarchy, list[Path]]:
@@ -132,6 +134,8 @@ def train_stack(
         seed: of initial weights and draws.
         folder: of all levels, one subfolder a fingerprint.
         processes: this process and the others.
+        on_start: called before a level, with what it can use of the data and the time-scale of what it learns from: the
+            true state for level 0 (a pixel's own is the time something takes to cross it), the latents below for others.
         report: called with the level's number at every step.
         on_level: called when a level is done.
 
@@ -142,7 +146,7 @@ def train_stack(
         ValueError: a level's window does not fit the episodes, or a part's config is wrong; before any training.
     """
     specs = describe(config, training, trajectories, seed)
-    check_windows(config, trajectories)
+    depths = check_windows(config, trajectories)
     _, held_out = trajectories.split(config.validation)
     state = np.concatenate(
         [held_out.column(name).reshape(len(held_out.column(name)), -1) for name in config.state], 1
@@ -168,6 +172,10 @@ def train_stack(
     caches: list[Path] = []
     source, inputs, action_period = trajectories, tuple(config.inputs), 1
     for k, (spec, level, home) in enumerate(zip(specs, levels, homes, strict=True)):
+        scale = timescale(source, config.state if k == 0 else inputs)
+        on_start(depths[k], scale)
+        if processes.is_main and (wrong := out_of_scale(depths[k].period, depths[k].rows - 1, scale)):
+            log.warning("level %d: %s", k, wrong)
         metrics = load_trained(level, home)
         if metrics is None:
             home.mkdir(parents=True, exist_ok=True)
@@ -202,8 +210,13 @@ def train_stack(
                 home=home,
                 report=partial(report, k),
             )
+            metrics = {**metrics, "timescale": scale}
             if processes.is_main:
                 save_trained(level, metrics, home)
+        elif "timescale" not in metrics:  # trained jointly, before what it learns from was there
+            metrics = {**metrics, "timescale": scale}
+            if processes.is_main:
+                save_metrics(metrics, home)
         level.eval().requires_grad_(False)
         cache = home / "latents.h5"
         if processes.is_main and not cache.exists():

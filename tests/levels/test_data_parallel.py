@@ -14,6 +14,7 @@ from hiwm.config import load_config
 from hiwm.levels import masked
 from hiwm.levels.distributed import average_over_processes
 from hiwm.levels.encoders import conv, vit
+from hiwm.levels.regularizers import pixels
 
 PARALLEL = [name for name in CASES if name.startswith("collapse=")] + [
     "level=pixels",
@@ -37,7 +38,7 @@ def level_and_clip(name):
 def losses_and_gradients(module, level, clip):
     # in full precision: rounding to half hides small errors
     with ExitStack() as stack:
-        for part in (conv, vit, masked):
+        for part in (conv, vit, masked, pixels):
             stack.enter_context(mock.patch.object(part, "half_precision", nullcontext))
         losses = module(clip, torch.Generator().manual_seed(3))
         level.total(losses).backward()

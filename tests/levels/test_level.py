@@ -59,6 +59,7 @@ for name in (
     "inverse_dynamics",
 ):
     CASES[f"collapse={name}"] = ([f"collapse@levels.level1={name}"], 1, LATENT, 3)
+CASES["collapse=pixels"] = (["level@levels.level0=pixels", "collapse@levels.level0=pixels"], 0, IMAGE, 1)
 for name in ("none", "sigreg"):
     CASES[f"macro={name}"] = ([f"macro@levels.level1={name}"], 1, LATENT, 3)
 CASES["conditional=false"] = (["levels.level1.action_encoder.conditional=false"], 1, LATENT, 3)
@@ -297,6 +298,7 @@ def test_wrong_coefs_are_refused_by_name(config, inputs, change):
     [
         (["level@levels.level0=pixels"], STATE, "at least one image"),
         (["encoder@levels.level0.encoder=vit"], STATE, "one image"),
+        (["collapse@levels.level0=pixels"], STATE, "exactly one image"),
         (["encoder@levels.level0.encoder=vit", "levels.level0.encoder.patch=7"], IMAGE, "patch is 7"),
         (["encoder@levels.level0.encoder=graph"], STATE, "objects, features"),
         (["predictor@levels.level0.predictor=graph", "levels.level0.predictor.entities=3"], STATE, "entities is 3"),

@@ -10,6 +10,7 @@ from hiwm.levels.features import Features
 from hiwm.levels.regularizers.barlow_twins import BarlowTwins
 from hiwm.levels.regularizers.info_nce import InfoNCE
 from hiwm.levels.regularizers.inverse_dynamics import InverseDynamics
+from hiwm.levels.regularizers.pixels import PixelPrediction
 from hiwm.levels.regularizers.straightening import TemporalStraightening
 from hiwm.levels.regularizers.temporal_similarity import TemporalSimilarity
 from hiwm.levels.regularizers.vicreg import VICReg
@@ -19,7 +20,7 @@ def features(latent, predicted=None, chunk=None):
     """With the latents as targets, predicted exactly unless told otherwise."""
     target = latent[:, 1:]
     chunk = torch.zeros(*target.shape[:2], 2) if chunk is None else chunk
-    return Features(latent, chunk, target if predicted is None else predicted, target, chunk)
+    return Features({"latent": latent}, latent, chunk, target if predicted is None else predicted, target, chunk)
 
 
 def value(regularizer, *arguments, **named):
@@ -99,3 +100,17 @@ def test_batch_norm_is_torchs():
     torch.testing.assert_close(mine.running_var, theirs.running_var, rtol=0.05, atol=0)  # torch's is unbiased
     mine.running_var.copy_(theirs.running_var)
     torch.testing.assert_close(mine.eval()(rows), theirs.eval()(rows))
+
+
+def test_pixels_of_a_decoder_that_is_known():
+    """The first latent and the predictions are decoded, nothing else; sizes that do not halve are cut."""
+    regularizer = PixelPrediction(inputs={"pixels": (9, 12, 3), "joints": (2,)}, dim_latent=4, width=8)
+    latent, predicted, frames = draw(5, 3, 4), draw(5, 2, 4, seed=1), draw(5, 3, 9, 12, 3)
+    seen = Features({"pixels": frames}, latent, latent[:, 1:], predicted, latent[:, 1:], latent[:, 1:])
+    assert regularizer.decode(latent).shape == frames.shape
+    value = regularizer(seen, torch.Generator())
+    decoded = [regularizer.decode(z) for z in (latent[:, 0], predicted[:, 0], predicted[:, 1])]
+    assert value.item() == pytest.approx((torch.stack(decoded, 1) - frames).square().mean().item(), rel=1e-3)
+    torch.nn.init.zeros_(regularizer.decoder[-1].weight)
+    torch.nn.init.ones_(regularizer.decoder[-1].bias)
+    assert regularizer(seen, torch.Generator()).item() == pytest.approx((frames - 1).square().mean().item(), rel=1e-4)

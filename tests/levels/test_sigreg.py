@@ -10,7 +10,7 @@ from hiwm.levels.regularizers.sigreg import SIGReg
 
 
 def features(latent, action):
-    return Features(latent, action, latent[:, 1:], latent[:, 1:], action)
+    return Features({}, latent, action, latent[:, 1:], latent[:, 1:], action)
 
 
 def gaussian(seed, batch=4000, steps=5, dim_latent=3, dim_action=2):

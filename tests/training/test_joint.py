@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -129,11 +130,12 @@ def test_two_processes_equal_one(tmp_path):
 def test_a_stack_trained_jointly_is_saved_level_by_level(tiny_run, tmp_path):
     dataset = open_dataset(tiny_run.config.dataset.path)
     training = replace(tiny_run.config.training, joint=True, steps=30, batch=16, evaluate_every=15)
-    stack, reports, done = tiny_run.config.stack, {}, {}
+    stack, started, reports, done = tiny_run.config.stack, {}, {}, {}
 
     def train():
         return train_stack(
             stack, training, dataset, seed=0, folder=tmp_path, processes=Processes(0, 1, torch.device("cpu")),
+            on_start=lambda depth, scale: started.update({depth.level: scale}),
             report=lambda k, progress: reports.setdefault(k, []).append(progress),
             on_level=lambda k, trained: done.update({k: trained}),
         )  # fmt: skip
@@ -144,6 +146,8 @@ def test_a_stack_trained_jointly_is_saved_level_by_level(tiny_run, tmp_path):
         assert "validation/readout_r2" in reports[k][-1].metrics
         assert any("loss/prediction" in progress.metrics for progress in reports[k])
         assert {"loss_prediction", "effective_rank"} <= set(done[k].metrics)
+        assert done[k].metrics["timescale"] == started[k] > 1
+        assert json.loads((tmp_path / spec.fingerprint / "metrics.json").read_text()) == done[k].metrics
         weights = load_file(tmp_path / spec.fingerprint / "level.safetensors")
         assert all(torch.equal(weights[name], value) for name, value in hierarchy.levels[k].state_dict().items())
     reports.clear()

@@ -50,7 +50,7 @@ def train(stack, training, dataset, folder, seed=0, kill=None, processes=ALONE):
 
     hierarchy, caches = train_stack(
         stack, training, dataset, seed=seed, folder=folder, processes=processes, report=report,
-        on_level=lambda k, trained: done.update({k: trained}),
+        on_start=lambda depth, scale: None, on_level=lambda k, trained: done.update({k: trained}),
     )  # fmt: skip
     return hierarchy, caches, done, curves
 

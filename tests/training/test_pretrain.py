@@ -105,7 +105,8 @@ def test_it_is_reported_and_lowers_its_loss(stack, dataset, tmp_path):
 
     train_stack(
         replace(stack, levels=stack.levels[:1], strides=[1]), config().training, dataset, seed=0, folder=tmp_path,
-        processes=ALONE, report=lambda k, progress: reported.append(progress), on_level=lambda k, result: None,
+        processes=ALONE, on_start=lambda *_: None, report=lambda k, progress: reported.append(progress),
+        on_level=lambda k, result: None,
     )  # fmt: skip
     before = [progress for progress in reported if progress.job == "pretraining"]
     assert before == reported[: len(before)]
@@ -196,8 +197,8 @@ def test_the_report_tells_pretraining_from_training(trained, stack, dataset, tmp
     tracker = Recorded()
     with TrainingProgress(tracker, [{}, {}], "data") as progress:
         hierarchy, _ = train_stack(
-            stack, config().training, dataset, seed=1, folder=tmp_path, processes=ALONE, report=progress.step,
-            on_level=progress.level,
+            stack, config().training, dataset, seed=1, folder=tmp_path, processes=ALONE, on_start=lambda *_: None,
+            report=progress.step, on_level=progress.level,
         )  # fmt: skip
     homes = [trunk_folder(tmp_path).name, *(spec.fingerprint for spec in hierarchy.specs)]
     names = ["level 0 pretraining", "level 0", "level 1"]
