@@ -30,6 +30,9 @@ HEALTH = {
 }
 
 
+LOWEST, HIGHEST = -0.1, 1.3  # of the health panels
+
+
 def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> Figure:
     """Losses and health of every level over the optimiser steps.
 
@@ -52,13 +55,22 @@ def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> Figure:
             key = f"validation/{name}"
             points = [(record["step"], record[key]) for record in records if key in record]
             if points:
-                health.plot(*zip(*points, strict=True), "o-", ms=3, lw=1.2, label=label)
-        health.set(ylabel="held-out value", title=f"level {level}: is it collapsing?")
+                steps, values = np.array(points).T
+                (line,) = health.plot(steps, values, "o-", ms=3, lw=1.2, label=label)
+                # an untrained predictor may be a thousand times worse than copy-last: marked where it leaves the picture
+                for outside, edge, marker in ((values < LOWEST, LOWEST, "v"), (values > HIGHEST, HIGHEST, "^")):
+                    health.plot(
+                        steps[outside],
+                        np.full(outside.sum(), edge),
+                        marker,
+                        color=line.get_color(),
+                        ms=6,
+                        clip_on=False,
+                    )
+        health.set(ylabel="held-out value", title=f"level {level}: is it collapsing?", ylim=(LOWEST, HIGHEST))
         health.axhline(0, color=INK, lw=0.5)
-        health.set_ylim(
-            top=min(health.get_ylim()[1], 1.6)
-        )  # an untrained predictor may be a thousand times worse than copy-last
-        health.legend(fontsize=8, loc="center right", framealpha=0.6)
+        if level == 0:
+            health.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
         for axes in (loss, health):
             axes.set_xlabel("optimiser step")
             axes.spines[["top", "right"]].set_visible(False)

@@ -8,7 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Template
 from matplotlib.figure import Figure
 
@@ -23,14 +22,18 @@ from hiwm.console import say
 from hiwm.data.store import Trajectories, open_dataset
 from hiwm.evaluation.evaluate import HIERARCHICAL, make_agents
 from hiwm.evaluation.traces import load_traces
-from hiwm.experiment import evaluation_identity
+from hiwm.experiment import check_trained, evaluation_identity
 from hiwm.tracking import make_tracker
 from hiwm.training.monitor import alarms
 
+ALIKE = 1.05  # calls that differ by less are called equal
+KEPT = "kept.json"  # column of the true state -> R2 from each level
+
 
 def report(config: Config) -> Path:
-    """Write `report.html` and `figures/*.png` in the experiment's folder, from what training and evaluation left there."""
+    """Write `report.html`, `kept.json` and `figures/*.png` in the experiment's folder, from what training and evaluation left."""
     agent = load_agent(config.folder / "hierarchy", allow=config.allow)
+    check_trained(config)
     dataset = open_dataset(config.dataset.path)
     results = config.folder / f"{config.evaluation.name}.json"
     evaluation = json.loads(results.read_text()) if results.exists() else None
@@ -39,6 +42,8 @@ def report(config: Config) -> Path:
             f"{results} is of another hierarchy, planner or protocol; `hiwm evaluate` with this config first"
         )
     levels = [_describe(config, agent, k) for k in range(len(agent.hierarchy))]
+    kept = what_is_kept(agent, dataset)
+    (config.folder / KEPT).write_text(json.dumps(kept, indent=1))
     drawn = _draw(config, agent, dataset, evaluation)
     folder = config.folder / "figures"
     folder.mkdir(exist_ok=True)
@@ -55,11 +60,12 @@ def report(config: Config) -> Path:
         headline=_headline(evaluation["agents"]) if evaluation else "",
         protocol=_protocol(config),
         levels=levels,
-        kept=what_is_kept(agent, dataset),
+        kept=kept,
         distances=distance_correlation(agent, dataset, pairs=1000),
         alarms=[f"level {k}: {alarm}" for k, level in enumerate(levels) for alarm in alarms(level["metrics"])],
         figures={name: _inline(folder / f"{name}.png") for name in drawn},
-        config=yaml.safe_dump(config.as_dict(), sort_keys=False),
+        config=(config.folder / "config.yaml").read_text(),
+        best=max(a["success"] for a in evaluation["agents"].values()) if evaluation else None,
     )
     path = config.folder / "report.html"
     path.write_text(page)
@@ -127,8 +133,14 @@ def _headline(agents: dict[str, Any]) -> str:
         low, high = numbers["interval"]
         return f"{100 * numbers['success']:.1f} % [{100 * low:.0f}, {100 * high:.0f}] of {numbers['episodes']} episodes"
 
+    calls = [numbers["predictor_calls"] for numbers in agents.values()]
     others = ", ".join(f"{name} {rate(name)}" for name in agents if name != HIERARCHICAL)
-    return f"The stack reaches {rate(HIERARCHICAL)}. With as many predictor calls a step: {others}."
+    equal = max(calls) <= ALIKE * min(calls)
+    budget = "as many predictor calls" if equal else f"{min(calls):.0f} to {max(calls):.0f} predictor calls"
+    return (
+        f"The stack reaches {rate(HIERARCHICAL)}. With {budget} a step: {others}. The stack's passes through encoders and "
+        f"inverse models come on top: {agents[HIERARCHICAL]['other_calls']:.0f} a step."
+    )
 
 
 def _protocol(config: Config) -> str:

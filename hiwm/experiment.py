@@ -146,7 +146,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     home = config.folder / "hierarchy"
     agent = load_agent(home, str(processes.device), config.allow)
     _check_environment(config, agent.world.environment, home)
-    _check_trained(config)
+    check_trained(config)
     agent = Agent(
         agent.hierarchy, agent.graphs, agent.macros, config.planner, agent.world, seed=config.seed, allow=config.allow
     )
@@ -221,8 +221,8 @@ def _action_bounds(dataset: Trajectories) -> tuple[list[float], list[float]]:
     return actions.min(0).tolist(), actions.max(0).tolist()
 
 
-def _check_trained(config: Config) -> None:
-    """Refuse to evaluate under a config that the saved hierarchy was not trained with."""
+def check_trained(config: Config) -> None:
+    """Refuse a config that the saved hierarchy was not trained with."""
     saved = yaml.safe_load((config.folder / "config.yaml").read_text())
     wanted = config.as_dict()
     for key in ("inputs", "strides", "levels", "landmarks", "macros", "training"):
@@ -239,7 +239,8 @@ def _check_trained(config: Config) -> None:
 
 def _check_macros(config: Config) -> None:
     """Refuse before training what the planner would refuse after it."""
-    for k in range(len(config.stack.levels)):
+    top = len(config.stack.levels) - 1
+    for k in range(top + (config.planner.landmarks != "direct" or top == 0)):  # direct: the top level does not search
         horizon = config.planner.horizon[k]
         if config.planner.proposal[k] == "bank" and horizon > config.macros.length:
             raise ConfigError(

@@ -27,9 +27,9 @@ class MaskedPrediction(nn.Module):
     prediction of blocks. With more, the same blocks are masked in every frame: V-JEPA's tubes; but frames are encoded one by
     one, as a level needs it, and only the predictor attends over time. Further differences: what is masked is predicted at
     once (I-JEPA: block by block), all that is not is visible (I-JEPA also crops the context, V-JEPA is the same), positions are
-    learned, and the momentum of the target is constant.
-
-    A batch shares one mask, as in the code of both papers, so that its rows have equally many visible patches.
+    learned, and the momentum of the target is constant. A batch shares one mask, so that its rows have equally many visible
+    patches (the papers draw places for each image and drop what is too many), every block has a size and, evenly in its logarithm, an
+    aspect of its own (there, one size a batch), and of V-JEPA's two kinds of masks there is one at a time.
 
     Args:
         encoder: whose trunk learns.
@@ -71,8 +71,14 @@ class MaskedPrediction(nn.Module):
         patches = self.trunk.grid[0] * self.trunk.grid[1]
         if patches < 2:
             raise ValueError("the image is one patch, so that nothing of it can be masked; lower encoder.patch")
-        if frames < 1 or blocks < 1:
-            raise ValueError(f"frames is {frames}, blocks is {blocks}; allowed: whole numbers of at least 1")
+        for name, value in {"frames": frames, "blocks": blocks, "width": width, "depth": depth, "heads": heads}.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; allowed: a whole number of at least 1")
+        for name, value, most in (("beta", beta, float("inf")), ("momentum", momentum, 1.0)):
+            if not isinstance(value, (int, float)) or not 0 <= value <= most:
+                raise ValueError(f"{name} is {value!r}; allowed: a number of at least 0, momentum at most 1")
+        if not all(isinstance(pair, Sequence) for pair in (scale, aspect)):
+            raise ValueError(f"scale is {scale!r}, aspect is {aspect!r}; allowed: two numbers each, least and largest")
         if not (len(scale) == len(aspect) == 2 and 0 < scale[0] <= scale[1] < 1 and 0 < aspect[0] <= aspect[1]):
             raise ValueError(
                 f"scale is {list(scale)}, aspect is {list(aspect)}; allowed: a least and a largest number above 0, scale below 1"
@@ -125,7 +131,7 @@ class MaskedPrediction(nn.Module):
         for _ in range(self.blocks):
             scale, aspect, top, left = torch.rand(4, generator=generator).tolist()
             area = rows * columns * (self.scale[0] + scale * (self.scale[1] - self.scale[0]))
-            ratio = self.aspect[0] * (self.aspect[1] / self.aspect[0]) ** aspect  # as likely high as wide
+            ratio = self.aspect[0] * (self.aspect[1] / self.aspect[0]) ** aspect
             height = min(rows, max(1, round((area * ratio) ** 0.5)))
             width = min(columns, max(1, round((area / ratio) ** 0.5)))
             if height * width == rows * columns:  # rounding on a small grid

@@ -54,16 +54,15 @@ def train_jointly(
 
     def told(progress: Progress) -> None:
         for k, home in enumerate(homes):
-            mine = {
-                kind + name: value
-                for kind in ("validation/", "loss/", "")
-                for name, value in of_level(
-                    {key.removeprefix(kind): v for key, v in progress.metrics.items() if key.startswith(kind)}, k
-                ).items()
-            }
+            mine = {}
+            for name, value in progress.metrics.items():
+                kind, _, rest = name.partition("/")  # validation/level1/std, loss/level0/prediction, loss/total
+                if rest.startswith(f"level{k}/"):
+                    mine[f"{kind}/{rest.removeprefix(f'level{k}/')}"] = value
+                elif not rest.startswith("level"):
+                    mine[name] = value  # of the whole stack
             if k == 0 or mine:
-                rate = {key: value for key, value in progress.metrics.items() if key == "learning_rate"}
-                report(k, replace(progress, metrics=mine | rate, home=home))
+                report(k, replace(progress, metrics=mine, home=home))
 
     windows = max(
         1, VALIDATION_WINDOWS * levels[0].horizon // stack.horizon

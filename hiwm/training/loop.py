@@ -35,7 +35,7 @@ class TrainingConfig:
 
     Args:
         steps: optimiser steps of each level.
-        batch: windows in a step, over all processes.
+        batch: windows in a step, over all processes; of the top level in a joint training.
         learning_rate: peak of the schedule (linear warm-up over `warmup` of the steps, then a half cosine to 0).
         warmup: share of the steps.
         weight_decay: AdamW's.
@@ -82,7 +82,7 @@ class Progress:
     Args:
         step: optimiser steps done.
         steps: of how many.
-        metrics: name -> number; None between the reports.
+        metrics: name -> number; empty between the reports.
         home: folder of what is trained.
         job: what is done to the level.
     """

@@ -38,8 +38,11 @@ def check_pretraining(
     where = f"levels.level{k}.pretraining"
     if k > 0:
         raise ValueError(f"{where} is given; allowed above level 0: null, for pretraining is from images")
-    if set(config) != KEYS:
-        raise ValueError(f"{where} has the keys {sorted(config)}; allowed: exactly {sorted(KEYS)}")
+    if not isinstance(config, Mapping) or set(config) != KEYS:
+        raise ValueError(f"{where} is {config!r}; allowed: a mapping with exactly the keys {sorted(KEYS)}")
+    for key in KEYS:
+        if not isinstance(config[key], Mapping):
+            raise ValueError(f"{where}.{key} is {config[key]!r}; allowed: a mapping")
     try:
         frames = make_objective(level, config, allow).frames
         training.changed(config["training"])
@@ -67,7 +70,7 @@ def pretrain(
 ) -> None:
     """Give the encoder of a fitted level a trunk that learned from images alone, and freeze it.
 
-    The trunk lies under its own fingerprint in `folder`: levels that differ in other parts share it. As in I-JEPA, it is the
+    The trunk lies under its own fingerprint in `folder`: levels that differ in other parts than the encoder share it. As in I-JEPA, it is the
     target that is kept, not the trunk that followed the gradient.
 
     Args:

@@ -18,7 +18,7 @@ from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.levels.joint import JointStack
 from hiwm.levels.level import Level
-from hiwm.training.checkpoint import load_trained, save_metrics, save_trained
+from hiwm.training.checkpoint import LATENTS, forget_trained, is_trained, load_trained, save_metrics, save_trained
 from hiwm.training.distributed import Processes, barrier
 from hiwm.training.fingerprint import fingerprint
 from hiwm.training.joint import train_jointly
@@ -43,6 +43,7 @@ LEVEL_KEYS = {
     "pretraining",
     "training",
 }
+FIT_WINDOWS = 1024
 MONITORED_EPISODES, MONITORED_MOMENTS = 64, 32
 LEAST_STARTS = 0.25  # of the rows; below it a level sees little but the beginnings of episodes
 
@@ -152,12 +153,18 @@ def train_stack(
         [held_out.column(name).reshape(len(held_out.column(name)), -1) for name in config.state], 1
     ).astype(np.float32)  # fmt: skip
     homes = [folder / spec.fingerprint for spec in specs]
+    joint = training.joint and not all(is_trained(home) for home in homes)
     levels: list[Level] = []
-    for spec in specs:
+    for spec, home in zip(specs, homes, strict=True):
         torch.manual_seed(seed)  # initial weights, the same in every process
         levels.append(spec.build(config.allow).to(processes.device))
+        if joint:  # what is there of an earlier, incomplete training is of no use
+            barrier()
+            if processes.is_main:
+                forget_trained(home)
+    barrier()
     there = [load_trained(level, home) for level, home in zip(levels, homes, strict=True)]
-    if training.joint and None in there:
+    if joint:
         _train_jointly(
             levels,
             config,
@@ -176,7 +183,7 @@ def train_stack(
         on_start(depths[k], scale)
         if processes.is_main and (wrong := out_of_scale(depths[k].period, depths[k].rows - 1, scale)):
             log.warning("level %d: %s", k, wrong)
-        metrics = load_trained(level, home)
+        metrics = load_trained(level, home) if joint else there[k]
         if metrics is None:
             home.mkdir(parents=True, exist_ok=True)
             train_data, held_data = source.split(config.validation)
@@ -218,7 +225,7 @@ def train_stack(
             if processes.is_main:
                 save_metrics(metrics, home)
         level.eval().requires_grad_(False)
-        cache = home / "latents.h5"
+        cache = home / LATENTS
         if processes.is_main and not cache.exists():
             cache_latents(level, source, cache, inputs, "action", action_period)
         barrier()
@@ -332,10 +339,11 @@ def check_windows(config: StackConfig, trajectories: Trajectories) -> list[Depth
 
 def fit_level(level: Level, source: Trajectories, sampler: ClipSampler) -> None:
     """Input statistics and the size of a step, before training."""
+    windows = max(1, FIT_WINDOWS * level.horizon // sampler.horizon)  # a joint training's are longer
     statistics = {name: source.statistics(name) for name in sampler.inputs}
     device = next(level.buffers()).device
     level.fit(
-        sampler.sample(1024, np.random.default_rng(0)).map(lambda x: x.to(device)),
+        sampler.sample(windows, np.random.default_rng(0)).map(lambda x: x.to(device)),
         {name: torch.from_numpy(np.asarray(mean)).to(device) for name, (mean, _) in statistics.items()},
         {name: torch.from_numpy(np.asarray(std)).to(device) for name, (_, std) in statistics.items()},
     )
