@@ -59,21 +59,16 @@ def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> Figure:
                 (line,) = health.plot(steps, values, "o-", ms=3, lw=1.2, label=label)
                 # an untrained predictor may be a thousand times worse than copy-last: marked where it leaves the picture
                 for outside, edge, marker in ((values < LOWEST, LOWEST, "v"), (values > HIGHEST, HIGHEST, "^")):
-                    health.plot(
-                        steps[outside],
-                        np.full(outside.sum(), edge),
-                        marker,
-                        color=line.get_color(),
-                        ms=6,
-                        clip_on=False,
-                    )
+                    if outside.any():
+                        ends = np.full(outside.sum(), edge)
+                        health.plot(steps[outside], ends, marker, color=line.get_color(), ms=6, clip_on=False)
         health.set(ylabel="held-out value", title=f"level {level}: is it collapsing?", ylim=(LOWEST, HIGHEST))
         health.axhline(0, color=INK, lw=0.5)
-        if level == 0:
-            health.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
         for axes in (loss, health):
             axes.set_xlabel("optimiser step")
             axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = grid[0, 1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
     return figure
 
 
