@@ -27,10 +27,11 @@ from hiwm.tracking import make_tracker
 from hiwm.training.monitor import alarms
 
 EQUAL_CALLS = 0.05  # share by which numbers of predictor calls that are called equal may differ
+KEPT = "kept.json"  # column of the true state -> R2 from each level
 
 
 def report(config: Config) -> Path:
-    """Write `report.html` and `figures/*.png` in the experiment's folder, from what training and evaluation left there."""
+    """Write `report.html`, `kept.json` and `figures/*.png` in the experiment's folder, from what training and evaluation left."""
     agent = load_agent(config.folder / "hierarchy", allow=config.allow)
     check_trained(config)
     dataset = open_dataset(config.dataset.path)
@@ -41,6 +42,8 @@ def report(config: Config) -> Path:
             f"{results} is of another hierarchy, planner or protocol; `hiwm evaluate` with this config first"
         )
     levels = [_describe(config, agent, k) for k in range(len(agent.hierarchy))]
+    kept = what_is_kept(agent, dataset)
+    (config.folder / KEPT).write_text(json.dumps(kept, indent=1))
     drawn = _draw(config, agent, dataset, evaluation)
     folder = config.folder / "figures"
     folder.mkdir(exist_ok=True)
@@ -58,7 +61,7 @@ def report(config: Config) -> Path:
         best=max(numbers["success"] for numbers in evaluation["agents"].values()) if evaluation else None,
         protocol=_protocol(config),
         levels=levels,
-        kept=what_is_kept(agent, dataset),
+        kept=kept,
         distances=distance_correlation(agent, dataset, pairs=1000),
         alarms=[f"level {k}: {alarm}" for k, level in enumerate(levels) for alarm in alarms(level["metrics"])],
         figures={name: _inline(folder / f"{name}.png") for name in drawn},

@@ -12,9 +12,6 @@ import yaml
 
 from hiwm.evaluation.statistics import wilson_interval
 
-COLUMNS: tuple[str, ...] = (
-    "experiment", "seed", "agent", "won", "episodes", "low", "high", "steps", "plan_ms", "predictor_calls", "other_calls", "per_task", "machine", "commit",
-)  # fmt: skip
 HEALTH: tuple[str, ...] = ("effective_rank", "std", "within_episode", "copy_last", "readout_r2")
 Row = dict[str, str | int | float]
 
@@ -50,22 +47,35 @@ def rows_of(folders: Iterable[Path], name: str) -> list[Row]:
 
 
 def health_of(folders: Iterable[Path]) -> list[Row]:
-    """A row for every level of every run: what its latent keeps of the world, at the last validation (see `training.monitor`)."""
+    """A row for every level of every run: its health at the last validation (`training.monitor`), and what it keeps (`hiwm report`)."""
     rows: list[Row] = []
     for folder in sorted(folders):
         described = folder / "hierarchy" / "hierarchy.yaml"
         if not described.exists():
             continue
+        told = folder / "kept.json"
+        kept = json.loads(told.read_text()) if told.exists() else {}
         for k, level in enumerate(yaml.safe_load(described.read_text())["levels"]):
-            metrics = json.loads((folder / "levels" / level["fingerprint"] / "metrics.json").read_text())
-            rows.append({"run": folder.name, "level": k} | {key: round(metrics[key], 4) for key in HEALTH})
+            path = folder / "levels" / level["fingerprint"] / "metrics.json"
+            if not path.exists():
+                continue
+            metrics = json.loads(path.read_text())
+            row: Row = {"run": folder.name, "level": k} | {key: round(metrics[key], 4) for key in HEALTH}
+            for column, scores in kept.items():
+                row[f"r2_{column}"] = round(scores[k], 3)
+            rows.append(row)
     return rows
 
 
 def markdown_of_health(rows: Sequence[Row]) -> str:
     """Markdown: a line a level."""
-    lines = ["| " + " | ".join(("run", "level", *HEALTH)) + " |", "|---" * (2 + len(HEALTH)) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(map(str, row.values())) + " |" for row in rows)])
+    names = _names(rows)
+    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(str(row.get(name, "")) for name in names) + " |" for row in rows)])
+
+
+def _names(rows: Sequence[Row]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for row in rows for name in row))
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -113,16 +123,16 @@ def main(folders: Sequence[str]) -> None:
     """Write `levels.csv` and a CSV for each evaluation into the current folder, and print them as Markdown."""
     paths = [Path(folder) for folder in folders]
     names = [
-        ("evaluation", COLUMNS, rows_of(paths, "evaluation"), markdown),
-        ("ablation", COLUMNS, rows_of(paths, "ablation"), markdown_by_agent),
-        ("depth", COLUMNS, rows_of(paths, "depth"), markdown_by_agent),
-        ("levels", ("run", "level", *HEALTH), health_of(paths), markdown_of_health),
+        ("evaluation", rows_of(paths, "evaluation"), markdown),
+        ("ablation", rows_of(paths, "ablation"), markdown_by_agent),
+        ("depth", rows_of(paths, "depth"), markdown_by_agent),
+        ("levels", health_of(paths), markdown_of_health),
     ]
-    for name, columns, rows, table in names:
+    for name, rows, table in names:
         if not rows:
             continue
         with open(f"{name}.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer = csv.DictWriter(file, _names(rows), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         print(f"\n{name}.csv\n\n{table(rows)}")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hiwm.hierarchy import Hierarchy, load_hierarchy
 from hiwm.planning.landmarks import LandmarkGraph
+from hiwm.planning.macros import MacroActions
 from hiwm.planning.plan import Plan
 from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
 
@@ -43,6 +44,7 @@ class Agent:
     Args:
         hierarchy: the levels.
         graphs: landmark graph of each level.
+        macros: real actions of each level, bottom first; none where no proposal needs them.
         config: how to plan.
         world: bounds of actions and the environment.
         num_levels: use only the lowest ones; None for all.
@@ -54,6 +56,7 @@ class Agent:
         self,
         hierarchy: Hierarchy,
         graphs: Sequence[LandmarkGraph],
+        macros: Sequence[MacroActions],
         config: PlannerConfig,
         world: World,
         num_levels: int | None = None,
@@ -62,13 +65,14 @@ class Agent:
     ) -> None:
         self.hierarchy = hierarchy if num_levels is None else hierarchy.truncate(num_levels)
         self.graphs = graphs
+        self.macros = macros
         self.config = config
         self.world = world
         self.seed = seed
         low, high = (torch.tensor(bound, device=hierarchy.device) for bound in (world.action_low, world.action_high))
         graph = graphs[len(self.hierarchy) - 1] if graphs else None
         self.allow = tuple(allow)
-        self.planner = HierarchicalPlanner(self.hierarchy, config, graph, low, high, allow)
+        self.planner = HierarchicalPlanner(self.hierarchy, config, graph, low, high, allow, macros)
         self.inputs = self.hierarchy.specs[0].inputs
         #: shape of one primitive action
         self.action_shape = tuple(low.shape)
@@ -85,7 +89,7 @@ class Agent:
     def with_planner(self, num_levels: int | None = None, **changes: Any) -> Agent:
         """The same levels planning otherwise: `changes` are keys of PlannerConfig."""
         config = replace(self.config, **changes)
-        return Agent(self.hierarchy, self.graphs, config, self.world, num_levels, self.seed, self.allow)
+        return Agent(self.hierarchy, self.graphs, self.macros, config, self.world, num_levels, self.seed, self.allow)
 
     def reset(self, goal: Observation) -> None:
         """Begin towards a goal observation, or a batch of them: one array, or a dict with one for each input."""
@@ -139,12 +143,14 @@ class Agent:
         return tensors, single
 
     def save(self, folder: Path) -> None:
-        """The levels, `landmarks<k>.safetensors` and `agent.yaml`, whole or not at all."""
+        """The levels, `landmarks<k>.safetensors`, `macros<k>.safetensors` and `agent.yaml`, whole or not at all."""
         temporary = folder.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         self.hierarchy.save(temporary)
         for k, graph in enumerate(self.graphs):
             graph.save(temporary / f"landmarks{k}.safetensors")
+        for k, macros in enumerate(self.macros):
+            macros.save(temporary / f"macros{k}.safetensors")
         described = {"planner": _plain(asdict(self.config)), "world": _plain(asdict(self.world))}
         (temporary / "agent.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
         if folder.exists():
@@ -155,7 +161,7 @@ class Agent:
 
 
 def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = ()) -> Agent:
-    """Load levels, landmarks and planner config, e.g. from "runs/<experiment>/hierarchy"; runs no code from the files.
+    """Load levels, landmarks, real actions and planner config, e.g. from "runs/<experiment>/hierarchy"; runs no code from the files.
 
     Args:
         folder: what `hiwm train` or `Agent.save` wrote.
@@ -167,7 +173,10 @@ def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = (
     described = yaml.safe_load((folder / "agent.yaml").read_text())
     files = [folder / f"landmarks{k}.safetensors" for k in range(len(hierarchy))]
     graphs = [LandmarkGraph.load(file, device) for file in files if file.exists()]
-    return Agent(hierarchy, graphs, PlannerConfig(**described["planner"]), World(**described["world"]), allow=allow)
+    files = [folder / f"macros{k}.safetensors" for k in range(len(hierarchy))]
+    macros = [MacroActions.load(file, device) for file in files if file.exists()]
+    config, world = PlannerConfig(**described["planner"]), World(**described["world"])
+    return Agent(hierarchy, graphs, macros, config, world, allow=allow)
 
 
 def _plain(value: Any) -> Any:

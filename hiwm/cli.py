@@ -103,6 +103,8 @@ action_encoder@levels.level<k>.action_encoder={choices("action_encoder")}
 predictor@levels.level<k>.predictor={choices("predictor")}
 collapse@levels.level<k>={choices("collapse")}
 macro@levels.level<k>={choices("macro")}
+and, of level 0, how its encoder learns before it:
+pretraining@levels.level0={choices("pretraining")}
 
 Keys and defaults, dotted on the command line, e.g. training.steps=3000:
 

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hiwm.checks import at_least, matches, spell
 from hiwm.evaluation.evaluate import EvaluationConfig
 from hiwm.planning.landmarks import LandmarkConfig
+from hiwm.planning.macros import MacroConfig
 from hiwm.planning.planner import PlannerConfig
 from hiwm.training.loop import TrainingConfig
 from hiwm.training.stages import StackConfig
@@ -91,6 +92,7 @@ class Config:
     dataset: DatasetConfig
     training: TrainingConfig
     landmarks: LandmarkConfig
+    macros: MacroConfig
     planner: PlannerConfig
     evaluation: EvaluationConfig
     tracking: str

@@ -56,9 +56,13 @@ class Bar:
             if note:
                 self.progress.update(self.task, note=f"{rate:,.0f} {self.unit}/s  {note}")
         elif now - self.last_line > SECONDS_BETWEEN_LINES or (done == self.total and note):
-            recent = (done - self.last_done) / max(1e-9, now - self.last_line)  # what is left goes on at the present pace
+            recent = (done - self.last_done) / max(
+                1e-9, now - self.last_line
+            )  # what is left goes on at the present pace
             left = f", {(self.total - done) / recent:,.0f} s left" if recent and done < self.total else ""
-            say(f"{self.label}: {done:,}/{self.total:,} {self.unit}, {rate:,.{int(rate < 10)}f}/s{left} {note}".rstrip())
+            say(
+                f"{self.label}: {done:,}/{self.total:,} {self.unit}, {rate:,.{int(rate < 10)}f}/s{left} {note}".rstrip()
+            )
             self.last_line, self.last_done = now, done
 
     def __exit__(

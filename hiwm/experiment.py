@@ -29,6 +29,7 @@ from hiwm.evaluation.evaluate import evaluate as evaluate_agents
 from hiwm.evaluation.evaluate import make_agents, summarize
 from hiwm.evaluation.traces import save_traces
 from hiwm.planning.landmarks import build_landmarks
+from hiwm.planning.macros import build_macros
 from hiwm.progress import TrainingProgress
 from hiwm.tracking import flatten, make_tracker
 from hiwm.training.distributed import Processes, barrier, start_processes
@@ -83,14 +84,21 @@ def collect(config: Config) -> Trajectories:
 
 
 def train(config: Config) -> None:
-    """Train the levels that are not there yet, build the landmark graphs, save the hierarchy."""
+    """Train the levels that are not there yet, build the landmark graphs, keep real actions, save the hierarchy."""
     processes = _prepare(config)
     config.planner.check(len(config.stack.levels))
+    _check_macros(config)
     dataset = open_dataset(config.dataset.path)
     _check_environment(config, dataset.metadata.get("environment"), config.dataset.path)
     tracker = make_tracker(config if processes.is_main else replace(config, tracking="none"))
     parameters = [
-        {"level": k, "stride": stride, **parts, "training": asdict(config.training), "seed": config.seed}
+        {
+            "level": k,
+            "stride": stride,
+            **parts,
+            "training": asdict(config.training.changed(parts["training"])),
+            "seed": config.seed,
+        }
         for k, (parts, stride) in enumerate(zip(config.stack.levels, config.strides, strict=True))
     ]
     title = f"{len(parameters)} levels jointly" if config.training.joint else ""
@@ -109,12 +117,17 @@ def train(config: Config) -> None:
     if not processes.is_main:
         barrier()
         return
-    graphs = [build_landmarks(open_dataset(cache), config.landmarks, config.seed) for cache in caches]
+    latents = [open_dataset(cache) for cache in caches]
+    graphs = [build_landmarks(level, config.landmarks, config.seed) for level in latents]
     for k, graph in enumerate(graphs):
         say(f"landmarks of level {k}: {graph.data.num_nodes:,}, {graph.data.num_edges:,} edges")
+    macros = [
+        build_macros(level, period, config.macros, config.seed)
+        for level, period in zip(latents, hierarchy.periods, strict=True)
+    ]
     low, high = _action_bounds(dataset)
     world = World(config.environment, low, high, dataset.fingerprint)
-    agent = Agent(hierarchy, graphs, config.planner, world, seed=config.seed, allow=config.allow)
+    agent = Agent(hierarchy, graphs, macros, config.planner, world, seed=config.seed, allow=config.allow)
     home = config.folder / "hierarchy"
     agent.save(home)
     (config.folder / "config.yaml").write_text(yaml.safe_dump(config.as_dict(), sort_keys=False))
@@ -134,7 +147,9 @@ def evaluate(config: Config) -> dict[str, Any]:
     agent = load_agent(home, str(processes.device), config.allow)
     _check_environment(config, agent.world.environment, home)
     check_trained(config)
-    agent = Agent(agent.hierarchy, agent.graphs, config.planner, agent.world, seed=config.seed, allow=config.allow)
+    agent = Agent(
+        agent.hierarchy, agent.graphs, agent.macros, config.planner, agent.world, seed=config.seed, allow=config.allow
+    )
     agents = make_agents(agent, config.evaluation)
     identity = evaluation_identity(config, agent)
     path = config.folder / f"{config.evaluation.name}.json"
@@ -187,20 +202,6 @@ def evaluate(config: Config) -> dict[str, Any]:
     return result
 
 
-def check_trained(config: Config) -> None:
-    """Refuse to evaluate, or to report, under a config that the saved hierarchy was not trained with."""
-    saved = yaml.safe_load((config.folder / "config.yaml").read_text())
-    wanted = config.as_dict()
-    for key in ("inputs", "strides", "levels", "landmarks", "training"):
-        before, now = (flatten({key: described[key]}) for described in (saved, wanted))
-        differ = [k for k in {**before, **now} if before.get(k) != now.get(k)]
-        if differ:
-            told = ", ".join(f"{k} {before.get(k, 'none')} (the config says {now.get(k, 'none')})" for k in differ[:5])
-            raise ConfigError(
-                f"{config.folder / 'hierarchy'} was trained with {told}; `hiwm train` with this config first, or give another name"
-            )
-
-
 def _say_results(agents: dict[str, Any]) -> None:
     for name, numbers in agents.items():
         low, high = numbers["interval"]
@@ -218,6 +219,34 @@ def _action_bounds(dataset: Trajectories) -> tuple[list[float], list[float]]:
     if not np.isfinite(actions).all():
         raise ConfigError(f"{dataset.path}: column 'action' has values that are not finite numbers")
     return actions.min(0).tolist(), actions.max(0).tolist()
+
+
+def check_trained(config: Config) -> None:
+    """Refuse a config that the saved hierarchy was not trained with."""
+    saved = yaml.safe_load((config.folder / "config.yaml").read_text())
+    wanted = config.as_dict()
+    for key in ("inputs", "strides", "levels", "landmarks", "macros", "training"):
+        if key not in saved:  # an older version's; the planner refuses what it cannot do without
+            continue
+        before, now = (flatten({key: described[key]}) for described in (saved, wanted))
+        differ = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+        if differ:
+            told = ", ".join(f"{k} {before.get(k, 'none')} (the config says {now.get(k, 'none')})" for k in differ[:5])
+            raise ConfigError(
+                f"{config.folder / 'hierarchy'} was trained with {told}; `hiwm train` with this config first, or give another name"
+            )
+
+
+def _check_macros(config: Config) -> None:
+    """Refuse before training what the planner would refuse after it."""
+    top = len(config.stack.levels) - 1
+    for k in range(top + (config.planner.landmarks != "direct" or top == 0)):  # direct: the top level does not search
+        horizon = config.planner.horizon[k]
+        if config.planner.proposal[k] == "bank" and horizon > config.macros.length:
+            raise ConfigError(
+                f"macros.length is {config.macros.length}; allowed: at least planner.horizon[{k}], {horizon}, for "
+                f"planner.proposal[{k}] is 'bank'"
+            )
 
 
 def _commit() -> str:
@@ -273,6 +302,7 @@ def evaluation_identity(config: Config, agent: Agent) -> str:
     """Stands for the hierarchy, the planner and the protocol of an evaluation."""
     parts = [
         [spec.fingerprint for spec in agent.hierarchy.specs],
-        asdict(config.planner), asdict(config.landmarks), asdict(config.evaluation), config.environment, config.seed,
+        asdict(config.planner), asdict(config.landmarks), asdict(config.macros), asdict(config.evaluation),
+        config.environment, config.seed,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -31,7 +32,8 @@ class TrainingProgress:
         self.title = title
         self.below = dataset  # fingerprint of the level below the next one to train; of the data, below level 0
         self.bar: Bar | None = None
-        self.runs: dict[int, Run] = {}
+        self.job = "training"
+        self.runs: dict[Path, Run] = {}
 
     def __enter__(self) -> TrainingProgress:
         return self
@@ -46,15 +48,20 @@ class TrainingProgress:
 
     def step(self, level: int, progress: Progress) -> None:
         """One optimiser step, or one validation, of a level."""
+        if progress.job != self.job:  # from pretraining to training
+            self._close("FINISHED")
+        self.job = progress.job
+        name = f"level {level}" + (f" {progress.job}" if progress.job != "training" else "")
         if self.bar is None:
-            self.bar = Bar(self.title or f"level {level}", progress.steps, "steps", start=progress.step)
+            self.bar = Bar(self.title or name, progress.steps, "steps", start=progress.step)
             self.bar.__enter__()
-        if level not in self.runs:
+        if progress.home not in self.runs:
             lineage = {"hiwm.level": str(level), "hiwm.fingerprint": progress.home.name, "hiwm.below": self.below}
-            self.runs[level] = self.tracker.child(f"level {level}", self.parameters[level], lineage)
-            self.below = progress.home.name
+            self.runs[progress.home] = self.tracker.child(name, self.parameters[level], lineage)
+            if progress.job == "training":
+                self.below = progress.home.name
         if progress.metrics:
-            self.runs[level].metrics(progress.metrics, progress.step)
+            self.runs[progress.home].metrics(progress.metrics, progress.step)
             with open(progress.home / HISTORY, "a") as file:
                 file.write(json.dumps({"step": progress.step, **progress.metrics}) + "\n")
         if "validation/copy_last" not in progress.metrics:
@@ -70,7 +77,7 @@ class TrainingProgress:
         """A level is done, or was there already."""
         if trained.reused:
             say(f"level {level}: {trained.folder}, trained already, reused")
-        if run := self.runs.pop(level, None):
+        if run := self.runs.pop(trained.folder, None):
             run.artifact(trained.folder / "metrics.json")
             run.artifact(trained.folder / "level.safetensors")
             run.finish("FINISHED")

@@ -20,7 +20,8 @@ class JointStack(nn.Module):
     """The same levels and losses as in staged training, over one clip of level 0 that is long enough for the top.
 
     A level sees the whole clip, is trained on windows of its own horizon cut from it, and hands what it saw to the level
-    above. Upper levels take their inputs as they are, for latents that move have no statistics to standardise by.
+    above; so a lower level gets more windows a step than the top. Upper levels take their inputs as they are (`floor` is not
+    used), for latents that move have no statistics to standardise by, and pairs for their inverse models lie within the clip.
 
     Args:
         levels: bottom first.

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from hiwm.levels.parts import Encoder
-
 
 class EMATarget(nn.Module):
     """Exponential moving average of the encoder, without gradient (BYOL, arXiv 2006.07733; I-JEPA, arXiv 2301.08243).
@@ -19,18 +17,22 @@ class EMATarget(nn.Module):
         momentum: share of itself that it keeps at every optimiser step.
     """
 
-    def __init__(self, *, encoder: Encoder, momentum: float = 0.99) -> None:
+    def __init__(self, *, encoder: nn.Module, momentum: float = 0.99) -> None:
         super().__init__()
         self.copy = copy.deepcopy(encoder).requires_grad_(False)
         self.momentum = momentum
 
     @torch.no_grad()
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Standardised inputs, each (..., *shape) -> (..., D)."""
+    def forward(self, inputs: Mapping[str, Tensor] | Tensor) -> Tensor:
+        """What the encoder takes -> what it answers."""
         return self.copy(inputs)
 
     @torch.no_grad()
-    def follow(self, encoder: Encoder) -> None:
+    def follow(self, encoder: nn.Module) -> None:
         """After an optimiser step."""
         for mine, theirs in zip(self.copy.parameters(), encoder.parameters(), strict=True):
             mine.lerp_(theirs, 1 - self.momentum)
+
+    def restart(self, encoder: nn.Module) -> None:
+        """Become a copy of the encoder again."""
+        self.copy.load_state_dict(encoder.state_dict())

@@ -134,6 +134,12 @@ def test_saved_and_loaded_acts_the_same(agent, tmp_path):
     np.testing.assert_array_equal(acted(loaded, 10), acted(agent, 10))
     assert loaded.world == agent.world
     assert loaded.config == agent.config
+    assert len(loaded.macros) == 3
+    for old, new in zip(agent.macros, loaded.macros, strict=True):
+        assert torch.equal(old.mean, new.mean)
+        assert torch.equal(old.actions, new.actions)
+    real = loaded.with_planner(proposal=["bank", "queue", "gaussian"])
+    np.testing.assert_array_equal(acted(real), acted(agent.with_planner(proposal=["bank", "queue", "gaussian"])))
     assert not list(tmp_path.glob("*.tmp"))
     # over an older one with files of its own
     (tmp_path / "again" / "level7.safetensors").write_bytes(b"")
@@ -172,6 +178,15 @@ def test_an_untrusted_module_is_not_even_imported(saved, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="is not trusted"):
             hiwm.load_agent(saved)
     assert not (tmp_path / "was_run").exists()
+
+
+def test_a_hierarchy_saved_without_real_actions_is_refused_only_where_they_are_needed(agent, saved):
+    for file in saved.glob("macros*.safetensors"):
+        file.unlink()
+    old = hiwm.load_agent(saved)
+    np.testing.assert_array_equal(acted(old), acted(agent))
+    with pytest.raises(ValueError, match=r"planner.proposal\[0\] is 'queue' but the hierarchy has no real actions"):
+        old.with_planner(proposal=["queue", "inverse", "gaussian"])
 
 
 def test_untrusted_solvers_are_refused(saved):

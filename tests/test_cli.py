@@ -6,12 +6,17 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import h5py
 import pytest
 import tiny
+import yaml
 
+from hiwm.agent import load_agent
 from hiwm.cli import VERBS, main
+from hiwm.config import load_config
+from hiwm.experiment import evaluation_identity
 
 
 def python(*arguments, cwd, **environment):
@@ -98,11 +103,40 @@ def test_unknown_verb(capsys):
         ("levels.level1.encoder._target_=os.system", "os.system"),
         ("environment._target_=nowhere.Room", "nowhere.Room"),
         ("landmarks.edge_steps=90", "landmarks.edge_steps"),
+        ("macros.bank=0", "macros.bank is 0"),
         ("inputs=[pixels]", "pixels"),
     ],
 )
 def test_mistakes_are_named_in_one_line(spoiled, override, named, capsys):
     assert named in refused(capsys, "train", *spoiled, override)
+
+
+def test_a_bank_of_shorter_sequences_than_the_horizon_is_refused_before_training(spoiled, capsys):
+    line = refused(capsys, "train", *spoiled, "planner.proposal=[bank,inverse,gaussian]", "macros.length=5")
+    assert "macros.length is 5; allowed: at least planner.horizon[0], 6, for planner.proposal[0] is 'bank'" in line
+
+
+def test_real_actions_are_part_of_what_was_trained_and_evaluated(spoiled, capsys):
+    assert "was trained with macros.bank 2000 (the config says 7)" in refused(
+        capsys, "evaluate", *spoiled, "macros.bank=7"
+    )
+    config = load_config(spoiled)
+    agent = load_agent(config.folder / "hierarchy")
+    other = replace(config, macros=replace(config.macros, bank=7))
+    assert evaluation_identity(config, agent) != evaluation_identity(other, agent)
+
+
+def test_an_older_hierarchy_without_real_actions_is_evaluated(spoiled, capsys):
+    folder = load_config(spoiled).folder
+    saved = yaml.safe_load((folder / "config.yaml").read_text())
+    del saved["macros"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(saved))
+    for file in (folder / "hierarchy").glob("macros*.safetensors"):
+        file.unlink()
+    assert main(["evaluate", *spoiled]) == 0
+    assert "has no real actions of level 0" in refused(
+        capsys, "evaluate", *spoiled, "planner.proposal=[queue,inverse,gaussian]"
+    )
 
 
 def test_missing_dataset(tmp_path, capsys):

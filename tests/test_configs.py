@@ -56,7 +56,8 @@ def test_experiments(experiment):
 
 @pytest.mark.parametrize("evaluation", EVALUATIONS)
 def test_evaluations(evaluation):
-    config = load_config([f"evaluation={evaluation}"])
+    deep = ["experiment=fourroom-deep"] if evaluation == "depth" else []  # it is about four levels
+    config = load_config([*deep, f"evaluation={evaluation}"])
     assert config.evaluation.baselines
     names = {field.name for field in fields(PlannerConfig)} | {"num_levels"}
     for name, changes in config.evaluation.baselines.items():

@@ -40,7 +40,7 @@ def test_readme_snippets_run(tmp_path, monkeypatch, capsys):
         assert main(quick(command)) == 0, capsys.readouterr().err
     assert Path("runs/room/evaluation.json").exists()
     assert Path("runs/room/report.html").exists()
-    saved = Path("runs/mine/hierarchy/hierarchy.yaml").read_text()
+    saved = Path("runs/fourier/hierarchy/hierarchy.yaml").read_text()
     assert "my_parts.FourierEncoder" in saved
     for module in ("my_world", "my_parts"):
         sys.modules.pop(module, None)

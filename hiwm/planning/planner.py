@@ -15,12 +15,13 @@ from hiwm.checks import at_least
 from hiwm.hierarchy import Hierarchy, Inputs
 from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.planning.landmarks import LandmarkGraph
+from hiwm.planning.macros import MacroActions
 from hiwm.planning.memory import Memory, repeated
 from hiwm.planning.plan import LevelPlan, Plan, least_distance
-from hiwm.planning.solvers.solver import Proposal, Solver
+from hiwm.planning.proposals import INVERSE, PROPOSALS, REAL, SearchSpace, anywhere, around, best_of_bank, like_real
+from hiwm.planning.solvers.solver import Energy, Proposal, Solver
 
 LANDMARKS = ("none", "direct", "search")
-PROPOSALS = ("gaussian", "inverse", "inverse+search")
 MIN_SAMPLES = 4
 ARRIVED = 0.5  # of a mean edge: a landmark this near counts as reached
 
@@ -35,14 +36,17 @@ class PlannerConfig:
         hops: how many landmarks ahead is aimed at.
         budget: predictor calls an environment step and episode, shared evenly by the levels that search.
         proposal: gaussian: search from N(0, std). inverse: the inverse model's actions, no search. inverse+search:
-            search around the inverse model's actions.
+            search around the inverse model's actions. queue: search from the mean and deviation of recent real actions.
+            bank: of the real sequences that started nearest to here, search around the one that leads nearest to the
+            target by the level's predictor; as many are tried as a round of the search has candidates.
         horizon: steps of the level a plan looks ahead.
         replan: environment steps between two plans of the level.
         repeat: in a search, level 0 holds a primitive action for so many environment steps, an upper level a macro-action
             for so many steps of its own (1 except where steps are short).
         std: deviation of gaussian proposals, in the unit of the level's actions.
-        inverse_std: deviation around the inverse model's actions.
-        macro_bound: macro-actions are clamped to +- this many deviations; level 0's actions to those in the data.
+        inverse_std: deviation around the inverse model's actions, or around the bank's sequence.
+        macro_bound: macro-actions are clamped to +- this many deviations, with queue and bank instead to the 2 % and 98 %
+            quantiles of recent real ones; level 0's actions to those in the data.
         solver: the search method.
     """
 
@@ -91,6 +95,7 @@ class HierarchicalPlanner:
         landmarks: graph over the top level's latents, unless config.landmarks is none.
         action_low, action_high: bounds of primitive actions, (A,).
         allow: packages trusted for the solver's class besides hiwm's own.
+        macros: real actions of each level, for the proposals queue and bank.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class HierarchicalPlanner:
         action_low: Tensor,
         action_high: Tensor,
         allow: Sequence[str] = (),
+        macros: Sequence[MacroActions] = (),
     ) -> None:
         config.check(len(hierarchy))
         if config.landmarks != "none" and landmarks is None:
@@ -117,24 +123,28 @@ class HierarchicalPlanner:
                 f"planner.repeat[0] is {config.repeat[0]} environment steps; allowed: a divisor of the horizon, "
                 f"{config.horizon[0] * hierarchy.strides[0]} steps"
             )
-        if len(hierarchy) == 1 and config.proposal[0] != "gaussian" and hierarchy.strides[0] > 1:
+        if len(hierarchy) == 1 and config.proposal[0] in INVERSE and hierarchy.strides[0] > 1:
             raise ValueError(
-                f"planner.proposal[0] is {config.proposal[0]!r}; allowed: gaussian, for a single level of stride "
-                f"{hierarchy.strides[0]} has no level above to propose its chunks of actions"
+                f"planner.proposal[0] is {config.proposal[0]!r}; allowed: {', '.join(('gaussian', *REAL))}, for a single "
+                f"level of stride {hierarchy.strides[0]} has no level above to propose its chunks of actions"
             )
         for k in range(len(hierarchy)):
             above = min(k + 1, len(hierarchy) - 1)
-            searched = config.proposal[k] == "gaussian" or 0 < k == above
+            searched = config.proposal[k] not in INVERSE or 0 < k == above
             if not searched and hierarchy.levels[above].inverse is None:
                 raise ValueError(
-                    f"planner.proposal[{k}] is {config.proposal[k]!r}; allowed: gaussian, for level {above} has no inverse model"
+                    f"planner.proposal[{k}] is {config.proposal[k]!r}; allowed: {', '.join(('gaussian', *REAL))}, for level "
+                    f"{above} has no inverse model"
                 )
         self.hierarchy = hierarchy
         self.config = config
         self.landmarks = landmarks if config.landmarks != "none" else None
         self.top = len(hierarchy) - 1
+        self.macros = macros
+        self._check_macros()
         self.solver: Solver = build(config.solver, allow)
         self.bounds = (action_low.flatten(), action_high.flatten())
+        self.spaces = [self._space(k) for k in range(len(hierarchy))]
         self.samples = self._samples()
 
     def start(self, goal: Inputs, generator: torch.Generator) -> None:
@@ -227,8 +237,7 @@ class HierarchicalPlanner:
         self, k: int, latent: Tensor, target: Tensor, target_level: int, steps_left: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Actions of level k towards a target, (B, H, A); the rest of a `LevelPlan`: predicted, energy, disagreement."""
-        config, level = self.config, self.hierarchy.levels[k]
-        repeat = config.repeat[k]
+        level, space = self.hierarchy.levels[k], self.spaces[k]
         latents, done, passes = self.memory.context(k, latent)
         self.other_calls += passes * len(latent)
         self.calls += level.predictor.passes * done.shape[0] * done.shape[1]
@@ -243,25 +252,17 @@ class HierarchicalPlanner:
         if self._proposal(k) == "inverse":
             actions, predicted = self._follow_inverse(k, latent, present, target, target_level, steps_left)
             return actions, predicted, distance(predicted, target), self._disagreement(k, present, actions)
-        low, high = self._bounds(k)
-        if self._proposal(k) == "inverse+search":
-            actions, _ = self._follow_inverse(k, latent, present, target, target_level, steps_left)
-            mean = self._unchunk(k, actions).unflatten(1, (-1, repeat)).mean(2)
-            std = torch.full_like(mean, config.inverse_std[k])
-        else:
-            held = self._unchunk(k, latent.new_zeros(len(latent), config.horizon[k], level.action_encoder.dim))
-            mean = held[:, ::repeat]
-            std = torch.full_like(mean, config.std[k])
 
         def energy(candidates: Tensor) -> Tensor:
             samples = candidates.shape[1]
-            actions = self._chunk(k, candidates.flatten(0, 1).repeat_interleave(repeat, 1))  # (B * S, H, A)
+            actions = space.actions(candidates.flatten(0, 1))  # (B * S, H, A)
             predicted = level.predictor.rollout_from(repeated(present, samples), actions)
             self.calls += level.predictor.passes * predicted.shape[0] * predicted.shape[1]
             return distance(predicted, target.repeat_interleave(samples, 0)).unflatten(0, (-1, samples))
 
-        found = self.solver.solve(energy, Proposal(mean, std, low, high), self.samples[k], self.generator)
-        actions = self._chunk(k, found.actions.repeat_interleave(repeat, 1))
+        proposal = self._propose(k, latent, present, target, target_level, steps_left, energy)
+        found = self.solver.solve(energy, proposal, self.samples[k], self.generator)
+        actions = space.actions(found.actions)
         predicted = level.predictor.rollout_from(present, actions)
         self.calls += level.predictor.passes * predicted.shape[0] * predicted.shape[1]
         return actions, predicted, found.energy, self._disagreement(k, present, actions)
@@ -273,6 +274,29 @@ class HierarchicalPlanner:
             self.calls += predictor.passes * found.numel()
         return found
 
+    def _propose(
+        self,
+        k: int,
+        latent: Tensor,
+        present: Any,
+        target: Tensor,
+        target_level: int,
+        steps_left: float,
+        energy: Energy,
+    ) -> Proposal:
+        """Where level k searches; arguments as in `_solve`."""
+        name, space = self._proposal(k), self.spaces[k]
+        if name == "gaussian":
+            return anywhere(space, len(latent), self.config.std[k])
+        if name == "queue":
+            return like_real(space, len(latent), self.macros[k])
+        if name == "bank":
+            mean = best_of_bank(space, self.macros[k], latent, self.samples[k], energy)
+        else:
+            actions, _ = self._follow_inverse(k, latent, present, target, target_level, steps_left)
+            mean = space.choices(actions)
+        return around(space, mean, self.config.inverse_std[k])
+
     def _follow_inverse(
         self, k: int, latent: Tensor, carried: Any, target: Tensor, target_level: int, steps_left: float
     ) -> tuple[Tensor, Tensor]:
@@ -281,12 +305,10 @@ class HierarchicalPlanner:
         Level k is at `latent`, where its predictor carries `carried` along.
         """
         level, inverse = self.hierarchy.levels[k], self.hierarchy.levels[target_level]
-        low, high = self._bounds(k)
         actions, predicted = [], []
         for h in range(self.config.horizon[k]):
             left = torch.full(latent.shape[:1], max(1.0, steps_left - h), device=latent.device)
-            action = inverse.delegate(latent, target, left)
-            action = self._chunk(k, self._unchunk(k, action.unsqueeze(1)).clamp(low, high)).squeeze(1)
+            action = self.spaces[k].clamp(inverse.delegate(latent, target, left))
             latent, carried = level.predictor.step(carried, action)
             actions.append(action)
             predicted.append(latent)
@@ -294,21 +316,30 @@ class HierarchicalPlanner:
         self.other_calls += len(latent) * len(actions)
         return torch.stack(actions, 1), torch.stack(predicted, 1)
 
-    def _unchunk(self, k: int, actions: Tensor) -> Tensor:
-        """What a level chooses freely: at level 0 primitive actions, (B, H, stride * A) -> (B, H * stride, A)."""
-        return actions.reshape(len(actions), -1, len(self.bounds[0])) if k == 0 else actions
-
-    def _chunk(self, k: int, actions: Tensor) -> Tensor:
-        """The reverse of `_unchunk`."""
-        return actions.reshape(len(actions), -1, self.hierarchy.levels[0].action_encoder.dim) if k == 0 else actions
-
     def _proposal(self, k: int) -> str:
-        """The level's proposal; above level 0 a top level has nobody to propose, so it searches from a Gaussian."""
-        return "gaussian" if 0 < k == self.top else self.config.proposal[k]
+        """The level's proposal; above level 0 a top level has no inverse model above it and searches from a Gaussian."""
+        name = self.config.proposal[k]
+        return "gaussian" if 0 < k == self.top and name in INVERSE else name
 
     def _searches(self, k: int) -> bool:
         handed_down = k == self.top > 0 and self.config.landmarks == "direct"
         return not handed_down and self._proposal(k) != "inverse"
+
+    def _check_macros(self) -> None:
+        for k in range(self.top + 1):
+            name, horizon = self._proposal(k), self.config.horizon[k]
+            if name not in REAL or not self._searches(k):
+                continue
+            if k >= len(self.macros):
+                raise ValueError(
+                    f"planner.proposal[{k}] is {name!r} but the hierarchy has no real actions of level {k} saved; allowed: "
+                    f"{', '.join(('gaussian', *INVERSE))}, or `hiwm train` again"
+                )
+            if name == "bank" and horizon > self.macros[k].longest:
+                raise ValueError(
+                    f"planner.horizon[{k}] is {horizon}; allowed: at most {self.macros[k].longest}, the longest sequence in "
+                    f"the bank of level {k}. Train with a larger macros.length, unless the episodes are too short for it"
+                )
 
     def _samples(self) -> list[int]:
         """Candidates a round for every level, so that together they take the budget."""
@@ -317,7 +348,9 @@ class HierarchicalPlanner:
         for k in searching:
             calls = self.config.budget / len(searching) * self.config.replan[k]
             passes = self.hierarchy.levels[k].predictor.passes
-            samples[k] = round(calls / (self.solver.iterations * self.config.horizon[k] * passes))
+            # trying the bank's sequences is one more round
+            rounds = self.solver.iterations + (self._proposal(k) == "bank")
+            samples[k] = round(calls / (rounds * self.config.horizon[k] * passes))
             if samples[k] < MIN_SAMPLES:
                 raise ValueError(
                     f"planner.budget is {self.config.budget}: level {k} gets {samples[k]} candidates a round; allowed: at "
@@ -325,11 +358,17 @@ class HierarchicalPlanner:
                 )
         return samples
 
-    def _bounds(self, k: int) -> tuple[Tensor, Tensor]:
+    def _space(self, k: int) -> SearchSpace:
+        dim = self.hierarchy.levels[k].action_encoder.dim
+        free, (low, high) = dim, self.bounds
         if k == 0:
-            return self.bounds
-        bound = torch.tensor(self.config.macro_bound, device=self.goal.device)
-        return -bound, bound
+            free = len(low)
+        elif self._proposal(k) in REAL and self._searches(k):
+            low, high = self.macros[k].low, self.macros[k].high
+        else:
+            high = torch.tensor(self.config.macro_bound, device=low.device)
+            low = -high
+        return SearchSpace(self.config.horizon[k], dim, free, self.config.repeat[k], low, high)
 
     def _primitive(self, part: LevelPlan) -> Tensor:
         assert part.actions is not None, "level 0 always acts"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from hiwm.levels.level import Level
 
-CHECKPOINT, WEIGHTS, METRICS = "checkpoint.pt", "level.safetensors", "metrics.json"
+CHECKPOINT, WEIGHTS, METRICS, LATENTS = "checkpoint.pt", "level.safetensors", "metrics.json", "latents.h5"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -31,13 +31,23 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
     return torch.load(path, map_location=device, weights_only=True) if path.exists() else None
 
 
+def is_trained(home: Path) -> bool:
+    """Whether a level's training is finished there."""
+    return (home / WEIGHTS).exists() and (home / METRICS).exists()
+
+
+def forget_trained(home: Path) -> None:
+    """Remove a finished level and what was made with it; a checkpoint stays."""
+    for name in (METRICS, WEIGHTS, LATENTS):
+        (home / name).unlink(missing_ok=True)
+
+
 def load_trained(level: Level, home: Path) -> dict[str, float] | None:
     """Put the weights in `home` into the level and return its last validation; None where it was not trained yet."""
-    weights, metrics = home / WEIGHTS, home / METRICS
-    if not (weights.exists() and metrics.exists()):
+    if not is_trained(home):
         return None
-    level.load_state_dict(load_file(weights))
-    return json.loads(metrics.read_text())
+    level.load_state_dict(load_file(home / WEIGHTS))
+    return json.loads((home / METRICS).read_text())
 
 
 def save_trained(level: Level, metrics: Mapping[str, float], home: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from hiwm.levels.joint import JointStack, of_level
 from hiwm.levels.level import Level
 from hiwm.training.checkpoint import save_trained
 from hiwm.training.distributed import Processes, barrier
-from hiwm.training.loop import Progress, TrainingConfig, evaluate_features, train_level
+from hiwm.training.loop import VALIDATION_WINDOWS, Progress, TrainingConfig, evaluate_features, optimize
 from hiwm.training.monitor import Episodes
 
 STATISTICS_WINDOWS = 256
@@ -55,20 +54,23 @@ def train_jointly(
 
     def told(progress: Progress) -> None:
         for k, home in enumerate(homes):
-            mine = {
-                kind + name: value
-                for kind in ("validation/", "loss/", "")
-                for name, value in of_level(
-                    {key.removeprefix(kind): v for key, v in progress.metrics.items() if key.startswith(kind)}, k
-                ).items()
-            }
+            mine = {}
+            for name, value in progress.metrics.items():
+                kind, _, rest = name.partition("/")  # validation/level1/std, loss/level0/prediction, loss/total
+                if rest.startswith(f"level{k}/"):
+                    mine[f"{kind}/{rest.removeprefix(f'level{k}/')}"] = value
+                elif not rest.startswith("level"):
+                    mine[name] = value  # of the whole stack
             if k == 0 or mine:
-                rate = {key: value for key, value in progress.metrics.items() if key == "learning_rate"}
-                report(k, replace(progress, metrics=mine | rate, home=home))
+                report(k, replace(progress, metrics=mine, home=home))
 
-    metrics = train_level(
-        stack, training, validation, partial(evaluate_stack, stack, episodes), config,
-        seed=seed, processes=processes, home=homes[-1], report=told,
+    windows = max(
+        1, VALIDATION_WINDOWS * levels[0].horizon // stack.horizon
+    )  # as many frames as level 0 alone would see
+    held_out = validation.sample(windows, np.random.default_rng(0)).map(lambda x: x.to(processes.device))
+    metrics = optimize(
+        stack, training, config, seed=seed, processes=processes, home=homes[-1],
+        evaluate=lambda: evaluate_stack(stack, held_out, episodes), report=told,
     )  # fmt: skip
     if processes.is_main:
         for k, (level, home) in enumerate(zip(levels, homes, strict=True)):
@@ -77,7 +79,7 @@ def train_jointly(
 
 
 @torch.no_grad()
-def evaluate_stack(stack: JointStack, episodes: Episodes, clip: Clip) -> dict[str, float]:
+def evaluate_stack(stack: JointStack, clip: Clip, episodes: Episodes) -> dict[str, float]:
     """`evaluate_level` of every level: level<k>/<name>."""
     stack.eval()
     generator = torch.Generator().manual_seed(0)

@@ -1,25 +1,27 @@
-"""The training loop of one level, plain: evaluate, save, step, log."""
+"""The training loop, plain: evaluate, save, step, log; of one level, or of what is trained before it."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hiwm.checks import at_least
+from hiwm.checks import at_least, matches, spell
 from hiwm.data.clips import ClipSampler
 from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.distributed import average_over_processes
 from hiwm.levels.features import Features
 from hiwm.levels.joint import JointStack
 from hiwm.levels.level import Level
+from hiwm.levels.masked import MaskedPrediction
 from hiwm.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from hiwm.training.distributed import Processes
 from hiwm.training.monitor import Episodes, diagnose
@@ -33,7 +35,7 @@ class TrainingConfig:
 
     Args:
         steps: optimiser steps of each level.
-        batch: windows in a step, over all processes.
+        batch: windows in a step, over all processes; of the top level in a joint training.
         learning_rate: peak of the schedule (linear warm-up over `warmup` of the steps, then a half cosine to 0).
         warmup: share of the steps.
         weight_decay: AdamW's.
@@ -57,6 +59,21 @@ class TrainingConfig:
         at_least("training.", 1, steps=self.steps, batch=self.batch, evaluate_every=self.evaluate_every)
         at_least("training.", 0, learning_rate=self.learning_rate, warmup=self.warmup, clip_norm=self.clip_norm)
 
+    def changed(self, changes: Mapping[str, Any]) -> TrainingConfig:
+        """The same with some keys changed, as one level's own settings do."""
+        hints = get_type_hints(TrainingConfig)
+        for key, value in changes.items():
+            if key not in hints or key == "joint":
+                raise ValueError(f"unknown key training.{key}; allowed: {', '.join(sorted(set(hints) - {'joint'}))}")
+            if not matches(value, hints[key]):
+                raise ValueError(f"training.{key} is {value!r}; allowed: {spell(hints[key])}")
+        return replace(self, **changes)
+
+    @property
+    def shaping(self) -> dict[str, Any]:
+        """What changes the weights; the rest is only watched or saved."""
+        return {k: v for k, v in asdict(self).items() if k not in ("evaluate_every", "checkpoint_seconds", "joint")}
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -65,21 +82,23 @@ class Progress:
     Args:
         step: optimiser steps done.
         steps: of how many.
-        metrics: name -> number; None between the reports.
-        home: folder of the level.
+        metrics: name -> number; empty between the reports.
+        home: folder of what is trained.
+        job: what is done to the level.
     """
 
     step: int
     steps: int
     metrics: dict[str, float]
     home: Path
+    job: str = "training"
 
 
 def train_level(
-    level: Level | JointStack,
+    level: Level,
     training: ClipSampler,
     validation: ClipSampler,
-    evaluate: Callable[[Clip], dict[str, float]],
+    episodes: Episodes,
     config: TrainingConfig,
     *,
     seed: int,
@@ -87,7 +106,32 @@ def train_level(
     home: Path,
     report: Callable[[Progress], None],
 ) -> dict[str, float]:
-    """Train a fitted level, or a stack as one; returns its last validation metrics, those of `evaluate` on a held-out clip.
+    """Train a fitted level; returns its last validation metrics."""
+    held_out = validation.sample(VALIDATION_WINDOWS, np.random.default_rng(0)).map(lambda x: x.to(processes.device))
+    return optimize(
+        level,
+        training,
+        config,
+        seed=seed,
+        processes=processes,
+        home=home,
+        evaluate=lambda: evaluate_level(level, held_out, episodes),
+        report=report,
+    )
+
+
+def optimize(
+    module: Level | JointStack | MaskedPrediction,
+    training: ClipSampler,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    processes: Processes,
+    home: Path,
+    evaluate: Callable[[], dict[str, float]],
+    report: Callable[[Progress], None],
+) -> dict[str, float]:
+    """Lower a module's losses on clips; returns its last validation metrics.
 
     Step i draws its batch and its random projections from (seed, i) alone, the same in every process, each of which
     trains on its slice of the batch. So any number of processes follows the same loss curve, and the checkpoint needs
@@ -98,17 +142,16 @@ def train_level(
             f"training.batch is {config.batch}; allowed: a multiple of the {processes.world_size} processes"
         )
     device = processes.device
-    level.to(device)
-    wrapped: nn.Module = DistributedDataParallel(level) if processes.world_size > 1 else level
+    module.to(device)
+    wrapped: nn.Module = DistributedDataParallel(module) if processes.world_size > 1 else module
     optimizer = torch.optim.AdamW(
-        [p for p in level.parameters() if p.requires_grad], lr=config.learning_rate, weight_decay=config.weight_decay
+        [p for p in module.parameters() if p.requires_grad], lr=config.learning_rate, weight_decay=config.weight_decay
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: learning_rate_factor(i, config))
     checkpoint = home / CHECKPOINT
-    held_out = validation.sample(VALIDATION_WINDOWS, np.random.default_rng(0)).map(lambda x: x.to(device))
     start, metrics = 0, {}
     if saved := load_checkpoint(checkpoint, device):
-        level.load_state_dict(saved["level"])
+        module.load_state_dict(saved["module"])
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         start, metrics = saved["step"], saved["metrics"]
@@ -118,14 +161,14 @@ def train_level(
 
     for step in range(start, config.steps + 1):
         if step % config.evaluate_every == 0 or step == config.steps:
-            metrics = evaluate(held_out)
+            metrics = evaluate()
             report(Progress(step, config.steps, {f"validation/{name}": value for name, value in metrics.items()}, home))
         if step == config.steps:
             break
         # every so often: be ready to be killed
         if processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds:
             state = {
-                "level": level.state_dict(),
+                "module": module.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "schedule": schedule.state_dict(),
             }
@@ -135,13 +178,13 @@ def train_level(
         clip = training.sample(config.batch, np.random.default_rng([seed, step])).map(lambda x: x[mine].to(device))
         generator = torch.Generator().manual_seed(_step_seed(seed, step))
         losses = wrapped(clip, generator)
-        total = level.total(losses)
+        total = module.total(losses)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
-        nn.utils.clip_grad_norm_(level.parameters(), config.clip_norm)
+        nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
         optimizer.step()
         schedule.step()
-        level.after_step()
+        module.after_step()
 
         if step % 50 == 0:
             # each process has the mean over its own share of the batch
@@ -155,7 +198,7 @@ def train_level(
 
 
 @torch.no_grad()
-def evaluate_level(level: Level, episodes: Episodes, clip: Clip) -> dict[str, float]:
+def evaluate_level(level: Level, clip: Clip, episodes: Episodes) -> dict[str, float]:
     """Validation losses on a held-out clip and the health of the latent."""
     level.eval()
     metrics = evaluate_features(level, level.features(clip), clip.pairs, episodes)

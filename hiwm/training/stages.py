@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +18,14 @@ from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.levels.joint import JointStack
 from hiwm.levels.level import Level
-from hiwm.training.checkpoint import load_trained, save_metrics, save_trained
+from hiwm.training.checkpoint import LATENTS, forget_trained, is_trained, load_trained, save_metrics, save_trained
 from hiwm.training.distributed import Processes, barrier
+from hiwm.training.fingerprint import fingerprint
 from hiwm.training.joint import train_jointly
 from hiwm.training.latents import cache_latents
-from hiwm.training.loop import Progress, TrainingConfig, evaluate_level, train_level
+from hiwm.training.loop import Progress, TrainingConfig, train_level
 from hiwm.training.monitor import Episodes
+from hiwm.training.pretrain import check_pretraining, pretrain
 from hiwm.training.timescale import out_of_scale, timescale
 
 log = logging.getLogger("hiwm")
@@ -40,7 +40,10 @@ LEVEL_KEYS = {
     "target",
     "regularizers",
     "coefs",
+    "pretraining",
+    "training",
 }
+FIT_WINDOWS = 1024
 MONITORED_EPISODES, MONITORED_MOMENTS = 64, 32
 LEAST_STARTS = 0.25  # of the rows; below it a level sees little but the beginnings of episodes
 
@@ -150,12 +153,18 @@ def train_stack(
         [held_out.column(name).reshape(len(held_out.column(name)), -1) for name in config.state], 1
     ).astype(np.float32)  # fmt: skip
     homes = [folder / spec.fingerprint for spec in specs]
+    joint = training.joint and not all(is_trained(home) for home in homes)
     levels: list[Level] = []
-    for spec in specs:
+    for spec, home in zip(specs, homes, strict=True):
         torch.manual_seed(seed)  # initial weights, the same in every process
         levels.append(spec.build(config.allow).to(processes.device))
+        if joint:  # what is there of an earlier, incomplete training is of no use
+            barrier()
+            if processes.is_main:
+                forget_trained(home)
+    barrier()
     there = [load_trained(level, home) for level, home in zip(levels, homes, strict=True)]
-    if training.joint and None in there:
+    if joint:
         _train_jointly(
             levels,
             config,
@@ -174,7 +183,7 @@ def train_stack(
         on_start(depths[k], scale)
         if processes.is_main and (wrong := out_of_scale(depths[k].period, depths[k].rows - 1, scale)):
             log.warning("level %d: %s", k, wrong)
-        metrics = load_trained(level, home)
+        metrics = load_trained(level, home) if joint else there[k]
         if metrics is None:
             home.mkdir(parents=True, exist_ok=True)
             train_data, held_data = source.split(config.validation)
@@ -182,12 +191,27 @@ def train_stack(
                 _sampler(level, data, inputs, action_period, level.horizon) for data in (train_data, held_data)
             )
             fit_level(level, source, sampler)
+            own = training.changed(spec.config["training"])
+            if spec.config["pretraining"] is not None:
+                pretrain(
+                    level,
+                    spec,
+                    config.allow,
+                    train_data,
+                    held_data,
+                    own,
+                    seed=seed,
+                    processes=processes,
+                    folder=folder,
+                    report=partial(report, k),
+                )
+                fit_level(level, source, sampler)  # to the latents there are now
             metrics = train_level(
                 level,
                 sampler,
                 held_sampler,
-                partial(evaluate_level, level, spread_episodes(held_data, inputs, state)),
-                training,
+                spread_episodes(held_data, inputs, state),
+                own,
                 seed=seed,
                 processes=processes,
                 home=home,
@@ -201,7 +225,7 @@ def train_stack(
             if processes.is_main:
                 save_metrics(metrics, home)
         level.eval().requires_grad_(False)
-        cache = home / "latents.h5"
+        cache = home / LATENTS
         if processes.is_main and not cache.exists():
             cache_latents(level, source, cache, inputs, "action", action_period)
         barrier()
@@ -255,16 +279,18 @@ def describe(
     inputs = {name: trajectories.column(name).shape[1:] for name in config.inputs}
     dim_below = int(np.prod(trajectories.column("action").shape[1:]))
     below = trajectories.fingerprint
-    # what is only watched or saved does not change the weights
-    shaping = {k: v for k, v in asdict(training).items() if k not in ("evaluate_every", "checkpoint_seconds", "joint")}
     if training.joint:  # every level depends on all others
-        below = json.dumps([below, [dict(parts) for parts in config.levels], list(config.strides)], sort_keys=True)
+        below = fingerprint([below, [dict(parts) for parts in config.levels], list(config.strides)])
     specs = []
     for k, (parts, stride) in enumerate(zip(config.levels, config.strides, strict=True)):
-        identity = [parts, stride, shaping, below, list(config.inputs), config.validation, seed]
-        below = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         if missing := LEVEL_KEYS - set(parts):
             raise ValueError(f"levels.level{k} has no {sorted(missing)[0]}; needed: {', '.join(sorted(LEVEL_KEYS))}")
+        try:
+            own = training.changed(parts["training"])
+        except ValueError as error:
+            raise ValueError(f"levels.level{k}: {error}") from error
+        identity = [parts, stride, own.shaping, below, list(config.inputs), config.validation, seed]
+        below = fingerprint(identity)
         if not isinstance(parts["horizon"], int) or parts["horizon"] < 1:
             raise ValueError(f"levels.level{k}.horizon is {parts['horizon']!r}; allowed: a whole number of at least 1")
         spec = LevelSpec(parts, stride, inputs, dim_below, below)
@@ -272,6 +298,13 @@ def describe(
             level = spec.build(config.allow)
         except ValueError as error:
             raise ValueError(f"levels.level{k}: {error}") from error
+        if training.joint and (parts["pretraining"] is not None or parts["training"]):
+            raise ValueError(
+                f"levels.level{k} has a pretraining or a training of its own; allowed with training.joint: neither, for all "
+                "levels train at once"
+            )
+        if parts["pretraining"] is not None:
+            check_pretraining(k, level, parts["pretraining"], config.allow, own, trajectories)
         if k == 0 and not isinstance(level.action_encoder, RawActionEncoder):
             raise ValueError(
                 f"levels.level0.action_encoder is {type(level.action_encoder).__name__}; allowed: RawActionEncoder, for what "
@@ -306,10 +339,11 @@ def check_windows(config: StackConfig, trajectories: Trajectories) -> list[Depth
 
 def fit_level(level: Level, source: Trajectories, sampler: ClipSampler) -> None:
     """Input statistics and the size of a step, before training."""
+    windows = max(1, FIT_WINDOWS * level.horizon // sampler.horizon)  # a joint training's are longer
     statistics = {name: source.statistics(name) for name in sampler.inputs}
     device = next(level.buffers()).device
     level.fit(
-        sampler.sample(1024, np.random.default_rng(0)).map(lambda x: x.to(device)),
+        sampler.sample(windows, np.random.default_rng(0)).map(lambda x: x.to(device)),
         {name: torch.from_numpy(np.asarray(mean)).to(device) for name, (mean, _) in statistics.items()},
         {name: torch.from_numpy(np.asarray(std)).to(device) for name, (_, std) in statistics.items()},
     )

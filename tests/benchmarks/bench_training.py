@@ -1,7 +1,6 @@
 """Training speed as ratios: the loop against the bare encoder, cached latents against frames encoded anew."""
 
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from hiwm.data.clips import ClipSampler
 from hiwm.data.store import Writer, open_dataset
 from hiwm.training.distributed import start_processes
 from hiwm.training.latents import cache_latents
-from hiwm.training.loop import TrainingConfig, evaluate_level, train_level
+from hiwm.training.loop import TrainingConfig, train_level
 from hiwm.training.stages import describe, fit_level, spread_episodes
 
 EPISODES, ROWS, STEPS = 40, 200, 40
@@ -62,11 +61,9 @@ def test_training(tmp_path):
     fit_level(pixels, dataset, below)
     episodes = spread_episodes(dataset, ["pixels"], np.asarray(dataset.column("agent")))
 
-    evaluate = partial(evaluate_level, pixels, episodes)
-
     def loop():
         train_level(
-            pixels, below, below, evaluate, training, seed=0, processes=start_processes("cpu"), home=tmp_path,
+            pixels, below, below, episodes, training, seed=0, processes=start_processes("cpu"), home=tmp_path,
             report=lambda _: None,
         )  # fmt: skip
 
@@ -77,7 +74,7 @@ def test_training(tmp_path):
             pixels.encoder(inputs).square().mean().backward()
 
     held_out = seconds(lambda: train_level(
-        pixels, below, below, evaluate, TrainingConfig(steps=1, batch=64, checkpoint_seconds=1e9), seed=0,
+        pixels, below, below, episodes, TrainingConfig(steps=1, batch=64, checkpoint_seconds=1e9), seed=0,
         processes=start_processes("cpu"), home=tmp_path, report=lambda _: None,
     ))  # fmt: skip
     whole, encoder = seconds(loop) - held_out, seconds(bare)

@@ -7,9 +7,11 @@ import pytest
 import torch
 import two_processes
 from test_level import CASES, build, make_clip
+from test_masked import make, squares
 from torch.nn.parallel import DistributedDataParallel
 
 from hiwm.config import load_config
+from hiwm.levels import masked
 from hiwm.levels.distributed import average_over_processes
 from hiwm.levels.encoders import conv, vit
 from hiwm.levels.regularizers import pixels
@@ -17,12 +19,17 @@ from hiwm.levels.regularizers import pixels
 PARALLEL = [name for name in CASES if name.startswith("collapse=")] + [
     "level=pixels",
     "encoder=vit",
+    "encoder=vit_patches",
+    "pretraining=tubes",
     "predictor=ensemble",
 ]
 BATCH = 8
 
 
 def level_and_clip(name):
+    if name.startswith("pretraining="):
+        _, objective = make(name.removeprefix("pretraining="))
+        return objective, squares(BATCH, objective.frames).map(torch.rand_like)
     overrides, k, inputs, stride = CASES[name]
     level = build(load_config(overrides).levels[f"level{k}"], inputs, stride)
     return level, make_clip(level, inputs, BATCH)
@@ -31,7 +38,7 @@ def level_and_clip(name):
 def losses_and_gradients(module, level, clip):
     # in full precision: rounding to half hides small errors
     with ExitStack() as stack:
-        for part in (conv, vit, pixels):
+        for part in (conv, vit, masked, pixels):
             stack.enter_context(mock.patch.object(part, "half_precision", nullcontext))
         losses = module(clip, torch.Generator().manual_seed(3))
         level.total(losses).backward()

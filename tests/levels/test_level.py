@@ -31,6 +31,10 @@ CASES = {
         ["encoder@levels.level0.encoder=vit", "levels.level0.encoder.depth=2", "levels.level0.encoder.width=24"],
         0, IMAGE, 1,
     ),
+    "encoder=vit_patches": (
+        ["encoder@levels.level0.encoder=vit_patches", "levels.level0.encoder.depth=2", "levels.level0.encoder.width=24"],
+        0, IMAGE, 1,
+    ),
     "encoder=graph": (["encoder@levels.level0.encoder=graph"], 0, OBJECTS, 1),
     "predictor=graph": (
         ["encoder@levels.level0.encoder=graph", "predictor@levels.level0.predictor=graph", "levels.level0.predictor.entities=3"],

@@ -68,6 +68,17 @@ def test_every_candidate_lies_within_the_bounds():
     assert (seen[0] == high).any()  # the bounds were active
 
 
+def test_bounds_may_differ_between_problems():
+    target = torch.full((3, H, A), 5.0)
+    start = proposal(3)
+    high = torch.tensor([0.5, 1.0, 2.0])[:, None, None].expand(3, H, A)
+    found = CEM(iterations=20).solve(
+        quadratic(target), Proposal(start.mean, start.std, start.low, high), 200, generator()
+    )
+    assert (found.actions <= high).all()
+    torch.testing.assert_close(found.actions, high, atol=0.03, rtol=0)
+
+
 def test_batched_problems_do_not_influence_each_other():
     one, two, other = torch.randn(3, H, A, generator=generator(7))
     solver = CEM(iterations=5)

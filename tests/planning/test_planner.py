@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch_geometric.data import Data
 
+from hiwm.agent import Agent
 from hiwm.config import load_config
 from hiwm.data.store import open_dataset
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
 from hiwm.planning.landmarks import LandmarkGraph
+from hiwm.planning.macros import MacroActions
 from hiwm.planning.plan import least_distance
 from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
 
@@ -74,7 +76,8 @@ def points(number, seed=0):
 
 def stack_planner(agent, **changes):
     """A planner over the trained tiny stack."""
-    return HierarchicalPlanner(agent.hierarchy, replace(agent.config, **changes), agent.graphs[-1], LOW, HIGH)
+    config = replace(agent.config, **changes)
+    return HierarchicalPlanner(agent.hierarchy, config, agent.graphs[-1], LOW, HIGH, macros=agent.macros)
 
 
 def walk(planner, state, steps):
@@ -136,6 +139,7 @@ def test_least_distance_is_the_least_over_the_horizon():
         {"landmarks": "search", "proposal": ["inverse", "inverse+search", "gaussian"]},
         {"landmarks": "none", "proposal": ["gaussian", "inverse", "gaussian"], "budget": 400},
         {"replan": [6, 6, 6], "budget": 60},
+        {"landmarks": "none", "proposal": ["bank", "queue", "bank"], "budget": 400},
     ],
 )
 def test_predictor_calls_stay_within_the_budget(agent, changes):
@@ -291,7 +295,10 @@ def test_same_seed_same_actions(agent):
         ({"repeat": []}, r"planner.repeat is \[\].*3 levels"),
         ({"std": [1.0]}, r"planner.std is .*3 levels"),
         ({"inverse_std": [1.0]}, r"planner.inverse_std is .*3 levels"),
-        ({"proposal": ["gaussian", "guess", "gaussian"]}, r"planner.proposal\[1\] is 'guess'"),
+        (
+            {"proposal": ["gaussian", "guess", "gaussian"]},
+            r"planner.proposal\[1\] is 'guess'; allowed: gaussian, inverse, inverse\+search, queue, bank",
+        ),
         ({"horizon": [10, 5, 4], "repeat": [5, 2, 1]}, r"planner.horizon\[1\] is 5.*repeat 2"),
         ({"replan": [4, 8, 10]}, r"planner.replan is \[4, 8, 10\].*multiples of the first"),
     ],
@@ -376,3 +383,131 @@ def test_an_agent_near_its_target_goes_on_from_it(exact):
     assert planner._next_target(near).tolist() == [[1.0, 0.0]]
     planner.aim = torch.tensor([1])
     assert planner._next_target(near).tolist() == [[2.0, 0.0]]
+
+
+def one_level(name, k):
+    """Proposals of a stack in which level k alone has another than the Gaussian."""
+    return [name if level == k else "gaussian" for level in range(3)]
+
+
+@pytest.mark.parametrize("k", range(3))
+@pytest.mark.parametrize("name", ["queue", "bank"])
+def test_proposals_from_real_actions_find_better_plans_than_chance_within_their_bounds(agent, name, k):
+    planner = start(stack_planner(agent, landmarks="none", budget=400, proposal=one_level(name, k)), points(8, 2))
+    plan = planner.plan({"state": points(8, 1)})
+    part, macros, level = plan.steps[k], agent.macros[k], agent.hierarchy.levels[k]
+    low, high = (LOW, HIGH) if k == 0 else (macros.low, macros.high)
+    rng = torch.Generator().manual_seed(0)
+    drawn = low + (high - low) * torch.rand(part.actions.shape, generator=rng)
+    here = agent.hierarchy.encode({"state": points(8, 1)})[k]
+    predicted = level.rollout(here, drawn)
+    if part.target_level > k:
+        predicted = agent.hierarchy.levels[k + 1].encode({"latent": predicted})
+    chance = least_distance(predicted, part.target)
+    assert (part.energy <= chance).float().mean() > 0.8
+    assert part.energy.mean() < 0.8 * chance.mean()
+    if name == "queue" or k == 0:
+        assert (part.actions >= low - 1e-6).all()
+        assert (part.actions <= high + 1e-6).all()
+    else:  # wide enough for the sequence it starts from
+        assert (part.actions >= macros.actions.amin((0, 1)).minimum(low) - 1e-6).all()
+        assert (part.actions <= macros.actions.amax((0, 1)).maximum(high) + 1e-6).all()
+
+
+@pytest.mark.parametrize("k", range(3))
+def test_the_bank_alone_answers_with_a_real_sequence(agent, k):
+    changes = {"landmarks": "none", "budget": 400, "inverse_std": [0.0] * 3, "proposal": one_level("bank", k)}
+    planner = start(stack_planner(agent, **changes), points(5, 2))
+    actions = planner.plan({"state": points(5, 1)}).steps[k].actions
+    real = agent.macros[k].actions[agent.macros[k].steps >= actions.shape[1], : actions.shape[1]]
+    assert (actions.unsqueeze(1) == real).all((2, 3)).any(1).all()
+
+
+def test_the_bank_takes_the_best_of_the_nearest(exact):
+    """Six sequences of two actions; those that start farthest, beyond the four that are tried, would lead nearest."""
+    first = torch.tensor([[-1.0, 0], [0, -1], [0.5, 0.2], [-1, -1], [1, 0], [1, 0]])
+    macros = MacroActions(
+        *torch.zeros(2, 2), LOW, HIGH,
+        start=torch.tensor([[0.0, 0], [0, 0.1], [0.1, 0], [0.1, 0.1], [5, 5], [6, 6]]),
+        actions=first.unsqueeze(1).repeat(1, 2, 1),
+        steps=torch.full((6,), 2),
+    )  # fmt: skip
+    config = replace(FLAT, proposal=["bank"], horizon=[2], replan=[1], repeat=[1], inverse_std=[0.0], budget=32)
+    for inverse_std in (0.0, 0.3):
+        planner = HierarchicalPlanner(
+            exact, replace(config, inverse_std=[inverse_std]), None, LOW, HIGH, macros=[macros]
+        )
+        assert planner.samples == [4]
+        plan = start(planner, torch.tensor([[1.0, 0.0]])).plan({"state": torch.zeros(1, 2)})
+        assert plan.predictor_calls == 4 * 4 * 2 + 2
+        (part,) = plan.steps
+        energy = (1 - 2 * STEP * 0.5) ** 2 + (2 * STEP * 0.2) ** 2
+        if inverse_std:
+            assert part.energy.item() < energy
+        else:
+            assert torch.equal(part.actions[0], macros.actions[2])
+            assert part.energy.item() == pytest.approx(energy)
+
+
+def test_held_actions_are_the_means_of_real_ones(exact):
+    actions = torch.rand(7, 20, 2, generator=torch.Generator().manual_seed(0))
+    macros = MacroActions(*torch.zeros(2, 2), LOW, HIGH, torch.rand(7, 2), actions, torch.full((7,), 20))
+    config = replace(FLAT, proposal=["bank"], inverse_std=[0.0])
+    planner = start(HierarchicalPlanner(exact, config, None, LOW, HIGH, macros=[macros]), points(3, 2))
+    (part,) = planner.plan({"state": points(3, 1)}).steps
+    held = actions.unflatten(1, (4, 5)).mean(2).repeat_interleave(5, 1)
+    assert torch.isclose(part.actions.unsqueeze(1), held).all((2, 3)).any(1).all()
+
+
+@pytest.mark.parametrize("name", ["queue", "bank"])
+def test_real_proposals_cost_what_the_gaussian_does(agent, name):
+    changes = {"landmarks": "none", "budget": 800}
+    calls = []
+    for proposal in ("gaussian", name):
+        planner = start(stack_planner(agent, proposal=[proposal] * 3, **changes), points(3, 2))
+        calls.append(sum(plan.predictor_calls for plan in walk(planner, points(3, 1), 6)[0]))
+    assert calls[1] == pytest.approx(calls[0], rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["queue", "bank"])
+def test_a_proposal_without_its_real_actions_is_refused(agent, name):
+    agent = Agent(agent.hierarchy, agent.graphs, [], agent.config, agent.world)  # no proposal needs any
+    message = (
+        rf"planner.proposal\[1\] is '{name}' but the hierarchy has no real actions of level 1 saved; allowed: gaussian"
+    )
+    with pytest.raises(ValueError, match=message):
+        agent.with_planner(proposal=one_level(name, 1))
+    # a top level that hands landmarks down proposes nothing
+    agent.with_planner(proposal=one_level(name, 2), landmarks="direct")
+
+
+def test_a_horizon_beyond_the_bank_is_refused(agent):
+    longest = agent.macros[2].longest
+    assert longest == 13  # 80 steps in periods of 6
+    changes = {"landmarks": "none", "budget": 2000, "proposal": one_level("bank", 2)}
+    stack_planner(agent, horizon=[6, 2, longest], **changes)
+    with pytest.raises(ValueError, match=r"planner.horizon\[2\] is 14; allowed: at most 13, .* macros.length"):
+        stack_planner(agent, horizon=[6, 2, longest + 1], **changes)
+
+
+def test_a_single_level_of_chunks_proposes_real_ones(agent):
+    """Level 0 of stride 2: its actions are chunks of two primitive ones."""
+    spec = replace(agent.hierarchy.specs[0], stride=2)
+    level = spec.build()
+    hierarchy = Hierarchy([level], [spec]).eval().requires_grad_(False)
+    chunks = torch.rand(9, 4, 4, generator=torch.Generator().manual_seed(0)) - 0.5
+    macros = MacroActions(
+        chunks.mean((0, 1)), chunks.std((0, 1)), chunks.amin((0, 1)), chunks.amax((0, 1)),
+        torch.rand(9, level.encoder.dim), chunks, torch.full((9,), 4),
+    )  # fmt: skip
+    config = replace(FLAT, horizon=[4], replan=[4], repeat=[1], inverse_std=[0.0])
+    for name in ("queue", "bank"):
+        planner = HierarchicalPlanner(hierarchy, replace(config, proposal=[name]), None, LOW, HIGH, macros=[macros])
+        plan = start(planner, points(3, 2)).plan({"state": points(3, 1)})
+        actions = plan.steps[0].actions
+        assert actions.shape == (3, 4, 4)
+        assert torch.equal(plan.action, actions[:, 0, :2])
+        if name == "bank":
+            assert (actions.unsqueeze(1) == chunks).all((2, 3)).any(1).all()
+    with pytest.raises(ValueError, match=r"planner.proposal\[0\] is 'inverse'; allowed: gaussian, queue, bank"):
+        HierarchicalPlanner(hierarchy, replace(config, proposal=["inverse"]), None, LOW, HIGH)

@@ -156,3 +156,42 @@ def test_a_stack_trained_jointly_is_saved_level_by_level(tiny_run, tmp_path):
     assert not reports
     staged = [spec.fingerprint for spec in describe(stack, replace(training, joint=False), dataset, 0)]
     assert not set(staged) & {spec.fingerprint for spec in hierarchy.specs}
+
+
+def train_jointly(tiny_run, folder, kill=None):
+    """Returns the weights of all levels; kill=step dies there."""
+    dataset = open_dataset(tiny_run.config.dataset.path)
+    changes = {"joint": True, "steps": 12, "batch": 16, "evaluate_every": 6, "checkpoint_seconds": 0.0}
+
+    def report(k, progress):
+        if progress.step == kill:
+            raise KeyboardInterrupt
+
+    hierarchy, _ = train_stack(
+        tiny_run.config.stack, replace(tiny_run.config.training, **changes), dataset, seed=0, folder=folder,
+        processes=Processes(0, 1, torch.device("cpu")), on_start=lambda *_: None, report=report,
+        on_level=lambda *_: None,
+    )  # fmt: skip
+    return hierarchy
+
+
+def assert_same(one, other):
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_killed_and_resumed_equals_never_killed(tiny_run, tmp_path):
+    whole = train_jointly(tiny_run, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train_jointly(tiny_run, tmp_path / "killed", kill=9)
+    assert (tmp_path / "killed" / whole.specs[-1].fingerprint / "checkpoint.pt").exists()
+    assert_same(whole, train_jointly(tiny_run, tmp_path / "killed"))
+
+
+def test_one_level_missing_means_all_are_trained_anew(tiny_run, tmp_path):
+    whole = train_jointly(tiny_run, tmp_path)
+    homes = [tmp_path / spec.fingerprint for spec in whole.specs]
+    latents = [open_dataset(home / "latents.h5").fingerprint for home in homes]
+    (homes[1] / "metrics.json").unlink()
+    (homes[0] / "latents.h5").write_bytes(b"of another training")
+    assert_same(whole, train_jointly(tiny_run, tmp_path))
+    assert [open_dataset(home / "latents.h5").fingerprint for home in homes] == latents

@@ -228,3 +228,31 @@ def test_checkpoints_are_whole_or_the_old_ones(tmp_path):
     with pytest.raises(RuntimeError, match="power cut"):
         save_checkpoint(path, {"step": 2, "weights": torch.ones(1000), "end": Unpicklable()})
     assert load_checkpoint(path, torch.device("cpu")) == {"step": 1}
+
+
+def test_a_level_may_be_trained_its_own_way(stack, short, dataset, tmp_path):
+    own = replace(stack, levels=[stack.levels[0], {**stack.levels[1], "training": {"steps": 10, "evaluate_every": 5}}])
+    _, _, _, curves = train(own, short, dataset, tmp_path)
+    assert max(curves[0]) == 30
+    assert max(curves[1]) == 10
+    before, after = fingerprints(stack, short, dataset), fingerprints(own, short, dataset)
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+
+
+@pytest.mark.parametrize(
+    ("training", "joint", "message"),
+    [
+        ({"step": 10}, False, r"levels.level1: unknown key training.step; allowed: batch"),
+        ({"steps": "ten"}, False, r"levels.level1: training.steps is 'ten'; allowed: "),
+        (
+            {"steps": 10},
+            True,
+            r"levels.level1 has a pretraining or a training of its own; allowed with training.joint: neither",
+        ),
+    ],
+)
+def test_a_levels_own_training_is_checked(stack, short, dataset, training, joint, message):
+    wrong = replace(stack, levels=[stack.levels[0], {**stack.levels[1], "training": training}])
+    with pytest.raises(ValueError, match=message):
+        describe(wrong, replace(short, joint=joint), dataset, 0)

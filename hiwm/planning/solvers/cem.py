@@ -30,12 +30,13 @@ class CEM:
         mean, std = proposal.mean, proposal.std
         batch = torch.arange(len(mean), device=mean.device)
         elites = min(samples, max(2, round(self.elite_share * samples)))
+        low, high = (bound.expand_as(mean).unsqueeze(1) for bound in (proposal.low, proposal.high))
         best, best_energy = mean, torch.full((len(mean),), torch.inf, device=mean.device)
         for _ in range(self.iterations):
             shape = (len(mean), samples, *mean.shape[1:])
             noise = torch.randn(shape, generator=generator, device=generator.device).to(mean)
             noise[:, 0] = 0
-            candidates = (mean.unsqueeze(1) + std.unsqueeze(1) * noise).clamp(proposal.low, proposal.high)
+            candidates = (mean.unsqueeze(1) + std.unsqueeze(1) * noise).clamp(low, high)
             energies = energy(candidates)  # (B, S)
             lowest, order = energies.topk(elites, dim=1, largest=False)
             elite = candidates[batch.unsqueeze(1), order]  # (B, elites, H, A)

@@ -1,0 +1,77 @@
+"""Where a search over a level's actions begins: anywhere, where real actions lie, or around a sequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hiwm.planning.macros import MacroActions
+from hiwm.planning.solvers.solver import Energy, Proposal
+
+INVERSE = ("inverse", "inverse+search")
+REAL = ("queue", "bank")
+PROPOSALS = ("gaussian", *INVERSE, *REAL)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What a search over a level's actions chooses: at level 0 primitive actions, not chunks of them; each is held.
+
+    Args:
+        horizon: actions of the level in a plan, H.
+        dim: size of one, A.
+        dim_free: size F of what is chosen at once, a primitive action at level 0 and A elsewhere.
+        repeat: how many of those a choice is held for; C choices of F numbers make H actions.
+        low, high: bounds of a choice, (F,) or ().
+    """
+
+    horizon: int
+    dim: int
+    dim_free: int
+    repeat: int
+    low: Tensor
+    high: Tensor
+
+    def clamp(self, actions: Tensor) -> Tensor:
+        """Actions of the level within the bounds, (..., A) -> (..., A)."""
+        return actions.unflatten(-1, (-1, self.dim_free)).clamp(self.low, self.high).flatten(-2)
+
+    def choices(self, actions: Tensor) -> Tensor:
+        """Actions of the level as choices, each the mean of those it is held for, (B, H, A) -> (B, C, F)."""
+        return actions.reshape(len(actions), -1, self.repeat, self.dim_free).mean(2)
+
+    def actions(self, choices: Tensor) -> Tensor:
+        """Choices as actions of the level, (B, C, F) -> (B, H, A)."""
+        return choices.repeat_interleave(self.repeat, 1).reshape(len(choices), -1, self.dim)
+
+
+def anywhere(space: SearchSpace, batch: int, std: float) -> Proposal:
+    """N(0, std)."""
+    mean = space.choices(space.low.new_zeros(batch, space.horizon, space.dim))
+    return Proposal(mean, torch.full_like(mean, std), space.low, space.high)
+
+
+def like_real(space: SearchSpace, batch: int, macros: MacroActions) -> Proposal:
+    """The mean and deviation of real actions, whatever the latent; held, an action varies as much as each it stands for."""
+    shape = (batch, space.horizon, space.dim)
+    mean, std = (space.choices(value.expand(shape)) for value in (macros.mean, macros.std))
+    return Proposal(mean, std, space.low, space.high)
+
+
+def around(space: SearchSpace, mean: Tensor, std: float) -> Proposal:
+    """The neighbourhood of choices (B, C, F), which the bounds never cut: a real action may lie beyond the quantiles."""
+    low, high = torch.minimum(space.low, mean), torch.maximum(space.high, mean)
+    return Proposal(mean, torch.full_like(mean, std), low, high)
+
+
+def best_of_bank(space: SearchSpace, macros: MacroActions, latent: Tensor, number: int, energy: Energy) -> Tensor:
+    """Of the `number` real sequences that started nearest to the latents (B, D), the one of least energy, (B, C, F).
+
+    The predictor is a better judge than the distance of the starts, so as many are tried as it has time for.
+    """
+    near = macros.nearest(latent, number, space.horizon)  # (B, n, H, A)
+    candidates = space.choices(near.flatten(0, 1)).unflatten(0, near.shape[:2])
+    best = energy(candidates).argmin(1)
+    return candidates[torch.arange(len(best), device=best.device), best]

@@ -1,0 +1,12 @@
+"""What a result was made from, in sixteen hex digits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+
+def fingerprint(identity: list[Any]) -> str:
+    """Stands for plain values: numbers, text, lists, mappings."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

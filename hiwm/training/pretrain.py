@@ -1,0 +1,139 @@
+"""Before level 0 is trained: its encoder's trunk learns from images alone, then it is frozen.
+
+What follows is V-JEPA 2-AC's second stage (arXiv 2506.09985): on the frozen trunk, the level trains the rest with its own
+losses and actions, that is the encoder's head, the predictor and what else it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from hiwm.build import build
+from hiwm.data.clips import ClipSampler
+from hiwm.data.store import Trajectories
+from hiwm.hierarchy import LevelSpec
+from hiwm.levels.encoders.vit import ViTEncoder
+from hiwm.levels.level import Level
+from hiwm.levels.masked import MaskedPrediction
+from hiwm.training.checkpoint import CHECKPOINT
+from hiwm.training.distributed import Processes
+from hiwm.training.fingerprint import fingerprint
+from hiwm.training.loop import VALIDATION_WINDOWS, Progress, TrainingConfig, optimize
+
+KEYS = {"objective", "training"}
+WEIGHTS = "trunk.safetensors"
+
+
+def check_pretraining(
+    k: int, level: Level, config: Mapping[str, Any], allow: Sequence[str], training: TrainingConfig, data: Trajectories
+) -> None:
+    """Refuse a config of level k's pretraining that cannot be used, or that the episodes are too short for."""
+    where = f"levels.level{k}.pretraining"
+    if k > 0:
+        raise ValueError(f"{where} is given; allowed above level 0: null, for pretraining is from images")
+    if not isinstance(config, Mapping) or set(config) != KEYS:
+        raise ValueError(f"{where} is {config!r}; allowed: a mapping with exactly the keys {sorted(KEYS)}")
+    for key in KEYS:
+        if not isinstance(config[key], Mapping):
+            raise ValueError(f"{where}.{key} is {config[key]!r}; allowed: a mapping")
+    try:
+        frames = make_objective(level, config, allow).frames
+        training.changed(config["training"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    rows = (frames - 1) * level.stride + 1
+    if rows > (longest := int(data.ep_len.max())):
+        raise ValueError(
+            f"{where}.objective.frames is {frames}, which needs episodes of {rows} rows; the longest has {longest}"
+        )
+
+
+def pretrain(
+    level: Level,
+    spec: LevelSpec,
+    allow: Sequence[str],
+    data: Trajectories,
+    held_out: Trajectories,
+    training: TrainingConfig,
+    *,
+    seed: int,
+    processes: Processes,
+    folder: Path,
+    report: Callable[[Progress], None],
+) -> None:
+    """Give the encoder of a fitted level a trunk that learned from images alone, and freeze it.
+
+    The trunk lies under its own fingerprint in `folder`: levels that differ in other parts than the encoder share it. As in I-JEPA, it is the
+    target that is kept, not the trunk that followed the gradient.
+
+    Args:
+        level: with an encoder that has a trunk (`check_pretraining`).
+        spec: what it was made from.
+        allow: packages trusted for the objective's class besides hiwm's own.
+        data: episodes to learn from.
+        held_out: episodes to validate on.
+        training: of the level; the pretraining's own keys go before it.
+        seed: of initial weights and draws.
+        processes: this process and the others.
+        folder: of all levels.
+        report: called at every step.
+    """
+    assert isinstance(level.encoder, ViTEncoder)
+    config = spec.config["pretraining"]
+    training = training.changed(config["training"])
+    made_from = [spec.config["encoder"], spec.config["floor"], config["objective"], training.shaping]
+    identity = [*made_from, spec.stride, list(spec.inputs), data.fingerprint, seed]
+    home = folder / f"trunk-{fingerprint(identity)}"
+    weights = home / WEIGHTS
+    trunk = level.encoder.trunk
+    if weights.exists():
+        trunk.load_state_dict(load_file(weights))
+    else:
+        home.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(seed)  # whatever other parts the level has
+        objective = make_objective(level, config, allow).to(processes.device)
+        draws, held_draws = (
+            ClipSampler(
+                episodes,
+                inputs=tuple(spec.inputs),
+                action="action",
+                horizon=objective.frames - 1,
+                stride=level.stride,
+                action_period=1,
+                reach=None,
+            )
+            for episodes in (data, held_out)
+        )
+        clip = held_draws.sample(max(1, VALIDATION_WINDOWS // objective.frames), np.random.default_rng(0))
+        clip = clip.map(lambda x: x.to(processes.device))
+        optimize(
+            objective,
+            draws,
+            training,
+            seed=seed,
+            processes=processes,
+            home=home,
+            evaluate=lambda: objective.evaluate(clip),
+            report=lambda progress: report(replace(progress, job="pretraining")),
+        )
+        trunk.load_state_dict(objective.target.copy.state_dict())
+        if processes.is_main:
+            temporary = home / "trunk.tmp"
+            save_file({name: value.contiguous().cpu() for name, value in trunk.state_dict().items()}, temporary)
+            temporary.replace(weights)
+            (home / CHECKPOINT).unlink(missing_ok=True)
+    trunk.requires_grad_(False)
+    if level.target is not None:
+        level.target.restart(level.encoder)
+
+
+def make_objective(level: Level, config: Mapping[str, Any], allow: Sequence[str]) -> MaskedPrediction:
+    """What the trunk of the level's encoder learns; shares the trunk and the standardisation with the level."""
+    return build(config["objective"], allow, encoder=level.encoder, standardize=level.standardize)
