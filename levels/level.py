@@ -82,8 +82,11 @@ class Level(nn.Module):
             std = {name: torch.full_like(value, 255.0 if bytes_[name] else 1.0) for name, value in std.items()}
         self.standardize.fit(mean, std)
         with torch.no_grad():
-            latent = self.encode(clip.inputs)
-            self.predictor.fit((latent[:, 1:] - latent[:, :-1]).square().mean((0, 1)).sqrt())
+            self.fit_step(self.encode(clip.inputs))
+
+    def fit_step(self, latent: Tensor) -> None:
+        """Before training: the size of one step's change, from latents (B, T+1, D)."""
+        self.predictor.fit((latent[:, 1:] - latent[:, :-1]).square().mean((0, 1)).sqrt())
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Named inputs, each (..., *shape) -> latent (..., D)."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from hiwm.levels.level import Level
 
@@ -52,11 +53,16 @@ def load_trained(level: Level, home: Path) -> dict[str, float] | None:
 
 def save_trained(level: Level, metrics: Mapping[str, float], home: Path) -> None:
     """Weights, then metrics, each whole or not at all; the checkpoint goes."""
-    temporary = home / "level.tmp"
-    save_file({name: value.contiguous().cpu() for name, value in level.state_dict().items()}, temporary)
-    temporary.replace(home / WEIGHTS)
+    save_weights(level, home / WEIGHTS)
     save_metrics(metrics, home)
     (home / CHECKPOINT).unlink(missing_ok=True)
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Weights alone, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    save_file({name: value.contiguous().cpu() for name, value in module.state_dict().items()}, temporary)
+    temporary.replace(path)
 
 
 def save_metrics(metrics: Mapping[str, float], home: Path) -> None:

@@ -50,7 +50,7 @@ def train_jointly(
     sample = training.sample(STATISTICS_WINDOWS, np.random.default_rng(0)).map(lambda x: x.to(processes.device))
     with torch.no_grad():
         for level, (_, seen) in list(zip(levels, stack.clips(sample, torch.Generator()), strict=True))[1:]:
-            level.predictor.fit((seen.latent[:, 1:] - seen.latent[:, :-1]).square().mean((0, 1)).sqrt())
+            level.fit_step(seen.latent)
 
     def told(progress: Progress) -> None:
         for k, home in enumerate(homes):
@@ -64,9 +64,8 @@ def train_jointly(
             if k == 0 or mine:
                 report(k, replace(progress, metrics=mine, home=home))
 
-    windows = max(
-        1, VALIDATION_WINDOWS * levels[0].horizon // stack.horizon
-    )  # as many frames as level 0 alone would see
+    # as many frames as level 0 alone would see
+    windows = max(1, VALIDATION_WINDOWS * levels[0].horizon // stack.horizon)
     held_out = validation.sample(windows, np.random.default_rng(0)).map(lambda x: x.to(processes.device))
     metrics = optimize(
         stack, training, config, seed=seed, processes=processes, home=homes[-1],

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from hiwm.build import build
 from hiwm.data.clips import ClipSampler
@@ -22,7 +22,7 @@ from hiwm.hierarchy import LevelSpec
 from hiwm.levels.encoders.vit import ViTEncoder
 from hiwm.levels.level import Level
 from hiwm.levels.masked import MaskedPrediction
-from hiwm.training.checkpoint import CHECKPOINT
+from hiwm.training.checkpoint import CHECKPOINT, save_weights
 from hiwm.training.distributed import Processes
 from hiwm.training.fingerprint import fingerprint
 from hiwm.training.loop import VALIDATION_WINDOWS, Progress, TrainingConfig, optimize
@@ -125,9 +125,7 @@ def pretrain(
         )
         trunk.load_state_dict(objective.target.copy.state_dict())
         if processes.is_main:
-            temporary = home / "trunk.tmp"
-            save_file({name: value.contiguous().cpu() for name, value in trunk.state_dict().items()}, temporary)
-            temporary.replace(weights)
+            save_weights(trunk, weights)
             (home / CHECKPOINT).unlink(missing_ok=True)
     trunk.requires_grad_(False)
     if level.target is not None:

@@ -179,11 +179,12 @@ def train_stack(
     caches: list[Path] = []
     source, inputs, action_period = trajectories, tuple(config.inputs), 1
     for k, (spec, level, home) in enumerate(zip(specs, levels, homes, strict=True)):
-        scale = timescale(source, config.state if k == 0 else inputs)
+        metrics = load_trained(level, home) if joint else there[k]
+        known = {} if metrics is None else metrics
+        scale = known["timescale"] if "timescale" in known else timescale(source, config.state if k == 0 else inputs)
         on_start(depths[k], scale)
         if processes.is_main and (wrong := out_of_scale(depths[k].period, depths[k].rows - 1, scale)):
             log.warning("level %d: %s", k, wrong)
-        metrics = load_trained(level, home) if joint else there[k]
         if metrics is None:
             home.mkdir(parents=True, exist_ok=True)
             train_data, held_data = source.split(config.validation)
