@@ -5,60 +5,117 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hiwm.levels.distributed import first_row
 from hiwm.levels.parts import Predictor
 
 
 class EnsemblePredictor(Predictor):
-    """K predictors, of any kind, with weights of their own (deep ensembles, arXiv 1612.01474).
+    """K predictors of one kind with weights of their own (deep ensembles, arXiv 1612.01474), computed all at once.
 
     While training, row i of the global batch goes to member i mod K alone, so that members see different data and disagree
-    where there was little of it; else the answer is the members' mean. A member rolls out from its own predictions.
+    where there was little of it; else the answer is the members' mean. A member rolls out from its own predictions, so what
+    is carried along has the members as its second axis: (B, K, ...), or (B / K, K, ...) while training.
 
     Args:
         dim_latent: size D of the latent.
-        members: the predictors.
+        members: the predictors; all of the same class and sizes.
     """
 
     def __init__(self, *, dim_latent: int, members: Sequence[Predictor]) -> None:
         super().__init__(dim_latent)
-        self.members: Sequence[Predictor] = nn.ModuleList(members)  # type: ignore[assignment]
-        self.passes = sum(member.passes for member in members)
-        self.context = max(member.context for member in members)
+        kinds = {(type(m), tuple((n, x.shape) for n, x in m.state_dict().items())) for m in members}
+        if len(kinds) != 1:
+            raise ValueError(
+                f"EnsemblePredictor: members are {[type(m).__name__ for m in members]}, of {len(kinds)} kinds or sizes; "
+                "allowed: at least one, all of the same class with the same arguments"
+            )
+        weights, buffers = stack_module_state([_Verbs(m) for m in members])
+        self.num_members = len(members)
+        self.passes = self.num_members * members[0].passes
+        self.context = members[0].context
+        # module names may not hold a dot
+        self.weights = nn.ParameterDict({_key(name): weight.detach() for name, weight in weights.items()})
+        for name, buffer in buffers.items():
+            self.register_buffer(_key(name), buffer)
+        self.buffer_names = tuple(buffers)
+        # what the members compute, whatever their weights; in a tuple, so that its own weights are not this module's
+        self.shape = (_Verbs(members[0]),)
 
     def fit(self, change: Tensor) -> None:
         """See `Predictor.fit`."""
-        for member in self.members:
-            member.fit(change)
+        super().fit(change)
+        self.shape[0].predictor.fit(change)
+        fitted = dict(self.shape[0].named_buffers())
+        for name in self.buffer_names:
+            self.get_buffer(_key(name)).copy_(fitted[name])
 
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
         """(..., D), (..., A) -> (..., D)."""
-        return self._pick(torch.stack([member(latent, action) for member in self.members]))
+        return self._pick(self._each("__call__", self._spread(latent), self._spread(action)), len(latent))
 
-    def start(self, latent: Tensor) -> list[Any]:
+    def start(self, latent: Tensor) -> Any:
         """What every member carries along."""
-        return [member.start(latent) for member in self.members]
+        return self._each("start", self._spread(latent))
 
-    def step(self, state: list[Any], action: Tensor) -> tuple[Tensor, list[Any]]:
+    def step(self, state: Any, action: Tensor) -> tuple[Tensor, Any]:
         """See `Predictor.step`."""
-        latents, states = zip(*(m.step(s, action) for m, s in zip(self.members, state, strict=True)), strict=True)
-        return self._pick(torch.stack(latents)), list(states)
+        latents, state = self._each("step", state, self._spread(action))
+        return self._pick(latents, len(action)), state
 
-    def correct(self, state: list[Any], latent: Tensor) -> list[Any]:
+    def correct(self, state: Any, latent: Tensor) -> Any:
         """See `Predictor.correct`."""
-        return [member.correct(carried, latent) for member, carried in zip(self.members, state, strict=True)]
+        return self._each("correct", state, self._spread(latent))
 
-    def disagreement(self, state: list[Any], actions: Tensor) -> Tensor:
-        """Variance of the members' rollouts, summed over dimensions, (B, H, A) -> (B, H)."""
-        rollouts = [m.rollout_from(carried, actions) for m, carried in zip(self.members, state, strict=True)]
-        return torch.stack(rollouts).var(0).sum(-1)
+    def disagreement(self, state: Any, actions: Tensor) -> Tensor:
+        """Variance of the members' rollouts, summed over dimensions, (B, H, A) -> (B, H); not while training."""
+        return self._each("rollout_from", state, self._spread(actions)).var(1).sum(-1)
 
-    def _pick(self, answers: Tensor) -> Tensor:
-        """(K, B, ..., D) -> (B, ..., D)."""
+    def _each(self, verb: str, *arguments: Any) -> Any:
+        """A method of every member, of arguments and with answers that have the members as their second axis."""
+        tensors = {name: weight for name, weight in self.weights.items()}
+        tensors |= {_key(name): self.get_buffer(_key(name)) for name in self.buffer_names}
+
+        def of_one(own: dict[str, Tensor], *arguments: Any) -> Any:
+            return functional_call(self.shape[0], {_name(key): x for key, x in own.items()}, (verb, *arguments))
+
+        with sdpa_kernel(SDPBackend.MATH):  # the fused attention of CPUs has no batching rule
+            return vmap(of_one, in_dims=(0, *(1 for _ in arguments)), out_dims=1)(tensors, *arguments)
+
+    def _spread(self, rows: Tensor) -> Tensor:
+        """Rows as the members get them: (B, ...) -> (B, K, ...), while training (B / K, K, ...), filled up with zeros."""
         if not self.training:
-            return answers.mean(0)
-        rows = torch.arange(answers.shape[1], device=answers.device)
-        return answers[(first_row(len(rows)) + rows) % len(self.members), rows]
+            return rows.unsqueeze(1).expand(-1, self.num_members, *rows.shape[1:])
+        before = first_row(len(rows)) % self.num_members
+        after = -(before + len(rows)) % self.num_members
+        return F.pad(rows, (0, 0) * (rows.dim() - 1) + (before, after)).unflatten(0, (-1, self.num_members))
+
+    def _pick(self, answers: Tensor, rows: int) -> Tensor:
+        """The answers to so many rows: (B, K, ...), while training (B / K, K, ...), -> (B, ...)."""
+        if not self.training:
+            return answers.mean(1)
+        before = first_row(rows) % self.num_members
+        return answers.flatten(0, 1)[before : before + rows]
+
+
+class _Verbs(nn.Module):
+    """A predictor whose methods are called by name, for `functional_call` knows only `forward`."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__()
+        self.predictor = predictor
+
+    def forward(self, verb: str, *arguments: Any) -> Any:
+        return getattr(self.predictor, verb)(*arguments)
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")
+
+
+def _name(key: str) -> str:
+    return key.replace("/", ".")

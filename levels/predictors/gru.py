@@ -22,7 +22,9 @@ class GRUPredictor(Predictor):
         super().__init__(dim_latent)
         self.context = context
         self.begin = nn.Linear(dim_latent, width)
-        self.cell = nn.GRUCell(dim_latent + dim_action, width)
+        # the gates of nn.GRUCell, which has no batching rule for the members of an ensemble
+        self.input = nn.Linear(dim_latent + dim_action, 3 * width)
+        self.hidden = nn.Linear(width, 3 * width)
         self.read = nn.Linear(width, dim_latent)
 
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
@@ -37,7 +39,10 @@ class GRUPredictor(Predictor):
     def step(self, state: tuple[Tensor, Tensor], action: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """See `Predictor.step`."""
         latent, memory = state
-        memory = self.cell(torch.cat([latent, action], -1), memory)
+        reset, update, new = self.input(torch.cat([latent, action], -1)).chunk(3, -1)
+        reset_, update_, new_ = self.hidden(memory).chunk(3, -1)
+        candidate = torch.tanh(new + torch.sigmoid(reset + reset_) * new_)
+        memory = torch.lerp(candidate, memory, torch.sigmoid(update + update_))
         latent = latent + self.scale * self.read(memory)
         return latent, (latent, memory)
 

@@ -31,6 +31,7 @@ class TransformerPredictor(Predictor):
         if width % heads:
             raise ValueError(f"TransformerPredictor: width is {width}; allowed: a multiple of heads, {heads}")
         self.context = context
+        self.dim_action = dim_action
         self.embed = nn.Linear(dim_latent, width)
         self.condition = nn.Sequential(nn.Linear(dim_action, width), nn.SiLU())
         self.position = nn.Parameter(0.02 * torch.randn(context, width))
@@ -42,15 +43,14 @@ class TransformerPredictor(Predictor):
         flat = latent.reshape(-1, latent.shape[-1])
         return self.step(self.start(flat), action.reshape(len(flat), -1))[0].reshape(latent.shape)
 
-    def start(self, latent: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, D) -> the latents, (B, 1, D), and no actions yet."""
-        return latent.unsqueeze(1), None
+    def start(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, D) -> the latents, (B, 1, D), and no actions yet, (B, 0, A)."""
+        return latent.unsqueeze(1), latent.new_zeros(len(latent), 0, self.dim_action)
 
-    def step(self, state: tuple[Tensor, Tensor | None], action: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+    def step(self, state: tuple[Tensor, Tensor], action: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """See `Predictor.step`; carried along are the last latents, (B, C, D), and actions, (B, C - 1, A)."""
         latents, actions = state
-        action = action.unsqueeze(1)
-        actions = action if actions is None else torch.cat([actions, action], 1)
+        actions = torch.cat([actions, action.unsqueeze(1)], 1)
         tokens = self.embed(latents) + self.position[: latents.shape[1]]
         condition = self.condition(actions)
         for block in self.blocks:
@@ -59,7 +59,7 @@ class TransformerPredictor(Predictor):
         latents = torch.cat([latents, latent.unsqueeze(1)], 1)[:, -self.context :]
         return latent, (latents, actions[:, actions.shape[1] - latents.shape[1] + 1 :])
 
-    def correct(self, state: tuple[Tensor, Tensor | None], latent: Tensor) -> tuple[Tensor, Tensor | None]:
+    def correct(self, state: tuple[Tensor, Tensor], latent: Tensor) -> tuple[Tensor, Tensor]:
         """See `Predictor.correct`."""
         latents, actions = state
         return torch.cat([latents[:, :-1], latent.unsqueeze(1)], 1), actions

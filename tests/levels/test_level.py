@@ -10,7 +10,9 @@ from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.inverse import InverseModel
 from hiwm.levels.predictors.ensemble import EnsemblePredictor
+from hiwm.levels.predictors.graph import GraphPredictor
 from hiwm.levels.predictors.gru import GRUPredictor
+from hiwm.levels.predictors.mlp import ResidualMLPPredictor
 from hiwm.levels.predictors.transformer import TransformerPredictor
 from hiwm.levels.standardize import Standardize
 
@@ -232,19 +234,42 @@ def test_a_target_encoder_follows_the_encoder():
         assert not mine.requires_grad
 
 
-def test_an_ensemble_is_the_mean_of_members_that_differ():
-    level = build(composed("predictor=ensemble"), LATENT).eval()
-    latent, actions = torch.randn(7, level.encoder.dim), torch.randn(7, 3, level.action_encoder.dim)
-    start = level.predictor.start(latent)
-    own = torch.stack([member.rollout(latent, actions) for member in level.predictor.members])
-    assert len(own) == level.predictor.passes == 5
-    torch.testing.assert_close(level.rollout(latent, actions), own.mean(0))
-    torch.testing.assert_close(level.predictor.disagreement(start, actions), own.var(0).sum(-1))
-    assert level.predictor.disagreement(start, actions).min() > 0
-    level.train()  # each row trains one member
-    rolled = level.rollout(latent, actions)
+@pytest.mark.parametrize("kind", [ResidualMLPPredictor, GRUPredictor, TransformerPredictor, GraphPredictor])
+def test_an_ensemble_is_the_mean_of_members_that_differ(kind):
+    sizes = {"dim_latent": 6, "dim_action": 2, "width": 8} | ({"entities": 3} if kind is GraphPredictor else {})
+    members = [kind(**sizes) for _ in range(5)]
+    for parameter in (p for m in members for p in m.parameters()):
+        torch.nn.init.normal_(parameter)  # a transformer's gates begin at 0
+    ensemble = EnsemblePredictor(dim_latent=6, members=copy.deepcopy(members)).eval()
+    change = torch.rand(6)
+    for predictor in (*members, ensemble):
+        predictor.fit(change)
+    latents, actions = torch.randn(7, 3, 6), torch.randn(7, 3, 2)
+    own = torch.stack([member.rollout(latents[:, 0], actions) for member in members])
+    assert len(own) == ensemble.passes == 5
+    torch.testing.assert_close(ensemble.rollout(latents[:, 0], actions), own.mean(0))
+    torch.testing.assert_close(
+        ensemble.disagreement(ensemble.start(latents[:, 0]), actions), own.var(0).sum(-1), rtol=1e-4, atol=1e-5
+    )
+    carried = ensemble.remember(latents, actions[:, :2])
+    remembered = torch.stack([m.rollout_from(m.remember(latents, actions[:, :2]), actions) for m in members])
+    torch.testing.assert_close(ensemble.rollout_from(carried, actions), remembered.mean(0))
+    ensemble.train()  # each row trains one member
+    rolled = ensemble.rollout(latents[:, 0], actions)
     for row in range(7):
         torch.testing.assert_close(rolled[row], own[row % 5, row])
+    rolled[3].sum().backward()
+    for weight in ensemble.weights.values():
+        of_member = weight.grad.flatten(1).abs().sum(1)
+        assert not of_member[[0, 1, 2, 4]].any()
+    assert any(weight.grad[3].any() for weight in ensemble.weights.values())
+
+
+def test_an_ensemble_has_members_of_one_kind():
+    mixed = [ResidualMLPPredictor(dim_latent=4, dim_action=2), GRUPredictor(dim_latent=4, dim_action=2)]
+    for members in (mixed, []):
+        with pytest.raises(ValueError, match="allowed: at least one, all of the same class"):
+            EnsemblePredictor(dim_latent=4, members=members)
 
 
 def test_objects_may_be_permuted():
@@ -322,9 +347,7 @@ def test_fit_takes_the_size_of_one_step(level, inputs):
     with torch.no_grad():
         latent = level.encoder({name: (value - 0.3) / 10 for name, value in clip.inputs.items()})
     change = (latent[:, 1:] - latent[:, :-1]).flatten(0, 1)
-    fitted = getattr(level.predictor, "members", [level.predictor])
-    for predictor in fitted:
-        torch.testing.assert_close(predictor.scale, (change**2).mean(0) ** 0.5, rtol=0.02, atol=1e-5)
+    torch.testing.assert_close(level.predictor.scale, (change**2).mean(0) ** 0.5, rtol=0.02, atol=1e-5)
 
 
 def test_delegate_standardises_the_latent_below():
