@@ -24,6 +24,7 @@ from hiwm.evaluation.evaluate import HIERARCHICAL, make_agents
 from hiwm.evaluation.traces import load_traces
 from hiwm.experiment import check_trained, evaluation_identity
 from hiwm.tracking import make_tracker
+from hiwm.training.checkpoint import METRICS
 from hiwm.training.monitor import alarms
 
 EQUAL_CALLS = 0.05  # share by which numbers of predictor calls that are called equal may differ
@@ -114,7 +115,7 @@ def _describe(config: Config, agent: Agent, k: int) -> dict[str, Any]:
         "dim": level.encoder.dim,
         "dim_action": level.action_encoder.dim,
         "fingerprint": spec.fingerprint,
-        "metrics": json.loads((config.folder / "levels" / spec.fingerprint / "metrics.json").read_text()),
+        "metrics": json.loads((config.folder / "levels" / spec.fingerprint / METRICS).read_text()),
     }
 
 

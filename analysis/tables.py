@@ -10,7 +10,9 @@ from pathlib import Path
 
 import yaml
 
+from hiwm.analysis.report import KEPT
 from hiwm.evaluation.statistics import wilson_interval
+from hiwm.training.checkpoint import METRICS
 
 HEALTH: tuple[str, ...] = ("effective_rank", "std", "within_episode", "copy_last", "readout_r2")
 Row = dict[str, str | int | float]
@@ -53,10 +55,10 @@ def health_of(folders: Iterable[Path]) -> list[Row]:
         described = folder / "hierarchy" / "hierarchy.yaml"
         if not described.exists():
             continue
-        told = folder / "kept.json"
+        told = folder / KEPT
         kept = json.loads(told.read_text()) if told.exists() else {}
         for k, level in enumerate(yaml.safe_load(described.read_text())["levels"]):
-            path = folder / "levels" / level["fingerprint"] / "metrics.json"
+            path = folder / "levels" / level["fingerprint"] / METRICS
             if not path.exists():
                 continue
             metrics = json.loads(path.read_text())

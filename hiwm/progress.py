@@ -9,6 +9,7 @@ from typing import Any
 
 from hiwm.console import Bar, say, shout
 from hiwm.tracking import Run, Tracker
+from hiwm.training.checkpoint import METRICS
 from hiwm.training.loop import Progress
 from hiwm.training.monitor import alarms
 from hiwm.training.stages import Depth, TrainedLevel
@@ -78,7 +79,7 @@ class TrainingProgress:
         if trained.reused:
             say(f"level {level}: {trained.folder}, trained already, reused")
         if run := self.runs.pop(trained.folder, None):
-            run.artifact(trained.folder / "metrics.json")
+            run.artifact(trained.folder / METRICS)
             run.artifact(trained.folder / "level.safetensors")
             run.finish("FINISHED")
         if not self.runs:

@@ -12,11 +12,12 @@ from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.distributed import uniform_rows
 from hiwm.levels.features import Seen
 from hiwm.levels.level import Level
+from hiwm.levels.trainable import Trainable
 
 T = TypeVar("T")
 
 
-class JointStack(nn.Module):
+class JointStack(Trainable):
     """The same levels and losses as in staged training, over one clip of level 0 that is long enough for the top.
 
     A level sees the whole clip, is trained on windows of its own horizon cut from it, and hands what it saw to the level
@@ -61,7 +62,7 @@ class JointStack(nn.Module):
         return torch.stack([level.total(of_level(losses, k)) for k, level in enumerate(self.levels)]).sum()
 
     def after_step(self) -> None:
-        """To be called after every optimiser step."""
+        """See `Trainable`."""
         for level in self.levels:
             level.after_step()
 

@@ -18,9 +18,10 @@ from hiwm.levels.inverse import InverseModel
 from hiwm.levels.parts import ActionEncoder, Encoder, Predictor, Regularizer
 from hiwm.levels.standardize import Standardize
 from hiwm.levels.target import EMATarget
+from hiwm.levels.trainable import Trainable
 
 
-class Level(nn.Module):
+class Level(Trainable):
     """A JEPA world model that sees the level below as its environment.
 
         z  = encoder(inputs)              inputs: the observation, or the latent of the level below
@@ -164,11 +165,11 @@ class Level(nn.Module):
         return losses
 
     def forward(self, clip: Clip, generator: torch.Generator) -> dict[str, Tensor]:
-        """`losses`: the call that DistributedDataParallel wraps."""
+        """`losses`."""
         return self.losses(clip, generator)
 
     def after_step(self) -> None:
-        """To be called after every optimiser step."""
+        """See `Trainable`."""
         if self.target is not None:
             self.target.follow(self.encoder)
 

@@ -14,9 +14,10 @@ from hiwm.levels.parts import Encoder
 from hiwm.levels.precision import half_precision
 from hiwm.levels.standardize import Standardize
 from hiwm.levels.target import EMATarget
+from hiwm.levels.trainable import Trainable
 
 
-class MaskedPrediction(nn.Module):
+class MaskedPrediction(Trainable):
     """The latents of masked patches, predicted from the visible ones (I-JEPA, arXiv 2301.08243; V-JEPA, arXiv 2404.08471).
 
         c = trunk(visible patches)            each frame by itself
@@ -157,5 +158,5 @@ class MaskedPrediction(nn.Module):
         return losses["masked"]
 
     def after_step(self) -> None:
-        """To be called after every optimiser step."""
+        """See `Trainable`."""
         self.target.follow(self.trunk)

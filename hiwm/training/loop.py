@@ -19,9 +19,8 @@ from hiwm.data.clips import ClipSampler
 from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.distributed import average_over_processes
 from hiwm.levels.features import Features
-from hiwm.levels.joint import JointStack
 from hiwm.levels.level import Level
-from hiwm.levels.masked import MaskedPrediction
+from hiwm.levels.trainable import Trainable
 from hiwm.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from hiwm.training.distributed import Processes
 from hiwm.training.monitor import Episodes, diagnose
@@ -68,6 +67,13 @@ class TrainingConfig:
             if not matches(value, hints[key]):
                 raise ValueError(f"training.{key} is {value!r}; allowed: {spell(hints[key])}")
         return replace(self, **changes)
+
+    def check(self, processes: Processes) -> None:
+        """Refuse a batch that the processes cannot share evenly."""
+        if self.batch % processes.world_size:
+            raise ValueError(
+                f"training.batch is {self.batch}; allowed: a multiple of the {processes.world_size} processes"
+            )
 
     @property
     def shaping(self) -> dict[str, Any]:
@@ -121,7 +127,7 @@ def train_level(
 
 
 def optimize(
-    module: Level | JointStack | MaskedPrediction,
+    module: Trainable,
     training: ClipSampler,
     config: TrainingConfig,
     *,
@@ -137,10 +143,6 @@ def optimize(
     trains on its slice of the batch. So any number of processes follows the same loss curve, and the checkpoint needs
     no state of samplers or generators to resume exactly.
     """
-    if config.batch % processes.world_size:
-        raise ValueError(
-            f"training.batch is {config.batch}; allowed: a multiple of the {processes.world_size} processes"
-        )
     device = processes.device
     module.to(device)
     wrapped: nn.Module = DistributedDataParallel(module) if processes.world_size > 1 else module

@@ -148,6 +148,7 @@ def train_stack(
     """
     specs = describe(config, training, trajectories, seed)
     depths = check_windows(config, trajectories)
+    _check_batches(specs, training, processes)
     _, held_out = trajectories.split(config.validation)
     state = np.concatenate(
         [held_out.column(name).reshape(len(held_out.column(name)), -1) for name in config.state], 1
@@ -314,6 +315,18 @@ def describe(
         specs.append(spec)
         inputs, dim_below = {"latent": (level.encoder.dim,)}, level.action_encoder.dim
     return tuple(specs)
+
+
+def _check_batches(specs: Sequence[LevelSpec], training: TrainingConfig, processes: Processes) -> None:
+    for k, spec in enumerate(specs):
+        where, own = f"levels.level{k}", training.changed(spec.config["training"])
+        try:
+            own.check(processes)
+            if spec.config["pretraining"] is not None:
+                where += ".pretraining"
+                own.changed(spec.config["pretraining"]["training"]).check(processes)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
 
 
 def check_windows(config: StackConfig, trajectories: Trajectories) -> list[Depth]:

@@ -177,8 +177,11 @@ def test_training_lowers_the_loss(tiny_run):
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(stack, short, dataset, tmp_path):
     three = Processes(0, 3, torch.device("cpu"))
-    with pytest.raises(ValueError, match=r"training.batch is 32; allowed: a multiple of the 3 processes"):
-        train(stack, short, dataset, tmp_path, processes=three)
+    for own, where in (({}, "level0"), ({"batch": 33}, "level1")):
+        levels = [{**stack.levels[0], "training": own}, stack.levels[1]]
+        with pytest.raises(ValueError, match=rf"{where}: training.batch is 32; allowed: a multiple of the 3 processes"):
+            train(replace(stack, levels=levels), short, dataset, tmp_path, processes=three)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
