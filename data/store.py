@@ -64,6 +64,11 @@ class Trajectories:
     def num_steps(self) -> int:
         return int(self.ep_len.sum())
 
+    @property
+    def rows(self) -> np.ndarray:
+        """Rows of the columns that are steps of these episodes, (num_steps,)."""
+        return np.arange(self.num_steps) + self.ep_offset[0]
+
     def column(self, name: str) -> np.ndarray:
         """The column, or an error that lists those there are."""
         if name not in self.columns:

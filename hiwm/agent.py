@@ -14,10 +14,12 @@ import yaml
 from torch import Tensor
 
 from hiwm.hierarchy import Hierarchy, load_hierarchy
+from hiwm.planning.goals import Goal, ObservationGoal, PartGoal
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
 from hiwm.planning.plan import Plan
 from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
+from hiwm.planning.readout import Readout
 
 Observation = np.ndarray | Mapping[str, np.ndarray]
 
@@ -30,12 +32,16 @@ class World:
         environment: its config, `_target_` and arguments.
         action_low, action_high: bounds of primitive actions in the data.
         dataset: fingerprint of the data.
+        goal: columns of an observation that goals are about; none for all of it.
+        goal_sizes: numbers in each.
     """
 
     environment: Mapping[str, Any]
     action_low: Sequence[float]
     action_high: Sequence[float]
     dataset: str
+    goal: Sequence[str] = ()
+    goal_sizes: Sequence[int] = ()
 
 
 class Agent:
@@ -45,6 +51,7 @@ class Agent:
         hierarchy: the levels.
         graphs: landmark graph of each level.
         macros: real actions of each level, bottom first; none where no proposal needs them.
+        readouts: of the part of the state that goals are about, from each level; none where goals are whole observations.
         config: how to plan.
         world: bounds of actions and the environment.
         num_levels: use only the lowest ones; None for all.
@@ -57,6 +64,7 @@ class Agent:
         hierarchy: Hierarchy,
         graphs: Sequence[LandmarkGraph],
         macros: Sequence[MacroActions],
+        readouts: Sequence[Readout],
         config: PlannerConfig,
         world: World,
         num_levels: int | None = None,
@@ -66,6 +74,7 @@ class Agent:
         self.hierarchy = hierarchy if num_levels is None else hierarchy.truncate(num_levels)
         self.graphs = graphs
         self.macros = macros
+        self.readouts = readouts
         self.config = config
         self.world = world
         self.seed = seed
@@ -89,13 +98,30 @@ class Agent:
     def with_planner(self, num_levels: int | None = None, **changes: Any) -> Agent:
         """The same levels planning otherwise: `changes` are keys of PlannerConfig."""
         config = replace(self.config, **changes)
-        return Agent(self.hierarchy, self.graphs, self.macros, config, self.world, num_levels, self.seed, self.allow)
+        return Agent(
+            self.hierarchy,
+            self.graphs,
+            self.macros,
+            self.readouts,
+            config,
+            self.world,
+            num_levels,
+            self.seed,
+            self.allow,
+        )
 
     def reset(self, goal: Observation) -> None:
-        """Begin towards a goal observation, or a batch of them: one array, or a dict with one for each input."""
-        tensors, self._single = self._tensors(goal)
-        self._batch = len(next(iter(tensors.values())))
-        self.planner.start(tensors, torch.Generator().manual_seed(self.seed))
+        """Begin towards a goal observation, or a batch of them: one array, or a dict with one for each input.
+
+        Where goals are about a part of the state, `World.goal`, the dict needs those columns only.
+        """
+        if self.world.goal:
+            wanted, self._single = self._part(goal)
+        else:
+            tensors, self._single = self._tensors(goal)
+            wanted = ObservationGoal(self.hierarchy.encode(tensors))
+        self._batch = wanted.size
+        self.planner.start(wanted, torch.Generator().manual_seed(self.seed))
         self._plan = None
 
     def act(self, observation: Observation) -> np.ndarray:
@@ -115,6 +141,23 @@ class Agent:
         which = torch.as_tensor(rows, device=self.hierarchy.device)
         self.planner.keep(which)
         self._batch = int(which.sum()) if which.dtype == torch.bool else len(which)
+
+    def _part(self, goal: Observation) -> tuple[Goal, bool]:
+        """The goal on a part of the state, and whether it is a single one."""
+        names = self.world.goal
+        if not isinstance(goal, Mapping) or any(name not in goal for name in names):
+            told = sorted(goal) if isinstance(goal, Mapping) else "one array"
+            raise ValueError(f"the goal has {told}; needed: a dict with {list(names)}")
+        sizes = self.world.goal_sizes
+        parts = [torch.as_tensor(np.array(goal[name], np.float32), device=self.hierarchy.device) for name in names]
+        single = parts[0].numel() == sizes[0]
+        parts = [part.reshape(1 if single else len(part), -1) for part in parts]
+        for name, part, size in zip(names, parts, sizes, strict=True):
+            if part.shape[1] != size or len(part) != len(parts[0]):
+                raise ValueError(
+                    f"the goal's {name} has the shape {tuple(part.shape)}; allowed: ({len(parts[0])}, {size})"
+                )
+        return PartGoal(torch.cat(parts, 1), self.readouts), single
 
     def _tensors(self, observation: Observation) -> tuple[dict[str, Tensor], bool]:
         """Named tensors with a batch dimension, and whether there was none."""
@@ -143,7 +186,7 @@ class Agent:
         return tensors, single
 
     def save(self, folder: Path) -> None:
-        """The levels, `landmarks<k>.safetensors`, `macros<k>.safetensors` and `agent.yaml`, whole or not at all."""
+        """The levels, landmarks, real actions and readouts of each, and `agent.yaml`, whole or not at all."""
         temporary = folder.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         self.hierarchy.save(temporary)
@@ -151,6 +194,8 @@ class Agent:
             graph.save(temporary / f"landmarks{k}.safetensors")
         for k, macros in enumerate(self.macros):
             macros.save(temporary / f"macros{k}.safetensors")
+        for k, readout in enumerate(self.readouts):
+            readout.save(temporary / f"readout{k}.safetensors")
         described = {"planner": _plain(asdict(self.config)), "world": _plain(asdict(self.world))}
         (temporary / "agent.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
         if folder.exists():
@@ -171,12 +216,16 @@ def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = (
     folder = Path(folder)
     hierarchy = load_hierarchy(folder, allow, device)
     described = yaml.safe_load((folder / "agent.yaml").read_text())
-    files = [folder / f"landmarks{k}.safetensors" for k in range(len(hierarchy))]
-    graphs = [LandmarkGraph.load(file, device) for file in files if file.exists()]
-    files = [folder / f"macros{k}.safetensors" for k in range(len(hierarchy))]
-    macros = [MacroActions.load(file, device) for file in files if file.exists()]
+
+    def of_levels(name: str) -> list[Path]:
+        files = [folder / f"{name}{k}.safetensors" for k in range(len(hierarchy))]
+        return [file for file in files if file.exists()]
+
+    graphs = [LandmarkGraph.load(file, device) for file in of_levels("landmarks")]
+    macros = [MacroActions.load(file, device) for file in of_levels("macros")]
+    readouts = [Readout.load(file, device) for file in of_levels("readout")]
     config, world = PlannerConfig(**described["planner"]), World(**described["world"])
-    return Agent(hierarchy, graphs, macros, config, world, allow=allow)
+    return Agent(hierarchy, graphs, macros, readouts, config, world, allow=allow)
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from hiwm.evaluation.evaluate import EvaluationConfig
 from hiwm.planning.landmarks import LandmarkConfig
 from hiwm.planning.macros import MacroConfig
 from hiwm.planning.planner import PlannerConfig
+from hiwm.planning.readout import GoalConfig
 from hiwm.training.loop import TrainingConfig
 from hiwm.training.stages import StackConfig
 
@@ -93,6 +94,7 @@ class Config:
     training: TrainingConfig
     landmarks: LandmarkConfig
     macros: MacroConfig
+    goal: GoalConfig
     planner: PlannerConfig
     evaluation: EvaluationConfig
     tracking: str

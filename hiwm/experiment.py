@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from hiwm.evaluation.evaluate import make_agents, summarize
 from hiwm.evaluation.traces import save_traces
 from hiwm.planning.landmarks import build_landmarks
 from hiwm.planning.macros import build_macros
+from hiwm.planning.readout import Readout, fit_readout, goal_part
 from hiwm.progress import TrainingProgress
 from hiwm.tracking import flatten, make_tracker
 from hiwm.training.distributed import Processes, barrier, start_processes
@@ -90,6 +91,8 @@ def train(config: Config) -> None:
     _check_macros(config)
     dataset = open_dataset(config.dataset.path)
     _check_environment(config, dataset.metadata.get("environment"), config.dataset.path)
+    for name in config.goal.columns:
+        dataset.column(name)
     tracker = make_tracker(config if processes.is_main else replace(config, tracking="none"))
     parameters = [
         {
@@ -125,9 +128,11 @@ def train(config: Config) -> None:
         build_macros(level, period, config.macros, config.seed)
         for level, period in zip(latents, hierarchy.periods, strict=True)
     ]
+    readouts = _fit_readouts(config, dataset, latents, processes)
     low, high = _action_bounds(dataset)
-    world = World(config.environment, low, high, dataset.fingerprint)
-    agent = Agent(hierarchy, graphs, macros, config.planner, world, seed=config.seed, allow=config.allow)
+    sizes = [int(np.prod(dataset.column(name).shape[1:])) for name in config.goal.columns]
+    world = World(config.environment, low, high, dataset.fingerprint, config.goal.columns, sizes)
+    agent = Agent(hierarchy, graphs, macros, readouts, config.planner, world, seed=config.seed, allow=config.allow)
     home = config.folder / "hierarchy"
     agent.save(home)
     (config.folder / "config.yaml").write_text(yaml.safe_dump(config.as_dict(), sort_keys=False))
@@ -148,7 +153,14 @@ def evaluate(config: Config) -> dict[str, Any]:
     _check_environment(config, agent.world.environment, home)
     check_trained(config)
     agent = Agent(
-        agent.hierarchy, agent.graphs, agent.macros, config.planner, agent.world, seed=config.seed, allow=config.allow
+        agent.hierarchy,
+        agent.graphs,
+        agent.macros,
+        agent.readouts,
+        config.planner,
+        agent.world,
+        seed=config.seed,
+        allow=config.allow,
     )
     agents = make_agents(agent, config.evaluation)
     identity = evaluation_identity(config, agent)
@@ -202,6 +214,24 @@ def evaluate(config: Config) -> dict[str, Any]:
     return result
 
 
+def _fit_readouts(
+    config: Config, dataset: Trajectories, latents: Sequence[Trajectories], processes: Processes
+) -> list[Readout]:
+    """What goals are about, read from every level; none where they are whole observations."""
+    if not config.goal.columns:
+        return []
+    part = goal_part(dataset, config.goal.columns)
+    readouts = []
+    for k, cached in enumerate(latents):
+        readout = fit_readout(
+            cached, part, config.goal, validation=config.dataset.validation, seed=config.seed, device=processes.device
+        )
+        told = ", ".join(f"{error:.3g}" for error in readout.error.tolist())
+        say(f"readout of {', '.join(config.goal.columns)} from level {k}: root mean square error {told}")
+        readouts.append(readout)
+    return readouts
+
+
 def _say_results(agents: dict[str, Any]) -> None:
     for name, numbers in agents.items():
         low, high = numbers["interval"]
@@ -225,7 +255,7 @@ def check_trained(config: Config) -> None:
     """Refuse a config that the saved hierarchy was not trained with."""
     saved = yaml.safe_load((config.folder / "config.yaml").read_text())
     wanted = config.as_dict()
-    for key in ("inputs", "strides", "levels", "landmarks", "macros", "training"):
+    for key in ("inputs", "strides", "levels", "landmarks", "macros", "goal", "training"):
         if key not in saved:  # an older version's; the planner refuses what it cannot do without
             continue
         before, now = (flatten({key: described[key]}) for described in (saved, wanted))
@@ -302,7 +332,8 @@ def evaluation_identity(config: Config, agent: Agent) -> str:
     """Stands for the hierarchy, the planner and the protocol of an evaluation."""
     parts = [
         [spec.fingerprint for spec in agent.hierarchy.specs],
-        asdict(config.planner), asdict(config.landmarks), asdict(config.macros), asdict(config.evaluation),
+        asdict(config.planner), asdict(config.landmarks), asdict(config.macros), asdict(config.goal),
+        asdict(config.evaluation),
         config.environment, config.seed,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -14,19 +13,19 @@ class LevelPlan:
 
     Args:
         level: whose.
-        target: the latent to reach, (B, D of `target_level`).
+        target: the latent to reach, (B, D of `target_level`); None for a goal that many latents meet.
         target_level: the level in whose latent space the target lies: this one, or the one above.
         subgoal: what is handed to the level below, a latent of this level (B, D).
         due: environment steps from `made_at` until the subgoal is due.
         made_at: environment step this part was planned at.
         actions: actions of this level, (B, H, A); None where a landmark was handed down as it is.
         predicted: the latents they lead to, (B, H, D); None with `actions`.
-        energy: squared distance to the target, the least over the horizon, (B,); None with `actions`.
+        energy: how far they stay from the target or goal, the least over the horizon, (B,); None with `actions`.
         disagreement: variance of the predicted latents among the members of an ensemble, (B, H); None for other predictors.
     """
 
     level: int
-    target: Tensor
+    target: Tensor | None
     target_level: int
     subgoal: Tensor
     due: int
@@ -43,7 +42,7 @@ class LevelPlan:
             return None if value is None else value[rows]
 
         return LevelPlan(
-            self.level, self.target[rows], self.target_level, self.subgoal[rows], self.due, self.made_at,
+            self.level, take(self.target), self.target_level, self.subgoal[rows], self.due, self.made_at,
             take(self.actions), take(self.predicted), take(self.energy), take(self.disagreement),
         )  # fmt: skip
 
@@ -65,11 +64,3 @@ class Plan:
     milliseconds: float
     predictor_calls: float
     other_calls: float
-
-
-def least_distance(predicted: Tensor, target: Tensor) -> Tensor:
-    """Squared distance to the target, the least over the horizon: (N, H, D), (N, D) -> (N,).
-
-    Least, not mean or last: a detour must not be taxed.
-    """
-    return torch.sum((predicted - target.unsqueeze(1)) ** 2, -1).amin(1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from hiwm.build import build
 from hiwm.checks import at_least
 from hiwm.hierarchy import Hierarchy, Inputs
 from hiwm.levels.action_encoders.raw import RawActionEncoder
+from hiwm.planning.goals import Goal, squared_distance
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
 from hiwm.planning.memory import Memory, repeated
-from hiwm.planning.plan import LevelPlan, Plan, least_distance
+from hiwm.planning.plan import LevelPlan, Plan
 from hiwm.planning.proposals import INVERSE, PROPOSALS, REAL, SearchSpace, anywhere, around, best_of_bank, like_real
 from hiwm.planning.solvers.solver import Energy, Proposal, Solver
 
@@ -84,6 +86,21 @@ class PlannerConfig:
                 raise ValueError(f"planner.replan is {list(self.replan)}; allowed: multiples of the first")
 
 
+@dataclass(frozen=True)
+class Aim:
+    """What a level plans towards.
+
+    Args:
+        latent: to reach, (B, D of `level`); None for a goal that many latents meet.
+        level: in whose latent space it lies: the one that plans, or the one above.
+        energy: how far latents of the level that plans are from it, (B, S, H, D) -> (B, S, H).
+    """
+
+    latent: Tensor | None
+    level: int
+    energy: Callable[[Tensor], Tensor]
+
+
 class HierarchicalPlanner:
     """Plans for a batch of environments that run in step.
 
@@ -147,15 +164,22 @@ class HierarchicalPlanner:
         self.spaces = [self._space(k) for k in range(len(hierarchy))]
         self.samples = self._samples()
 
-    def start(self, goal: Inputs, generator: torch.Generator) -> None:
-        """Begin episodes towards goal observations, each input (B, ...)."""
+    def start(self, goal: Goal, generator: torch.Generator) -> None:
+        """Begin B episodes towards their goals."""
+        if self._proposal(self.top) in INVERSE and self.landmarks is None and goal.latent(self.top) is None:
+            raise ValueError(
+                f"planner.proposal[{self.top}] is {self._proposal(self.top)!r}; allowed: {', '.join(('gaussian', *REAL))}, for "
+                "an inverse model cannot be asked for a goal that is no whole observation"
+            )
         self.generator = generator
-        self.goal = self.hierarchy.encode(goal)[self.top]
+        self.goal = goal
         self.step = 0
         self.memory = Memory(self.hierarchy)
         self.parts: list[LevelPlan | None] = [None] * len(self.hierarchy)
         if self.landmarks is not None:
-            landmark, self.goal_column = torch.unique(self.landmarks.nearest(self.goal), return_inverse=True)
+            landmarks = self.landmarks.latents.expand(goal.size, -1, -1)  # (B, M, D)
+            nearest = goal.energy(self.top, landmarks).argmin(1)
+            landmark, self.goal_column = torch.unique(nearest, return_inverse=True)
             self.goal_landmark = landmark[self.goal_column]
             self.cost = self.landmarks.cost_to_go(landmark)
             self.next_landmark = self.landmarks.successors(self.cost)
@@ -163,7 +187,7 @@ class HierarchicalPlanner:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some of the environments only."""
-        self.goal = self.goal[rows]
+        self.goal = self.goal.keep(rows)
         self.memory.keep(rows)
         self.parts = [None if part is None else part.keep(rows) for part in self.parts]
         if self.landmarks is not None:
@@ -182,15 +206,15 @@ class HierarchicalPlanner:
         due = [k for k in range(self.top, -1, -1) if self.step % self.config.replan[k] == 0]
         if due:
             latents = self.hierarchy.encode(observation)
-            self.other_calls += len(self.goal) * len(latents)
+            self.other_calls += self.goal.size * len(latents)
             for k in due:
                 self.parts[k] = self._plan_level(k, latents[k])
         steps = tuple(part for part in self.parts if part is not None)
         action = self._primitive(steps[0]).cpu()  # waits for the device, so that the time is true
-        self.memory.append(observation, action.to(self.goal.device))
+        self.memory.append(observation, action.to(self.hierarchy.device))
         self.step += 1
         milliseconds = 1000 * (time.perf_counter() - began)
-        batch = len(self.goal)
+        batch = self.goal.size
         return Plan(steps, action, milliseconds, self.calls / batch, self.other_calls / batch)
 
     def _plan_level(self, k: int, latent: Tensor) -> LevelPlan:
@@ -199,19 +223,30 @@ class HierarchicalPlanner:
             above = self.parts[k + 1]
             assert above is not None, "levels plan from the top"
             left = above.due - (self.step - above.made_at)
-            found = self._solve(k, latent, above.subgoal, k + 1, left / period)
-            return LevelPlan(k, above.subgoal, k + 1, found[1][:, 0], period, self.step, *found)
-        if self.landmarks is None:
-            target, due = self.goal, self.config.horizon[k] * period
+            aim, left = self._subgoal(k + 1, above.subgoal), left / period
+        elif self.landmarks is None:
+            aim, left = Aim(self.goal.latent(k), k, partial(self.goal.energy, k)), self.config.horizon[k]
         else:
-            target, due = self._next_target(latent), self.config.hops * self.landmarks.edge_steps
+            aim, due = self._next_landmark(latent), self.config.hops * self.landmarks.edge_steps
             if self.config.landmarks == "direct" and k > 0:
-                return LevelPlan(k, target, k, target, due, self.step)
-        found = self._solve(k, latent, target, k, due / period)
-        return LevelPlan(k, target, k, found[1][:, 0], period, self.step, *found)
+                assert aim.latent is not None, "a landmark is one latent"
+                return LevelPlan(k, aim.latent, k, aim.latent, due, self.step)
+            left = due / period
+        found = self._solve(k, latent, aim, left)
+        return LevelPlan(k, aim.latent, aim.level, found[1][:, 0], period, self.step, *found)
 
-    def _next_target(self, latent: Tensor) -> Tensor:
-        """The landmark `hops` ahead on the way to the goal, or the goal itself once it is that near, (B, D) -> (B, D)."""
+    def _subgoal(self, level: int, target: Tensor) -> Aim:
+        """A latent of the level above the one that plans."""
+
+        def distance(latent: Tensor) -> Tensor:
+            self.other_calls += latent[..., 0].numel()
+            above = self.hierarchy.levels[level].encode({"latent": latent})
+            return squared_distance(above, target)
+
+        return Aim(target, level, distance)
+
+    def _next_landmark(self, latent: Tensor) -> Aim:
+        """The landmark `hops` ahead on the way to the goal, or the goal itself once it is that near; latent (B, D)."""
         graph = self.landmarks
         assert graph is not None
         distance = torch.cdist(latent, graph.latents)  # (B, M)
@@ -227,40 +262,46 @@ class HierarchicalPlanner:
             landmark = self.next_landmark[landmark, self.goal_column]
         self.aim = landmark
         arrived = landmark == self.goal_landmark
-        return torch.where(arrived.unsqueeze(-1), self.goal, graph.latents[landmark])
+        target, goal = graph.latents[landmark], self.goal.latent(self.top)
+        if goal is not None:
+            target = torch.where(arrived.unsqueeze(-1), goal, target)
+
+        def energy(latent: Tensor) -> Tensor:
+            away = squared_distance(latent, target)
+            if goal is not None:
+                return away
+            return torch.where(arrived[:, None, None], self.goal.energy(self.top, latent), away)
+
+        return Aim(target, self.top, energy)
 
     def _cost(self, landmark: Tensor) -> Tensor:
         """Cost from each environment's landmark to its goal, (B,) -> (B,)."""
         return self.cost[landmark, self.goal_column]
 
     def _solve(
-        self, k: int, latent: Tensor, target: Tensor, target_level: int, steps_left: float
+        self, k: int, latent: Tensor, aim: Aim, steps_left: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Actions of level k towards a target, (B, H, A); the rest of a `LevelPlan`: predicted, energy, disagreement."""
+        """Actions of level k towards an aim, (B, H, A); the rest of a `LevelPlan`: predicted, energy, disagreement."""
         level, space = self.hierarchy.levels[k], self.spaces[k]
         latents, done, passes = self.memory.context(k, latent)
         self.other_calls += passes * len(latent)
         self.calls += level.predictor.passes * done.shape[0] * done.shape[1]
         present = level.predictor.remember(latents, done)
 
-        def distance(predicted: Tensor, target: Tensor) -> Tensor:
-            if target_level > k:
-                self.other_calls += predicted.shape[0] * predicted.shape[1]
-                predicted = self.hierarchy.levels[target_level].encode({"latent": predicted})
-            return least_distance(predicted, target)
-
         if self._proposal(k) == "inverse":
-            actions, predicted = self._follow_inverse(k, latent, present, target, target_level, steps_left)
-            return actions, predicted, distance(predicted, target), self._disagreement(k, present, actions)
+            actions, predicted = self._follow_inverse(k, latent, present, aim, steps_left)
+            reached = aim.energy(predicted.unsqueeze(1)).amin(-1).squeeze(1)
+            return actions, predicted, reached, self._disagreement(k, present, actions)
 
         def energy(candidates: Tensor) -> Tensor:
             samples = candidates.shape[1]
             actions = space.actions(candidates.flatten(0, 1))  # (B * S, H, A)
             predicted = level.predictor.rollout_from(repeated(present, samples), actions)
             self.calls += level.predictor.passes * predicted.shape[0] * predicted.shape[1]
-            return distance(predicted, target.repeat_interleave(samples, 0)).unflatten(0, (-1, samples))
+            # the least over the horizon, not its mean or last: a detour must not be taxed
+            return aim.energy(predicted.unflatten(0, (-1, samples))).amin(-1)
 
-        proposal = self._propose(k, latent, present, target, target_level, steps_left, energy)
+        proposal = self._propose(k, latent, present, aim, steps_left, energy)
         found = self.solver.solve(energy, proposal, self.samples[k], self.generator)
         actions = space.actions(found.actions)
         predicted = level.predictor.rollout_from(present, actions)
@@ -279,8 +320,7 @@ class HierarchicalPlanner:
         k: int,
         latent: Tensor,
         present: Any,
-        target: Tensor,
-        target_level: int,
+        aim: Aim,
         steps_left: float,
         energy: Energy,
     ) -> Proposal:
@@ -293,22 +333,23 @@ class HierarchicalPlanner:
         if name == "bank":
             mean = best_of_bank(space, self.macros[k], latent, self.samples[k], energy)
         else:
-            actions, _ = self._follow_inverse(k, latent, present, target, target_level, steps_left)
+            actions, _ = self._follow_inverse(k, latent, present, aim, steps_left)
             mean = space.choices(actions)
         return around(space, mean, self.config.inverse_std[k])
 
     def _follow_inverse(
-        self, k: int, latent: Tensor, carried: Any, target: Tensor, target_level: int, steps_left: float
+        self, k: int, latent: Tensor, carried: Any, aim: Aim, steps_left: float
     ) -> tuple[Tensor, Tensor]:
-        """Actions of level k that the inverse model of `target_level` asks for, step by predicted step.
+        """Actions of level k that the inverse model of the aim's level asks for, step by predicted step.
 
         Level k is at `latent`, where its predictor carries `carried` along.
         """
-        level, inverse = self.hierarchy.levels[k], self.hierarchy.levels[target_level]
+        level, inverse = self.hierarchy.levels[k], self.hierarchy.levels[aim.level]
+        assert aim.latent is not None, "checked at the start"
         actions, predicted = [], []
         for h in range(self.config.horizon[k]):
             left = torch.full(latent.shape[:1], max(1.0, steps_left - h), device=latent.device)
-            action = self.spaces[k].clamp(inverse.delegate(latent, target, left))
+            action = self.spaces[k].clamp(inverse.delegate(latent, aim.latent, left))
             latent, carried = level.predictor.step(carried, action)
             actions.append(action)
             predicted.append(latent)

@@ -12,9 +12,9 @@ from hiwm.config import load_config
 from hiwm.data.store import open_dataset
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
+from hiwm.planning.goals import ObservationGoal, squared_distance
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
-from hiwm.planning.plan import least_distance
 from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
 
 STEP = 0.05
@@ -66,7 +66,8 @@ def exact():
 
 
 def start(planner, goal, seed=0):
-    planner.start({"state": goal}, torch.Generator().manual_seed(seed))
+    whole = ObservationGoal(planner.hierarchy.encode({"state": goal}))
+    planner.start(whole, torch.Generator().manual_seed(seed))
     return planner
 
 
@@ -117,16 +118,6 @@ def test_actions_stay_within_the_bounds_of_the_data(exact):
     assert actions.min() >= -0.1 - 1e-6
     assert actions.max() <= 0.2 + 1e-6
     assert actions.max() == pytest.approx(0.2)  # the bound is active
-
-
-def test_least_distance_is_the_least_over_the_horizon():
-    predicted = torch.randn(5, 7, 3, generator=torch.Generator().manual_seed(0))
-    target = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
-    expected = [min(float(((p - t) ** 2).sum()) for p in row) for row, t in zip(predicted, target, strict=True)]
-    torch.testing.assert_close(least_distance(predicted, target), torch.tensor(expected))
-    # a detour is not taxed: passing through the target is as good as standing on it
-    through = torch.tensor([[[5.0], [0.0], [9.0]], [[0.0], [0.0], [0.0]]])
-    assert least_distance(through, torch.zeros(2, 1)).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +247,7 @@ def test_keep_goes_on_with_the_same_plans(agent):
             assert old.made_at == new.made_at == 0
         assert torch.equal(after.action, before.steps[0].actions[rows, 2])
         # and replans for the goals of those it kept
-        assert torch.equal(planner.goal, agent.hierarchy.encode({"state": goal})[-1][rows])
+        assert torch.equal(planner.goal.latent(2), agent.hierarchy.encode({"state": goal})[-1][rows])
         plans, _ = walk(planner, state_then[rows], 8)
         assert plans[-1].action.shape == (2, 2)
         assert plans[-1].steps[2].made_at == 6
@@ -378,11 +369,11 @@ def test_an_agent_near_its_target_goes_on_from_it(exact):
     graph = LandmarkGraph(Data(x=where, edge_index=edges, edge_attr=torch.ones(3)), edge_steps=10)
     config = replace(FLAT, landmarks="direct", hops=1)
     planner = HierarchicalPlanner(exact, config, graph, LOW, HIGH)
-    planner.start({"state": torch.tensor([[2.0, 0.0]])}, torch.Generator().manual_seed(0))
+    start(planner, torch.tensor([[2.0, 0.0]]))
     near = torch.tensor([[1.0, 0.25]])  # landmark 3 is the nearest, landmark 1 is near
-    assert planner._next_target(near).tolist() == [[1.0, 0.0]]
+    assert planner._next_landmark(near).latent.tolist() == [[1.0, 0.0]]
     planner.aim = torch.tensor([1])
-    assert planner._next_target(near).tolist() == [[2.0, 0.0]]
+    assert planner._next_landmark(near).latent.tolist() == [[2.0, 0.0]]
 
 
 def one_level(name, k):
@@ -403,7 +394,7 @@ def test_proposals_from_real_actions_find_better_plans_than_chance_within_their_
     predicted = level.rollout(here, drawn)
     if part.target_level > k:
         predicted = agent.hierarchy.levels[k + 1].encode({"latent": predicted})
-    chance = least_distance(predicted, part.target)
+    chance = squared_distance(predicted, part.target).amin(1)
     assert (part.energy <= chance).float().mean() > 0.8
     assert part.energy.mean() < 0.8 * chance.mean()
     if name == "queue" or k == 0:
@@ -471,7 +462,7 @@ def test_real_proposals_cost_what_the_gaussian_does(agent, name):
 
 @pytest.mark.parametrize("name", ["queue", "bank"])
 def test_a_proposal_without_its_real_actions_is_refused(agent, name):
-    agent = Agent(agent.hierarchy, agent.graphs, [], agent.config, agent.world)  # no proposal needs any
+    agent = Agent(agent.hierarchy, agent.graphs, [], [], agent.config, agent.world)  # no proposal needs any
     message = (
         rf"planner.proposal\[1\] is '{name}' but the hierarchy has no real actions of level 1 saved; allowed: gaussian"
     )

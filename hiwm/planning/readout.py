@@ -1,0 +1,133 @@
+"""What a latent says about the part of the state that goals are about.
+
+A goal on a part of the state needs no decoder of observations: a small network reads that part from each level's latent.
+It learns after the levels, from latents that no longer change, so that it describes them and does not shape them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hiwm.checks import at_least
+from hiwm.data.store import Trajectories
+from hiwm.levels.networks import mlp
+
+
+@dataclass(frozen=True)
+class GoalConfig:
+    """What goals are about, and how that is read from a latent.
+
+    Args:
+        columns: of an observation, which a goal sets; empty for all of it, as latents.
+        width: units a hidden layer of a readout.
+        depth: its hidden layers.
+        steps: optimiser steps.
+        batch: latents in a step.
+        learning_rate: peak; a one-cycle schedule.
+    """
+
+    columns: Sequence[str] = ()
+    width: int = 256
+    depth: int = 2
+    steps: int = 2000
+    batch: int = 1024
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        at_least("goal.", 1, width=self.width, depth=self.depth, steps=self.steps, batch=self.batch)
+        at_least("goal.", 0, learning_rate=self.learning_rate)
+
+
+class Readout(nn.Module):
+    """g = mean + std * MLP(z): a part of the state from a level's latent.
+
+    Args:
+        dim_latent: size D of the latent.
+        dim: size G of the part.
+        width: units a hidden layer.
+        depth: hidden layers.
+
+    Attributes:
+        mean, std: of the part in the data, (G,).
+        error: root mean square error on held-out episodes, in the part's own units, (G,).
+    """
+
+    mean: Tensor
+    std: Tensor
+    error: Tensor
+
+    def __init__(self, *, dim_latent: int, dim: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.depth = depth
+        self.net = mlp(dim_latent, width, depth, dim)
+        for name in ("mean", "std", "error"):
+            self.register_buffer(name, torch.ones(dim))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """(..., D) -> (..., G)."""
+        return self.mean + self.std * self.net(latent)
+
+    def save(self, path: Path) -> None:
+        """One safetensors file."""
+        save_file(self.state_dict() | {"depth": torch.tensor(self.depth)}, path)
+
+    @staticmethod
+    def load(path: Path, device: str = "cpu") -> Readout:
+        """What `save` wrote."""
+        tensors = load_file(path, device=device)
+        width, dim_latent = tensors["net.0.weight"].shape
+        readout = Readout(dim_latent=dim_latent, dim=len(tensors["mean"]), width=width, depth=int(tensors.pop("depth")))
+        readout.load_state_dict(tensors)
+        return readout.to(device).eval().requires_grad_(False)
+
+
+def goal_part(dataset: Trajectories, columns: Sequence[str]) -> np.ndarray:
+    """The columns that goals are about, side by side, (N, G)."""
+    parts = [np.asarray(dataset.column(name), np.float32) for name in columns]
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
+
+
+def fit_readout(
+    latents: Trajectories, part: np.ndarray, config: GoalConfig, *, validation: float, seed: int, device: torch.device
+) -> Readout:
+    """Learn to read the part of the state from a level's cached latents.
+
+    Args:
+        latents: with a column `latent`, (N, D).
+        part: what to read, (N, G), row by row.
+        config: how.
+        validation: share of the episodes held out, to measure the error.
+        seed: of initial weights and draws.
+        device: where to train.
+    """
+    torch.manual_seed(seed)
+    seen, held_out = latents.split(validation)
+    column = torch.from_numpy(np.array(latents.column("latent"))).to(device)
+    target = torch.from_numpy(part).to(device)
+    rows = torch.from_numpy(seen.rows).to(device)
+    readout = Readout(dim_latent=column.shape[1], dim=target.shape[1], width=config.width, depth=config.depth)
+    readout.to(device)
+    readout.mean.copy_(target[rows].mean(0))
+    readout.std.copy_(target[rows].std(0).clamp_min(1e-6))
+    optimizer = torch.optim.AdamW(readout.parameters(), lr=config.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps + 1)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(config.steps):
+        drawn = rows[torch.randint(len(rows), (config.batch,), generator=generator).to(device)]
+        loss = F.smooth_l1_loss(readout.net(column[drawn]), (target[drawn] - readout.mean) / readout.std)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    readout.eval().requires_grad_(False)
+    unseen = torch.from_numpy(held_out.rows).to(device)
+    readout.error.copy_((readout(column[unseen]) - target[unseen]).square().mean(0).sqrt())
+    return readout
