@@ -1,17 +1,18 @@
-"""What to reach, at whatever level it is asked."""
+"""What to reach, at whatever level it is asked, and what to stay out of on the way."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from hiwm.planning.readout import Readout
 
 
 class Goal(ABC):
-    """What each of B episodes is to reach."""
+    """What each of B episodes is to reach. Goals are values: `keep` and `observe` answer new ones."""
 
     @property
     @abstractmethod
@@ -29,6 +30,14 @@ class Goal(ABC):
     def latent(self, level: int) -> Tensor | None:
         """The goal as a latent of the level, (B, D); None for one that many latents meet."""
         return None
+
+    def violation(self, level: int, latent: Tensor) -> Tensor | None:
+        """How deep latents are in what is forbidden, (B, ..., D) -> (B, ...), 0 outside; None where nothing is."""
+        return None
+
+    def observe(self, latents: Sequence[Tensor]) -> Goal:
+        """The goal after the episodes were seen at latents of every level, each (B, D)."""
+        return self
 
 
 class ObservationGoal(Goal):
@@ -59,7 +68,7 @@ class PartGoal(Goal):
     """A part of an observation: the squared distance, in deviations of the data, of what is read from the latent.
 
     Args:
-        value: what the part is to be, (B, G).
+        value: what the part is to be, (B, G); not a number where it does not matter.
         readouts: of every level, bottom first.
     """
 
@@ -73,13 +82,195 @@ class PartGoal(Goal):
 
     def energy(self, level: int, latent: Tensor) -> Tensor:
         readout = self.readouts[level]
-        return squared_distance(readout(latent) / readout.std, self.value / readout.std)
+        apart = (readout(latent) - _beside(self.value, latent)) / readout.std
+        return torch.where(_beside(self.value, latent).isnan(), 0.0, apart).square().sum(-1)
 
     def keep(self, rows: Tensor) -> PartGoal:
         return PartGoal(self.value[rows], self.readouts)
 
 
+class Region(Goal):
+    """A box in the part of the state that readouts tell: the squared distance to it, in deviations of the data.
+
+    Args:
+        low, high: its bounds, (B, G); infinite where there is none.
+        readouts: of every level, bottom first.
+    """
+
+    def __init__(self, low: Tensor, high: Tensor, readouts: Sequence[Readout]) -> None:
+        if low.shape != high.shape or (low > high).any():
+            raise ValueError(f"low {low.tolist()} and high {high.tolist()} are no bounds; allowed: low <= high, (B, G)")
+        self.low, self.high = low, high
+        self.readouts = readouts
+
+    @property
+    def size(self) -> int:
+        return len(self.low)
+
+    def energy(self, level: int, latent: Tensor) -> Tensor:
+        readout = self.readouts[level]
+        told = readout(latent)
+        outside = torch.relu(_beside(self.low, latent) - told) + torch.relu(told - _beside(self.high, latent))
+        return (outside / readout.std).square().sum(-1)
+
+    def depth(self, level: int, latent: Tensor) -> Tensor:
+        """Distance to the nearest side from within, in deviations of the data, (B, ..., D) -> (B, ...); 0 outside."""
+        readout = self.readouts[level]
+        told = readout(latent)
+        inside = torch.minimum(told - _beside(self.low, latent), _beside(self.high, latent) - told)
+        return torch.relu((inside / readout.std).amin(-1))
+
+    def keep(self, rows: Tensor) -> Region:
+        return Region(self.low[rows], self.high[rows], self.readouts)
+
+
+class AnyOf(Goal):
+    """Whichever is nearest of several goals for the same episodes."""
+
+    def __init__(self, goals: Sequence[Goal]) -> None:
+        self.goals = _of_one_size(goals)
+
+    @property
+    def size(self) -> int:
+        return self.goals[0].size
+
+    def energy(self, level: int, latent: Tensor) -> Tensor:
+        return torch.stack([goal.energy(level, latent) for goal in self.goals]).amin(0)
+
+    def keep(self, rows: Tensor) -> AnyOf:
+        return AnyOf([goal.keep(rows) for goal in self.goals])
+
+    def violation(self, level: int, latent: Tensor) -> Tensor | None:
+        return _total([goal.violation(level, latent) for goal in self.goals])
+
+    def observe(self, latents: Sequence[Tensor]) -> AnyOf:
+        return AnyOf([goal.observe(latents) for goal in self.goals])
+
+
+class Sum(Goal):
+    """Several goals for the same episodes at once.
+
+    Args:
+        goals: the goals.
+        weights: one each; none for 1.
+    """
+
+    def __init__(self, goals: Sequence[Goal], weights: Sequence[float] | None = None) -> None:
+        self.goals = _of_one_size(goals)
+        self.weights = tuple(1.0 for _ in goals) if weights is None else tuple(weights)
+        if len(self.weights) != len(self.goals):
+            raise ValueError(f"{len(self.weights)} weights for {len(self.goals)} goals; allowed: one each")
+
+    @property
+    def size(self) -> int:
+        return self.goals[0].size
+
+    def energy(self, level: int, latent: Tensor) -> Tensor:
+        energies = [w * goal.energy(level, latent) for w, goal in zip(self.weights, self.goals, strict=True)]
+        return torch.stack(energies).sum(0)
+
+    def keep(self, rows: Tensor) -> Sum:
+        return Sum([goal.keep(rows) for goal in self.goals], self.weights)
+
+    def violation(self, level: int, latent: Tensor) -> Tensor | None:
+        return _total([goal.violation(level, latent) for goal in self.goals])
+
+    def observe(self, latents: Sequence[Tensor]) -> Sum:
+        return Sum([goal.observe(latents) for goal in self.goals], self.weights)
+
+
+class InOrder(Goal):
+    """Waypoints: the first goal until it is reached, then the next; the last one stays.
+
+    Args:
+        goals: the waypoints, for the same episodes.
+        tolerance: energy at which one counts as reached.
+        judge: level whose latents tell; 0, which sees most sharply.
+        at: waypoint of each episode, (B,); none for the first.
+    """
+
+    def __init__(self, goals: Sequence[Goal], tolerance: float, judge: int = 0, at: Tensor | None = None) -> None:
+        self.goals = _of_one_size(goals)
+        self.tolerance = tolerance
+        self.judge = judge
+        self.at = torch.zeros(self.size, dtype=torch.long) if at is None else at
+
+    @property
+    def size(self) -> int:
+        return self.goals[0].size
+
+    def energy(self, level: int, latent: Tensor) -> Tensor:
+        every = torch.stack([goal.energy(level, latent) for goal in self.goals])  # (goals, B, ...)
+        return every[self.at.to(every.device), torch.arange(self.size, device=every.device)]
+
+    def keep(self, rows: Tensor) -> InOrder:
+        return InOrder([goal.keep(rows) for goal in self.goals], self.tolerance, self.judge, self.at[rows.cpu()])
+
+    def violation(self, level: int, latent: Tensor) -> Tensor | None:
+        return _total([goal.violation(level, latent) for goal in self.goals])
+
+    def observe(self, latents: Sequence[Tensor]) -> InOrder:
+        reached = (self.energy(self.judge, latents[self.judge]) <= self.tolerance).cpu()
+        at = (self.at + reached).clamp(max=len(self.goals) - 1)
+        return InOrder([goal.observe(latents) for goal in self.goals], self.tolerance, self.judge, at)
+
+
+class KeepOut(Goal):
+    """A goal, and a region not to enter on the way.
+
+    Args:
+        goal: to reach.
+        region: forbidden, for the same episodes.
+        margin: added on every side, in deviations of the data; for the readouts err.
+    """
+
+    def __init__(self, goal: Goal, region: Region, margin: float = 0.0) -> None:
+        _of_one_size([goal, region])
+        self.goal = goal
+        self.region = region
+        self.margin = margin
+
+    @property
+    def size(self) -> int:
+        return self.goal.size
+
+    def energy(self, level: int, latent: Tensor) -> Tensor:
+        return self.goal.energy(level, latent)
+
+    def latent(self, level: int) -> Tensor | None:
+        return self.goal.latent(level)
+
+    def keep(self, rows: Tensor) -> KeepOut:
+        return KeepOut(self.goal.keep(rows), self.region.keep(rows), self.margin)
+
+    def violation(self, level: int, latent: Tensor) -> Tensor:
+        margin = self.margin * self.region.readouts[level].std
+        wider = Region(self.region.low - margin, self.region.high + margin, self.region.readouts)
+        entered = _total([wider.depth(level, latent), self.goal.violation(level, latent)])
+        assert entered is not None, "the region always answers"
+        return entered
+
+    def observe(self, latents: Sequence[Tensor]) -> KeepOut:
+        return KeepOut(self.goal.observe(latents), self.region, self.margin)
+
+
 def squared_distance(points: Tensor, target: Tensor) -> Tensor:
     """(B, ..., D), (B, D) -> (B, ...)."""
-    between = (1,) * (points.dim() - 2)
-    return (points - target.reshape(len(target), *between, -1)).square().sum(-1)
+    return (points - _beside(target, points)).square().sum(-1)
+
+
+def _beside(value: Tensor, points: Tensor) -> Tensor:
+    """(B, G) with as many axes in between as (B, ..., D) has."""
+    return value.reshape(len(value), *(1 for _ in points.shape[1:-1]), value.shape[-1])
+
+
+def _of_one_size(goals: Sequence[Goal]) -> tuple[Goal, ...]:
+    sizes = [goal.size for goal in goals]
+    if len(set(sizes)) != 1:
+        raise ValueError(f"goals for {sizes} episodes; allowed: at least one, all for the same number of episodes")
+    return tuple(goals)
+
+
+def _total(violations: Sequence[Tensor | None]) -> Tensor | None:
+    there = [violation for violation in violations if violation is not None]
+    return torch.stack(there).sum(0) if there else None

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from hiwm.data.store import Trajectories
-from hiwm.planning.goals import ObservationGoal, PartGoal, squared_distance
+from hiwm.planning.goals import AnyOf, InOrder, KeepOut, ObservationGoal, PartGoal, Region, Sum, squared_distance
 from hiwm.planning.readout import GoalConfig, Readout, fit_readout, goal_part
 
 
@@ -56,13 +56,21 @@ def test_a_readout_is_saved_whole(readout, tmp_path):
 
 
 def goals(readout):
+    both = [readout, readout]
+    low = readout.mean + readout.std * random(4, 2, seed=4)
+    box = Region(low, low + 0.5 * readout.std, both)
     return {
         "observation": ObservationGoal([random(4, 6, seed=1), random(4, 6, seed=2)]),
-        "part": PartGoal(random(4, 2, seed=3), [readout, readout]),
+        "part": PartGoal(random(4, 2, seed=3), both),
+        "region": box,
+        "any": AnyOf([PartGoal(random(4, 2, seed=3), both), box]),
+        "sum": Sum([PartGoal(random(4, 2, seed=3), both), box], [1.0, 0.5]),
+        "in order": InOrder([box, PartGoal(random(4, 2, seed=3), both)], 0.1, at=torch.tensor([0, 1, 0, 1])),
+        "keep out": KeepOut(PartGoal(random(4, 2, seed=3), both), box, 0.1),
     }
 
 
-@pytest.mark.parametrize("name", ["observation", "part"])
+@pytest.mark.parametrize("name", ["observation", "part", "region", "any", "sum", "in order", "keep out"])
 def test_every_goal_measures_each_episode_by_itself(readout, name):
     goal, latent = goals(readout)[name], random(4, 5, 7, 6)
     energy = goal.energy(1, latent)
@@ -74,6 +82,10 @@ def test_every_goal_measures_each_episode_by_itself(readout, name):
     kept = goal.keep(rows)
     assert kept.size == 2
     torch.testing.assert_close(kept.energy(1, latent[rows]), energy[rows])
+    if (entered := goal.violation(1, latent)) is not None:
+        assert entered.shape == (4, 5, 7)
+        assert entered.min() == 0 < entered.max()
+        torch.testing.assert_close(kept.violation(1, latent[rows]), entered[rows])
 
 
 def test_goals_are_met_where_they_should_be(readout):
@@ -93,3 +105,65 @@ def test_squared_distance_goes_beside_its_own_row():
     points, target = random(3, 5, 2), random(3, 2, seed=1)
     expected = torch.stack([(points[i] - target[i]).square().sum(-1) for i in range(3)])
     torch.testing.assert_close(squared_distance(points, target), expected)
+
+
+class Plain(torch.nn.Module):
+    """A readout that tells the latent itself."""
+
+    std = torch.tensor([1.0, 10.0])
+
+    def forward(self, latent):
+        return latent
+
+
+def test_a_region_is_reached_anywhere_within_and_has_a_depth():
+    region = Region(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 40.0]]), [Plain()])
+    points = torch.tensor([[[1.0, 10.0], [2.0, 40.0], [3.0, 20.0], [-1.0, 60.0]]])
+    assert region.energy(0, points).tolist() == [[0, 0, 1, 1 + 4]]
+    assert region.depth(0, points).tolist() == [
+        [1, 0, 0, 0]
+    ]  # 1 deviation from the left, from the lower and the right side
+    half = Region(torch.tensor([[-torch.inf, 5.0]]), torch.tensor([[torch.inf, torch.inf]]), [Plain()])
+    assert half.energy(0, torch.tensor([[9.0, 5.0], [9.0, -5.0]])[None]).tolist() == [[0, 1]]
+    with pytest.raises(ValueError, match="allowed: low <= high"):
+        Region(torch.tensor([[1.0]]), torch.tensor([[0.0]]), [Plain()])
+
+
+def test_part_of_a_part_may_not_matter():
+    goal = PartGoal(torch.tensor([[3.0, torch.nan]]), [Plain()])
+    assert goal.energy(0, torch.tensor([[[3.0, 70.0], [1.0, 0.0]]])).tolist() == [[0, 4]]
+
+
+def test_any_of_is_the_nearest_and_a_sum_is_weighted():
+    parts = [PartGoal(torch.tensor([[x, 0.0]]), [Plain()]) for x in (0.0, 4.0)]
+    here = torch.tensor([[3.0, 0.0]])
+    assert AnyOf(parts).energy(0, here).tolist() == [1]
+    assert Sum(parts, [1.0, 0.5]).energy(0, here).tolist() == [9.5]
+    with pytest.raises(ValueError, match=r"goals for \[1, 2\] episodes"):
+        Sum([parts[0], PartGoal(torch.zeros(2, 2), [Plain()])])
+    with pytest.raises(ValueError, match="1 weights for 2 goals"):
+        Sum(parts, [1.0])
+
+
+def test_waypoints_come_one_after_another_and_the_last_stays():
+    waypoints = [PartGoal(torch.tensor([[x, 0.0], [x, 0.0]]), [Plain()]) for x in (1.0, 2.0, 3.0)]
+    goal = InOrder(waypoints, tolerance=0.01)
+    at = []
+    for x, y in ((0.0, 3.0), (1.05, 1.0), (1.5, 1.5), (2.0, 3.0), (3.0, 3.0), (3.0, 3.0)):  # the second never passes 2
+        goal = goal.observe([torch.tensor([[x, 0.0], [y, 0.0]])])
+        at.append(goal.at.tolist())
+    assert at == [[0, 0], [1, 1], [1, 1], [2, 1], [2, 1], [2, 1]]
+    assert goal.energy(0, torch.tensor([[3.0, 0.0], [3.0, 0.0]])).tolist() == [0, 1]
+    assert goal.keep(torch.tensor([1])).at.tolist() == [1]
+
+
+def test_what_is_forbidden_is_told_with_its_margin():
+    box = Region(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 40.0]]), [Plain()])
+    points = torch.tensor([[[1.0, 20.0], [2.5, 20.0], [3.0, 20.0]]])
+    reach = PartGoal(torch.tensor([[1.0, 20.0]]), [Plain()])
+    assert reach.violation(0, points) is None
+    assert KeepOut(reach, box).violation(0, points).tolist() == [[1, 0, 0]]
+    torch.testing.assert_close(KeepOut(reach, box, 0.6).violation(0, points), torch.tensor([[1.6, 0.1, 0.0]]))
+    both = Sum([KeepOut(reach, box), KeepOut(reach, box)])
+    assert both.violation(0, points).tolist() == [[2, 0, 0]]
+    assert torch.equal(KeepOut(reach, box).energy(0, points), reach.energy(0, points))
