@@ -110,12 +110,15 @@ class Agent:
             self.allow,
         )
 
-    def reset(self, goal: Observation) -> None:
+    def reset(self, goal: Observation | Goal) -> None:
         """Begin towards a goal observation, or a batch of them: one array, or a dict with one for each input.
 
-        Where goals are about a part of the state, `World.goal`, the dict needs those columns only.
+        Where goals are about a part of the state, `World.goal`, the dict needs those columns only. Other goals
+        (`hiwm.planning.goals`) are made with `Agent.readouts` and are always a batch.
         """
-        if self.world.goal:
+        if isinstance(goal, Goal):
+            wanted, self._single = goal, False
+        elif self.world.goal:
             wanted, self._single = self._part(goal)
         else:
             tensors, self._single = self._tensors(goal)

@@ -36,7 +36,7 @@ class Goal(ABC):
         return None
 
     def observe(self, latents: Sequence[Tensor]) -> Goal:
-        """The goal after the episodes were seen at latents of every level, each (B, D)."""
+        """The goal after the episodes were seen at latents of every level, each (B, D): itself where nothing changed."""
         return self
 
 
@@ -144,7 +144,8 @@ class AnyOf(Goal):
         return _total([goal.violation(level, latent) for goal in self.goals])
 
     def observe(self, latents: Sequence[Tensor]) -> AnyOf:
-        return AnyOf([goal.observe(latents) for goal in self.goals])
+        goals = [goal.observe(latents) for goal in self.goals]
+        return self if _same(goals, self.goals) else AnyOf(goals)
 
 
 class Sum(Goal):
@@ -176,7 +177,8 @@ class Sum(Goal):
         return _total([goal.violation(level, latent) for goal in self.goals])
 
     def observe(self, latents: Sequence[Tensor]) -> Sum:
-        return Sum([goal.observe(latents) for goal in self.goals], self.weights)
+        goals = [goal.observe(latents) for goal in self.goals]
+        return self if _same(goals, self.goals) else Sum(goals, self.weights)
 
 
 class InOrder(Goal):
@@ -212,7 +214,9 @@ class InOrder(Goal):
     def observe(self, latents: Sequence[Tensor]) -> InOrder:
         reached = (self.energy(self.judge, latents[self.judge]) <= self.tolerance).cpu()
         at = (self.at + reached).clamp(max=len(self.goals) - 1)
-        return InOrder([goal.observe(latents) for goal in self.goals], self.tolerance, self.judge, at)
+        goals = [goal.observe(latents) for goal in self.goals]
+        unchanged = _same(goals, self.goals) and torch.equal(at, self.at)
+        return self if unchanged else InOrder(goals, self.tolerance, self.judge, at)
 
 
 class KeepOut(Goal):
@@ -251,7 +255,8 @@ class KeepOut(Goal):
         return entered
 
     def observe(self, latents: Sequence[Tensor]) -> KeepOut:
-        return KeepOut(self.goal.observe(latents), self.region, self.margin)
+        goal = self.goal.observe(latents)
+        return self if goal is self.goal else KeepOut(goal, self.region, self.margin)
 
 
 def squared_distance(points: Tensor, target: Tensor) -> Tensor:
@@ -269,6 +274,10 @@ def _of_one_size(goals: Sequence[Goal]) -> tuple[Goal, ...]:
     if len(set(sizes)) != 1:
         raise ValueError(f"goals for {sizes} episodes; allowed: at least one, all for the same number of episodes")
     return tuple(goals)
+
+
+def _same(now: Sequence[Goal], before: Sequence[Goal]) -> bool:
+    return all(a is b for a, b in zip(now, before, strict=True))
 
 
 def _total(violations: Sequence[Tensor | None]) -> Tensor | None:

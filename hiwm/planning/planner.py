@@ -176,14 +176,19 @@ class HierarchicalPlanner:
         self.step = 0
         self.memory = Memory(self.hierarchy)
         self.parts: list[LevelPlan | None] = [None] * len(self.hierarchy)
-        if self.landmarks is not None:
-            landmarks = self.landmarks.latents.expand(goal.size, -1, -1)  # (B, M, D)
-            nearest = goal.energy(self.top, landmarks).argmin(1)
-            landmark, self.goal_column = torch.unique(nearest, return_inverse=True)
-            self.goal_landmark = landmark[self.goal_column]
-            self.cost = self.landmarks.cost_to_go(landmark)
-            self.next_landmark = self.landmarks.successors(self.cost)
-            self.aim = self.goal_landmark
+        self._find_ways()
+
+    def _find_ways(self) -> None:
+        """From every landmark to each goal's landmark."""
+        if self.landmarks is None:
+            return
+        landmarks = self.landmarks.latents.expand(self.goal.size, -1, -1)  # (B, M, D)
+        nearest = self.goal.energy(self.top, landmarks).argmin(1)
+        landmark, self.goal_column = torch.unique(nearest, return_inverse=True)
+        self.goal_landmark = landmark[self.goal_column]
+        self.cost = self.landmarks.cost_to_go(landmark)
+        self.next_landmark = self.landmarks.successors(self.cost)
+        self.aim = self.goal_landmark
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some of the environments only."""
@@ -207,6 +212,10 @@ class HierarchicalPlanner:
         if due:
             latents = self.hierarchy.encode(observation)
             self.other_calls += self.goal.size * len(latents)
+            goal = self.goal.observe(latents)
+            if goal is not self.goal:
+                self.goal = goal
+                self._find_ways()
             for k in due:
                 self.parts[k] = self._plan_level(k, latents[k])
         steps = tuple(part for part in self.parts if part is not None)

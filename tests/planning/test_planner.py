@@ -12,7 +12,7 @@ from hiwm.config import load_config
 from hiwm.data.store import open_dataset
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
-from hiwm.planning.goals import ObservationGoal, squared_distance
+from hiwm.planning.goals import InOrder, ObservationGoal, PartGoal, squared_distance
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
 from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
@@ -502,3 +502,65 @@ def test_a_single_level_of_chunks_proposes_real_ones(agent):
             assert (actions.unsqueeze(1) == chunks).all((2, 3)).any(1).all()
     with pytest.raises(ValueError, match=r"planner.proposal\[0\] is 'inverse'; allowed: gaussian, queue, bank"):
         HierarchicalPlanner(hierarchy, replace(config, proposal=["inverse"]), None, LOW, HIGH)
+
+
+class Itself(torch.nn.Module):
+    """A readout of latents that are the position."""
+
+    std = torch.ones(2)
+
+    def forward(self, latent):
+        return latent
+
+
+def begin(planner, goal):
+    planner.start(goal, torch.Generator().manual_seed(0))
+    return planner
+
+
+def path_of(planner, position, steps):
+    plans, _ = walk(planner, position, steps)
+    return plans, position + STEP * torch.stack([plan.action for plan in plans]).cumsum(0)  # (steps, B, 2)
+
+
+def test_a_goal_on_a_part_of_the_state_leaves_the_rest_alone(exact):
+    position = torch.tensor([[0.1, 0.2], [0.9, 0.8]])
+    goal = PartGoal(torch.tensor([[0.8, torch.nan], [0.2, torch.nan]]), [Itself()])
+    plans, path = path_of(begin(HierarchicalPlanner(exact, FLAT, None, LOW, HIGH), goal), position, 60)
+    part = plans[0].steps[0]
+    assert part.target is None
+    torch.testing.assert_close(part.energy, (part.predicted[..., 0] - goal.value[:, :1]).square().amin(1))
+    assert (path[..., 0] - goal.value[:, 0]).abs().amin(0).max() < 0.05
+
+
+def test_waypoints_are_visited_in_order(exact):
+    first, second = torch.tensor([[0.8, 0.2]]), torch.tensor([[0.2, 0.8]])
+    goal = InOrder([ObservationGoal([point]) for point in (first, second)], tolerance=0.05**2)
+    planner = begin(HierarchicalPlanner(exact, replace(FLAT, replan=[1], budget=1000), None, LOW, HIGH), goal)
+    _, path = path_of(planner, torch.tensor([[0.2, 0.2]]), 60)
+    reached = [int((path - point).norm(dim=-1).argmin()) for point in (first, second)]
+    assert reached[0] < reached[1]
+    assert all((path - point).norm(dim=-1).min() < 0.06 for point in (first, second))
+
+
+def test_a_graph_leads_to_where_the_part_is_right(exact):
+    where = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [1.0, 1.0]])
+    edges = torch.tensor([[0, 1, 1], [1, 2, 3]])
+    graph = LandmarkGraph(Data(x=where, edge_index=edges, edge_attr=torch.ones(3)), edge_steps=10)
+    config = replace(FLAT, landmarks="direct", hops=1)
+    planner = HierarchicalPlanner(exact, config, graph, LOW, HIGH)
+    begin(planner, PartGoal(torch.tensor([[1.9, torch.nan], [torch.nan, 0.9]]), [Itself()]))
+    assert planner.goal_landmark.tolist() == [2, 3]
+    here = torch.tensor([[0.0, 0.0], [1.0, 0.9]])
+    aim = planner._next_landmark(here)
+    assert aim.latent.tolist() == [[1, 0], [1, 1]]
+    # on the way to the landmark; at the last one, to the goal itself, whatever x is
+    energy = aim.energy(torch.tensor([[1.0, 1.0], [7.0, 1.0]])[:, None, None])
+    torch.testing.assert_close(energy.squeeze(), torch.tensor([1.0, 0.01]))
+
+
+def test_an_inverse_model_cannot_be_asked_for_a_part(agent):
+    planner = stack_planner(agent, landmarks="none").hierarchy.truncate(1)
+    flat = HierarchicalPlanner(planner, replace(FLAT, proposal=["inverse"]), None, LOW, HIGH)
+    with pytest.raises(ValueError, match=r"planner.proposal\[0\] is 'inverse'; allowed: gaussian, queue, bank"):
+        begin(flat, PartGoal(torch.zeros(1, 2), [Itself()]))
