@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from torch_geometric.utils import add_self_loops, to_scipy_sparse_matrix
 
 from hiwm.checks import at_least
 from hiwm.data.store import Trajectories
+from hiwm.planning.outcomes import Outcomes, find_outcomes
+
+OUTCOMES = ("best", "expected")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,11 @@ class LandmarkConfig:
         length_cost: an edge costs 1 + length_cost * its length in the latent space over the mean length; breaks ties.
         min_count: transitions an edge needs to be believed.
         min_component: landmarks that can all be reached from one another are kept if they are at least so many.
+        outcomes: what a transition costs. best: an edge can be taken wherever the data took it. expected: an action has
+            the outcomes it had in the data, and the cost is their expectation, for stochastic worlds.
+        clusters: of actions, where outcomes are expected.
+        min_tries: transitions an action needs at a landmark, where outcomes are expected.
+        lost_cost: cost of a place that no landmark is kept for, where outcomes are expected.
     """
 
     landmarks: int = 800
@@ -45,11 +54,18 @@ class LandmarkConfig:
     length_cost: float = 0.1
     min_count: int = 1
     min_component: int = 10
+    outcomes: str = "best"
+    clusters: int = 8
+    min_tries: int = 5
+    lost_cost: float = 200.0
 
     def __post_init__(self) -> None:
         at_least("landmarks.", 2, landmarks=self.landmarks, candidates=self.candidates)
         at_least("landmarks.", 1, edge_steps=self.edge_steps, transitions=self.transitions)
         at_least("landmarks.", 1, min_count=self.min_count, min_component=self.min_component)
+        at_least("landmarks.", 1, clusters=self.clusters, min_tries=self.min_tries, lost_cost=self.lost_cost)
+        if self.outcomes not in OUTCOMES:
+            raise ValueError(f"landmarks.outcomes is {self.outcomes!r}; allowed: {', '.join(OUTCOMES)}")
 
 
 class MinPlus(MessagePassing):
@@ -73,10 +89,12 @@ class LandmarkGraph:
         data: PyG graph: `x` (M, D) latents, `edge_index` (2, E), `edge_attr` (E,) costs, `count` (E,) transitions,
             `row` (M,) the dataset row a landmark was taken from.
         edge_steps: environment steps an edge stands for.
+        outcomes: what follows an action at a landmark; None where any edge can be taken.
     """
 
-    def __init__(self, data: Data, edge_steps: int) -> None:
+    def __init__(self, data: Data, edge_steps: int, outcomes: Outcomes | None = None) -> None:
         self.data = data
+        self.outcomes = outcomes
         self.edge_steps = edge_steps
         #: (M, D)
         self.latents: Tensor = data["x"]
@@ -93,6 +111,8 @@ class LandmarkGraph:
 
     def cost_to_go(self, goal: Tensor) -> Tensor:
         """Cost from every landmark to each goal's landmark, (G,) -> (M, G); inf where there is no way."""
+        if self.outcomes is not None:
+            return self.outcomes.cost_to_go(goal, len(self.latents))
         cost = torch.full((len(self.latents), len(goal)), torch.inf, device=goal.device)
         cost[goal, torch.arange(len(goal), device=goal.device)] = 0.0
         step = MinPlus()
@@ -105,6 +125,8 @@ class LandmarkGraph:
 
     def successors(self, cost: Tensor) -> Tensor:
         """The landmark to go to next from every landmark, (M, G) costs -> (M, G); itself at a goal or a dead end."""
+        if self.outcomes is not None:
+            return self.outcomes.successors(cost)
         start, end = self.edges
         through = self.weights.unsqueeze(-1) + cost[end]  # (E, G)
         best = torch.full_like(cost, torch.inf).scatter_reduce(
@@ -119,6 +141,8 @@ class LandmarkGraph:
     def save(self, path: Path) -> None:
         """One safetensors file."""
         tensors = {name: self.data[name].contiguous() for name in ("x", "edge_index", "edge_attr", "count", "row")}
+        if self.outcomes is not None:
+            tensors |= {f"outcomes/{name}": torch.as_tensor(value) for name, value in vars(self.outcomes).items()}
         save_file(tensors | {"edge_steps": torch.tensor(self.edge_steps)}, path)
 
     @staticmethod
@@ -126,15 +150,19 @@ class LandmarkGraph:
         """What `save` wrote."""
         tensors = load_file(path, device=device)
         edge_steps = int(tensors.pop("edge_steps"))
-        return LandmarkGraph(Data(**tensors), edge_steps)
+        found = {name: tensors.pop(name) for name in list(tensors) if name.startswith("outcomes/")}
+        told: dict[str, Any] = {name.removeprefix("outcomes/"): value for name, value in found.items()}
+        outcomes = Outcomes(**{**told, "lost_cost": float(told["lost_cost"])}) if told else None
+        return LandmarkGraph(Data(**tensors), edge_steps, outcomes)
 
 
-def build_landmarks(latents: Trajectories, config: LandmarkConfig, seed: int) -> LandmarkGraph:
+def build_landmarks(latents: Trajectories, config: LandmarkConfig, seed: int, period: int) -> LandmarkGraph:
     """Build the graph over a level's cached latents.
 
     Args:
-        latents: with a column `latent`.
+        latents: with the columns `latent` and `action`.
         config: how.
+        period: environment steps of one action.
         seed: of the draws.
     """
     steps = config.edge_steps
@@ -164,13 +192,35 @@ def build_landmarks(latents: Trajectories, config: LandmarkConfig, seed: int) ->
         count=count,
         row=torch.from_numpy(candidates)[chosen],
     )
-    connected = data.subgraph(_both_ways(edges, len(landmarks), config.min_component))
+    kept = _both_ways(edges, len(landmarks), config.min_component)
+    connected = data.subgraph(kept)
     if connected.num_edges == 0:
         raise ValueError(
             f"no two of {config.landmarks} landmarks are connected both ways by {config.transitions} transitions of {steps} "
             "steps; raise landmarks.transitions, or lower landmarks.landmarks, landmarks.min_count or landmarks.min_component"
         )
-    return LandmarkGraph(connected, steps)
+    if config.outcomes == "best":
+        return LandmarkGraph(connected, steps)
+    number = torch.full((len(landmarks),), int(kept.sum()))  # what is not kept counts as lost
+    number[kept] = torch.arange(int(kept.sum()))
+    here, there = number[cells[0]], number[cells[1]]
+    within = kept[cells[0]].numpy()
+    moved = (landmarks[cells[0]] - landmarks[cells[1]]).norm(dim=1)
+    outcomes = find_outcomes(
+        here[within], _mean_actions(latents, before[within], steps, period), there[within],
+        1 + config.length_cost * moved[within] / length.mean().clamp_min(1e-9),
+        clusters=config.clusters, least=config.min_tries, lost_cost=config.lost_cost, seed=seed,
+    )  # fmt: skip
+    return LandmarkGraph(connected, steps, outcomes)
+
+
+def _mean_actions(latents: Trajectories, rows: np.ndarray, steps: int, period: int) -> np.ndarray:
+    """What was done in the `steps` environment steps from each row on, (N,) -> (N, A)."""
+    column = latents.column("action")
+    last = latents.ep_offset + latents.ep_len - 1 - period  # the last row with an action
+    last = last[np.searchsorted(latents.ep_offset, rows, side="right") - 1]
+    moments = [np.minimum(rows + i * period, last) for i in range(max(1, steps // period))]
+    return np.mean([column[moment] for moment in moments], 0)
 
 
 def _both_ways(edges: Tensor, number: int, least: int) -> Tensor:
