@@ -121,10 +121,7 @@ def train(config: Config) -> None:
         barrier()
         return
     latents = [open_dataset(cache) for cache in caches]
-    graphs = [
-        build_landmarks(level, config.landmarks, config.seed, period)
-        for level, period in zip(latents, hierarchy.periods, strict=True)
-    ]
+    graphs = [build_landmarks(level, dataset.column("action"), config.landmarks, config.seed) for level in latents]
     for k, graph in enumerate(graphs):
         say(f"landmarks of level {k}: {graph.data.num_nodes:,}, {graph.data.num_edges:,} edges")
     macros = [

@@ -57,7 +57,7 @@ class LandmarkConfig:
     outcomes: str = "best"
     clusters: int = 8
     min_tries: int = 5
-    lost_cost: float = 200.0
+    lost_cost: float = 2000.0
 
     def __post_init__(self) -> None:
         at_least("landmarks.", 2, landmarks=self.landmarks, candidates=self.candidates)
@@ -156,13 +156,13 @@ class LandmarkGraph:
         return LandmarkGraph(Data(**tensors), edge_steps, outcomes)
 
 
-def build_landmarks(latents: Trajectories, config: LandmarkConfig, seed: int, period: int) -> LandmarkGraph:
+def build_landmarks(latents: Trajectories, actions: np.ndarray, config: LandmarkConfig, seed: int) -> LandmarkGraph:
     """Build the graph over a level's cached latents.
 
     Args:
-        latents: with the columns `latent` and `action`.
+        latents: with a column `latent`.
+        actions: primitive actions, row by row, (N, ...).
         config: how.
-        period: environment steps of one action.
         seed: of the draws.
     """
     steps = config.edge_steps
@@ -207,20 +207,17 @@ def build_landmarks(latents: Trajectories, config: LandmarkConfig, seed: int, pe
     within = kept[cells[0]].numpy()
     moved = (landmarks[cells[0]] - landmarks[cells[1]]).norm(dim=1)
     outcomes = find_outcomes(
-        here[within], _mean_actions(latents, before[within], steps, period), there[within],
+        here[within], _first_actions(actions, before[within], steps), there[within],
         1 + config.length_cost * moved[within] / length.mean().clamp_min(1e-9),
         clusters=config.clusters, least=config.min_tries, lost_cost=config.lost_cost, seed=seed,
     )  # fmt: skip
     return LandmarkGraph(connected, steps, outcomes)
 
 
-def _mean_actions(latents: Trajectories, rows: np.ndarray, steps: int, period: int) -> np.ndarray:
-    """What was done in the `steps` environment steps from each row on, (N,) -> (N, A)."""
-    column = latents.column("action")
-    last = latents.ep_offset + latents.ep_len - 1 - period  # the last row with an action
-    last = last[np.searchsorted(latents.ep_offset, rows, side="right") - 1]
-    moments = [np.minimum(rows + i * period, last) for i in range(max(1, steps // period))]
-    return np.mean([column[moment] for moment in moments], 0)
+def _first_actions(actions: np.ndarray, rows: np.ndarray, steps: int) -> np.ndarray:
+    """Mean action of the first quarter of the steps from each row on: later ones already know how it turned out."""
+    moments = [actions[rows + i].reshape(len(rows), -1) for i in range(max(1, steps // 4))]
+    return np.mean(moments, 0)
 
 
 def _both_ways(edges: Tensor, number: int, least: int) -> Tensor:

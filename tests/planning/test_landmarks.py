@@ -13,6 +13,8 @@ from torch_geometric.data import Data
 from hiwm.data.store import Trajectories
 from hiwm.planning.landmarks import LandmarkConfig, LandmarkGraph, build_landmarks, farthest_points
 
+NO_ACTIONS = np.zeros((0, 1))  # they matter only where outcomes are expected
+
 
 def graph_of(edges, weights, num_nodes):
     return LandmarkGraph(
@@ -125,7 +127,7 @@ CONFIG = LandmarkConfig(
 
 def test_edges_are_those_of_the_data_and_worlds_apart_stay_apart():
     data = corridors()
-    graph = build_landmarks(data, CONFIG, seed=0, period=1)
+    graph = build_landmarks(data, NO_ACTIONS, CONFIG, seed=0)
     column = torch.from_numpy(data.column("latent"))
     assert torch.equal(column[graph.data.row], graph.latents)
 
@@ -138,7 +140,7 @@ def test_edges_are_those_of_the_data_and_worlds_apart_stay_apart():
     assert (torch.from_numpy(group) == (graph.latents[:, 1] == graph.latents[group == 1][0, 1])).all()
     smaller = min(np.bincount(group))
     assert smaller >= 5
-    alone = build_landmarks(data, replace(CONFIG, min_component=int(smaller) + 1), seed=0, period=1)
+    alone = build_landmarks(data, NO_ACTIONS, replace(CONFIG, min_component=int(smaller) + 1), seed=0)
     assert len(set(alone.latents[:, 1].tolist())) == 1
 
     # every edge lies within the reach of edge_steps steps: 4 * 0.1, half a cell of error at either end, noise
@@ -154,7 +156,7 @@ def test_edges_count_the_transitions():
     ring = np.tile(np.eye(6, dtype=np.float32), (5, 1))
     data = Trajectories(Path("ring"), {"latent": ring}, np.array([30]), np.array([0]))
     config = replace(CONFIG, landmarks=6, edge_steps=2)
-    graph = build_landmarks(data, config, seed=0, period=1)
+    graph = build_landmarks(data, NO_ACTIONS, config, seed=0)
     states = graph.latents.argmax(1)
     edges = {
         (int(states[a]), int(states[b])): int(n)
@@ -174,19 +176,19 @@ def test_min_count_drops_edges_seen_too_seldom():
     sizes = []
     for min_count in (1, 2):
         config = replace(CONFIG, landmarks=3, edge_steps=1, min_count=min_count)
-        sizes.append(len(build_landmarks(data, config, seed=0, period=1).latents))
+        sizes.append(len(build_landmarks(data, NO_ACTIONS, config, seed=0).latents))
     assert sizes == [3, 2]
 
 
 def test_same_seed_same_graph():
-    one, same, other = (build_landmarks(corridors(), CONFIG, seed, period=1) for seed in (0, 0, 1))
+    one, same, other = (build_landmarks(corridors(), NO_ACTIONS, CONFIG, seed) for seed in (0, 0, 1))
     assert torch.equal(one.latents, same.latents)
     assert torch.equal(one.data.edge_index, same.data.edge_index)
     assert one.latents.shape != other.latents.shape or not torch.equal(one.latents, other.latents)
 
 
 def test_save_and_load(tmp_path):
-    graph = build_landmarks(corridors(), CONFIG, seed=0, period=1)
+    graph = build_landmarks(corridors(), NO_ACTIONS, CONFIG, seed=0)
     graph.save(tmp_path / "graph.safetensors")
     loaded = LandmarkGraph.load(tmp_path / "graph.safetensors")
     for name in ("x", "edge_index", "edge_attr", "count", "row"):
@@ -198,4 +200,4 @@ def test_save_and_load(tmp_path):
 @pytest.mark.parametrize("edge_steps", [82, 500])
 def test_edges_longer_than_episodes_are_refused(edge_steps):
     with pytest.raises(ValueError, match=rf"landmarks.edge_steps is {edge_steps}.*82"):
-        build_landmarks(corridors(), replace(CONFIG, edge_steps=edge_steps), seed=0, period=1)
+        build_landmarks(corridors(), NO_ACTIONS, replace(CONFIG, edge_steps=edge_steps), seed=0)

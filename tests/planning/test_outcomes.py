@@ -99,8 +99,8 @@ CONFIG = LandmarkConfig(landmarks=30, edge_steps=1, transitions=20_000, outcomes
 
 def test_a_teleporter_is_not_trusted_blindly(tmp_path):
     data = teleporter()
-    expected = build_landmarks(data, CONFIG, seed=0, period=1)
-    best = build_landmarks(data, replace(CONFIG, outcomes="best"), seed=0, period=1)
+    expected = build_landmarks(data, data.column("action"), CONFIG, seed=0)
+    best = build_landmarks(data, data.column("action"), replace(CONFIG, outcomes="best"), seed=0)
     assert torch.equal(expected.latents, best.latents)
     at, goal = (expected.nearest(torch.tensor([[x, 0.0]])) for x in (5.0, 9.0))
     for graph, jumps in ((best, True), (expected, False)):
@@ -118,7 +118,7 @@ def test_without_a_pit_the_teleporter_is_worth_a_try():
     column = data.columns["latent"]
     fell = column[:, 1] == 5
     column[fell] = np.stack([np.full(fell.sum(), 5.0), np.zeros(fell.sum())], 1)  # nothing happens
-    graph = build_landmarks(data, CONFIG, seed=0, period=1)
+    graph = build_landmarks(data, data.column("action"), CONFIG, seed=0)
     at, goal = (graph.nearest(torch.tensor([[x, 0.0]])) for x in (5.0, 9.0))
     following = graph.successors(graph.cost_to_go(goal))[at, 0]
     assert graph.latents[following, 0].item() > 7
