@@ -97,10 +97,9 @@ class Manipulation(gymnasium.Wrapper):
         self.name, self.behaviour = name, behaviour
         self.max_steps: int = _spec(name).max_episode_steps  # OGBench's limit of an episode
         size = ROBOT + CUBE * self.env._num_cubes + (2 * BUTTON + 2 * SLIDE) * (name == "scene")
-        spaces = {
-            key: gymnasium.spaces.Box(-np.inf, np.inf, c.shape) for key, c in self._columns(np.zeros(size)).items()
-        }
-        self.observation_space = gymnasium.spaces.Dict(spaces)
+        shapes = {key: column.shape for key, column in self._columns(np.zeros(size)).items()}
+        boxes: Any = {key: gymnasium.spaces.Box(-np.inf, np.inf, shape) for key, shape in shapes.items()}
+        self.observation_space = gymnasium.spaces.Dict(boxes)
         self.action_space = self.env.action_space
         self._random = np.random.RandomState(0)
         self._oracles = {
@@ -199,7 +198,7 @@ def _quadruple(yaw: np.ndarray) -> np.ndarray:
 
 def _parts(turn: np.ndarray) -> np.ndarray:
     """Complex (...) -> (cos, sin), (..., 2)."""
-    return np.stack([turn.real, turn.imag], -1)
+    return np.stack([np.real(turn), np.imag(turn)], -1)
 
 
 def _up(quaternion: np.ndarray) -> np.ndarray:
@@ -221,13 +220,14 @@ class _Cubes(CubeEnv):
 
 class _Scene(SceneEnv):
     action_space: Any = None
+    simulator: Any = mujoco  # compiled, without types
 
     def initialize_episode(self) -> None:
         # buttons lock by a damping in the model, which outlives the episode and would reach the solver's first guess
         self._cur_button_states = np.zeros(self._num_buttons, int)
         self._apply_button_states()
-        mujoco.mj_resetData(self._model, self._data)
-        mujoco.mj_forward(self._model, self._data)
+        self.simulator.mj_resetData(self._model, self._data)
+        self.simulator.mj_forward(self._model, self._data)
         super().initialize_episode()
 
 
