@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -40,9 +42,12 @@ class Collection:
     num_envs: int = 10
 
 
-def collect(collection: Collection, workers: int) -> Iterator[Episode]:
-    """Episodes in order: column name -> (steps, ...)."""
-    chunks = np.array_split(np.arange(collection.episodes), -(-collection.episodes // collection.num_envs))
+def collect(collection: Collection, workers: int, first: int = 0) -> Iterator[Episode]:
+    """Episodes in order, from number `first`: column name -> (steps, ...)."""
+    left = np.arange(first, collection.episodes)
+    if not len(left):
+        return
+    chunks = np.array_split(left, -(-len(left) // collection.num_envs))
     if workers == 1:
         worker = _Worker(collection)
         for chunk in chunks:
@@ -71,7 +76,16 @@ _worker: _Worker | None = None  # of this process of the pool
 
 def _start_worker(collection: Collection) -> None:
     global _worker
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker = _Worker(collection)
+
+
+def _end_with_parent() -> None:
+    """A pool's worker would wait forever for the next chunk of a process that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "the pool's process has started this one"
+    parent.join()
+    os._exit(1)
 
 
 def _work(episodes: np.ndarray) -> list[Episode]:

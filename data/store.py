@@ -8,8 +8,10 @@ are read as a memory map at their offset in the file; chunked files of other wri
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -164,29 +166,76 @@ class Writer:
     Args:
         path: the `.h5` file to make.
         metadata: JSON-ready facts kept as attributes: environment id, collection config.
+        resume: keep the whole episodes of a `with` that was left by an error or a kill, and begin with those of an
+            earlier one, `ep_len` says how many; the same metadata must be given.
+
+    Raises:
+        DatasetError: on entering, with `resume`: the episodes there belong to other metadata, or another process is
+            writing them.
     """
 
-    def __init__(self, path: str | Path, metadata: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | Path, metadata: Mapping[str, Any], resume: bool = False) -> None:
         self.path = Path(path)
         self.metadata = dict(metadata)
+        self.resume = resume
         self.parts = self.path.with_suffix(".parts")
         self.temporary = self.path.with_suffix(".tmp")
         self.columns: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
         self.ep_len: list[int] = []
 
     def __enter__(self) -> Writer:
-        shutil.rmtree(self.parts, ignore_errors=True)
-        self.parts.mkdir(parents=True)
+        self.parts.mkdir(parents=True, exist_ok=True)
         self.stack = ExitStack()
         self.files: dict[str, Any] = {}
+        self.index: Any = self.stack.enter_context((self.parts / "ep_len").open("a+b"))  # no column has this name
+        try:
+            fcntl.flock(self.index, fcntl.LOCK_EX | fcntl.LOCK_NB)  # falls with the process
+            if self.resume:
+                self._restore()
+            else:
+                self.index.truncate(0)
+        except BaseException as error:
+            self.stack.close()
+            if isinstance(error, BlockingIOError):
+                raise DatasetError(f"{self.path}: another process is writing it") from error
+            raise
         return self
+
+    def _restore(self) -> None:
+        """Take over the whole episodes of an earlier `with`; what a kill left behind them is cut off."""
+        self.index.seek(0)
+        lines = [line for line in self.index.read().splitlines(keepends=True) if line.endswith(b"\n")]
+        if lines:
+            found = json.loads(lines[0])
+            if found["metadata"] != json.loads(json.dumps(self.metadata)):
+                raise DatasetError(
+                    f"{self.parts} holds {len(lines) - 1} episodes with {found['metadata']}, to be gone on with as "
+                    f"{self.metadata}; give another path or remove the folder"
+                )
+            self.columns = {name: (tuple(shape), np.dtype(kind)) for name, (shape, kind) in found["columns"].items()}
+            self.ep_len = [int(line) for line in lines[1:]]
+            self._open()
+            row = {name: kind.itemsize * math.prod(shape) for name, (shape, kind) in self.columns.items()}
+            rows = min(os.fstat(self.files[name].fileno()).st_size // size for name, size in row.items())
+            while sum(self.ep_len) > rows:  # the machine went down before all was on the disk
+                self.ep_len.pop()
+            for name, size in row.items():
+                self.files[name].truncate(size * sum(self.ep_len))
+        self.index.truncate(sum(map(len, lines[: 1 + len(self.ep_len)])))
+
+    def _open(self) -> None:
+        self.files = {name: self.stack.enter_context((self.parts / name).open("ab")) for name in self.columns}
 
     def append(self, episode: Mapping[str, np.ndarray]) -> None:
         """Add one episode: column name -> (steps, ...), the same columns, shapes and types every time."""
         layout = {name: (rows.shape[1:], rows.dtype) for name, rows in episode.items()}
         if not self.columns:
             self.columns = layout
-            self.files = {name: self.stack.enter_context((self.parts / name).open("wb")) for name in layout}
+            self._open()
+            for file in self.files.values():
+                file.truncate(0)  # an earlier writer's
+            columns = {name: (shape, kind.str) for name, (shape, kind) in layout.items()}
+            self._note(json.dumps({"metadata": self.metadata, "columns": columns}))
         lengths = {len(rows) for rows in episode.values()}
         if layout != self.columns or len(lengths) != 1:
             raise DatasetError(
@@ -195,15 +244,23 @@ class Writer:
         for name, rows in episode.items():
             np.ascontiguousarray(rows).tofile(self.files[name])
         self.ep_len.append(lengths.pop())
+        self._note(str(self.ep_len[-1]))  # last: an episode counts once all its rows are there
+
+    def _note(self, line: str) -> None:
+        self.index.write(f"{line}\n".encode())
+        self.index.flush()
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        self.stack.close()
+        whole = False
         try:
             if kind is None:
                 self._assemble()
+                whole = True
         finally:
-            shutil.rmtree(self.parts)
+            if whole or not (self.resume and self.ep_len):
+                shutil.rmtree(self.parts)
             self.temporary.unlink(missing_ok=True)
+            self.stack.close()
 
     def _assemble(self) -> None:
         if not self.ep_len:

@@ -45,7 +45,7 @@ def run(config: Config) -> None:
 
 
 def collect(config: Config) -> Trajectories:
-    """Make the dataset of the config, or open it."""
+    """Make the dataset of the config, go on with one that was interrupted, or open it."""
     _one_process("collect")
     path = Path(config.dataset.path)
     wanted = _collection_config(config)
@@ -73,10 +73,14 @@ def collect(config: Config) -> Trajectories:
         column=config.dataset.column,
     )
     metadata = {"environment": config.environment, "collection": wanted}
-    with Writer(path, metadata) as writer, Bar("collect", config.dataset.episodes, "episodes") as bar:
-        for done, episode in enumerate(collect_episodes(collection, config.dataset.workers), 1):
-            writer.append(episode)
-            bar.update(done)
+    with Writer(path, metadata, resume=True) as writer:
+        there = len(writer.ep_len)
+        if there:
+            say(f"dataset {path}: {there:,} of {collection.episodes:,} episodes are there, going on")
+        with Bar("collect", collection.episodes, "episodes", there) as bar:
+            for done, episode in enumerate(collect_episodes(collection, config.dataset.workers, there), there + 1):
+                writer.append(episode)
+                bar.update(done)
     dataset = open_dataset(path)
     say(
         f"dataset {path}: {len(dataset.ep_len):,} episodes, {dataset.num_steps:,} steps, fingerprint {dataset.fingerprint}"

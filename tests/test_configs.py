@@ -21,14 +21,26 @@ def test_there_are_some():
     assert {"ogbench", "ablation"} <= set(EVALUATIONS)
 
 
+def columns(config):
+    """Shapes of the inputs, and the size of an action."""
+    if config.environment["_target_"].endswith("Manipulation"):
+        from hiwm.envs.manipulation import Manipulation
+
+        env = Manipulation(**{key: value for key, value in config.environment.items() if key != "_target_"})
+        assert config.evaluation.max_steps == env.max_steps
+        assert set(config.state) <= set(env.observation_space)
+        return {name: env.observation_space[name].shape for name in config.inputs}, 5
+    return ({"state": (2,)} if config.inputs == ["state"] else {"pixels": (64, 64, 3)}), 2
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiments(experiment):
     own = ["+environment._target_=tiny.TinyRoom", "allow=[tiny]"] if experiment == "custom" else []
     config = load_config([f"experiment={experiment}", *own])
     assert isinstance(config, Config)
-    assert config.name == experiment
-    assert str(config.folder) == f"runs/{experiment}"
-    assert config.dataset.path == f"runs/datasets/{experiment}.h5"
+    assert config.name in (experiment, f"{experiment}-play")  # OGBench's name of the dataset
+    assert str(config.folder) == f"runs/{config.name}"
+    assert config.dataset.path == f"runs/datasets/{config.name}.h5"
 
     environment = locate(config.environment["_target_"], config.allow)
     accepted = environment.__init__.__kwdefaults__ | environment.__init__.__annotations__
@@ -36,8 +48,8 @@ def test_experiments(experiment):
     assert set(config.dataset.behaviour) <= set(accepted)
     assert callable(build(config.dataset.policy).act)
 
-    see = {"state": (2,)} if config.inputs == ["state"] else {"pixels": (64, 64, 3)}
-    levels, specs, inputs, dim = [], [], see, 2
+    see, dim = columns(config)
+    levels, specs, inputs = [], [], see
     for parts, stride in zip(config.stack.levels, config.stack.strides, strict=True):
         specs.append(LevelSpec(parts, stride, inputs, dim, "none"))
         levels.append(specs[-1].build())

@@ -8,12 +8,13 @@ cells away, `explore` changes to a random direction every ten steps.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
 import numpy as np
 import ogbench  # noqa: F401  (registers its environments)
+
+from hiwm.envs.generator import lend_generator
 
 Cell = tuple[int, int]
 BEHAVIOURS = ("navigate", "stitch", "explore")
@@ -71,20 +72,20 @@ class PointMaze(gymnasium.Wrapper):
         if self.behaviour is not None:
             start, goal = self._start_and_goal()
             options = {"task_info": {"init_ij": start, "goal_ij": goal}}
-        with self._lend_generator():
+        with lend_generator(self._random):
             observation, info = self.env.reset(seed=seed, options=options)
         self._step = 0
         return observation, {"goal": info["goal"]} | self._expert()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         lend = self.env._teleport_info is not None  # only teleporters draw random numbers in a step
-        with self._lend_generator() if lend else contextlib.nullcontext():
+        with lend_generator(self._random) if lend else contextlib.nullcontext():
             observation, reward, terminated, truncated, info = self.env.step(action)
         self._step += 1
         if info["success"] and self.behaviour == "navigate":
             # as the recipe does it: the cell's centre when the maze's own `set_goal` is given a cell, noise included
             goal = self.env.ij_to_xy(self._draw(self._corners))
-            with self._lend_generator():
+            with lend_generator(self._random):
                 self.env.set_goal(goal_xy=self.env.add_noise(goal))
         return observation, reward, terminated, truncated, {"success": info["success"]} | self._expert()
 
@@ -119,13 +120,3 @@ class PointMaze(gymnasium.Wrapper):
         maze = self.env.maze_map
         up, down, left, right = maze[i - 1, j], maze[i + 1, j], maze[i, j - 1], maze[i, j + 1]
         return bool((up, down, left, right) in {(0, 0, 1, 1), (1, 1, 0, 0)})
-
-    @contextlib.contextmanager
-    def _lend_generator(self) -> Iterator[None]:
-        before = np.random.get_state()
-        np.random.set_state(self._random.get_state())
-        try:
-            yield
-        finally:
-            self._random.set_state(np.random.get_state())
-            np.random.set_state(before)

@@ -1,10 +1,17 @@
+import os
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
 
 import gymnasium
 import numpy as np
 import pytest
+import tiny
 from gymnasium.spaces import Box, Dict
 
+from hiwm.cli import main
 from hiwm.data.collect import Collection, collect
 from hiwm.data.policies import MixturePolicy, NoisyExpertPolicy, SmoothPolicy, UniformPolicy
 
@@ -126,6 +133,14 @@ def test_fewer_episodes_are_the_first_ones(reference):
     assert_equal(run(episodes=3), reference[:3])
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("first", [0, 1, 7, 10])
+def test_the_episodes_from_a_number_on(reference, workers, first):
+    if workers == 1 or first == 7:  # a pool is slow to start
+        rest = collect(Collection(Walk, partial(UniformPolicy, repeat=2), 10, STEPS, 0, "state", 4), workers, first)
+        assert_equal(list(rest), reference[first:])
+
+
 def test_data_depend_on_the_seed(reference):
     assert not np.array_equal(run(seed=1)[0]["state"][0], reference[0]["state"][0])
 
@@ -240,3 +255,56 @@ def test_a_mixture_follows_one_policy_a_whole_episode():
     assert np.array_equal(
         drawn(MixturePolicy(policies=[one, two]), [5], infos={"expert_action": np.zeros((1, 2))})[:, 0], mixed[:, 5]
     )
+
+
+def overrides(root, *more):
+    return tiny.overrides(root, "dataset.episodes=301", "dataset.steps=41", *more)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    root = tmp_path_factory.mktemp("whole")
+    assert main(["collect", *overrides(root)]) == 0
+    return (root / "datasets" / "tiny.h5").read_bytes()
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupted_collection_goes_on(tmp_path, capfd, uninterrupted, workers, end):
+    command = ["collect", *overrides(tmp_path, f"dataset.workers={workers}")]
+    path, parts = tmp_path / "datasets" / "tiny.h5", tmp_path / "datasets" / "tiny.parts"
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "hiwm", *command], stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        for _ in range(3000):
+            if (parts / "ep_len").exists() and (parts / "ep_len").read_bytes().count(b"\n") > 20:
+                break
+            time.sleep(0.01)
+        os.kill(killed.pid, end)
+        killed.wait(20)
+        assert not path.exists()
+        there = (parts / "ep_len").read_bytes().count(b"\n") - 1
+        assert 20 <= there < 301
+    finally:
+        killed.kill()
+    capfd.readouterr()
+    assert main(command) == 0
+    assert f"{there} of 301 episodes are there, going on" in capfd.readouterr().out
+    assert path.read_bytes() == uninterrupted
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_another_collection_does_not_go_on_with_this_one(tmp_path, capfd):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hiwm.experiment.Bar.update", interrupt)
+        assert main(["collect", *overrides(tmp_path)]) == 130
+    assert main(["collect", *overrides(tmp_path, "dataset.seed=1")]) == 2
+    told = capfd.readouterr().err
+    assert "tiny.parts holds 1 episodes with" in told
+    assert "'seed': 1" in told
+    assert "remove the folder" in told
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt

@@ -179,6 +179,90 @@ def test_parts_of_a_killed_writer_are_dropped(tmp_path):
     assert not (tmp_path / "data.parts").exists()
 
 
+def interrupted(path, episodes, metadata):
+    """Append these, then leave by an error."""
+    with pytest.raises(KeyboardInterrupt), Writer(path, metadata, resume=True) as writer:  # noqa: PT012
+        for episode in episodes[len(writer.ep_len) :]:
+            writer.append(episode)
+        raise KeyboardInterrupt
+
+
+def resumed(path, episodes, metadata):
+    """Write what is missing; how many episodes were there."""
+    with Writer(path, metadata, resume=True) as writer:
+        there = len(writer.ep_len)
+        for episode in episodes[there:]:
+            writer.append(episode)
+    return there
+
+
+@pytest.mark.parametrize("there", [0, 1, 3, 4])
+def test_an_interrupted_writer_goes_on(tmp_path, there):
+    episodes, metadata = make_episodes(), {"seed": (3, 4)}
+    whole = write(tmp_path / "whole.h5", episodes, metadata)
+    path = tmp_path / "data.h5"
+    interrupted(path, episodes[:there], metadata)
+    assert not path.exists()
+    interrupted(path, episodes[:there], metadata)
+    assert resumed(path, episodes, metadata) == there
+    assert path.read_bytes() == whole.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data.h5", "whole.h5"]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "left"),
+    [
+        ("state", lambda data: data + b"half an episode", 3),
+        ("state", lambda data: data[:-1], 2),
+        ("pixels", lambda data: data[: 6 * 60 - 1], 1),
+        ("action", lambda data: b"", 0),
+        ("ep_len", lambda data: data + b"3", 3),
+        ("ep_len", lambda data: data[:-1], 2),
+        ("ep_len", lambda data: data[:40], 0),
+        ("ep_len", lambda data: b"", 0),
+    ],
+)
+def test_what_a_kill_left_half_written_is_written_again(tmp_path, file, change, left):
+    episodes, path = make_episodes(), tmp_path / "data.h5"
+    interrupted(path, episodes[:3], {})
+    part = tmp_path / "data.parts" / file
+    part.write_bytes(change(part.read_bytes()))
+    assert resumed(path, episodes, {}) == left
+    assert_holds(open_dataset(path), episodes)
+
+
+def test_a_failed_assembly_keeps_the_episodes(tmp_path, monkeypatch):
+    episodes, path = make_episodes(), tmp_path / "data.h5"
+    with monkeypatch.context() as patch:
+        patch.setattr("hiwm.data.store._store_statistics", lambda path: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            resumed(path, episodes, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["data.parts"]
+    assert resumed(path, episodes, {}) == len(episodes)
+    assert_holds(open_dataset(path), episodes)
+
+
+def test_episodes_of_another_config_are_not_gone_on_with(tmp_path):
+    path = tmp_path / "data.h5"
+    interrupted(path, make_episodes()[:2], {"seed": 3})
+    with pytest.raises(
+        DatasetError, match=r"data\.parts holds 2 episodes with {'seed': 3}.*{'seed': 4}.*remove the folder"
+    ):
+        resumed(path, make_episodes(), {"seed": 4})
+    assert resumed(path, make_episodes(), {"seed": 3}) == 2
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_two_writers_of_one_file_are_refused(tmp_path, resume):
+    path = tmp_path / "data.h5"
+    with Writer(path, {}, resume=True) as writer:
+        writer.append(make_episodes()[0])
+        with pytest.raises(DatasetError, match=r"data\.h5: another process is writing it"):
+            Writer(path, {}, resume=resume).__enter__()
+        writer.append(make_episodes()[1])
+    assert_holds(open_dataset(path), make_episodes()[:2])
+
+
 @pytest.mark.parametrize(
     "change",
     [
