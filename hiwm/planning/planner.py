@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hiwm.build import build
-from hiwm.checks import at_least
+from hiwm.checks import at_least, within
 from hiwm.hierarchy import Hierarchy, Inputs
 from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.planning.landmarks import LandmarkGraph
@@ -19,10 +20,9 @@ from hiwm.planning.macros import MacroActions
 from hiwm.planning.memory import Memory, repeated
 from hiwm.planning.plan import LevelPlan, Plan, least_distance
 from hiwm.planning.proposals import INVERSE, PROPOSALS, REAL, SearchSpace, anywhere, around, best_of_bank, like_real
-from hiwm.planning.solvers.solver import Energy, Proposal, Solver
+from hiwm.planning.solvers.solver import GRADIENT_COST, Energy, Proposal, Scores, Solver
 
 LANDMARKS = ("none", "direct", "search")
-MIN_SAMPLES = 4
 ARRIVED = 0.5  # of a mean edge: a landmark this near counts as reached
 
 
@@ -34,7 +34,8 @@ class PlannerConfig:
         landmarks: none: the top level searches for the goal itself. direct: the next landmark on the way to the goal is
             handed to the level below as it is. search: the top level searches for that landmark.
         hops: how many landmarks ahead is aimed at.
-        budget: predictor calls an environment step and episode, shared evenly by the levels that search.
+        budget: predictor calls an environment step and episode, shared evenly by the levels that search. A solver that
+            differentiates has fewer candidates for it: the backward pass counts as two calls.
         proposal: gaussian: search from N(0, std). inverse: the inverse model's actions, no search. inverse+search:
             search around the inverse model's actions. queue: search from the mean and deviation of recent real actions.
             bank: of the real sequences that started nearest to here, search around the one that leads nearest to the
@@ -47,7 +48,12 @@ class PlannerConfig:
         inverse_std: deviation around the inverse model's actions, or around the bank's sequence.
         macro_bound: macro-actions are clamped to +- this many deviations, with queue and bank instead to the 2 % and 98 %
             quantiles of recent real ones; level 0's actions to those in the data.
-        solver: the search method.
+        solver: the search method, one of `configs/solver/`.
+        warm_start: a search also tries what the level's last one ended with, shifted by the steps that have passed since;
+            the end of the horizon is filled with the proposal's mean.
+        milliseconds: longest search of a level, for the whole batch; null: none. A search stops after the round that another
+            one would take beyond it, with the best so far. The budget still sets the candidates of a round: to plan by time
+            alone, raise it and the solver's iterations. Plans are then not reproducible.
     """
 
     landmarks: str
@@ -61,6 +67,8 @@ class PlannerConfig:
     inverse_std: Sequence[float]
     macro_bound: float
     solver: Mapping[str, Any]
+    warm_start: bool = False
+    milliseconds: float | None = None
 
     def check(self, num_levels: int) -> None:
         """Raise a ValueError that names the key when the config does not fit a stack of `num_levels`."""
@@ -71,6 +79,8 @@ class PlannerConfig:
             if len(values) < num_levels:
                 raise ValueError(f"planner.{key} is {list(values)}; allowed: one entry for each of {num_levels} levels")
         at_least("planner.", 1, hops=self.hops)
+        if self.milliseconds is not None:
+            within("planner.", "(0, inf)", milliseconds=self.milliseconds)
         for key in ("horizon", "replan", "repeat"):
             at_least("planner.", 1, **{f"{key}[{k}]": getattr(self, key)[k] for k in range(num_levels)})
         for k in range(num_levels):
@@ -142,7 +152,7 @@ class HierarchicalPlanner:
         self.top = len(hierarchy) - 1
         self.macros = macros
         self._check_macros()
-        self.solver: Solver = build(config.solver, allow)
+        self.solver: Solver[Any] = build(config.solver, allow)
         self.bounds = (action_low.flatten(), action_high.flatten())
         self.spaces = [self._space(k) for k in range(len(hierarchy))]
         self.samples = self._samples()
@@ -154,6 +164,8 @@ class HierarchicalPlanner:
         self.step = 0
         self.memory = Memory(self.hierarchy)
         self.parts: list[LevelPlan | None] = [None] * len(self.hierarchy)
+        # what each level's last search ended with, (B, G, C, F)
+        self.kept: list[Tensor | None] = [None] * len(self.hierarchy)
         if self.landmarks is not None:
             landmark, self.goal_column = torch.unique(self.landmarks.nearest(self.goal), return_inverse=True)
             self.goal_landmark = landmark[self.goal_column]
@@ -166,6 +178,7 @@ class HierarchicalPlanner:
         self.goal = self.goal[rows]
         self.memory.keep(rows)
         self.parts = [None if part is None else part.keep(rows) for part in self.parts]
+        self.kept = [None if kept is None else kept[rows] for kept in self.kept]
         if self.landmarks is not None:
             self.goal_column, self.goal_landmark = self.goal_column[rows], self.goal_landmark[rows]
             self.aim = self.aim[rows]
@@ -237,6 +250,8 @@ class HierarchicalPlanner:
         self, k: int, latent: Tensor, target: Tensor, target_level: int, steps_left: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Actions of level k towards a target, (B, H, A); the rest of a `LevelPlan`: predicted, energy, disagreement."""
+        limit = self.config.milliseconds
+        deadline = math.inf if limit is None else time.perf_counter() + limit / 1000
         level, space = self.hierarchy.levels[k], self.spaces[k]
         latents, done, passes = self.memory.context(k, latent)
         self.other_calls += passes * len(latent)
@@ -245,7 +260,7 @@ class HierarchicalPlanner:
 
         def distance(predicted: Tensor, target: Tensor) -> Tensor:
             if target_level > k:
-                self.other_calls += predicted.shape[0] * predicted.shape[1]
+                self.other_calls += passes_of(predicted) * predicted.shape[0] * predicted.shape[1]
                 predicted = self.hierarchy.levels[target_level].encode({"latent": predicted})
             return least_distance(predicted, target)
 
@@ -253,19 +268,30 @@ class HierarchicalPlanner:
             actions, predicted = self._follow_inverse(k, latent, present, target, target_level, steps_left)
             return actions, predicted, distance(predicted, target), self._disagreement(k, present, actions)
 
-        def energy(candidates: Tensor) -> Tensor:
+        def energy(candidates: Tensor) -> Scores:
             samples = candidates.shape[1]
             actions = space.actions(candidates.flatten(0, 1))  # (B * S, H, A)
             predicted = level.predictor.rollout_from(repeated(present, samples), actions)
-            self.calls += level.predictor.passes * predicted.shape[0] * predicted.shape[1]
-            return distance(predicted, target.repeat_interleave(samples, 0)).unflatten(0, (-1, samples))
+            self.calls += passes_of(candidates) * level.predictor.passes * predicted.shape[0] * predicted.shape[1]
+            return Scores(distance(predicted, target.repeat_interleave(samples, 0)).unflatten(0, (-1, samples)))
 
         proposal = self._propose(k, latent, present, target, target_level, steps_left, energy)
-        found = self.solver.solve(energy, proposal, self.samples[k], self.generator)
+        if self.config.warm_start:
+            proposal = replace(proposal, guesses=self._shifted(k, proposal.mean))
+        found = self.solver.solve(energy, proposal, self.samples[k], self.generator, deadline)
+        self.kept[k] = found.kept
         actions = space.actions(found.actions)
         predicted = level.predictor.rollout_from(present, actions)
         self.calls += level.predictor.passes * predicted.shape[0] * predicted.shape[1]
         return actions, predicted, found.energy, self._disagreement(k, present, actions)
+
+    def _shifted(self, k: int, mean: Tensor) -> Tensor | None:
+        """What level k's last search ended with, from now on; the proposal's mean (B, C, F) after its end."""
+        part, kept = self.parts[k], self.kept[k]
+        if part is None or kept is None:
+            return None
+        unit = self.hierarchy.periods[k] if k else 1  # environment steps; level 0 chooses primitive actions
+        return self.spaces[k].shifted(kept, (self.step - part.made_at) // unit, mean)
 
     def _disagreement(self, k: int, present: Any, actions: Tensor) -> Tensor | None:
         predictor = self.hierarchy.levels[k].predictor
@@ -349,12 +375,13 @@ class HierarchicalPlanner:
             calls = self.config.budget / len(searching) * self.config.replan[k]
             passes = self.hierarchy.levels[k].predictor.passes
             # trying the bank's sequences is one more round
-            rounds = self.solver.iterations + (self._proposal(k) == "bank")
+            rounds = self.solver.cost + (self._proposal(k) == "bank")
             samples[k] = round(calls / (rounds * self.config.horizon[k] * passes))
-            if samples[k] < MIN_SAMPLES:
+            if samples[k] < self.solver.min_samples:
                 raise ValueError(
                     f"planner.budget is {self.config.budget}: level {k} gets {samples[k]} candidates a round; allowed: at "
-                    f"least {MIN_SAMPLES}. Raise the budget or planner.replan[{k}], or lower planner.horizon[{k}]"
+                    f"least {self.solver.min_samples}. Raise the budget or planner.replan[{k}], or lower "
+                    f"planner.horizon[{k}] or the rounds of planner.solver"
                 )
         return samples
 
@@ -378,3 +405,8 @@ class HierarchicalPlanner:
         assert isinstance(encoder, RawActionEncoder), "checked before training"
         chunk = encoder.decode(part.actions[:, age // stride])
         return chunk[:, age % stride]
+
+
+def passes_of(x: Tensor) -> int:
+    """What a pass through a network counts: more where the gradient is asked for."""
+    return GRADIENT_COST if x.requires_grad else 1

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hiwm.planning.macros import MacroActions
-from hiwm.planning.solvers.solver import Energy, Proposal
+from hiwm.planning.solvers.solver import Energy, Proposal, best_of
 
 INVERSE = ("inverse", "inverse+search")
 REAL = ("queue", "bank")
@@ -46,6 +46,20 @@ class SearchSpace:
         """Choices as actions of the level, (B, C, F) -> (B, H, A)."""
         return choices.repeat_interleave(self.repeat, 1).reshape(len(choices), -1, self.dim)
 
+    def shifted(self, choices: Tensor, steps: int, mean: Tensor) -> Tensor:
+        """Choices made so many steps ago (of those a choice is held for), from now on.
+
+        Args:
+            choices: (B, G, C, F).
+            steps: of the level; at level 0, of the environment.
+            mean: choices that fill the end, (B, C, F).
+        """
+        if steps == 0:
+            return choices
+        before = choices.repeat_interleave(self.repeat, 2)
+        end = mean.repeat_interleave(self.repeat, 1)[:, -steps:].unsqueeze(1).expand(-1, choices.shape[1], -1, -1)
+        return torch.cat([before[:, :, steps:], end], 2).unflatten(2, (-1, self.repeat)).mean(3)
+
 
 def anywhere(space: SearchSpace, batch: int, std: float) -> Proposal:
     """N(0, std)."""
@@ -73,5 +87,4 @@ def best_of_bank(space: SearchSpace, macros: MacroActions, latent: Tensor, numbe
     """
     near = macros.nearest(latent, number, space.horizon)  # (B, n, H, A)
     candidates = space.choices(near.flatten(0, 1)).unflatten(0, near.shape[:2])
-    best = energy(candidates).argmin(1)
-    return candidates[torch.arange(len(best), device=best.device), best]
+    return best_of(candidates, energy(candidates).without_nan()).actions

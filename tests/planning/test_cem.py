@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hiwm.planning.solvers.cem import CEM
-from hiwm.planning.solvers.solver import Proposal
+from hiwm.planning.solvers.solver import Proposal, Scores
 
 H, A = 3, 2
 
@@ -14,7 +14,7 @@ def quadratic(target, scale=None):
     scale = torch.ones(target.shape[1:]) if scale is None else scale
 
     def energy(candidates):
-        return (scale * (candidates - target.unsqueeze(1)) ** 2).sum((-1, -2))
+        return Scores((scale * (candidates - target.unsqueeze(1)) ** 2).sum((-1, -2)))
 
     return energy
 
@@ -50,7 +50,7 @@ def test_active_bounds_are_reached_and_kept():
     assert found.actions.abs().max() <= 0.5
     best = target.clamp(-0.5, 0.5)
     torch.testing.assert_close(found.actions, best, atol=0.03, rtol=0)
-    torch.testing.assert_close(found.energy, quadratic(target)(best.unsqueeze(1)).squeeze(1), rtol=5e-3, atol=0)
+    torch.testing.assert_close(found.energy, quadratic(target)(best.unsqueeze(1)).energy.squeeze(1), rtol=5e-3, atol=0)
 
 
 def test_every_candidate_lies_within_the_bounds():
@@ -58,7 +58,7 @@ def test_every_candidate_lies_within_the_bounds():
 
     def energy(candidates):
         seen.append(candidates)
-        return candidates.square().sum((-1, -2))
+        return Scores(candidates.square().sum((-1, -2)))
 
     low, high = torch.tensor([-0.3, -1.0]), torch.tensor([0.1, 0.2])
     start = proposal(2)
@@ -94,13 +94,13 @@ def test_the_answer_has_the_least_energy_seen():
     wiggly, seen = quadratic(target), []
 
     def energy(candidates):
-        values = wiggly(candidates) + 3 * torch.sin(20 * candidates.sum((-1, -2)))
+        values = wiggly(candidates).energy + 3 * torch.sin(20 * candidates.sum((-1, -2)))
         seen.append(values)
-        return values
+        return Scores(values)
 
     found = CEM(iterations=6).solve(energy, proposal(3), 30, generator())
     assert torch.equal(found.energy, torch.cat(seen, 1).amin(1))
-    torch.testing.assert_close(energy(found.actions.unsqueeze(1)).squeeze(1), found.energy)
+    torch.testing.assert_close(energy(found.actions.unsqueeze(1)).energy.squeeze(1), found.energy)
 
 
 def test_the_mean_is_always_a_candidate():
@@ -120,5 +120,5 @@ def test_same_generator_same_answer():
 
 @pytest.mark.parametrize("arguments", [{"iterations": 0}, {"elite_share": 0.0}, {"elite_share": 1.5}])
 def test_bad_arguments_are_refused(arguments):
-    with pytest.raises(ValueError, match=f"CEM: .*{next(iter(arguments))}"):
+    with pytest.raises(ValueError, match=f"CEM.{next(iter(arguments))}"):
         CEM(**arguments)
