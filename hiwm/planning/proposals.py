@@ -87,4 +87,5 @@ def best_of_bank(space: SearchSpace, macros: MacroActions, latent: Tensor, numbe
     """
     near = macros.nearest(latent, number, space.horizon)  # (B, n, H, A)
     candidates = space.choices(near.flatten(0, 1)).unflatten(0, near.shape[:2])
-    return best_of(candidates, energy(candidates).without_nan()).actions
+    scores = energy(candidates).without_nan()
+    return best_of(candidates, scores, scores.order(1)).actions

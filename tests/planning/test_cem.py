@@ -118,6 +118,25 @@ def test_same_generator_same_answer():
     assert not torch.equal(answers[0], answers[2])
 
 
+def test_the_answers_of_the_first_version():
+    """Found with the CEM that had a loop of its own (commit 54905de): results of old seeds stay what they are."""
+    index = torch.arange(2 * H * A, dtype=torch.float32).reshape(2, H, A)
+    bowl = quadratic(torch.sin(index))
+
+    def energy(candidates):
+        return Scores(bowl(candidates).energy + torch.sin(5 * candidates.sum((-1, -2))))
+
+    bound = torch.tensor([0.6, 0.9])
+    start = Proposal(torch.cos(index) / 4, torch.full_like(index, 0.7), -bound, bound)
+    found = CEM(iterations=4, elite_share=0.2).solve(energy, start, 30, generator(7))
+    actions = [
+        [[0.033702597, 0.789077282], [0.600000024, -0.246401042], [-0.469689399, -0.899999976]],
+        [[-0.040792339, 0.422913671], [0.600000024, 0.137667879], [0.327554017, -0.519542456]],
+    ]
+    torch.testing.assert_close(found.actions, torch.tensor(actions), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.energy, torch.tensor([-0.487307787, 0.331818819]), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("arguments", [{"iterations": 0}, {"elite_share": 0.0}, {"elite_share": 1.5}])
 def test_bad_arguments_are_refused(arguments):
     with pytest.raises(ValueError, match=f"CEM.{next(iter(arguments))}"):

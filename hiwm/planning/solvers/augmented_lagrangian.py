@@ -65,7 +65,8 @@ class AugmentedLagrangian(Solver[Round]):
         rounds: outer rounds.
         penalty: rho at the beginning, in energy over squared violation.
         growth: of a penalty.
-        progress: a violation that is not this many times smaller after a round makes its penalty grow.
+        progress: a violation of more than this share of the one before makes its penalty grow,
+        tolerance: unless it is this small: a search that is not exact would else raise it for ever.
     """
 
     def __init__(
@@ -76,15 +77,18 @@ class AugmentedLagrangian(Solver[Round]):
         penalty: float = 10.0,
         growth: float = 10.0,
         progress: float = 0.5,
+        tolerance: float = 1e-3,
     ) -> None:
         at_least("AugmentedLagrangian.", 1, rounds=rounds, growth=growth)
         within("AugmentedLagrangian.", "(0, inf)", penalty=penalty)
         within("AugmentedLagrangian.", "(0, 1)", progress=progress)
+        within("AugmentedLagrangian.", "[0, inf)", tolerance=tolerance)
         self.solver = solver
         self.rounds = rounds
         self.penalty = penalty
         self.growth = growth
         self.progress = progress
+        self.tolerance = tolerance
         self.iterations = rounds * solver.iterations
         self.min_samples = solver.min_samples
         self.differentiates = solver.differentiates
@@ -110,13 +114,15 @@ class AugmentedLagrangian(Solver[Round]):
         """See `Solver`."""
         return self.solver.recentre(proposal, actions)
 
-    def update(self, proposal: Proposal, state: Round, candidates: Tensor, scores: Scores) -> Round:
+    def update(self, proposal: Proposal, state: Round, candidates: Tensor, scores: Scores, elite: Tensor) -> Round:
         """See `Solver`."""
         energy, violation, prices = scores.energy, scores.violation, state.prices
         if violation is not None:
             prices = prices or self._first(violation)
             energy = energy + lagrangian(violation, prices)
-        inner = self.solver.update(state.proposal, state.inner, candidates, Scores(energy))
+        augmented = Scores(energy)
+        order = augmented.order(self.solver.elites(candidates.shape[1]))
+        inner = self.solver.update(state.proposal, state.inner, candidates, augmented, order)
         state = self._with_best(
             replace(state, inner=inner, prices=prices, done=state.done + 1), candidates, energy, violation
         )
@@ -142,7 +148,7 @@ class AugmentedLagrangian(Solver[Round]):
         """The prices after a round that ended with these violations, (B, K)."""
         multipliers = (prices.multipliers + prices.penalties * violation).clamp(0, MOST)
         miss = torch.maximum(violation, -prices.multipliers / prices.penalties).abs()
-        slow = miss > self.progress * prices.miss
+        slow = miss > (self.progress * prices.miss).clamp_min(self.tolerance)
         return Prices(multipliers, torch.where(slow, self.growth * prices.penalties, prices.penalties), miss)
 
     @staticmethod

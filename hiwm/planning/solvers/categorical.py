@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hiwm.checks import at_least, within
-from hiwm.planning.solvers.solver import Proposal, Scores, Solver, take
+from hiwm.planning.solvers.solver import Proposal, Scores, Solver, share_of, take
 
 
 class CategoricalCEM(Solver[Tensor]):
@@ -55,11 +55,13 @@ class CategoricalCEM(Solver[Tensor]):
         """To one-hot vectors."""
         return F.one_hot(candidates.argmax(-1), candidates.shape[-1]).to(candidates.dtype)
 
-    def update(self, proposal: Proposal, state: Tensor, candidates: Tensor, scores: Scores) -> Tensor:
+    def elites(self, samples: int) -> int:
         """See `Solver`."""
-        samples = candidates.shape[1]
-        elite = take(candidates, scores.order(min(samples, max(2, round(self.elite_share * samples)))))
-        return torch.lerp(elite.mean(1), state, self.smoothing)
+        return share_of(samples, self.elite_share)
+
+    def update(self, proposal: Proposal, state: Tensor, candidates: Tensor, scores: Scores, elite: Tensor) -> Tensor:
+        """See `Solver`."""
+        return torch.lerp(take(candidates, elite).mean(1), state, self.smoothing)
 
     def recentre(self, proposal: Proposal, actions: Tensor) -> Proposal:
         """Half of the probability to the actions: all of it would leave nothing to search."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hiwm.checks import at_least, within
 from hiwm.planning.solvers.gaussian import Gaussian
-from hiwm.planning.solvers.solver import Proposal, Scores, Solver, take
+from hiwm.planning.solvers.solver import Proposal, Scores, Solver, share_of, take
 
 
 class CEM(Solver[Gaussian]):
@@ -35,8 +35,13 @@ class CEM(Solver[Gaussian]):
         """See `Solver`."""
         return state.draw(samples, generator)
 
-    def update(self, proposal: Proposal, state: Gaussian, candidates: Tensor, scores: Scores) -> Gaussian:
+    def elites(self, samples: int) -> int:
         """See `Solver`."""
-        samples = candidates.shape[1]
-        elite = take(candidates, scores.order(min(samples, max(2, round(self.elite_share * samples)))))
-        return Gaussian(elite.mean(1), torch.maximum(elite.std(1), self.min_std * proposal.std))
+        return share_of(samples, self.elite_share)
+
+    def update(
+        self, proposal: Proposal, state: Gaussian, candidates: Tensor, scores: Scores, elite: Tensor
+    ) -> Gaussian:
+        """See `Solver`."""
+        best = take(candidates, elite)
+        return Gaussian(best.mean(1), torch.maximum(best.std(1), self.min_std * proposal.std))

@@ -67,7 +67,7 @@ class Gradient(Solver[Descent]):
         """See `Solver`."""
         return Gaussian.of(proposal).draw(samples, generator) if state.points is None else state.points
 
-    def update(self, proposal: Proposal, state: Descent, candidates: Tensor, scores: Scores) -> Descent:
+    def update(self, proposal: Proposal, state: Descent, candidates: Tensor, scores: Scores, elite: Tensor) -> Descent:
         """See `Solver`."""
         ranks = scores.ranks()
         if not ranks.requires_grad:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hiwm.checks import at_least, within
 from hiwm.planning.solvers.gaussian import Gaussian, standard_normal
-from hiwm.planning.solvers.solver import Proposal, Scores, Solution, Solver, take
+from hiwm.planning.solvers.solver import Proposal, Scores, Solution, Solver, share_of, take
 
 
 @dataclass(frozen=True)
@@ -86,18 +86,17 @@ class ICEM(Solver[Memory]):
             noise[:, 0] = 0
         return state.gaussian.spread(noise)
 
-    def update(self, proposal: Proposal, state: Memory, candidates: Tensor, scores: Scores) -> Memory:
+    def update(self, proposal: Proposal, state: Memory, candidates: Tensor, scores: Scores, elite: Tensor) -> Memory:
         """See `Solver`."""
-        samples = candidates.shape[1]
-        elites = min(samples, max(2, round(self.elite_share * samples)))
-        if state.elite is not None and state.scores is not None:
-            elites = state.elite.shape[1]
+        if state.elite is None or state.scores is None:
+            elite = scores.order(share_of(candidates.shape[1], self.elite_share))
+        else:
             candidates, scores = self._joined(state.elite, state.scores, candidates, scores)
-        order = scores.order(elites)
-        elite = take(candidates, order)
-        mean = torch.lerp(elite.mean(1), state.gaussian.mean, self.inertia)
-        std = torch.lerp(elite.std(1), state.gaussian.std, self.inertia)
-        return Memory(Gaussian(mean, std), state.round + 1, elite, scores.take(order))
+            elite = scores.order(state.elite.shape[1])
+        best = take(candidates, elite)
+        mean = torch.lerp(best.mean(1), state.gaussian.mean, self.inertia)
+        std = torch.lerp(best.std(1), state.gaussian.std, self.inertia)
+        return Memory(Gaussian(mean, std), state.round + 1, best, scores.take(elite))
 
     def finish(self, solution: Solution, state: Memory) -> Solution:
         """See `Solver`."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hiwm.checks import at_least, within
 from hiwm.planning.solvers.gaussian import Gaussian
-from hiwm.planning.solvers.solver import Proposal, Scores, Solver, take
+from hiwm.planning.solvers.solver import Proposal, Scores, Solver, share_of, take
 
 
 class MPPI(Solver[Gaussian]):
@@ -51,16 +51,20 @@ class MPPI(Solver[Gaussian]):
         """See `Solver`."""
         return state.draw(samples, generator)
 
-    def update(self, proposal: Proposal, state: Gaussian, candidates: Tensor, scores: Scores) -> Gaussian:
+    def elites(self, samples: int) -> int:
         """See `Solver`."""
-        samples = candidates.shape[1]
-        order = scores.order(min(samples, max(2, round(self.elite_share * samples))))
-        elite = take(candidates, order)
-        weight = weights(take(scores.ranks(), order), self.temperature)[:, :, None, None]
-        mean = (weight * elite).sum(1)
+        return share_of(samples, self.elite_share)
+
+    def update(
+        self, proposal: Proposal, state: Gaussian, candidates: Tensor, scores: Scores, elite: Tensor
+    ) -> Gaussian:
+        """See `Solver`."""
+        best = take(candidates, elite)
+        weight = weights(take(scores.ranks(), elite), self.temperature)[:, :, None, None]
+        mean = (weight * best).sum(1)
         if self.min_std is None:
             return Gaussian(mean, state.std)
-        std = (weight * (elite - mean.unsqueeze(1)).square()).sum(1).sqrt()
+        std = (weight * (best - mean.unsqueeze(1)).square()).sum(1).sqrt()
         return Gaussian(mean, torch.minimum(torch.maximum(std, self.min_std * proposal.std), proposal.std))
 
 

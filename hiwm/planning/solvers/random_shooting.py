@@ -31,6 +31,8 @@ class RandomShooting(Solver[Gaussian]):
         """See `Solver`."""
         return state.draw(samples, generator)
 
-    def update(self, proposal: Proposal, state: Gaussian, candidates: Tensor, scores: Scores) -> Gaussian:
+    def update(
+        self, proposal: Proposal, state: Gaussian, candidates: Tensor, scores: Scores, elite: Tensor
+    ) -> Gaussian:
         """See `Solver`."""
         return state

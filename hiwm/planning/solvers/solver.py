@@ -25,7 +25,7 @@ class Scores:
     Args:
         energy: lower is better, (B, S); not a number counts as inf.
         violation: of K constraints, (B, S, K): positive is forbidden, at most 0 is allowed. How far below 0 (the slack)
-            may be told or cut off; the augmented Lagrangian makes use of it. None without constraints.
+            may be told or cut off; without it the augmented Lagrangian's multipliers can only rise. None without constraints.
     """
 
     energy: Tensor
@@ -128,8 +128,20 @@ class Solver(ABC, Generic[State]):
         """A round's candidates, (B, at most `samples`, C, F); the first of the first round is the proposal's mean."""
 
     @abstractmethod
-    def update(self, proposal: Proposal, state: State, candidates: Tensor, scores: Scores) -> State:
-        """The state after a round, from its candidates (B, S, C, F) within bounds."""
+    def update(self, proposal: Proposal, state: State, candidates: Tensor, scores: Scores, elite: Tensor) -> State:
+        """The state after a round.
+
+        Args:
+            proposal: as in `start`.
+            state: before.
+            candidates: what was tried, (B, S, C, F), within bounds.
+            scores: theirs.
+            elite: indices of the best `elites(S)` of them, best first, (B, N).
+        """
+
+    def elites(self, samples: int) -> int:
+        """How many of a round's best candidates `update` is told of."""
+        return 1
 
     def project(self, proposal: Proposal, candidates: Tensor) -> Tensor:
         """To what may be tried: by default the bounds."""
@@ -174,8 +186,9 @@ class Solver(ABC, Generic[State]):
                     candidates = with_guesses(candidates, proposal.guesses)
                 candidates = self.project(proposal, candidates).detach().requires_grad_(self.differentiates)
                 scores = energy(candidates).without_nan()
-                state = self.update(proposal, state, candidates, scores)
-                best = better(best, best_of(candidates, scores))
+                elite = scores.order(self.elites(candidates.shape[1]))
+                state = self.update(proposal, state, candidates, scores, elite)
+                best = better(best, best_of(candidates, scores, elite[:, :1]))
                 if deadline < math.inf:
                     best.energy.sum().item()  # waits for the device, so that the time is true
                     now = time.perf_counter()
@@ -201,14 +214,18 @@ def total_violation(violation: Tensor) -> Tensor:
     return violation.clamp_min(0).sum(-1)
 
 
-def best_of(candidates: Tensor, scores: Scores) -> Solution:
-    """The best of a round's candidates."""
-    energy = scores.energy
+def share_of(samples: int, share: float) -> int:
+    """Elites for a share of the candidates: at least 2, for there is no deviation of one."""
+    return min(samples, max(2, round(share * samples)))
+
+
+def best_of(candidates: Tensor, scores: Scores, index: Tensor) -> Solution:
+    """The best of a round's candidates, first by rank at `index`, (B, 1)."""
     if scores.violation is not None:
         # exact, where Deb's penalty would round a small violation away
         total = total_violation(scores.violation)
-        energy = torch.where(total == total.amin(1, keepdim=True), energy, torch.inf)
-    index = energy.argmin(1, keepdim=True)
+        least = total == total.amin(1, keepdim=True)
+        index = torch.where(least, scores.energy, torch.inf).argmin(1, keepdim=True)
     actions, chosen = take(candidates, index).detach(), scores.take(index)
     violation = None if chosen.violation is None else chosen.violation.squeeze(1).detach()
     return Solution(actions.squeeze(1), chosen.energy.squeeze(1).detach(), violation, actions)
