@@ -16,19 +16,20 @@ from hiwm.planning.plan import least_distance
 from hiwm.planning.solvers.cem import CEM
 from hiwm.planning.solvers.solver import Proposal, Scores
 
-SAMPLES, ITERATIONS, ELITES, HORIZON, LATENT, ACTION = 300, 10, 30, 10, 8, 2
-TIMES = 10
+SAMPLES, ITERATIONS, ELITES, HORIZON, LATENT, ACTION = 300, 3, 30, 10, 8, 2
+TIMES = 15
 
 
-def seconds(function):
-    """Of one call, the median of `TIMES`, warm."""
-    function()
-    spent = []
-    for _ in range(TIMES):
-        began = time.perf_counter()
-        function()
-        spent.append(time.perf_counter() - began)
-    return float(np.median(spent))
+def medians(functions):
+    """Seconds of one call of each, the median of `TIMES` in turn, warm."""
+    spent = {name: [] for name in functions}
+    for number in range(TIMES + 1):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function()
+            if number:
+                spent[name].append(time.perf_counter() - began)
+    return {name: float(np.median(values)) for name, values in spent.items()}
 
 
 class World(torch.nn.Module):
@@ -81,12 +82,11 @@ def test_milliseconds_a_search(batch):
 
         return solve
 
-    others = {f"theirs, {size} at once": theirs(size) for size in sorted({1, batch})}
-    found, own = ours().mean().item(), seconds(ours)
+    searches = {"ours": ours} | {f"theirs, {size} at once": theirs(size) for size in sorted({1, batch})}
+    spent = medians(searches)
     print(
         f"\n{batch} environments, {SAMPLES} candidates, {ITERATIONS} rounds, horizon {HORIZON}: milliseconds a search"
     )
-    print(f"  {'ours':<22}{1000 * own:9.1f}          mean energy {found:.3f}")
-    for name, solve in others.items():
-        energies, spent = solve().mean().item(), seconds(solve)
-        print(f"  {name:<22}{1000 * spent:9.1f}  x{spent / own:.2f}  mean energy {energies:.3f}")
+    for name, search in searches.items():
+        ratio = spent[name] / spent["ours"]
+        print(f"  {name:<22}{1000 * spent[name]:9.1f}  x{ratio:.2f} of ours  mean energy {search().mean().item():.3f}")
