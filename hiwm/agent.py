@@ -30,12 +30,14 @@ class World:
         environment: its config, `_target_` and arguments.
         action_low, action_high: bounds of primitive actions in the data.
         dataset: fingerprint of the data.
+        discrete: whether actions are one of several options, one-hot vectors in the data.
     """
 
     environment: Mapping[str, Any]
     action_low: Sequence[float]
     action_high: Sequence[float]
     dataset: str
+    discrete: bool = False
 
 
 class Agent:
@@ -72,10 +74,11 @@ class Agent:
         low, high = (torch.tensor(bound, device=hierarchy.device) for bound in (world.action_low, world.action_high))
         graph = graphs[len(self.hierarchy) - 1] if graphs else None
         self.allow = tuple(allow)
-        self.planner = HierarchicalPlanner(self.hierarchy, config, graph, low, high, allow, macros)
+        self.planner = HierarchicalPlanner(self.hierarchy, config, graph, low, high, allow, macros, world.discrete)
         self.inputs = self.hierarchy.specs[0].inputs
-        #: shape of one primitive action
-        self.action_shape = tuple(low.shape)
+        #: shape and type of one primitive action as `act` gives it
+        self.action_shape = () if world.discrete else tuple(low.shape)
+        self.action_dtype = np.int64 if world.discrete else np.float32
         self._plan: Plan | None = None
         self._batch: int | None = None
 
@@ -99,7 +102,7 @@ class Agent:
         self._plan = None
 
     def act(self, observation: Observation) -> np.ndarray:
-        """The next action, (A,) or (B, A), for an observation or a batch as large as the goals'."""
+        """The next action, (A,) or (B, A), for an observation or a batch as large as the goals'; a number if it is discrete."""
         if self._batch is None:
             raise ValueError("reset(goal) must come before act(observation)")
         tensors, single = self._tensors(observation)
@@ -108,6 +111,8 @@ class Agent:
             raise ValueError(f"{batch} observations for {self._batch} goals; allowed: as many as reset() was given")
         self._plan = self.planner.plan(tensors)
         action = self._plan.action.cpu().numpy()
+        if self.world.discrete:
+            action = action.argmax(-1)
         return action[0] if single else action
 
     def keep(self, rows: np.ndarray) -> None:

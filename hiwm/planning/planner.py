@@ -49,6 +49,7 @@ class PlannerConfig:
         macro_bound: macro-actions are clamped to +- this many deviations, with queue and bank instead to the 2 % and 98 %
             quantiles of recent real ones; level 0's actions to those in the data.
         solver: the search method, one of `configs/solver/`.
+        discrete_solver: that of level 0 where the environment's actions are discrete: one-hot vectors.
         warm_start: a search also tries what the level's last one ended with, shifted by the steps that have passed since;
             the end of the horizon is filled with the proposal's mean.
         milliseconds: longest search of a level, for the whole batch; null: none. A search stops after the round that another
@@ -67,6 +68,7 @@ class PlannerConfig:
     inverse_std: Sequence[float]
     macro_bound: float
     solver: Mapping[str, Any]
+    discrete_solver: Mapping[str, Any] | None = None
     warm_start: bool = False
     milliseconds: float | None = None
 
@@ -106,6 +108,7 @@ class HierarchicalPlanner:
         action_low, action_high: bounds of primitive actions, (A,).
         allow: packages trusted for the solver's class besides hiwm's own.
         macros: real actions of each level, for the proposals queue and bank.
+        discrete: whether primitive actions are one-hot vectors.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class HierarchicalPlanner:
         action_high: Tensor,
         allow: Sequence[str] = (),
         macros: Sequence[MacroActions] = (),
+        discrete: bool = False,
     ) -> None:
         config.check(len(hierarchy))
         if config.landmarks != "none" and landmarks is None:
@@ -152,7 +156,12 @@ class HierarchicalPlanner:
         self.top = len(hierarchy) - 1
         self.macros = macros
         self._check_macros()
-        self.solver: Solver[Any] = build(config.solver, allow)
+        self.discrete = discrete
+        self.solvers: list[Solver[Any]] = [build(config.solver, allow)] * len(hierarchy)
+        if discrete:
+            if config.discrete_solver is None:
+                raise ValueError("planner.discrete_solver is null; allowed: a solver, for the actions are discrete")
+            self.solvers[0] = build(config.discrete_solver, allow)
         self.bounds = (action_low.flatten(), action_high.flatten())
         self.spaces = [self._space(k) for k in range(len(hierarchy))]
         self.samples = self._samples()
@@ -278,7 +287,7 @@ class HierarchicalPlanner:
         proposal = self._propose(k, latent, present, target, target_level, steps_left, energy)
         if self.config.warm_start:
             proposal = replace(proposal, guesses=self._shifted(k, proposal.mean))
-        found = self.solver.solve(energy, proposal, self.samples[k], self.generator, deadline)
+        found = self.solvers[k].solve(energy, proposal, self.samples[k], self.generator, deadline)
         self.kept[k] = found.kept
         actions = space.actions(found.actions)
         predicted = level.predictor.rollout_from(present, actions)
@@ -375,12 +384,12 @@ class HierarchicalPlanner:
             calls = self.config.budget / len(searching) * self.config.replan[k]
             passes = self.hierarchy.levels[k].predictor.passes
             # trying the bank's sequences is one more round
-            rounds = self.solver.cost + (self._proposal(k) == "bank")
+            rounds = self.solvers[k].cost + (self._proposal(k) == "bank")
             samples[k] = round(calls / (rounds * self.config.horizon[k] * passes))
-            if samples[k] < self.solver.min_samples:
+            if samples[k] < self.solvers[k].min_samples:
                 raise ValueError(
                     f"planner.budget is {self.config.budget}: level {k} gets {samples[k]} candidates a round; allowed: at "
-                    f"least {self.solver.min_samples}. Raise the budget or planner.replan[{k}], or lower "
+                    f"least {self.solvers[k].min_samples}. Raise the budget or planner.replan[{k}], or lower "
                     f"planner.horizon[{k}] or the rounds of planner.solver"
                 )
         return samples
@@ -395,7 +404,9 @@ class HierarchicalPlanner:
         else:
             high = torch.tensor(self.config.macro_bound, device=low.device)
             low = -high
-        return SearchSpace(self.config.horizon[k], dim, free, self.config.repeat[k], low, high)
+        return SearchSpace(
+            self.config.horizon[k], dim, free, self.config.repeat[k], low, high, self.discrete and k == 0
+        )
 
     def _primitive(self, part: LevelPlan) -> Tensor:
         assert part.actions is not None, "level 0 always acts"

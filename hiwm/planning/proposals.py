@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hiwm.planning.macros import MacroActions
+from hiwm.planning.solvers.categorical import likeliest
 from hiwm.planning.solvers.solver import Energy, Proposal, best_of
 
 INVERSE = ("inverse", "inverse+search")
@@ -25,6 +26,7 @@ class SearchSpace:
         dim_free: size F of what is chosen at once, a primitive action at level 0 and A elsewhere.
         repeat: how many of those a choice is held for; C choices of F numbers make H actions.
         low, high: bounds of a choice, (F,) or ().
+        discrete: a choice is one of F options, a one-hot vector; a proposal's mean then holds their probabilities.
     """
 
     horizon: int
@@ -33,10 +35,12 @@ class SearchSpace:
     repeat: int
     low: Tensor
     high: Tensor
+    discrete: bool
 
     def clamp(self, actions: Tensor) -> Tensor:
-        """Actions of the level within the bounds, (..., A) -> (..., A)."""
-        return actions.unflatten(-1, (-1, self.dim_free)).clamp(self.low, self.high).flatten(-2)
+        """Actions of the level within the bounds, or the options nearest to them, (..., A) -> (..., A)."""
+        free = actions.unflatten(-1, (-1, self.dim_free))
+        return (likeliest(free) if self.discrete else free.clamp(self.low, self.high)).flatten(-2)
 
     def choices(self, actions: Tensor) -> Tensor:
         """Actions of the level as choices, each the mean of those it is held for, (B, H, A) -> (B, C, F)."""
@@ -62,8 +66,9 @@ class SearchSpace:
 
 
 def anywhere(space: SearchSpace, batch: int, std: float) -> Proposal:
-    """N(0, std)."""
-    mean = space.choices(space.low.new_zeros(batch, space.horizon, space.dim))
+    """N(0, std); of discrete choices all options alike."""
+    least = 1 / space.dim_free if space.discrete else 0.0
+    mean = space.choices(space.low.new_full((batch, space.horizon, space.dim), least))
     return Proposal(mean, torch.full_like(mean, std), space.low, space.high)
 
 
@@ -75,7 +80,12 @@ def like_real(space: SearchSpace, batch: int, macros: MacroActions) -> Proposal:
 
 
 def around(space: SearchSpace, mean: Tensor, std: float) -> Proposal:
-    """The neighbourhood of choices (B, C, F), which the bounds never cut: a real action may lie beyond the quantiles."""
+    """The neighbourhood of choices (B, C, F), which the bounds never cut: a real action may lie beyond the quantiles.
+
+    Of discrete choices half of the probability goes to all options alike.
+    """
+    if space.discrete:
+        mean = (mean + 1 / space.dim_free) / 2
     low, high = torch.minimum(space.low, mean), torch.maximum(space.high, mean)
     return Proposal(mean, torch.full_like(mean, std), low, high)
 

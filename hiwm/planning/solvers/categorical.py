@@ -53,7 +53,7 @@ class CategoricalCEM(Solver[Tensor]):
 
     def project(self, proposal: Proposal, candidates: Tensor) -> Tensor:
         """To one-hot vectors."""
-        return F.one_hot(candidates.argmax(-1), candidates.shape[-1]).to(candidates.dtype)
+        return likeliest(candidates)
 
     def elites(self, samples: int) -> int:
         """See `Solver`."""
@@ -67,3 +67,8 @@ class CategoricalCEM(Solver[Tensor]):
         """Half of the probability to the actions: all of it would leave nothing to search."""
         mean = (proposal.mean / proposal.mean.sum(-1, keepdim=True) + actions) / 2
         return Proposal(mean, proposal.std, proposal.low, proposal.high)
+
+
+def likeliest(values: Tensor) -> Tensor:
+    """The option of the largest value, one-hot, (..., F) -> (..., F)."""
+    return F.one_hot(values.argmax(-1), values.shape[-1]).to(values.dtype)
