@@ -20,6 +20,7 @@ from hiwm.experiment import is_one_hot, run
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
 from hiwm.planning.planner import HierarchicalPlanner
+from hiwm.planning.proposals import SearchSpace, anywhere, around
 
 MOVES = torch.tensor(tiny.DiscreteRoom.MOVES, dtype=torch.float32)
 
@@ -83,6 +84,15 @@ def test_every_proposal_plans_real_actions(discrete_run, name):
         upper = agent.plan.steps[1].actions
         assert upper is not None
         assert not is_one_hot(upper.flatten(0, 1).numpy())
+
+
+def test_where_a_discrete_search_begins():
+    space = SearchSpace(2, 3, 3, 1, torch.zeros(3), torch.ones(3), discrete=True)
+    torch.testing.assert_close(anywhere(space, 1, 9.0).mean, torch.full((1, 2, 3), 1 / 3))
+    wanted = torch.tensor([[[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]])
+    found = around(space, wanted, 9.0).mean
+    torch.testing.assert_close(found, torch.tensor([[[1, 4, 1], [4, 1, 1]]]) / 6)
+    assert space.clamp(torch.tensor([[0.2, 0.9, -0.3]])).tolist() == [[0.0, 1.0, 0.0]]
 
 
 class Moves(Predictor):

@@ -118,6 +118,17 @@ def test_same_generator_same_answer():
     assert not torch.equal(answers[0], answers[2])
 
 
+def test_the_deviation_keeps_a_share_of_the_proposals():
+    start = proposal(1, std=2.0)
+    candidates = torch.zeros(1, 10, H, A)
+    candidates[:, :, 0] = torch.arange(10.0)[:, None]
+    scores = Scores(torch.arange(10.0).unsqueeze(0))
+    solver = CEM(elite_share=0.5, min_std=0.25)
+    after = solver.update(start, solver.start(start), candidates, scores, scores.order(solver.elites(10)))
+    assert after.mean[0, :, 0].tolist() == [2.0, 0.0, 0.0]
+    torch.testing.assert_close(after.std[0, :, 0], torch.tensor([2.5**0.5, 0.5, 0.5]))
+
+
 def test_the_answers_of_the_first_version():
     """Found with the CEM that had a loop of its own (commit 54905de): results of old seeds stay what they are."""
     index = torch.arange(2 * H * A, dtype=torch.float32).reshape(2, H, A)

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from hiwm.build import build
-from hiwm.planning.solvers.augmented_lagrangian import AugmentedLagrangian
+from hiwm.planning.solvers.augmented_lagrangian import AugmentedLagrangian, Prices, lagrangian
 from hiwm.planning.solvers.categorical import CategoricalCEM
 from hiwm.planning.solvers.cem import CEM
 from hiwm.planning.solvers.gradient import Gradient
@@ -329,6 +329,28 @@ def test_a_constrained_quadratic_and_its_multipliers(inner, slack):
     torch.testing.assert_close(found.energy, (expected - target).square().sum((1, 2)) / 2, atol=0.01, rtol=0.02)
 
 
+def test_what_constraints_add_to_the_energy():
+    """(max(0, lambda + rho g)^2 - lambda^2) / (2 rho), summed over the constraints."""
+    multipliers, penalties = torch.tensor([[0.0, 1.5]]), torch.tensor([[2.0, 4.0]])
+    violation = randn(1, 50, 2, seed=1)
+    over = (multipliers + penalties * violation).clamp_min(0)
+    expected = ((over**2 - multipliers**2) / (2 * penalties)).sum(-1)
+    torch.testing.assert_close(lagrangian(violation, Prices(multipliers, penalties, multipliers)), expected)
+
+
+def test_multipliers_follow_from_the_best_of_a_round():
+    """The second inner round is worse than the first."""
+    solver = AugmentedLagrangian(solver=RandomShooting(iterations=2), penalty=2.0)
+    proposal = gaussian(1)
+    state = solver.start(proposal)
+    first, second = randn(1, 5, C, F, seed=1), randn(1, 5, C, F, seed=2)
+    for candidates, energy, over in ((first, [3.0, 1.0, 9.0, 9.0, 9.0], 0.5), (second, [9.0] * 5, 4.0)):
+        scores = Scores(torch.tensor([energy]), torch.full((1, 5, 1), over))
+        state = solver.update(proposal, state, candidates, scores, scores.order(1))
+    assert torch.equal(state.proposal.mean, first[:, 1])
+    assert state.prices.multipliers.tolist() == [[2.0 * 0.5]]
+
+
 def test_penalties_grow_only_where_a_constraint_is_far_from_met():
     """Candidates that never change cannot meet the first constraint; they meet the second."""
     solver = AugmentedLagrangian(solver=CEM(iterations=1), rounds=3, penalty=2.0, growth=10.0)
@@ -414,10 +436,12 @@ def test_mppi_moves_to_the_weighted_mean():
         mean = sum(raw[s] * candidates[0, s] for s in kept) / sum(raw.values())
         torch.testing.assert_close(after.mean[0], mean)
         assert after.std is proposal.std
-        fitted = MPPI(temperature=0.4, elite_share=share, min_std=0.01)
-        after = fitted.update(proposal, solver.start(proposal), candidates, scores, elite)
-        var = sum(raw[s] * (candidates[0, s] - mean) ** 2 for s in kept) / sum(raw.values())
-        torch.testing.assert_close(after.std[0], var.sqrt().clamp(0.009, 0.9))
+        std = (sum(raw[s] * (candidates[0, s] - mean) ** 2 for s in kept) / sum(raw.values())).sqrt()
+        for most, least in ((9.0, 0.001), (0.2, 0.001), (9.0, 0.9)):
+            proposal = gaussian(1, 1, 2, std=most)
+            fitted = MPPI(temperature=0.4, elite_share=share, min_std=least)
+            after = fitted.update(proposal, fitted.start(proposal), candidates, scores, elite)
+            torch.testing.assert_close(after.std[0], std.clamp(least * most, most))
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
@@ -439,6 +463,18 @@ def test_coloured_noise_of_any_length_has_deviation_one(length):
     noise = coloured(randn(2000, 10, length, 1), 2.5)
     assert noise.shape == (2000, 10, length, 1)
     torch.testing.assert_close(noise.std((0, 1, 3)), torch.ones(length), atol=0.02, rtol=0)
+
+
+def test_icem_draws_actions_that_hang_together():
+    proposal = gaussian(2, choices=32, std=0.7)
+    neighbours = []
+    for exponent in (0.0, 2.0):
+        solver = ICEM(exponent=exponent)
+        drawn = solver.draw(proposal, solver.start(proposal), 500, generator())[:, 1:]
+        assert drawn.std().item() == pytest.approx(0.7, abs=0.03)
+        neighbours.append((drawn[:, :, 1:] * drawn[:, :, :-1]).mean().item() / 0.7**2)
+    assert neighbours[0] == pytest.approx(0, abs=0.03)
+    assert neighbours[1] > 0.8
 
 
 def test_icem_takes_fewer_candidates_and_keeps_elites():
@@ -488,6 +524,15 @@ def test_gradient_steps_are_adams():
         adam.zero_grad()
         bowl(target, scale)(point.unsqueeze(1)).energy.sum().backward()
         adam.step()
+
+
+def test_gradient_leaves_what_is_forbidden_though_the_energy_pulls_the_other_way():
+    def energy(candidates):
+        total = candidates.sum((-1, -2))
+        return Scores(-total, torch.stack([total + 1, -100 - total], -1))
+
+    found = Gradient(iterations=30).solve(energy, gaussian(2), 1, generator())
+    assert (found.violation <= 0).all()
 
 
 def test_gradient_works_where_gradients_are_off_and_says_when_there_is_none():

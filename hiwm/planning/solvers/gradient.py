@@ -18,7 +18,7 @@ class Descent:
 
     Args:
         points: (B, S, C, F); None before the first round.
-        first, second: running means of the gradient and of its square, in the unit of the proposal's deviation.
+        first, second: running means of the gradient and of its square, likewise.
         round: rounds so far.
     """
 
@@ -77,13 +77,12 @@ class Gradient(Solver[Descent]):
             )
         (slope,) = torch.autograd.grad(ranks.sum(), candidates)
         with torch.no_grad():
-            unit = proposal.std.unsqueeze(1)
-            slope = unit * slope.nan_to_num(0, 0, 0)  # a candidate whose energy is not finite stays where it is
+            slope = slope.nan_to_num(0, 0, 0)  # a candidate whose energy is not finite stays where it is
             (one, two), t = self.decay, state.round + 1
             first = torch.zeros_like(slope) if state.first is None else state.first
             second = torch.zeros_like(slope) if state.second is None else state.second
             first = one * first + (1 - one) * slope
             second = two * second + (1 - two) * slope.square()
             step = first / (1 - one**t) / ((second / (1 - two**t)).sqrt() + self.EPSILON)
-            points = candidates - self.learning_rate * unit * step
+            points = candidates - self.learning_rate * proposal.std.unsqueeze(1) * step
         return Descent(points, first, second, t)
