@@ -35,7 +35,7 @@ class SearchSpace:
     repeat: int
     low: Tensor
     high: Tensor
-    discrete: bool
+    discrete: bool = False
 
     def clamp(self, actions: Tensor) -> Tensor:
         """Actions of the level within the bounds, or the options nearest to them, (..., A) -> (..., A)."""
@@ -67,8 +67,8 @@ class SearchSpace:
 
 def anywhere(space: SearchSpace, batch: int, std: float) -> Proposal:
     """N(0, std); of discrete choices all options alike."""
-    least = 1 / space.dim_free if space.discrete else 0.0
-    mean = space.choices(space.low.new_full((batch, space.horizon, space.dim), least))
+    value = 1 / space.dim_free if space.discrete else 0.0
+    mean = space.choices(space.low.new_full((batch, space.horizon, space.dim), value))
     return Proposal(mean, torch.full_like(mean, std), space.low, space.high)
 
 

@@ -417,7 +417,7 @@ def test_passes_with_a_gradient_count_three_times(agent):
 
 
 def test_shifted_choices():
-    space = SearchSpace(4, 2, 2, 2, LOW, HIGH, discrete=False)  # two choices, each held for two steps
+    space = SearchSpace(4, 2, 2, 2, LOW, HIGH)  # two choices, each held for two steps
     choices = torch.tensor([[[1.0, 10], [2, 20]], [[3, 30], [4, 40]]]).unsqueeze(0)  # (1, 2, 2, 2)
     mean = torch.tensor([[[0.0, 0], [8, 80]]])
     assert space.shifted(choices, 0, mean) is choices

@@ -56,7 +56,7 @@ class AugmentedLagrangian(Solver[Round]):
     """min E(a) with g(a) <= 0: L = E + sum_k (max(0, lambda_k + rho_k g_k)^2 - lambda_k^2) / (2 rho_k), round after round.
 
     Another solver searches for the least L; then lambda_k <- max(0, lambda_k + rho_k g_k), and the next round starts where
-    it ended (Powell, Hestenes, Rockafellar; Nocedal & Wright 2006, eq. 17.65). rho_k grows where g_k came no nearer to being
+    it ended (Powell, Hestenes, Rockafellar; Nocedal & Wright 2006, Sec. 17.4). rho_k grows where g_k came no nearer to being
     met (Birgin & Martinez 2014, Alg. 4.1). Multipliers and penalties belong to one environment and one constraint each.
     The answer is the best candidate of all rounds, an allowed one if any was seen; without constraints, that of the inner solver.
 

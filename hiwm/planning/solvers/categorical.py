@@ -11,7 +11,7 @@ from hiwm.planning.solvers.solver import Proposal, Scores, Solver, share_of, tak
 
 
 class CategoricalCEM(Solver[Tensor]):
-    """p' = smoothing p + (1 - smoothing) elite frequencies (de Boer et al. 2005, "A tutorial on the CE method", Sec. 3.2).
+    """p' = smoothing p + (1 - smoothing) elite frequencies (smoothed updating, de Boer et al. 2005).
 
     Each of the C choices is one of F options. Candidates are one-hot, (B, S, C, F), and so must be what the predictor was
     trained on. The planner's proposal: `mean` holds the probabilities of the options (not negative; they need not sum to 1),

@@ -119,7 +119,7 @@ class ICEM(Solver[Memory]):
 def coloured(noise: Tensor, exponent: float) -> Tensor:
     """White noise with the power spectrum f^-exponent along its choices, (B, S, C, F) -> the same, of deviation 1.
 
-    Sec. 3.1; after Timmer & Koenig (1995), who draw the spectrum instead of filtering. The mean over the choices, of
+    The paper's (Timmer & Koenig 1995) draws the spectrum; filtering white noise is the same. The mean over the choices, of
     frequency 0, is scaled as the lowest frequency, 1 / C.
     """
     length = noise.shape[2]

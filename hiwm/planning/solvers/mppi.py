@@ -13,8 +13,8 @@ from hiwm.planning.solvers.solver import Proposal, Scores, Solver, share_of, tak
 class MPPI(Solver[Gaussian]):
     """mean' = sum_s w_s a_s  with  w_s = exp(-(E_s - min E) / temperature) / sum of these.
 
-    Williams et al. (2017, "Information theoretic MPC", Alg. 2, with gamma = 0: no cost of control) weigh all candidates and
-    keep the deviation: elite_share 1, min_std null. TD-MPC2 (Hansen et al. 2024, arXiv 2310.16828; its MPPI) weighs the elite
+    Williams et al. (2017, "Information theoretic MPC", with gamma = 0: no cost of control) weigh all candidates and keep the
+    deviation: elite_share 1, min_std null. TD-MPC2 (Hansen et al. 2024, arXiv 2310.16828; its MPPI) weighs the elite
     alone and fits the deviation with the same weights. The answer is the best candidate, to which every mean belongs.
 
     Args:

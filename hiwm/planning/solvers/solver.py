@@ -40,7 +40,7 @@ class Scores:
         return Scores(clean(self.energy), None if self.violation is None else clean(self.violation))
 
     def ranks(self) -> Tensor:
-        """One number to compare a batch's candidates by, (B, S): Deb's penalty (2000, eq. 4), without a parameter.
+        """One number to compare a batch's candidates by, (B, S): Deb's penalty (2000), which has no parameter.
 
         The energy of what is allowed; of what is not, the worst energy of anything allowed plus the total violation.
         """
