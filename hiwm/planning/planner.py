@@ -53,8 +53,8 @@ class PlannerConfig:
         warm_start: a search also tries what the level's last one ended with, shifted by the steps that have passed since;
             the end of the horizon is filled with the proposal's mean.
         milliseconds: longest search of a level, for the whole batch; null: none. A search stops after the round that another
-            one would take beyond it, with the best so far. The budget still sets the candidates of a round: to plan by time
-            alone, raise it and the solver's iterations. Plans are then not reproducible.
+            one would take beyond it, with the best so far, so that plans are not reproducible. The budget still counts: to
+            plan by time alone, raise it and the solver's iterations by the same factor.
     """
 
     landmarks: str
