@@ -101,9 +101,10 @@ def _collect_chunk(collection: Collection, envs: VectorEnv, episodes: np.ndarray
     # a last, smaller chunk fills the remaining environments with copies that are thrown away
     padded = np.resize(episodes, envs.num_envs)
     policy = collection.make_policy()
-    if not isinstance(envs.single_action_space, gymnasium.spaces.Box):
-        raise ValueError(f"the action space is {envs.single_action_space}; allowed: a Box")
-    policy.reset(_seeds(collection, padded, 1), envs.single_action_space, collection.steps)
+    space = envs.single_action_space
+    if not isinstance(space, gymnasium.spaces.Box | gymnasium.spaces.Discrete) or getattr(space, "start", 0) != 0:
+        raise ValueError(f"the action space is {space}; allowed: a Box, or a Discrete that starts at 0")
+    policy.reset(_seeds(collection, padded, 1), space, collection.steps)
     seeds: Any = _seeds(collection, padded, 0)  # VectorEnv's type of a seed forgets lists
     observations, infos = envs.reset(seed=seeds)
     lengths = np.full(len(padded), collection.steps)
@@ -111,7 +112,7 @@ def _collect_chunk(collection: Collection, envs: VectorEnv, episodes: np.ndarray
     for step in range(collection.steps):
         actions = policy.act(observations, infos, step)
         row = observations if isinstance(observations, dict) else {collection.column: observations}
-        rows.append({name: np.array(value) for name, value in row.items()} | {"action": np.array(actions)})
+        rows.append({name: np.array(value) for name, value in row.items()} | {"action": _stored(actions, space)})
         observations, _, _, _, infos = envs.step(actions)
         ended = infos["ended"]
         # the row after the last step holds the final observation; its action leads nowhere
@@ -121,3 +122,8 @@ def _collect_chunk(collection: Collection, envs: VectorEnv, episodes: np.ndarray
     columns = {name: np.stack([row[name] for row in rows], 1) for name in rows[0]}  # (B, steps, ...)
     columns = {name: c.astype(np.float32) if c.dtype == np.float64 else c for name, c in columns.items()}
     return [{name: c[i, : lengths[i]] for name, c in columns.items()} for i in range(len(episodes))]
+
+
+def _stored(actions: np.ndarray, space: gymnasium.spaces.Box | gymnasium.spaces.Discrete) -> np.ndarray:
+    """Actions (B, A) as they are; discrete ones (B,) as one-hot vectors (B, n)."""
+    return np.array(actions) if isinstance(space, gymnasium.spaces.Box) else np.eye(space.n, dtype=np.float32)[actions]

@@ -8,15 +8,17 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
+Space = gymnasium.spaces.Box | gymnasium.spaces.Discrete
+
 
 class Policy(Protocol):
     """Chooses the actions of `collect`; all randomness comes from the episodes' own seeds."""
 
-    def reset(self, seeds: Sequence[int], space: gymnasium.spaces.Box, steps: int) -> None:
+    def reset(self, seeds: Sequence[int], space: Space, steps: int) -> None:
         """New episodes, one an environment, of at most `steps` steps, with actions in `space` (of one environment)."""
 
     def act(self, observations: np.ndarray, infos: dict[str, Any], step: int) -> np.ndarray:
-        """(B, ...) -> actions (B, A)."""
+        """(B, ...) -> actions (B, A), or (B,) where they are discrete."""
         ...
 
 
@@ -30,13 +32,17 @@ class UniformPolicy:
     def __init__(self, *, repeat: int = 1) -> None:
         self.repeat = repeat
 
-    def reset(self, seeds: Sequence[int], space: gymnasium.spaces.Box, steps: int) -> None:
+    def reset(self, seeds: Sequence[int], space: Space, steps: int) -> None:
         draws = -(-steps // self.repeat)
-        low, high = space.low, space.high
-        self.actions = np.stack([np.random.default_rng(s).uniform(low, high, (draws, *low.shape)) for s in seeds], 1)
+        rngs = [np.random.default_rng(s) for s in seeds]
+        if isinstance(space, gymnasium.spaces.Discrete):
+            self.actions = np.stack([rng.integers(space.n, size=draws) for rng in rngs], 1)
+        else:
+            drawn = [rng.uniform(space.low, space.high, (draws, *space.shape)) for rng in rngs]
+            self.actions = np.stack(drawn, 1).astype(np.float32)
 
     def act(self, observations: np.ndarray, infos: dict[str, Any], step: int) -> np.ndarray:
-        return self.actions[step // self.repeat].astype(np.float32)
+        return self.actions[step // self.repeat]
 
 
 class NoisyExpertPolicy:
@@ -51,7 +57,8 @@ class NoisyExpertPolicy:
         self.noise = noise
         self.repeat_share = repeat_share
 
-    def reset(self, seeds: Sequence[int], space: gymnasium.spaces.Box, steps: int) -> None:
+    def reset(self, seeds: Sequence[int], space: Space, steps: int) -> None:
+        space = _continuous(space, "NoisyExpertPolicy")
         self.low, self.high = space.low, space.high
         rngs = [np.random.default_rng(s) for s in seeds]
         self.draws = np.stack([rng.normal(0, self.noise, (steps, *space.shape)) for rng in rngs], 1)
@@ -87,7 +94,8 @@ class SmoothPolicy:
         self.speed = speed
         self.switch_steps = switch_steps
 
-    def reset(self, seeds: Sequence[int], space: gymnasium.spaces.Box, steps: int) -> None:
+    def reset(self, seeds: Sequence[int], space: Space, steps: int) -> None:
+        space = _continuous(space, "SmoothPolicy")
         if space.shape != (2,):
             raise ValueError(f"SmoothPolicy: actions have the shape {space.shape}; allowed: (2,)")
         self.middle, self.half = (space.low + space.high) / 2, (space.high - space.low) / 2
@@ -122,7 +130,7 @@ class MixturePolicy:
     def __init__(self, *, policies: Sequence[Policy]) -> None:
         self.policies = policies
 
-    def reset(self, seeds: Sequence[int], space: gymnasium.spaces.Box, steps: int) -> None:
+    def reset(self, seeds: Sequence[int], space: Space, steps: int) -> None:
         self.chosen = np.array([np.random.default_rng([s, 1]).integers(len(self.policies)) for s in seeds])
         for policy in self.policies:
             policy.reset(seeds, space, steps)
@@ -130,3 +138,9 @@ class MixturePolicy:
     def act(self, observations: np.ndarray, infos: dict[str, Any], step: int) -> np.ndarray:
         actions = np.stack([policy.act(observations, infos, step) for policy in self.policies])
         return actions[self.chosen, np.arange(len(self.chosen))]
+
+
+def _continuous(space: Space, policy: str) -> gymnasium.spaces.Box:
+    if not isinstance(space, gymnasium.spaces.Box):
+        raise ValueError(f"{policy}: the action space is {space}; allowed: a Box")
+    return space

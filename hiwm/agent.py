@@ -34,6 +34,7 @@ class World:
         dataset: fingerprint of the data.
         goal: columns of an observation that goals are about; none for all of it.
         goal_sizes: numbers in each.
+        discrete: whether actions are one of several options, one-hot vectors in the data.
     """
 
     environment: Mapping[str, Any]
@@ -42,6 +43,7 @@ class World:
     dataset: str
     goal: Sequence[str] = ()
     goal_sizes: Sequence[int] = ()
+    discrete: bool = False
 
 
 class Agent:
@@ -81,10 +83,11 @@ class Agent:
         low, high = (torch.tensor(bound, device=hierarchy.device) for bound in (world.action_low, world.action_high))
         graph = graphs[len(self.hierarchy) - 1] if graphs else None
         self.allow = tuple(allow)
-        self.planner = HierarchicalPlanner(self.hierarchy, config, graph, low, high, allow, macros)
+        self.planner = HierarchicalPlanner(self.hierarchy, config, graph, low, high, allow, macros, world.discrete)
         self.inputs = self.hierarchy.specs[0].inputs
-        #: shape of one primitive action
-        self.action_shape = tuple(low.shape)
+        #: shape and type of one primitive action as `act` gives it
+        self.action_shape = () if world.discrete else tuple(low.shape)
+        self.action_dtype = np.int64 if world.discrete else np.float32
         self._plan: Plan | None = None
         self._batch: int | None = None
 
@@ -128,7 +131,7 @@ class Agent:
         self._plan = None
 
     def act(self, observation: Observation) -> np.ndarray:
-        """The next action, (A,) or (B, A), for an observation or a batch as large as the goals'."""
+        """The next action, (A,) or (B, A), for an observation or a batch as large as the goals'; a number if it is discrete."""
         if self._batch is None:
             raise ValueError("reset(goal) must come before act(observation)")
         tensors, single = self._tensors(observation)
@@ -137,6 +140,8 @@ class Agent:
             raise ValueError(f"{batch} observations for {self._batch} goals; allowed: as many as reset() was given")
         self._plan = self.planner.plan(tensors)
         action = self._plan.action.cpu().numpy()
+        if self.world.discrete:
+            action = action.argmax(-1)
         return action[0] if single else action
 
     def keep(self, rows: np.ndarray) -> None:

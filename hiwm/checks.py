@@ -14,6 +14,14 @@ def at_least(where: str, minimum: float, **values: float) -> None:
             raise ValueError(f"{where}{key} is {value}; allowed: at least {minimum}")
 
 
+def within(where: str, interval: str, **values: float) -> None:
+    """Every value lies in the interval, e.g. "(0, 1]" or "[0, inf)"."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    for key, value in values.items():
+        if not (low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")):
+            raise ValueError(f"{where}{key} is {value}; allowed: in {interval}")
+
+
 def matches(value: Any, hint: Any) -> bool:
     """Whether a plain value (number, text, list, mapping) is of a type, elements included."""
     origin, arguments = get_origin(hint), get_args(hint)

@@ -105,6 +105,9 @@ collapse@levels.level<k>={choices("collapse")}
 macro@levels.level<k>={choices("macro")}
 and, of level 0, how its encoder learns before it:
 pretraining@levels.level0={choices("pretraining")}
+and, of the planner, how it searches:
+solver@planner.solver={choices("solver")}
+(of level 0 with discrete actions: solver@planner.discrete_solver)
 
 Keys and defaults, dotted on the command line, e.g. training.steps=3000:
 

@@ -133,9 +133,10 @@ def train(config: Config) -> None:
         for level, period in zip(latents, hierarchy.periods, strict=True)
     ]
     readouts = _fit_readouts(config, dataset, latents, processes)
-    low, high = _action_bounds(dataset)
+    actions = _actions(dataset)
+    low, high, discrete = actions.min(0).tolist(), actions.max(0).tolist(), is_one_hot(actions)
     sizes = [int(np.prod(dataset.column(name).shape[1:])) for name in config.goal.columns]
-    world = World(config.environment, low, high, dataset.fingerprint, config.goal.columns, sizes)
+    world = World(config.environment, low, high, dataset.fingerprint, config.goal.columns, sizes, discrete)
     agent = Agent(hierarchy, graphs, macros, readouts, config.planner, world, seed=config.seed, allow=config.allow)
     home = config.folder / "hierarchy"
     agent.save(home)
@@ -245,14 +246,19 @@ def _say_results(agents: dict[str, Any]) -> None:
         )
 
 
-def _action_bounds(dataset: Trajectories) -> tuple[list[float], list[float]]:
-    """Least and largest actions of the data, without those of the episodes' last rows, which lead nowhere."""
+def is_one_hot(actions: np.ndarray) -> bool:
+    """Whether all of them (N, A) are one-hot vectors, which is how discrete actions are stored."""
+    return actions.shape[1] > 1 and bool(np.isin(actions, (0, 1)).all() and (actions.sum(1) == 1).all())
+
+
+def _actions(dataset: Trajectories) -> np.ndarray:
+    """The actions of the data (N, A), without those of the episodes' last rows, which lead nowhere."""
     leads = np.ones(len(dataset.column("action")), bool)
     leads[dataset.ep_offset + dataset.ep_len - 1] = False
     actions = dataset.column("action")[leads].reshape(int(leads.sum()), -1)
     if not np.isfinite(actions).all():
         raise ConfigError(f"{dataset.path}: column 'action' has values that are not finite numbers")
-    return actions.min(0).tolist(), actions.max(0).tolist()
+    return actions
 
 
 def check_trained(config: Config) -> None:

@@ -83,6 +83,7 @@ def test_help_of_a_verb(verb, capsys):
     assert f"usage: hiwm {verb}" in text
     assert "pointmaze-giant-stitch" in text
     assert "steps: 1500" in text
+    assert "solver@planner.solver=augmented_lagrangian, categorical, cem, " in text
 
 
 def test_unknown_verb(capsys):

@@ -66,6 +66,15 @@ def test_experiments(experiment):
     assert callable(build(config.planner.solver).solve)
 
 
+def test_a_solver_is_chosen_by_its_name():
+    assert load_config([]).planner.solver["_target_"] == "hiwm.planning.solvers.cem.CEM"
+    solver = load_config(["solver@planner.solver=icem", "planner.solver.keep=0.5"]).planner.solver
+    assert build(solver).keep == 0.5
+    assert "min_std" not in solver  # nothing of the CEM it replaces
+    with pytest.raises(ConfigError, match="annealing"):
+        load_config(["solver@planner.solver=annealing"])
+
+
 @pytest.mark.parametrize("evaluation", EVALUATIONS)
 def test_evaluations(evaluation):
     deep = ["experiment=fourroom-deep"] if evaluation == "depth" else []  # it is about four levels

@@ -73,6 +73,20 @@ class TinyRoom(gymnasium.Env):
         return {"expert_action": direction / max(np.linalg.norm(direction), STEP)}
 
 
+class DiscreteRoom(TinyRoom):
+    """The same, with five actions: stay, right, left, up, down."""
+
+    MOVES = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
+
+    def __init__(self, *, radius: float = 0.1, behaviour: str | None = None) -> None:
+        super().__init__(radius=radius, behaviour=behaviour)
+        self.action_space = gymnasium.spaces.Discrete(len(self.MOVES))
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        assert self.action_space.contains(action), action
+        return super().step(self.MOVES[action])
+
+
 def in_wall(point: np.ndarray) -> bool:
     """Is a position inside the wall."""
     left, bottom, width, height = WALL

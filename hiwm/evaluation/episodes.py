@@ -124,7 +124,7 @@ def _run_batch(
     running = np.arange(len(numbers))
     success = np.zeros(len(numbers), bool)
     steps = np.full(len(numbers), max_steps)
-    actions = np.zeros((envs.num_envs, *agent.action_shape), np.float32)
+    actions = np.zeros((envs.num_envs, *agent.action_shape), agent.action_dtype)
     seen, handed = [], []
     for step in range(max_steps):
         here = _rows(observations, running)

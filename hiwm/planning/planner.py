@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hiwm.build import build
-from hiwm.checks import at_least
+from hiwm.checks import at_least, within
 from hiwm.hierarchy import Hierarchy, Inputs
 from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.planning.goals import Goal, squared_distance
@@ -21,10 +22,9 @@ from hiwm.planning.macros import MacroActions
 from hiwm.planning.memory import Memory, repeated
 from hiwm.planning.plan import LevelPlan, Plan
 from hiwm.planning.proposals import INVERSE, PROPOSALS, REAL, SearchSpace, anywhere, around, best_of_bank, like_real
-from hiwm.planning.solvers.solver import Energy, Proposal, Solver
+from hiwm.planning.solvers.solver import GRADIENT_COST, Energy, Proposal, Scores, Solver
 
 LANDMARKS = ("none", "direct", "search")
-MIN_SAMPLES = 4
 ARRIVED = 0.5  # of a mean edge: a landmark this near counts as reached
 
 
@@ -36,7 +36,8 @@ class PlannerConfig:
         landmarks: none: the top level searches for the goal itself. direct: the next landmark on the way to the goal is
             handed to the level below as it is. search: the top level searches for that landmark.
         hops: how many landmarks ahead is aimed at.
-        budget: predictor calls an environment step and episode, shared evenly by the levels that search.
+        budget: predictor calls an environment step and episode, shared evenly by the levels that search. A solver that
+            differentiates has fewer candidates for it: the backward pass counts as two calls.
         proposal: gaussian: search from N(0, std). inverse: the inverse model's actions, no search. inverse+search:
             search around the inverse model's actions. queue: search from the mean and deviation of recent real actions.
             bank: of the real sequences that started nearest to here, search around the one that leads nearest to the
@@ -49,7 +50,13 @@ class PlannerConfig:
         inverse_std: deviation around the inverse model's actions, or around the bank's sequence.
         macro_bound: macro-actions are clamped to +- this many deviations, with queue and bank instead to the 2 % and 98 %
             quantiles of recent real ones; level 0's actions to those in the data.
-        solver: the search method.
+        solver: the search method, one of `configs/solver/`.
+        discrete_solver: that of level 0 where the environment's actions are discrete: one-hot vectors.
+        warm_start: a search also tries what the level's last one ended with, shifted by the steps that have passed since;
+            the end of the horizon is filled with the proposal's mean.
+        milliseconds: longest search of a level, for the whole batch; null: none. A search stops after the round that another
+            one would take beyond it, with the best so far, so that plans are not reproducible. The budget still counts: to
+            plan by time alone, raise it and the solver's iterations by the same factor.
     """
 
     landmarks: str
@@ -63,6 +70,9 @@ class PlannerConfig:
     inverse_std: Sequence[float]
     macro_bound: float
     solver: Mapping[str, Any]
+    discrete_solver: Mapping[str, Any] | None = None
+    warm_start: bool = False
+    milliseconds: float | None = None
 
     def check(self, num_levels: int) -> None:
         """Raise a ValueError that names the key when the config does not fit a stack of `num_levels`."""
@@ -73,6 +83,8 @@ class PlannerConfig:
             if len(values) < num_levels:
                 raise ValueError(f"planner.{key} is {list(values)}; allowed: one entry for each of {num_levels} levels")
         at_least("planner.", 1, hops=self.hops)
+        if self.milliseconds is not None:
+            within("planner.", "(0, inf)", milliseconds=self.milliseconds)
         for key in ("horizon", "replan", "repeat"):
             at_least("planner.", 1, **{f"{key}[{k}]": getattr(self, key)[k] for k in range(num_levels)})
         for k in range(num_levels):
@@ -113,6 +125,7 @@ class HierarchicalPlanner:
         action_low, action_high: bounds of primitive actions, (A,).
         allow: packages trusted for the solver's class besides hiwm's own.
         macros: real actions of each level, for the proposals queue and bank.
+        discrete: whether primitive actions are one-hot vectors.
     """
 
     def __init__(
@@ -124,6 +137,7 @@ class HierarchicalPlanner:
         action_high: Tensor,
         allow: Sequence[str] = (),
         macros: Sequence[MacroActions] = (),
+        discrete: bool = False,
     ) -> None:
         config.check(len(hierarchy))
         if config.landmarks != "none" and landmarks is None:
@@ -159,7 +173,12 @@ class HierarchicalPlanner:
         self.top = len(hierarchy) - 1
         self.macros = macros
         self._check_macros()
-        self.solver: Solver = build(config.solver, allow)
+        self.discrete = discrete
+        self.solvers: list[Solver[Any]] = [build(config.solver, allow)] * len(hierarchy)
+        if discrete:
+            if config.discrete_solver is None:
+                raise ValueError("planner.discrete_solver is null; allowed: a solver, for the actions are discrete")
+            self.solvers[0] = build(config.discrete_solver, allow)
         self.bounds = (action_low.flatten(), action_high.flatten())
         self.spaces = [self._space(k) for k in range(len(hierarchy))]
         self.samples = self._samples()
@@ -176,6 +195,8 @@ class HierarchicalPlanner:
         self.step = 0
         self.memory = Memory(self.hierarchy)
         self.parts: list[LevelPlan | None] = [None] * len(self.hierarchy)
+        # what each level's last search ended with, (B, G, C, F)
+        self.kept: list[Tensor | None] = [None] * len(self.hierarchy)
         self._find_ways()
 
     def _find_ways(self) -> None:
@@ -195,6 +216,7 @@ class HierarchicalPlanner:
         self.goal = self.goal.keep(rows)
         self.memory.keep(rows)
         self.parts = [None if part is None else part.keep(rows) for part in self.parts]
+        self.kept = [None if kept is None else kept[rows] for kept in self.kept]
         if self.landmarks is not None:
             self.goal_column, self.goal_landmark = self.goal_column[rows], self.goal_landmark[rows]
             self.aim = self.aim[rows]
@@ -248,7 +270,7 @@ class HierarchicalPlanner:
         """A latent of the level above the one that plans."""
 
         def distance(latent: Tensor) -> Tensor:
-            self.other_calls += latent[..., 0].numel()
+            self.other_calls += passes_of(latent) * latent[..., 0].numel()
             above = self.hierarchy.levels[level].encode({"latent": latent})
             return squared_distance(above, target)
 
@@ -291,6 +313,8 @@ class HierarchicalPlanner:
         self, k: int, latent: Tensor, aim: Aim, steps_left: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Actions of level k towards an aim, (B, H, A); the rest of a `LevelPlan`: predicted, energy, disagreement."""
+        limit = self.config.milliseconds
+        deadline = math.inf if limit is None else time.perf_counter() + limit / 1000
         level, space = self.hierarchy.levels[k], self.spaces[k]
         latents, done, passes = self.memory.context(k, latent)
         self.other_calls += passes * len(latent)
@@ -302,20 +326,35 @@ class HierarchicalPlanner:
             reached = aim.energy(predicted.unsqueeze(1)).amin(-1).squeeze(1)
             return actions, predicted, reached, self._disagreement(k, present, actions)
 
-        def energy(candidates: Tensor) -> Tensor:
+        def energy(candidates: Tensor) -> Scores:
             samples = candidates.shape[1]
             actions = space.actions(candidates.flatten(0, 1))  # (B * S, H, A)
             predicted = level.predictor.rollout_from(repeated(present, samples), actions)
-            self.calls += level.predictor.passes * predicted.shape[0] * predicted.shape[1]
+            self.calls += passes_of(candidates) * level.predictor.passes * predicted.shape[0] * predicted.shape[1]
+            predicted = predicted.unflatten(0, (-1, samples))
+            forbidden = self.goal.violation(k, predicted)
             # the least over the horizon, not its mean or last: a detour must not be taxed
-            return aim.energy(predicted.unflatten(0, (-1, samples))).amin(-1)
+            return Scores(
+                aim.energy(predicted).amin(-1), None if forbidden is None else forbidden.sum(-1, keepdim=True)
+            )
 
         proposal = self._propose(k, latent, present, aim, steps_left, energy)
-        found = self.solver.solve(energy, proposal, self.samples[k], self.generator)
+        if self.config.warm_start:
+            proposal = replace(proposal, guesses=self._shifted(k, proposal.mean))
+        found = self.solvers[k].solve(energy, proposal, self.samples[k], self.generator, deadline)
+        self.kept[k] = found.kept
         actions = space.actions(found.actions)
         predicted = level.predictor.rollout_from(present, actions)
         self.calls += level.predictor.passes * predicted.shape[0] * predicted.shape[1]
         return actions, predicted, found.energy, self._disagreement(k, present, actions)
+
+    def _shifted(self, k: int, mean: Tensor) -> Tensor | None:
+        """What level k's last search ended with, from now on; the proposal's mean (B, C, F) after its end."""
+        part, kept = self.parts[k], self.kept[k]
+        if part is None or kept is None:
+            return None
+        unit = self.hierarchy.periods[k] if k else 1  # environment steps; level 0 chooses primitive actions
+        return self.spaces[k].shifted(kept, (self.step - part.made_at) // unit, mean)
 
     def _disagreement(self, k: int, present: Any, actions: Tensor) -> Tensor | None:
         predictor = self.hierarchy.levels[k].predictor
@@ -399,12 +438,13 @@ class HierarchicalPlanner:
             calls = self.config.budget / len(searching) * self.config.replan[k]
             passes = self.hierarchy.levels[k].predictor.passes
             # trying the bank's sequences is one more round
-            rounds = self.solver.iterations + (self._proposal(k) == "bank")
+            rounds = self.solvers[k].cost + (self._proposal(k) == "bank")
             samples[k] = round(calls / (rounds * self.config.horizon[k] * passes))
-            if samples[k] < MIN_SAMPLES:
+            if samples[k] < self.solvers[k].min_samples:
                 raise ValueError(
                     f"planner.budget is {self.config.budget}: level {k} gets {samples[k]} candidates a round; allowed: at "
-                    f"least {MIN_SAMPLES}. Raise the budget or planner.replan[{k}], or lower planner.horizon[{k}]"
+                    f"least {self.solvers[k].min_samples}. Raise the budget or planner.replan[{k}], or lower "
+                    f"planner.horizon[{k}] or the rounds of planner.solver"
                 )
         return samples
 
@@ -418,7 +458,9 @@ class HierarchicalPlanner:
         else:
             high = torch.tensor(self.config.macro_bound, device=low.device)
             low = -high
-        return SearchSpace(self.config.horizon[k], dim, free, self.config.repeat[k], low, high)
+        return SearchSpace(
+            self.config.horizon[k], dim, free, self.config.repeat[k], low, high, self.discrete and k == 0
+        )
 
     def _primitive(self, part: LevelPlan) -> Tensor:
         assert part.actions is not None, "level 0 always acts"
@@ -428,3 +470,8 @@ class HierarchicalPlanner:
         assert isinstance(encoder, RawActionEncoder), "checked before training"
         chunk = encoder.decode(part.actions[:, age // stride])
         return chunk[:, age % stride]
+
+
+def passes_of(x: Tensor) -> int:
+    """What a pass through a network counts: more where the gradient is asked for."""
+    return GRADIENT_COST if x.requires_grad else 1

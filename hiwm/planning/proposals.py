@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from hiwm.planning.macros import MacroActions
-from hiwm.planning.solvers.solver import Energy, Proposal
+from hiwm.planning.solvers.categorical import likeliest
+from hiwm.planning.solvers.solver import Energy, Proposal, best_of
 
 INVERSE = ("inverse", "inverse+search")
 REAL = ("queue", "bank")
@@ -25,6 +26,7 @@ class SearchSpace:
         dim_free: size F of what is chosen at once, a primitive action at level 0 and A elsewhere.
         repeat: how many of those a choice is held for; C choices of F numbers make H actions.
         low, high: bounds of a choice, (F,) or ().
+        discrete: a choice is one of F options, a one-hot vector; a proposal's mean then holds their probabilities.
     """
 
     horizon: int
@@ -33,10 +35,12 @@ class SearchSpace:
     repeat: int
     low: Tensor
     high: Tensor
+    discrete: bool = False
 
     def clamp(self, actions: Tensor) -> Tensor:
-        """Actions of the level within the bounds, (..., A) -> (..., A)."""
-        return actions.unflatten(-1, (-1, self.dim_free)).clamp(self.low, self.high).flatten(-2)
+        """Actions of the level within the bounds, or the options nearest to them, (..., A) -> (..., A)."""
+        free = actions.unflatten(-1, (-1, self.dim_free))
+        return (likeliest(free) if self.discrete else free.clamp(self.low, self.high)).flatten(-2)
 
     def choices(self, actions: Tensor) -> Tensor:
         """Actions of the level as choices, each the mean of those it is held for, (B, H, A) -> (B, C, F)."""
@@ -46,10 +50,25 @@ class SearchSpace:
         """Choices as actions of the level, (B, C, F) -> (B, H, A)."""
         return choices.repeat_interleave(self.repeat, 1).reshape(len(choices), -1, self.dim)
 
+    def shifted(self, choices: Tensor, steps: int, mean: Tensor) -> Tensor:
+        """Choices made so many steps ago (of those a choice is held for), from now on.
+
+        Args:
+            choices: (B, G, C, F).
+            steps: of the level; at level 0, of the environment.
+            mean: choices that fill the end, (B, C, F).
+        """
+        if steps == 0:
+            return choices
+        before = choices.repeat_interleave(self.repeat, 2)
+        end = mean.repeat_interleave(self.repeat, 1)[:, -steps:].unsqueeze(1).expand(-1, choices.shape[1], -1, -1)
+        return torch.cat([before[:, :, steps:], end], 2).unflatten(2, (-1, self.repeat)).mean(3)
+
 
 def anywhere(space: SearchSpace, batch: int, std: float) -> Proposal:
-    """N(0, std)."""
-    mean = space.choices(space.low.new_zeros(batch, space.horizon, space.dim))
+    """N(0, std); of discrete choices all options alike."""
+    value = 1 / space.dim_free if space.discrete else 0.0
+    mean = space.choices(space.low.new_full((batch, space.horizon, space.dim), value))
     return Proposal(mean, torch.full_like(mean, std), space.low, space.high)
 
 
@@ -61,7 +80,12 @@ def like_real(space: SearchSpace, batch: int, macros: MacroActions) -> Proposal:
 
 
 def around(space: SearchSpace, mean: Tensor, std: float) -> Proposal:
-    """The neighbourhood of choices (B, C, F), which the bounds never cut: a real action may lie beyond the quantiles."""
+    """The neighbourhood of choices (B, C, F), which the bounds never cut: a real action may lie beyond the quantiles.
+
+    Of discrete choices half of the probability goes to all options alike.
+    """
+    if space.discrete:
+        mean = (mean + 1 / space.dim_free) / 2
     low, high = torch.minimum(space.low, mean), torch.maximum(space.high, mean)
     return Proposal(mean, torch.full_like(mean, std), low, high)
 
@@ -73,5 +97,5 @@ def best_of_bank(space: SearchSpace, macros: MacroActions, latent: Tensor, numbe
     """
     near = macros.nearest(latent, number, space.horizon)  # (B, n, H, A)
     candidates = space.choices(near.flatten(0, 1)).unflatten(0, near.shape[:2])
-    best = energy(candidates).argmin(1)
-    return candidates[torch.arange(len(best), device=best.device), best]
+    scores = energy(candidates).without_nan()
+    return best_of(candidates, scores, scores.order(1)).actions

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from torch_geometric.data import Data
 
@@ -16,8 +17,10 @@ from hiwm.planning.goals import InOrder, ObservationGoal, PartGoal, squared_dist
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
 from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
+from hiwm.planning.proposals import SearchSpace
 
 STEP = 0.05
+SOLVERS = sorted((tiny.ROOT / "configs" / "solver").glob("*.yaml"))
 LOW, HIGH = torch.full((2,), -1.0), torch.full((2,), 1.0)
 STACK = PlannerConfig(
     landmarks="direct",
@@ -292,6 +295,7 @@ def test_same_seed_same_actions(agent):
         ),
         ({"horizon": [10, 5, 4], "repeat": [5, 2, 1]}, r"planner.horizon\[1\] is 5.*repeat 2"),
         ({"replan": [4, 8, 10]}, r"planner.replan is \[4, 8, 10\].*multiples of the first"),
+        ({"milliseconds": 0.0}, r"planner.milliseconds is 0.0; allowed: in \(0, inf\)"),
     ],
 )
 def test_check_names_the_key(changes, message):
@@ -374,6 +378,105 @@ def test_an_agent_near_its_target_goes_on_from_it(exact):
     assert planner._next_landmark(near).latent.tolist() == [[1.0, 0.0]]
     planner.aim = torch.tensor([1])
     assert planner._next_landmark(near).latent.tolist() == [[2.0, 0.0]]
+
+
+@pytest.mark.parametrize("name", sorted({path.stem for path in SOLVERS} - {"categorical"}))
+def test_every_solver_plans_within_the_budget_and_arrives(exact, name):
+    solver = load_config([f"solver@planner.solver={name}"]).planner.solver
+    config = replace(FLAT, budget=400, solver=solver, warm_start=True, std=[1.0])
+    position, goal = points(4, 1), points(4, 2)
+    planner = start(HierarchicalPlanner(exact, config, None, LOW, HIGH), goal)
+    plans, _ = walk(planner, position, 40)
+    path = position + STEP * torch.stack([plan.action for plan in plans]).cumsum(0)
+    arrived = (path - goal).norm(dim=2).amin(0) < 0.1
+    assert arrived.all() or (name == "random" and arrived.sum() >= 3)
+    for plan in plans[::5]:  # of which the found plan's own prediction is 20
+        assert pytest.approx(plan.predictor_calls, rel=0.1) == 5 * 400
+
+
+def test_passes_with_a_gradient_count_three_times(agent):
+    """The backward pass through predictors and encoders takes about two forward passes."""
+    solver = {"_target_": "hiwm.planning.solvers.gradient.Gradient", "iterations": 3}
+    planner = stack_planner(agent, landmarks="none", proposal=["gaussian"] * 3, budget=400, solver=solver)
+    plan = start(planner, points(2, 2)).plan({"state": points(2, 1)})
+    rollouts = [3 * 3 * planner.samples[k] + 1 for k in range(3)]
+    steps = [planner.config.horizon[k] * rollouts[k] for k in range(3)]
+    assert plan.predictor_calls == sum(steps)
+    # encoded: here and, where a level above asked, the latents of the search
+    assert plan.other_calls == 3 + sum(steps[k] - planner.config.horizon[k] for k in (0, 1))
+    assert all(part.actions is not None and not part.actions.requires_grad for part in plan.steps)
+
+
+def test_shifted_choices():
+    space = SearchSpace(4, 2, 2, 2, LOW, HIGH)  # two choices, each held for two steps
+    choices = torch.tensor([[[1.0, 10], [2, 20]], [[3, 30], [4, 40]]]).unsqueeze(0)  # (1, 2, 2, 2)
+    mean = torch.tensor([[[0.0, 0], [8, 80]]])
+    assert space.shifted(choices, 0, mean) is choices
+    assert space.shifted(choices, 1, mean)[..., 0].tolist() == [[[1.5, 5], [3.5, 6]]]
+    assert space.shifted(choices, 2, mean)[..., 1].tolist() == [[[20, 80], [40, 80]]]
+    assert space.shifted(choices, 3, mean)[..., 0].tolist() == [[[1, 8], [2, 8]]]
+    for steps in (4, 9):
+        assert torch.equal(space.shifted(choices, steps, mean), mean.unsqueeze(1).expand(1, 2, 2, 2))
+
+
+def proposals_of(planner):
+    """The proposals that its searches are asked with from now on, and what they found."""
+    (solver,) = set(planner.solvers)
+    asked, solve = [], solver.solve
+
+    def spy(energy, proposal, *others):
+        found = solve(energy, proposal, *others)
+        asked.append((proposal, found))
+        return found
+
+    solver.solve = spy
+    return asked
+
+
+def test_a_warm_start_tries_the_plan_before_shifted(exact):
+    cold = start(HierarchicalPlanner(exact, FLAT, None, LOW, HIGH), points(4, 2))
+    asked = proposals_of(cold)
+    walk(cold, points(4, 1), 6)
+    assert all(proposal.guesses is None for proposal, _ in asked)
+
+    config = replace(FLAT, warm_start=True, replan=[10], budget=50)
+    planner = start(HierarchicalPlanner(exact, config, None, LOW, HIGH), points(4, 2))
+    asked = proposals_of(planner)
+    _, state = walk(planner, points(4, 1), 10)
+    planner.keep(torch.tensor([1, 3]))
+    walk(planner, state[[1, 3]], 1)
+    (first, found), (second, _) = asked
+    assert first.guesses is None
+    # choices are held for five of the ten steps; the end is the proposal's mean, zero
+    expected = torch.cat([found.actions[[1, 3], 2:], torch.zeros(2, 2, 2)], 1)
+    torch.testing.assert_close(second.guesses, expected.unsqueeze(1))
+    # new episodes know nothing of it
+    start(planner, points(4, 3)).plan({"state": points(4, 1)})
+    assert asked[-1][0].guesses is None
+
+
+def test_each_level_shifts_by_whole_steps_of_its_own(agent):
+    config = {"landmarks": "none", "proposal": ["gaussian"] * 3, "budget": 400, "warm_start": True}
+    planner = start(stack_planner(agent, replan=[1, 3, 9], **config), points(2, 2))
+    asked = proposals_of(planner)
+    walk(planner, points(2, 1), 10)
+    by_level = {k: [] for k in range(3)}
+    for proposal, found in asked:
+        by_level[{6: 0, 2: 1, 4: 2}[proposal.mean.shape[1]]].append((proposal, found))
+    assert [len(by_level[k]) for k in range(3)] == [10, 4, 2]
+    for k, steps in ((0, 1), (1, 1), (2, 1)):  # level 2: nine steps of the environment are one and a half of its own
+        (_, before), (after, _), *_ = by_level[k]
+        assert torch.equal(after.guesses[:, 0, :-steps], before.actions[:, steps:])
+        assert torch.equal(after.guesses[:, 0, -steps:], after.mean[:, -steps:])
+
+
+def test_a_time_limit_ends_a_search_after_its_first_round(exact):
+    solver = {"_target_": "hiwm.planning.solvers.cem.CEM", "iterations": 10}
+    for limit, rounds in ((None, 10), (1e-6, 1), (1e6, 10)):
+        config = replace(FLAT, solver=solver, milliseconds=limit)
+        planner = start(HierarchicalPlanner(exact, config, None, LOW, HIGH), points(4, 2))
+        plan = planner.plan({"state": points(4, 1)})
+        assert plan.predictor_calls == 20 * (rounds * planner.samples[0] + 1)
 
 
 def one_level(name, k):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from hiwm.planning.solvers.solver import Energy, Proposal, Solution
+from hiwm.checks import at_least, within
+from hiwm.planning.solvers.gaussian import Gaussian
+from hiwm.planning.solvers.solver import Proposal, Scores, Solver, share_of, take
 
 
-class CEM:
-    """CEM with the best candidate ever seen as its answer; the proposal's mean is always a candidate.
+class CEM(Solver[Gaussian]):
+    """CEM with the best candidate ever seen as its answer; the mean of every round is a candidate.
 
     Args:
         iterations: rounds.
@@ -17,32 +20,28 @@ class CEM:
     """
 
     def __init__(self, *, iterations: int = 3, elite_share: float = 0.15, min_std: float = 0.1) -> None:
-        if iterations < 1 or not 0 < elite_share <= 1:
-            raise ValueError(
-                f"CEM: iterations is {iterations}, elite_share {elite_share}; allowed: at least 1, in (0, 1]"
-            )
+        at_least("CEM.", 1, iterations=iterations)
+        within("CEM.", "(0, 1]", elite_share=elite_share)
+        within("CEM.", "[0, inf)", min_std=min_std)
         self.iterations = iterations
         self.elite_share = elite_share
         self.min_std = min_std
 
-    def solve(self, energy: Energy, proposal: Proposal, samples: int, generator: torch.Generator) -> Solution:
+    def start(self, proposal: Proposal) -> Gaussian:
         """See `Solver`."""
-        mean, std = proposal.mean, proposal.std
-        batch = torch.arange(len(mean), device=mean.device)
-        elites = min(samples, max(2, round(self.elite_share * samples)))
-        low, high = (bound.expand_as(mean).unsqueeze(1) for bound in (proposal.low, proposal.high))
-        best, best_energy = mean, torch.full((len(mean),), torch.inf, device=mean.device)
-        for _ in range(self.iterations):
-            shape = (len(mean), samples, *mean.shape[1:])
-            noise = torch.randn(shape, generator=generator, device=generator.device).to(mean)
-            noise[:, 0] = 0
-            candidates = (mean.unsqueeze(1) + std.unsqueeze(1) * noise).clamp(low, high)
-            energies = energy(candidates)  # (B, S)
-            lowest, order = energies.topk(elites, dim=1, largest=False)
-            elite = candidates[batch.unsqueeze(1), order]  # (B, elites, H, A)
-            better = lowest[:, 0] < best_energy
-            best = torch.where(better[:, None, None], elite[:, 0], best)
-            best_energy = torch.where(better, lowest[:, 0], best_energy)
-            mean = elite.mean(1)
-            std = torch.maximum(elite.std(1), self.min_std * proposal.std)
-        return Solution(best, best_energy)
+        return Gaussian.of(proposal)
+
+    def draw(self, proposal: Proposal, state: Gaussian, samples: int, generator: torch.Generator) -> Tensor:
+        """See `Solver`."""
+        return state.draw(samples, generator)
+
+    def elites(self, samples: int) -> int:
+        """See `Solver`."""
+        return share_of(samples, self.elite_share)
+
+    def update(
+        self, proposal: Proposal, state: Gaussian, candidates: Tensor, scores: Scores, elite: Tensor
+    ) -> Gaussian:
+        """See `Solver`."""
+        best = take(candidates, elite)
+        return Gaussian(best.mean(1), torch.maximum(best.std(1), self.min_std * proposal.std))

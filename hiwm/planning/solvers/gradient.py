@@ -1,0 +1,88 @@
+"""Gradient descent on the actions through the model, from several starts at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hiwm.checks import at_least, within
+from hiwm.planning.solvers.gaussian import Gaussian
+from hiwm.planning.solvers.solver import GRADIENT_COST, Proposal, Scores, Solver
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Where the starts have come to.
+
+    Args:
+        points: (B, S, C, F); None before the first round.
+        first, second: running means of the gradient and of its square, likewise.
+        round: rounds so far.
+    """
+
+    points: Tensor | None = None
+    first: Tensor | None = None
+    second: Tensor | None = None
+    round: int = 0
+
+
+class Gradient(Solver[Descent]):
+    """Adam (Kingma & Ba 2015, Alg. 1) on the actions, projected to the bounds after each step.
+
+    The starts are the proposal's mean, its guesses and draws from it. A candidate that violates a constraint descends on the
+    violation until it is allowed. The energy must be differentiable with respect to the candidates.
+
+    Args:
+        iterations: steps.
+        learning_rate: length of a step, in deviations of the proposal.
+        decay: of the running means of the gradient and of its square (beta_1, beta_2).
+    """
+
+    min_samples = 1
+    differentiates = True
+    EPSILON = 1e-8
+
+    def __init__(
+        self, *, iterations: int = 10, learning_rate: float = 0.1, decay: tuple[float, float] = (0.9, 0.999)
+    ) -> None:
+        at_least("Gradient.", 1, iterations=iterations)
+        within("Gradient.", "(0, inf)", learning_rate=learning_rate)
+        within("Gradient.", "[0, 1)", **{f"decay[{i}]": value for i, value in enumerate(decay)})
+        self.iterations = iterations
+        self.learning_rate = learning_rate
+        self.decay = decay
+
+    @property
+    def cost(self) -> float:
+        """See `Solver`."""
+        return float(GRADIENT_COST * self.iterations)
+
+    def start(self, proposal: Proposal) -> Descent:
+        """See `Solver`."""
+        return Descent()
+
+    def draw(self, proposal: Proposal, state: Descent, samples: int, generator: torch.Generator) -> Tensor:
+        """See `Solver`."""
+        return Gaussian.of(proposal).draw(samples, generator) if state.points is None else state.points
+
+    def update(self, proposal: Proposal, state: Descent, candidates: Tensor, scores: Scores, elite: Tensor) -> Descent:
+        """See `Solver`."""
+        ranks = scores.ranks()
+        if not ranks.requires_grad:
+            raise ValueError(
+                "Gradient: the energy has no gradient with respect to the actions; allowed: an energy that has, or another "
+                "solver"
+            )
+        (slope,) = torch.autograd.grad(ranks.sum(), candidates)
+        with torch.no_grad():
+            slope = slope.nan_to_num(0, 0, 0)  # a candidate whose energy is not finite stays where it is
+            (one, two), t = self.decay, state.round + 1
+            first = torch.zeros_like(slope) if state.first is None else state.first
+            second = torch.zeros_like(slope) if state.second is None else state.second
+            first = one * first + (1 - one) * slope
+            second = two * second + (1 - two) * slope.square()
+            step = first / (1 - one**t) / ((second / (1 - two**t)).sqrt() + self.EPSILON)
+            points = candidates - self.learning_rate * proposal.std.unsqueeze(1) * step
+        return Descent(points, first, second, t)

@@ -1,0 +1,132 @@
+"""iCEM (Pinneri et al. 2020, arXiv 2008.06389): CEM with actions that hang together in time, and with memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hiwm.checks import at_least, within
+from hiwm.planning.solvers.gaussian import Gaussian, standard_normal
+from hiwm.planning.solvers.solver import Proposal, Scores, Solution, Solver, share_of, take
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What iCEM carries from round to round.
+
+    Args:
+        gaussian: it draws from.
+        round: rounds so far.
+        elite: best of the last round and of those kept from the one before, best first, (B, K, C, F); None before the first.
+        scores: theirs.
+    """
+
+    gaussian: Gaussian
+    round: int = 0
+    elite: Tensor | None = None
+    scores: Scores | None = None
+
+
+class ICEM(Solver[Memory]):
+    """Algorithm 1 of the paper.
+
+    Coloured noise along the choices; some elites stay in the running in the next round, with the energies they have; fewer
+    candidates every round; the Gaussian moves with inertia. The mean is a candidate in the first round and in the last.
+    Elites of the last round are handed to the next search (`Solution.kept`), which tries them, shifted, with
+    `planner.warm_start`.
+
+    Args:
+        iterations: rounds.
+        elite_share: share of the first round's candidates that is elite (K, at least 2).
+        exponent: the noise's power falls with the frequency f as f^-exponent; 0: white.
+        decay: every round has this many times fewer candidates (gamma), but at least 2 K.
+        keep: share of the elites kept (xi).
+        inertia: weight of the Gaussian before in the next one (alpha).
+    """
+
+    def __init__(
+        self,
+        *,
+        iterations: int = 3,
+        elite_share: float = 0.1,
+        exponent: float = 2.0,
+        decay: float = 1.25,
+        keep: float = 0.3,
+        inertia: float = 0.1,
+    ) -> None:
+        at_least("ICEM.", 1, iterations=iterations, decay=decay)
+        within("ICEM.", "(0, 1]", elite_share=elite_share)
+        within("ICEM.", "[0, inf)", exponent=exponent)
+        within("ICEM.", "[0, 1]", keep=keep)
+        within("ICEM.", "[0, 1)", inertia=inertia)
+        self.iterations = iterations
+        self.elite_share = elite_share
+        self.exponent = exponent
+        self.decay = decay
+        self.keep = keep
+        self.inertia = inertia
+
+    @property
+    def cost(self) -> float:
+        """See `Solver`."""
+        return sum(max(self.decay**-i, min(1, 2 * self.elite_share)) for i in range(self.iterations))
+
+    def start(self, proposal: Proposal) -> Memory:
+        """See `Solver`."""
+        return Memory(Gaussian.of(proposal))
+
+    def draw(self, proposal: Proposal, state: Memory, samples: int, generator: torch.Generator) -> Tensor:
+        """See `Solver`."""
+        if state.elite is not None:
+            samples = max(round(samples / self.decay**state.round), min(samples, 2 * state.elite.shape[1]))
+        noise = coloured(standard_normal(proposal.mean, samples, generator), self.exponent)
+        if state.round in (0, self.iterations - 1):
+            noise[:, 0] = 0
+        return state.gaussian.spread(noise)
+
+    def update(self, proposal: Proposal, state: Memory, candidates: Tensor, scores: Scores, elite: Tensor) -> Memory:
+        """See `Solver`."""
+        if state.elite is None or state.scores is None:
+            elite = scores.order(share_of(candidates.shape[1], self.elite_share))
+        else:
+            candidates, scores = self._joined(state.elite, state.scores, candidates, scores)
+            elite = scores.order(state.elite.shape[1])
+        best = take(candidates, elite)
+        mean = torch.lerp(best.mean(1), state.gaussian.mean, self.inertia)
+        std = torch.lerp(best.std(1), state.gaussian.std, self.inertia)
+        return Memory(Gaussian(mean, std), state.round + 1, best, scores.take(elite))
+
+    def finish(self, solution: Solution, state: Memory) -> Solution:
+        """See `Solver`."""
+        assert state.elite is not None, "there was a round"
+        return replace(solution, kept=torch.cat([solution.kept, state.elite[:, : self._kept(state.elite)]], 1))
+
+    def _kept(self, elite: Tensor) -> int:
+        return round(self.keep * elite.shape[1])
+
+    def _joined(self, elite: Tensor, known: Scores, candidates: Tensor, scores: Scores) -> tuple[Tensor, Scores]:
+        """Kept elites before the candidates, and their scores."""
+        kept = self._kept(elite)
+        energy = torch.cat([known.energy[:, :kept], scores.energy], 1)
+        violation = None
+        if known.violation is not None and scores.violation is not None:
+            violation = torch.cat([known.violation[:, :kept], scores.violation], 1)
+        return torch.cat([elite[:, :kept], candidates], 1), Scores(energy, violation)
+
+
+def coloured(noise: Tensor, exponent: float) -> Tensor:
+    """White noise with the power spectrum f^-exponent along its choices, (B, S, C, F) -> the same, of deviation 1.
+
+    The paper's (Timmer & Koenig 1995) draws the spectrum; filtering white noise is the same. The mean over the choices, of
+    frequency 0, is scaled as the lowest frequency, 1 / C.
+    """
+    length = noise.shape[2]
+    frequency = torch.fft.rfftfreq(length, device=noise.device)
+    frequency[0] = 1 / length
+    amplitude = frequency ** (-exponent / 2)
+    # of a real signal's spectrum half is stored; all but frequency 0 and, of an even length, the last stand for two
+    power = torch.cat([amplitude, amplitude[1 : (length + 1) // 2]]).square().mean()
+    scale = (amplitude / power.sqrt())[:, None]
+    return torch.fft.irfft(torch.fft.rfft(noise, dim=2) * scale, n=length, dim=2)

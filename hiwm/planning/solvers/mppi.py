@@ -1,0 +1,74 @@
+"""Model predictive path integral control: the next mean is all candidates', weighted by how good they are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hiwm.checks import at_least, within
+from hiwm.planning.solvers.gaussian import Gaussian
+from hiwm.planning.solvers.solver import Proposal, Scores, Solver, share_of, take
+
+
+class MPPI(Solver[Gaussian]):
+    """mean' = sum_s w_s a_s  with  w_s = exp(-(E_s - min E) / temperature) / sum of these.
+
+    Williams et al. (2017, "Information theoretic MPC", with gamma = 0: no cost of control) weigh all candidates and keep the
+    deviation: elite_share 1, min_std null. TD-MPC2 (Hansen et al. 2024, arXiv 2310.16828; its MPPI) weighs the elite
+    alone and fits the deviation with the same weights. The answer is the best candidate, to which every mean belongs.
+
+    Args:
+        iterations: rounds.
+        temperature: in the unit of the energy (lambda); small: the best candidate alone counts.
+        elite_share: share of the candidates that is weighed (at least 2).
+        min_std: smallest deviation of a later round, as a share of the proposal's, which is the largest. Null: it stays the
+            proposal's.
+    """
+
+    def __init__(
+        self,
+        *,
+        iterations: int = 3,
+        temperature: float = 1.0,
+        elite_share: float = 1.0,
+        min_std: float | None = None,
+    ) -> None:
+        at_least("MPPI.", 1, iterations=iterations)
+        within("MPPI.", "(0, inf)", temperature=temperature)
+        within("MPPI.", "(0, 1]", elite_share=elite_share)
+        if min_std is not None:
+            within("MPPI.", "[0, 1]", min_std=min_std)
+        self.iterations = iterations
+        self.temperature = temperature
+        self.elite_share = elite_share
+        self.min_std = min_std
+
+    def start(self, proposal: Proposal) -> Gaussian:
+        """See `Solver`."""
+        return Gaussian.of(proposal)
+
+    def draw(self, proposal: Proposal, state: Gaussian, samples: int, generator: torch.Generator) -> Tensor:
+        """See `Solver`."""
+        return state.draw(samples, generator)
+
+    def elites(self, samples: int) -> int:
+        """See `Solver`."""
+        return share_of(samples, self.elite_share)
+
+    def update(
+        self, proposal: Proposal, state: Gaussian, candidates: Tensor, scores: Scores, elite: Tensor
+    ) -> Gaussian:
+        """See `Solver`."""
+        best = take(candidates, elite)
+        weight = weights(take(scores.ranks(), elite), self.temperature)[:, :, None, None]
+        mean = (weight * best).sum(1)
+        if self.min_std is None:
+            return Gaussian(mean, state.std)
+        std = (weight * (best - mean.unsqueeze(1)).square()).sum(1).sqrt()
+        return Gaussian(mean, torch.minimum(torch.maximum(std, self.min_std * proposal.std), proposal.std))
+
+
+def weights(energy: Tensor, temperature: float) -> Tensor:
+    """w_s of the class, (B, S) -> (B, S); all alike where every energy is inf."""
+    energy = energy.nan_to_num()  # inf to the largest number, which may be taken from itself
+    return torch.softmax((energy.amin(1, keepdim=True) - energy) / temperature, 1)

@@ -1,0 +1,92 @@
+"""Our CEM against stable-worldmodel's: same predictor, candidates, rounds and elites, one environment and fifty."""
+
+import contextlib
+import io
+import time
+from types import SimpleNamespace
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from hiwm.levels.predictors.mlp import ResidualMLPPredictor
+from hiwm.planning.memory import repeated
+from hiwm.planning.plan import least_distance
+from hiwm.planning.solvers.cem import CEM
+from hiwm.planning.solvers.solver import Proposal, Scores
+
+SAMPLES, ITERATIONS, ELITES, HORIZON, LATENT, ACTION = 300, 3, 30, 10, 8, 2
+TIMES = 15
+
+
+def medians(functions):
+    """Seconds of one call of each, the median of `TIMES` in turn, warm."""
+    spent = {name: [] for name in functions}
+    for number in range(TIMES + 1):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function()
+            if number:
+                spent[name].append(time.perf_counter() - began)
+    return {name: float(np.median(values)) for name, values in spent.items()}
+
+
+class World(torch.nn.Module):
+    """The predictor as stable-worldmodel's solvers ask it."""
+
+    def __init__(self, predictor):
+        super().__init__()
+        self.predictor = predictor
+
+    def get_cost(self, info, candidates):
+        latent, goal = info["latent"].flatten(0, 1), info["goal"].flatten(0, 1)
+        predicted = self.predictor.rollout(latent, candidates.flatten(0, 1))
+        return least_distance(predicted, goal).unflatten(0, candidates.shape[:2])
+
+
+@pytest.mark.parametrize("batch", [1, 50])
+def test_milliseconds_a_search(batch):
+    swm = pytest.importorskip(
+        "stable_worldmodel.solver.cem", reason="no stable_worldmodel here: pip install stable-worldmodel==0.1.1"
+    )
+    torch.manual_seed(0)
+    predictor = ResidualMLPPredictor(dim_latent=LATENT, dim_action=ACTION, width=128, depth=3)
+    predictor.eval().requires_grad_(False)
+    latent, goal = torch.randn(2, batch, LATENT)
+
+    zero = torch.zeros(batch, HORIZON, ACTION)
+    bound = torch.tensor(1e9)  # theirs has no bounds
+    proposal = Proposal(zero, torch.ones_like(zero), -bound, bound)
+    cem = CEM(iterations=ITERATIONS, elite_share=ELITES / SAMPLES, min_std=0.0)
+
+    def energy(candidates):
+        predicted = predictor.rollout_from(repeated(predictor.start(latent), SAMPLES), candidates.flatten(0, 1))
+        return Scores(least_distance(predicted, goal.repeat_interleave(SAMPLES, 0)).unflatten(0, (-1, SAMPLES)))
+
+    @torch.no_grad()
+    def ours():
+        return cem.solve(energy, proposal, SAMPLES, torch.Generator().manual_seed(0)).energy
+
+    def theirs(together):
+        solver = swm.CEMSolver(
+            World(predictor), batch_size=together, num_samples=SAMPLES, n_steps=ITERATIONS, topk=ELITES
+        )
+        space = gymnasium.spaces.Box(-1, 1, (batch, ACTION))
+        solver.configure(action_space=space, n_envs=batch, config=SimpleNamespace(horizon=HORIZON, action_block=1))
+
+        def solve():
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints its time
+                actions = solver.solve({"latent": latent, "goal": goal})["actions"]
+            return least_distance(predictor.rollout(latent, actions), goal)
+
+        return solve
+
+    searches = {"ours": ours} | {f"theirs, {size} at once": theirs(size) for size in sorted({1, batch})}
+    spent = medians(searches)
+    print(
+        f"\n{batch} environments, {SAMPLES} candidates, {ITERATIONS} rounds, horizon {HORIZON}: milliseconds a search"
+    )
+    for name, search in searches.items():
+        ratio = spent[name] / spent["ours"]
+        print(f"  {name:<22}{1000 * spent[name]:9.1f}  x{ratio:.2f} of ours  mean energy {search().mean().item():.3f}")

@@ -1,0 +1,147 @@
+"""Discrete actions, from the environment to the agent: one-hot in the data and in the search, numbers outside."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from hiwm.agent import load_agent
+from hiwm.config import load_config
+from hiwm.data.collect import Collection, collect
+from hiwm.data.policies import NoisyExpertPolicy, UniformPolicy
+from hiwm.data.store import open_dataset
+from hiwm.experiment import is_one_hot, run
+from hiwm.hierarchy import Hierarchy, LevelSpec
+from hiwm.levels.parts import Predictor
+from hiwm.planning.planner import HierarchicalPlanner
+from hiwm.planning.proposals import SearchSpace, anywhere, around
+
+MOVES = torch.tensor(tiny.DiscreteRoom.MOVES, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def discrete_run(tmp_path_factory):
+    config = load_config(
+        tiny.overrides(
+            tmp_path_factory.mktemp("discrete"), "environment._target_=tiny.DiscreteRoom", "tracking=none",
+            "~dataset.policy.noise", "dataset.policy._target_=hiwm.data.policies.UniformPolicy", "+dataset.policy.repeat=4",
+            "strides=[1,3]", "~levels.level2", "training.steps=40", "evaluation.num_tasks=1", "evaluation.max_steps=30",
+        )
+    )  # fmt: skip
+    run(config)
+    return config
+
+
+def test_from_the_environment_to_the_agent(discrete_run):
+    dataset = open_dataset(discrete_run.dataset.path)
+    actions = dataset.column("action")[:]
+    assert actions.shape[1:] == (5,)
+    assert is_one_hot(actions)
+    assert (actions.mean(0) > 0.15).all()
+    # what was stored is what was done
+    state = dataset.column("state")[:80]  # of the first episode
+    meant = state + tiny.STEP * tiny.DiscreteRoom.MOVES[actions[:80].argmax(1)]
+    free = np.array([(point >= 0).all() and (point <= 1).all() and not tiny.in_wall(point) for point in meant[:-1]])
+    assert free.sum() > 10
+    np.testing.assert_allclose(state[1:][free], meant[:-1][free], atol=1e-5)
+    found = json.loads((discrete_run.folder / "evaluation.json").read_text())["agents"]
+    for name in ("hierarchical", "flat", "flat_landmarks"):
+        assert found[name]["predictor_calls"] == pytest.approx(discrete_run.planner.budget, rel=0.2)
+
+
+def test_the_agent_answers_with_numbers(discrete_run):
+    agent = load_agent(discrete_run.folder / "hierarchy")
+    assert agent.world.discrete
+    goals, states = np.random.default_rng(0).uniform(size=(2, 6, 2)).astype(np.float32)
+    agent.reset(goals)
+    for _ in range(4):
+        action = agent.act(states)
+        assert action.shape == (6,)
+        assert action.dtype == np.int64
+        assert agent.action_shape == ()
+        assert is_one_hot(agent.plan.action.numpy())
+        assert torch.equal(agent.plan.action.argmax(1), torch.from_numpy(action))
+    agent.reset(goals[0])
+    assert gymnasium.spaces.Discrete(5).contains(agent.act(states[0]))
+
+
+@pytest.mark.parametrize("name", ["gaussian", "inverse", "inverse+search", "queue", "bank"])
+def test_every_proposal_plans_real_actions(discrete_run, name):
+    agent = load_agent(discrete_run.folder / "hierarchy").with_planner(
+        landmarks="none", proposal=[name, "gaussian"], warm_start=True, budget=300
+    )
+    goals, states = np.random.default_rng(1).uniform(size=(2, 4, 2)).astype(np.float32)
+    agent.reset(goals)
+    for _ in range(7):
+        agent.act(states)
+        assert is_one_hot(agent.plan.steps[0].actions.flatten(0, 1).numpy())
+        upper = agent.plan.steps[1].actions
+        assert upper is not None
+        assert not is_one_hot(upper.flatten(0, 1).numpy())
+
+
+def test_where_a_discrete_search_begins():
+    space = SearchSpace(2, 3, 3, 1, torch.zeros(3), torch.ones(3), discrete=True)
+    torch.testing.assert_close(anywhere(space, 1, 9.0).mean, torch.full((1, 2, 3), 1 / 3))
+    wanted = torch.tensor([[[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]])
+    found = around(space, wanted, 9.0).mean
+    torch.testing.assert_close(found, torch.tensor([[[1, 4, 1], [4, 1, 1]]]) / 6)
+    assert space.clamp(torch.tensor([[0.2, 0.9, -0.3]])).tolist() == [[0.0, 1.0, 0.0]]
+
+
+class Moves(Predictor):
+    """z' = z + 0.05 move: the discrete room without its wall, exactly."""
+
+    def forward(self, latent, action):
+        return latent + tiny.STEP * action @ MOVES
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_a_flat_planner_with_exact_dynamics_reaches_its_goal(warm_start):
+    config = load_config([])
+    spec = LevelSpec(config.levels["level0"], 1, {"state": (2,)}, 5, "exact")
+    level = spec.build()
+    level.predictor = Moves(2)
+    hierarchy = Hierarchy([level], [spec]).eval().requires_grad_(False)
+    planner_config = replace(
+        config.planner, landmarks="none", proposal=["gaussian"], horizon=[24], repeat=[4], replan=[4], budget=800,
+        warm_start=warm_start,
+    )  # fmt: skip
+    planner = HierarchicalPlanner(hierarchy, planner_config, None, torch.zeros(5), torch.ones(5), discrete=True)
+    goal, state = torch.rand(2, 6, 2, generator=torch.Generator().manual_seed(0))
+    planner.start({"state": goal}, torch.Generator().manual_seed(0))
+    closest = torch.full((6,), torch.inf)
+    for _ in range(45):
+        state = state + tiny.STEP * planner.plan({"state": state}).action @ MOVES
+        closest = torch.minimum(closest, (state - goal).norm(dim=1))
+    assert closest.max() < 0.06  # about a step; a grid allows no less than half of one
+    with pytest.raises(ValueError, match=r"planner.discrete_solver is null; allowed: a solver"):
+        HierarchicalPlanner(
+            hierarchy, replace(planner_config, discrete_solver=None), None, torch.zeros(5), torch.ones(5), discrete=True
+        )
+
+
+def test_other_spaces_and_policies_are_refused():
+    class Shifted(tiny.DiscreteRoom):
+        def __init__(self):
+            super().__init__()
+            self.action_space = gymnasium.spaces.Discrete(5, start=1)
+
+    collection = Collection(Shifted, UniformPolicy, episodes=1, steps=5, seed=0, column="state", num_envs=1)
+    with pytest.raises(ValueError, match=r"allowed: a Box, or a Discrete that starts at 0"):
+        list(collect(collection, 1))
+    with pytest.raises(ValueError, match=r"NoisyExpertPolicy: the action space is Discrete\(5\); allowed: a Box"):
+        NoisyExpertPolicy(noise=0.1).reset([0], gymnasium.spaces.Discrete(5), 3)
+
+
+def test_one_hot():
+    assert is_one_hot(np.eye(3)[[0, 2, 1]])
+    assert not is_one_hot(np.ones((4, 1)))
+    assert not is_one_hot(np.array([[1.0, 1.0], [0.0, 1.0]]))
+    assert not is_one_hot(np.array([[0.5, 0.5], [0.0, 1.0]]))
