@@ -109,16 +109,22 @@ class LandmarkGraph:
         """Index of the nearest landmark, (..., D) -> (...)."""
         return torch.cdist(latent.reshape(-1, latent.shape[-1]), self.latents).argmin(1).reshape(latent.shape[:-1])
 
-    def cost_to_go(self, goal: Tensor) -> Tensor:
-        """Cost from every landmark to each goal's landmark, (G,) -> (M, G); inf where there is no way."""
+    def cost_to_go(self, goal: Tensor, closed: Tensor | None = None) -> Tensor:
+        """Cost from every landmark to each goal's landmark, inf where there is no way, (M, G).
+
+        Args:
+            goal: landmark of each goal, (G,).
+            closed: landmarks that no way may pass, whose own cost is inf too, (M, G); None for none.
+        """
         if self.outcomes is not None:
-            return self.outcomes.cost_to_go(goal, len(self.latents))
+            return self.outcomes.cost_to_go(goal, len(self.latents), closed)
         cost = torch.full((len(self.latents), len(goal)), torch.inf, device=goal.device)
         cost[goal, torch.arange(len(goal), device=goal.device)] = 0.0
         step = MinPlus()
         edges, weights = add_self_loops(self.edges, self.weights, fill_value=0.0, num_nodes=len(cost))
         while True:
             closer = step(cost, edges, weights)
+            closer = closer if closed is None else closer.masked_fill(closed, torch.inf)
             if torch.equal(closer, cost):
                 return cost
             cost = closer

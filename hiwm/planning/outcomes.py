@@ -38,16 +38,21 @@ class Outcomes:
     weight: Tensor
     lost_cost: float
 
-    def cost_to_go(self, goal: Tensor, number: int) -> Tensor:
-        """Expected cost from each of `number` landmarks to the goals' landmarks, (G,) -> (M, G); inf where all is lost."""
+    def cost_to_go(self, goal: Tensor, number: int, closed: Tensor | None = None) -> Tensor:
+        """Expected cost from each of `number` landmarks to the goals' landmarks, (G,) -> (M, G); inf where all is lost.
+
+        To be at a closed one, (M, G), is to be lost.
+        """
         columns = torch.arange(len(goal), device=goal.device)
         cost = torch.full((number + 1, len(goal)), self.lost_cost, device=goal.device)
         cost[goal, columns] = 0.0
+        # a landmark where nothing was ever done would be answered 0
+        lost = (scatter(torch.ones_like(self.landmark), self.landmark, 0, number + 1) == 0).unsqueeze(1)
+        if closed is not None:
+            lost = lost | torch.cat([closed, torch.ones_like(closed[:1])])
         while True:
             best = scatter(self.of_actions(cost), self.landmark, 0, number + 1, reduce="min")
-            # a landmark where nothing was ever done is answered 0
-            acted = scatter(torch.ones_like(self.landmark), self.landmark, 0, number + 1) > 0
-            best = torch.where(acted.unsqueeze(1), best, self.lost_cost).clamp(max=self.lost_cost)
+            best = best.masked_fill(lost, self.lost_cost).clamp(max=self.lost_cost)
             best[goal, columns] = 0.0
             if (cost - best).max() < PRECISION:
                 return torch.where(best < self.lost_cost - PRECISION, best, torch.inf)[:number]

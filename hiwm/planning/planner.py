@@ -204,10 +204,17 @@ class HierarchicalPlanner:
         if self.landmarks is None:
             return
         landmarks = self.landmarks.latents.expand(self.goal.size, -1, -1)  # (B, M, D)
-        nearest = self.goal.energy(self.top, landmarks).argmin(1)
-        landmark, self.goal_column = torch.unique(nearest, return_inverse=True)
+        energy, forbidden = self.goal.energy(self.top, landmarks), self.goal.violation(self.top, landmarks)
+        if forbidden is None:
+            # episodes with one goal share their ways
+            landmark, self.goal_column = torch.unique(energy.argmin(1), return_inverse=True)
+            closed = None
+        else:
+            closed = forbidden > 0  # (B, M)
+            landmark = torch.where(closed, torch.inf, energy).argmin(1)
+            self.goal_column, closed = torch.arange(len(landmark), device=landmark.device), closed.T
         self.goal_landmark = landmark[self.goal_column]
-        self.cost = self.landmarks.cost_to_go(landmark)
+        self.cost = self.landmarks.cost_to_go(landmark, closed)
         self.next_landmark = self.landmarks.successors(self.cost)
         self.aim = self.goal_landmark
 

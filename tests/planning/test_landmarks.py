@@ -86,6 +86,15 @@ def test_goal_and_dead_ends_map_to_themselves():
     assert graph.successors(cost).T.tolist() == [[1, 2, 2, 1, 4], [0, 1, 2, 3, 4]]
 
 
+def test_no_way_passes_a_closed_landmark():
+    # 0 -> 1 -> 3 is short, 0 -> 2 -> 3 long; for the second goal 1 is closed
+    graph = graph_of([[0, 1, 0, 2, 1], [1, 3, 2, 3, 0]], [1.0, 1.0, 2.0, 2.0, 1.0], 4)
+    closed = torch.tensor([[False, False, False, False], [False, True, False, False]]).T
+    cost = graph.cost_to_go(torch.tensor([3, 3]), closed)
+    assert cost.T.tolist() == [[2, 1, 2, 0], [4, torch.inf, 2, 0]]
+    assert graph.successors(cost).T.tolist() == [[1, 3, 3, 3], [2, 3, 3, 3]]  # out of it, there is a way
+
+
 def test_nearest():
     graph = graph_of([[0, 1], [1, 0]], [1.0, 1.0], 3)  # landmarks at (0, 1), (2, 3), (4, 5)
     latents = torch.tensor([[[0.1, 1.2], [9.0, 9.0]], [[2.2, 2.9], [-5.0, 0.0]]])

@@ -28,6 +28,14 @@ def test_where_every_action_has_one_outcome_it_is_the_shortest_path():
     assert chain.successors(cost).T.tolist() == [[1, 2, 2, 0], [0, 1, 2, 0]]
 
 
+def test_to_be_at_a_closed_landmark_is_to_be_lost():
+    world = outcomes_of([(0, [(1, 1.0, 1.0)]), (1, [(3, 1.0, 1.0)]), (0, [(2, 1.0, 2.0)]), (2, [(3, 1.0, 2.0)])])
+    closed = torch.tensor([[False] * 4, [False, True, False, False]]).T
+    cost = world.cost_to_go(torch.tensor([3, 3]), 4, closed)
+    torch.testing.assert_close(cost.T, torch.tensor([[2.0, 1, 2, 0], [4, torch.inf, 2, 0]]))
+    assert world.successors(cost)[0].tolist() == [1, 2]
+
+
 def test_trying_again_costs_its_expectation():
     # geometric: 1 / share tries
     cost = outcomes_of([(0, [(1, 0.2, 1.0), (0, 0.8, 1.0)])]).cost_to_go(torch.tensor([1]), 2)

@@ -13,7 +13,7 @@ from hiwm.config import load_config
 from hiwm.data.store import open_dataset
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
-from hiwm.planning.goals import InOrder, ObservationGoal, PartGoal, squared_distance
+from hiwm.planning.goals import InOrder, KeepOut, ObservationGoal, PartGoal, Region, squared_distance
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
 from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
@@ -667,3 +667,28 @@ def test_an_inverse_model_cannot_be_asked_for_a_part(agent):
     flat = HierarchicalPlanner(planner, replace(FLAT, proposal=["inverse"]), None, LOW, HIGH)
     with pytest.raises(ValueError, match=r"planner.proposal\[0\] is 'inverse'; allowed: gaussian, queue, bank"):
         begin(flat, PartGoal(torch.zeros(1, 2), [Itself()]))
+
+
+def test_a_forbidden_region_is_gone_around(exact):
+    """From one side of a box to the other, with a search that sees the far side and with a grid of landmarks."""
+    position, target = (
+        torch.tensor([[0.2, 0.5]]).repeat(4, 1),
+        ObservationGoal([torch.tensor([[0.8, 0.5]]).repeat(4, 1)]),
+    )
+    box = Region(torch.tensor([[0.4, 0.3]]).repeat(4, 1), torch.tensor([[0.6, 0.7]]).repeat(4, 1), [Itself()])
+    axis = torch.linspace(0, 1, 6)
+    where = torch.cartesian_prod(axis, axis)
+    apart = torch.cdist(where, where)
+    edges = ((apart > 0) & (apart < 0.21)).nonzero().T
+    graph = LandmarkGraph(Data(x=where, edge_index=edges, edge_attr=torch.ones(edges.shape[1])), edge_steps=4)
+    planners = {
+        "search": HierarchicalPlanner(exact, replace(FLAT, horizon=[40], replan=[2], budget=4000), None, LOW, HIGH),
+        "graph": HierarchicalPlanner(
+            exact, replace(FLAT, landmarks="direct", replan=[2], budget=1000), graph, LOW, HIGH
+        ),
+    }
+    for name, planner in planners.items():
+        for goal, enters in ((target, True), (KeepOut(target, box, margin=0.05), False)):
+            _, path = path_of(begin(planner, goal), position, 80)
+            assert (path - target.latent(0)).norm(dim=-1).amin(0).max() < 0.1, name
+            assert (box.depth(0, path.transpose(0, 1)) > 0).any().item() == enters, name
