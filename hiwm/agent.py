@@ -21,6 +21,7 @@ from hiwm.planning.plan import Plan
 from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
 from hiwm.planning.readout import Readout
 
+EXPERIENCE = "experience.safetensors"
 Observation = np.ndarray | Mapping[str, np.ndarray]
 
 
@@ -194,7 +195,7 @@ class Agent:
         return tensors, single
 
     def save(self, folder: Path) -> None:
-        """The levels, landmarks, real actions and readouts of each, and `agent.yaml`, whole or not at all."""
+        """The levels, landmarks, real actions and readouts of each, experience and `agent.yaml`, whole or not at all."""
         temporary = folder.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         self.hierarchy.save(temporary)
@@ -204,6 +205,8 @@ class Agent:
             macros.save(temporary / f"macros{k}.safetensors")
         for k, readout in enumerate(self.readouts):
             readout.save(temporary / f"readout{k}.safetensors")
+        if self.planner.experience is not None:
+            self.planner.experience.save(temporary / EXPERIENCE)
         described = {"planner": _plain(asdict(self.config)), "world": _plain(asdict(self.world))}
         (temporary / "agent.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
         if folder.exists():
@@ -233,7 +236,10 @@ def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = (
     macros = [MacroActions.load(file, device) for file in of_levels("macros")]
     readouts = [Readout.load(file, device) for file in of_levels("readout")]
     config, world = PlannerConfig(**described["planner"]), World(**described["world"])
-    return Agent(hierarchy, graphs, macros, readouts, config, world, allow=allow)
+    agent = Agent(hierarchy, graphs, macros, readouts, config, world, allow=allow)
+    if agent.planner.experience is not None and (folder / EXPERIENCE).exists():
+        agent.planner.experience.load(folder / EXPERIENCE)
+    return agent
 
 
 def _plain(value: Any) -> Any:

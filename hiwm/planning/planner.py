@@ -16,6 +16,7 @@ from hiwm.build import build
 from hiwm.checks import at_least, within
 from hiwm.hierarchy import Hierarchy, Inputs
 from hiwm.levels.action_encoders.raw import RawActionEncoder
+from hiwm.planning.experience import Experience
 from hiwm.planning.goals import Goal, squared_distance
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
@@ -36,6 +37,9 @@ class PlannerConfig:
         landmarks: none: the top level searches for the goal itself. direct: the next landmark on the way to the goal is
             handed to the level below as it is. search: the top level searches for that landmark.
         hops: how many landmarks ahead is aimed at.
+        feedback: cost, in edges, that is added to a way between landmarks which did not lead on; 0 to learn nothing from it.
+        patience: a way did not lead on if the cost to go has not become less for this many times as long as the landmark
+            aimed at should take.
         budget: predictor calls an environment step and episode, shared evenly by the levels that search. A solver that
             differentiates has fewer candidates for it: the backward pass counts as two calls.
         proposal: gaussian: search from N(0, std). inverse: the inverse model's actions, no search. inverse+search:
@@ -73,6 +77,8 @@ class PlannerConfig:
     discrete_solver: Mapping[str, Any] | None = None
     warm_start: bool = False
     milliseconds: float | None = None
+    feedback: float = 0.0
+    patience: float = 3.0
 
     def check(self, num_levels: int) -> None:
         """Raise a ValueError that names the key when the config does not fit a stack of `num_levels`."""
@@ -82,7 +88,8 @@ class PlannerConfig:
             values = getattr(self, key)
             if len(values) < num_levels:
                 raise ValueError(f"planner.{key} is {list(values)}; allowed: one entry for each of {num_levels} levels")
-        at_least("planner.", 1, hops=self.hops)
+        at_least("planner.", 1, hops=self.hops, patience=self.patience)
+        at_least("planner.", 0, feedback=self.feedback)
         if self.milliseconds is not None:
             within("planner.", "(0, inf)", milliseconds=self.milliseconds)
         for key in ("horizon", "replan", "repeat"):
@@ -171,6 +178,8 @@ class HierarchicalPlanner:
         self.config = config
         self.landmarks = landmarks if config.landmarks != "none" else None
         self.top = len(hierarchy) - 1
+        #: what acting has taught about the graph; outlasts an episode
+        self.experience = Experience(self.landmarks) if self.landmarks is not None and config.feedback else None
         self.macros = macros
         self._check_macros()
         self.discrete = discrete
@@ -198,6 +207,11 @@ class HierarchicalPlanner:
         # what each level's last search ended with, (B, G, C, F)
         self.kept: list[Tensor | None] = [None] * len(self.hierarchy)
         self._find_ways()
+        if self.landmarks is not None:
+            self.aim = self.goal_landmark
+            self.least = torch.full_like(self.aim, torch.inf, dtype=torch.float32)  # cost to go of each episode so far,
+            self.since = torch.zeros_like(self.aim)  # the step it was reached at,
+            self.past: list[tuple[int, Tensor]] = []  # and landmarks it was nearest to: (step, (B,)), oldest first
 
     def _find_ways(self) -> None:
         """From every landmark to each goal's landmark."""
@@ -214,9 +228,9 @@ class HierarchicalPlanner:
             landmark = torch.where(closed, torch.inf, energy).argmin(1)
             self.goal_column, closed = torch.arange(len(landmark), device=landmark.device), closed.T
         self.goal_landmark = landmark[self.goal_column]
-        self.cost = self.landmarks.cost_to_go(landmark, closed)
-        self.next_landmark = self.landmarks.successors(self.cost)
-        self.aim = self.goal_landmark
+        graph = self.landmarks if self.experience is None else self.experience.graph
+        self.cost = graph.cost_to_go(landmark, closed)
+        self.next_landmark = graph.successors(self.cost)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some of the environments only."""
@@ -226,7 +240,8 @@ class HierarchicalPlanner:
         self.kept = [None if kept is None else kept[rows] for kept in self.kept]
         if self.landmarks is not None:
             self.goal_column, self.goal_landmark = self.goal_column[rows], self.goal_landmark[rows]
-            self.aim = self.aim[rows]
+            self.aim, self.least, self.since = self.aim[rows], self.least[rows], self.since[rows]
+            self.past = [(step, landmark[rows]) for step, landmark in self.past]
 
     @torch.no_grad()
     def plan(self, observation: Inputs) -> Plan:
@@ -245,6 +260,8 @@ class HierarchicalPlanner:
             if goal is not self.goal:
                 self.goal = goal
                 self._find_ways()
+                if self.landmarks is not None:
+                    self.aim, self.least = self.goal_landmark, torch.full_like(self.least, torch.inf)
             for k in due:
                 self.parts[k] = self._plan_level(k, latents[k])
         steps = tuple(part for part in self.parts if part is not None)
@@ -296,6 +313,8 @@ class HierarchicalPlanner:
         # the latent space folds, one that is near is not always soon reached.
         at_aim = distance.gather(1, self.aim.unsqueeze(1)).squeeze(1) <= ARRIVED * graph.edge_length
         landmark = torch.where(at_aim & (self._cost(self.aim) < self._cost(landmark)), self.aim, landmark)
+        if self.experience is not None:
+            self._learn(self.experience, graph.edge_steps, landmark)
         for _ in range(self.config.hops):
             landmark = self.next_landmark[landmark, self.goal_column]
         self.aim = landmark
@@ -311,6 +330,24 @@ class HierarchicalPlanner:
             return torch.where(arrived[:, None, None], self.goal.energy(self.top, latent), away)
 
         return Aim(target, self.top, energy)
+
+    def _learn(self, experience: Experience, edge_steps: int, here: Tensor) -> None:
+        """Tell what happened since the last plans to who remembers it; `here` are the landmarks the episodes are at, (B,)."""
+        self.past = [(step, landmark) for step, landmark in self.past if step >= self.step - edge_steps]
+        if self.past and self.past[0][0] == self.step - edge_steps:
+            experience.crossed(self.past[0][1], here)
+        self.past.append((self.step, here))
+        cost = self._cost(here)
+        self.since = torch.where(cost < self.least, self.step, self.since)
+        self.least = torch.minimum(cost, self.least)
+        patience = self.config.patience * self.config.hops * edge_steps
+        late = (self.step - self.since > patience) & (here != self.goal_landmark)
+        if late.any():
+            onward = self.next_landmark[here, self.goal_column]
+            experience.failed(here[late], onward[late], self.config.feedback)
+            self._find_ways()
+            self.least = self._cost(here)  # in the new costs
+            self.since = torch.where(late, self.step, self.since)
 
     def _cost(self, landmark: Tensor) -> Tensor:
         """Cost from each environment's landmark to its goal, (B,) -> (B,)."""

@@ -692,3 +692,41 @@ def test_a_forbidden_region_is_gone_around(exact):
             _, path = path_of(begin(planner, goal), position, 80)
             assert (path - target.latent(0)).norm(dim=-1).amin(0).max() < 0.1, name
             assert (box.depth(0, path.transpose(0, 1)) > 0).any().item() == enters, name
+
+
+def test_a_closed_door_is_learned_and_remembered(exact):
+    """A wall with two doors; the near one is closed today, which nothing seen tells."""
+    axis = torch.linspace(0, 1, 11)
+    where = torch.cartesian_prod(axis, axis)
+
+    def through_wall(a, b, doors):
+        crosses = (a[..., 0] - 0.55) * (b[..., 0] - 0.55) < 0
+        height = (a[..., 1] + b[..., 1]) / 2
+        return crosses & ~torch.stack([(height - door).abs() < 0.11 for door in doors]).any(0)
+
+    apart = torch.cdist(where, where)
+    pairs = ((apart > 0) & (apart < 0.15)).nonzero()
+    pairs = pairs[~through_wall(where[pairs[:, 0]], where[pairs[:, 1]], (0.5, 0.9))].T
+    graph = LandmarkGraph(Data(x=where, edge_index=pairs, edge_attr=torch.ones(pairs.shape[1])), edge_steps=2)
+    goal = ObservationGoal([torch.tensor([[0.9, 0.3]])])
+
+    def episode(planner):
+        begin(planner, goal)
+        state = torch.tensor([[0.2, 0.3]])
+        for step in range(400):
+            moved = (state + STEP * planner.plan({"state": state}).action).clamp(0, 1)
+            state = torch.where(through_wall(state, moved, (0.9,))[:, None], state, moved)
+            if (state - goal.latent(0)).norm() < 0.1:
+                return step
+        return None
+
+    config = replace(FLAT, landmarks="direct", hops=1, horizon=[6], repeat=[2], replan=[2], feedback=0.0)
+    assert (
+        episode(HierarchicalPlanner(exact, config, graph, LOW, HIGH)) is None
+    )  # stands before the closed door for ever
+    planner = HierarchicalPlanner(exact, replace(config, feedback=20.0), graph, LOW, HIGH)
+    first, second = episode(planner), episode(planner)
+    assert first is not None
+    assert second is not None
+    assert second < 0.8 * first
+    assert torch.equal(graph.weights, torch.ones(pairs.shape[1]))  # the graph of the data stays as it was

@@ -1,0 +1,77 @@
+"""What an agent finds out about a landmark graph while it acts: the memory that outlasts an episode.
+
+A graph says what was possible when the data were collected. A way that leads nowhere today, for a door is closed, costs more
+from then on; one that turns out to lead on costs what it did, and one that was never seen in the data is added.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch_geometric.data import Data
+
+from hiwm.planning.landmarks import LandmarkGraph
+
+
+class Experience:
+    """Costs that are added to a graph's edges, and edges that were found.
+
+    Args:
+        graph: as the data have it; stays as it is.
+        length_cost: of found edges, relative to their length; as in `LandmarkConfig`.
+    """
+
+    def __init__(self, graph: LandmarkGraph, length_cost: float = 0.1) -> None:
+        if graph.outcomes is not None:
+            raise ValueError("planner.feedback needs a graph of landmarks.outcomes best; it has expected ones")
+        self.known = graph
+        self.length_cost = length_cost
+        self.edges = graph.edges
+        self.weights = graph.weights
+        self.added = torch.zeros_like(graph.weights)
+
+    @property
+    def graph(self) -> LandmarkGraph:
+        """The graph as experience has it."""
+        data = Data(x=self.known.latents, edge_index=self.edges, edge_attr=self.weights + self.added)
+        return LandmarkGraph(data, self.known.edge_steps)
+
+    def failed(self, start: Tensor, end: Tensor, cost: float) -> None:
+        """Ways from landmarks to others, (N,) and (N,), did not lead on: they cost more, and those that run beside them too.
+
+        Beside: both ends within a mean edge of it; for one blocked way rarely is one edge.
+        """
+        at, reach = self.known.latents, self.known.edge_length
+        near_start = torch.cdist(at[start], at)[:, self.edges[0]] <= reach  # (N, E)
+        near_end = torch.cdist(at[end], at)[:, self.edges[1]] <= reach
+        self.added = self.added + cost * (near_start & near_end).any(0)
+
+    def crossed(self, start: Tensor, end: Tensor) -> bool:
+        """Ways that were gone in one edge's time, (N,) and (N,): they cost what they did; whether anything changed."""
+        ways = torch.unique(torch.stack([start, end])[:, start != end], dim=1)
+        number = len(self.known.latents)
+        names, mine = ways[0] * number + ways[1], self.edges[0] * number + self.edges[1]
+        again = torch.isin(mine, names) & (self.added > 0)
+        self.added = torch.where(again, 0.0, self.added)
+        new = ways[:, ~torch.isin(names, mine)]
+        if new.shape[1]:
+            length = (self.known.latents[new[0]] - self.known.latents[new[1]]).norm(dim=1)
+            self.edges = torch.cat([self.edges, new], 1)
+            self.weights = torch.cat([self.weights, 1 + self.length_cost * length / self.known.edge_length])
+            self.added = torch.cat([self.added, torch.zeros_like(length)])
+        return bool(again.any()) or new.shape[1] > 0
+
+    def save(self, path: Path) -> None:
+        """One safetensors file."""
+        save_file({"edges": self.edges.contiguous(), "weights": self.weights, "added": self.added}, path)
+
+    def load(self, path: Path) -> None:
+        """Take over what `save` wrote of the same graph."""
+        told = load_file(path, device=str(self.weights.device))
+        number = self.known.edges.shape[1]
+        if len(told["weights"]) < number or not torch.equal(told["edges"][:, :number], self.known.edges):
+            raise ValueError(f"{path} is the experience of another landmark graph; remove it or train with its config")
+        self.edges, self.weights, self.added = told["edges"], told["weights"], told["added"]
