@@ -34,7 +34,7 @@ class World:
         action_low, action_high: bounds of primitive actions in the data.
         dataset: fingerprint of the data.
         goal: columns of an observation that goals are about; none for all of it.
-        goal_sizes: numbers in each.
+        goal_shapes: of each of them.
         discrete: whether actions are one of several options, one-hot vectors in the data.
     """
 
@@ -43,7 +43,7 @@ class World:
     action_high: Sequence[float]
     dataset: str
     goal: Sequence[str] = ()
-    goal_sizes: Sequence[int] = ()
+    goal_shapes: Sequence[Sequence[int]] = ()
     discrete: bool = False
 
 
@@ -157,15 +157,17 @@ class Agent:
         if not isinstance(goal, Mapping) or any(name not in goal for name in names):
             told = sorted(goal) if isinstance(goal, Mapping) else "one array"
             raise ValueError(f"the goal has {told}; needed: a dict with {list(names)}")
-        sizes = self.world.goal_sizes
-        parts = [torch.as_tensor(np.array(goal[name], np.float32), device=self.hierarchy.device) for name in names]
-        single = parts[0].numel() == sizes[0]
-        parts = [part.reshape(1 if single else len(part), -1) for part in parts]
-        for name, part, size in zip(names, parts, sizes, strict=True):
-            if part.shape[1] != size or len(part) != len(parts[0]):
+        parts, single = [], False
+        for name, shape in zip(names, map(tuple, self.world.goal_shapes), strict=True):
+            part = torch.as_tensor(np.array(goal[name], np.float32), device=self.hierarchy.device)
+            single = tuple(part.shape) == shape
+            if not single and tuple(part.shape[1:]) != shape:
                 raise ValueError(
-                    f"the goal's {name} has the shape {tuple(part.shape)}; allowed: ({len(parts[0])}, {size})"
+                    f"the goal's {name} has the shape {tuple(part.shape)}; allowed: {shape} or (batch, *{shape})"
                 )
+            parts.append(part.reshape(1 if single else len(part), -1))
+        if len({len(part) for part in parts}) > 1:
+            raise ValueError(f"goals of {[len(part) for part in parts]} episodes; allowed: the same for {list(names)}")
         return PartGoal(torch.cat(parts, 1), self.readouts), single
 
     def _tensors(self, observation: Observation) -> tuple[dict[str, Tensor], bool]:

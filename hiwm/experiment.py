@@ -135,8 +135,8 @@ def train(config: Config) -> None:
     readouts = _fit_readouts(config, dataset, latents, processes)
     actions = _actions(dataset)
     low, high, discrete = actions.min(0).tolist(), actions.max(0).tolist(), is_one_hot(actions)
-    sizes = [int(np.prod(dataset.column(name).shape[1:])) for name in config.goal.columns]
-    world = World(config.environment, low, high, dataset.fingerprint, config.goal.columns, sizes, discrete)
+    shapes = [dataset.column(name).shape[1:] for name in config.goal.columns]
+    world = World(config.environment, low, high, dataset.fingerprint, config.goal.columns, shapes, discrete)
     agent = Agent(hierarchy, graphs, macros, readouts, config.planner, world, seed=config.seed, allow=config.allow)
     home = config.folder / "hierarchy"
     agent.save(home)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ import torch
 import yaml
 
 import hiwm
+from hiwm.agent import Agent, load_agent
 from hiwm.data.store import open_dataset
+from hiwm.planning.goals import PartGoal
+from hiwm.planning.readout import Readout
 
 RNG = np.random.default_rng(0)
 GOALS = RNG.uniform(0, 1, (4, 2)).astype(np.float32)
@@ -267,3 +271,47 @@ def test_saving_leaves_other_peoples_files_alone(agent, tmp_path):
     with pytest.raises(ValueError, match="other files"):
         agent.save(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.fixture
+def about_a_part(agent):
+    """An agent whose goals are a part of the state: here all of it."""
+    readouts = [
+        Readout(dim_latent=level.encoder.dim, dim=2, width=8, depth=1).eval() for level in agent.hierarchy.levels
+    ]
+    config = replace(agent.config, landmarks="none", proposal=["inverse", "inverse", "gaussian"])
+    world = replace(agent.world, goal=["state"], goal_shapes=[[2]])
+    return Agent(agent.hierarchy, agent.graphs, agent.macros, readouts, config, world)
+
+
+def test_goals_on_a_part_come_alone_or_as_a_batch(about_a_part):
+    agent, here = about_a_part, np.full(2, 0.5, np.float32)
+    agent.reset({"state": np.zeros(2)})
+    assert agent.act(here).shape == (2,)
+    agent.reset({"state": np.zeros((1, 2)), "other": np.zeros(1)})
+    assert agent.act(here[None]).shape == (1, 2)
+    assert agent.plan.steps[-1].target is None
+    agent.reset(PartGoal(torch.zeros(3, 2), agent.readouts))
+    assert agent.act(np.stack([here] * 3)).shape == (3, 2)
+    with pytest.raises(
+        ValueError, match=r"the goal's state has the shape \(3,\); allowed: \(2,\) or \(batch, \*\(2,\)\)"
+    ):
+        agent.reset({"state": np.zeros(3)})
+    with pytest.raises(ValueError, match=r"the goal has \['cube'\]; needed: a dict with \['state'\]"):
+        agent.reset({"cube": np.zeros(2)})
+
+
+def test_an_agent_is_saved_with_readouts_and_experience(about_a_part, tmp_path):
+    agent = about_a_part.with_planner(landmarks="direct", feedback=5.0)
+    start = torch.tensor([0])
+    agent.planner.experience.failed(start, agent.planner.experience.edges[1][:1], 5.0)
+    agent.save(tmp_path / "agent")
+    loaded = load_agent(tmp_path / "agent")
+    for mine, theirs in zip(agent.readouts, loaded.readouts, strict=True):
+        assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in mine.state_dict().items())
+    assert torch.equal(loaded.planner.experience.added, agent.planner.experience.added)
+    assert agent.planner.experience.added.any()
+    goal = {"state": np.full((4, 2), 0.3)}
+    agent.reset(goal)
+    loaded.reset(goal)
+    np.testing.assert_array_equal(agent.act(np.full((4, 2), 0.5)), loaded.act(np.full((4, 2), 0.5)))

@@ -277,12 +277,12 @@ def test_an_interrupted_collection_goes_on(tmp_path, capfd, uninterrupted, worke
         [sys.executable, "-m", "hiwm", *command], stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        for _ in range(3000):
+        for _ in range(12_000):  # two minutes, on a machine with other things to do
             if (parts / "ep_len").exists() and (parts / "ep_len").read_bytes().count(b"\n") > 20:
                 break
             time.sleep(0.01)
         os.kill(killed.pid, end)
-        killed.wait(20)
+        killed.wait(120)
         assert not path.exists()
         there = (parts / "ep_len").read_bytes().count(b"\n") - 1
         assert 20 <= there < 301
