@@ -176,15 +176,19 @@ def _explained(error: Exception, overrides: list[str]) -> str:
     lines = [line.strip() for line in f"{error}\n{error.__cause__ or error}".splitlines() if line.strip()]
     message = " ".join(list(dict.fromkeys(lines))[:16])
     unknown = re.match(r"Could not override '([\w.]+)'", message)
-    if unknown is None or "." not in (key := unknown[1]):
+    if unknown is None:
         return message
     with initialize_config_module("hiwm.configs", version_base="1.3"):
-        there = compose("config", [override for override in overrides if key not in override])
-    parent, _, name = key.rpartition(".")
-    keys = OmegaConf.select(there, parent)
-    if not isinstance(keys, Mapping | DictConfig):
-        return message
-    return f"unknown key {key}; allowed: {', '.join(sorted(map(str, keys)))}" + _nearest(name, list(map(str, keys)))
+        there: Any = compose("config", [override for override in overrides if unknown[1] not in override])
+    path = unknown[1].split(".")
+    for i, name in enumerate(path):
+        if not isinstance(there, Mapping | DictConfig):
+            break
+        if name not in there:
+            keys = sorted(map(str, there))
+            return f"unknown key {'.'.join(path[: i + 1])}; allowed: {', '.join(keys)}" + _nearest(name, keys)
+        there = there[name]
+    return message
 
 
 def _nearest(name: str, names: list[str]) -> str:

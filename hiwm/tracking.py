@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,6 +77,9 @@ class MLflowTracker:
         from mlflow import MlflowClient
         from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
+
+        # it says that it makes its tables; nobody need act on that
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 
         folder = config.folder.resolve()
         folder.mkdir(parents=True, exist_ok=True)

@@ -106,6 +106,10 @@ def test_files_of_other_seeds_lie_apart():
     [
         ("training.step=3", "training.step|step"),
         ("+training.step=3", "training.step"),
+        ("planer.hops=1", "unknown key planer; allowed: .*. Did you mean planner"),
+        ("planner.hop=1", "unknown key planner.hop; allowed: .*. Did you mean hops"),
+        ("levels.level1.predictor.widht=1", "unknown key levels.level1.predictor.widht; .* Did you mean width"),
+        ("levels.level9.horizon=1", "unknown key levels.level9; allowed: level0, level1, level2"),
         ("+extra=3", "unknown key extra"),
         ("training.steps=many", "training.steps is 'many'; allowed: a whole number"),
         ("training.steps=2.5", "training.steps is 2.5; allowed: a whole number"),
