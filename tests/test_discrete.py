@@ -19,6 +19,7 @@ from hiwm.data.store import open_dataset
 from hiwm.experiment import is_one_hot, run
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
+from hiwm.planning.goals import ObservationGoal
 from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.proposals import SearchSpace, anywhere, around
 
@@ -115,7 +116,8 @@ def test_a_flat_planner_with_exact_dynamics_reaches_its_goal(warm_start):
     )  # fmt: skip
     planner = HierarchicalPlanner(hierarchy, planner_config, None, torch.zeros(5), torch.ones(5), discrete=True)
     goal, state = torch.rand(2, 6, 2, generator=torch.Generator().manual_seed(0))
-    planner.start({"state": goal}, torch.Generator().manual_seed(0))
+    whole = ObservationGoal(planner.hierarchy.encode({"state": goal}))
+    planner.start(whole, torch.Generator().manual_seed(0))
     closest = torch.full((6,), torch.inf)
     for _ in range(45):
         state = state + tiny.STEP * planner.plan({"state": state}).action @ MOVES
