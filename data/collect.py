@@ -126,4 +126,8 @@ def _collect_chunk(collection: Collection, envs: VectorEnv, episodes: np.ndarray
 
 def _stored(actions: np.ndarray, space: gymnasium.spaces.Box | gymnasium.spaces.Discrete) -> np.ndarray:
     """Actions (B, A) as they are; discrete ones (B,) as one-hot vectors (B, n)."""
-    return np.array(actions) if isinstance(space, gymnasium.spaces.Box) else np.eye(int(space.n), dtype=np.float32)[actions]
+    return (
+        np.array(actions)
+        if isinstance(space, gymnasium.spaces.Box)
+        else np.eye(int(space.n), dtype=np.float32)[actions]
+    )
