@@ -100,8 +100,8 @@ def _draw(config: Config, agent: Agent, dataset: Trajectories, evaluation: Any) 
         if on_map:
             graphs = {}
             for name, planned in make_agents(agent, config.evaluation).items():
-                if planned.planner.landmarks is not None:
-                    graphs[name] = (planned.planner.landmarks, where[planned.planner.top])
+                if planned.planner.ways is not None:
+                    graphs[name] = (planned.planner.ways.landmarks, where[planned.planner.top])
             drawn["episodes"] = figures.episodes(traces, StateDecoder(agent, dataset, config.state), graphs, walls)
     return drawn
 

@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor
 
 from hiwm.hierarchy import Hierarchy, load_hierarchy
+from hiwm.planning.experience import Experience
 from hiwm.planning.goals import Goal, ObservationGoal, PartGoal
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
@@ -98,6 +99,12 @@ class Agent:
         if self._plan is None:
             raise ValueError("there is no plan before the first act()")
         return self._plan
+
+    @property
+    def experience(self) -> Experience | None:
+        """What acting has taught about the landmark graph; None where nothing is learned from it."""
+        ways = self.planner.ways
+        return None if ways is None else ways.experience
 
     def with_planner(self, num_levels: int | None = None, **changes: Any) -> Agent:
         """The same levels planning otherwise: `changes` are keys of PlannerConfig."""
@@ -207,8 +214,8 @@ class Agent:
             macros.save(temporary / f"macros{k}.safetensors")
         for k, readout in enumerate(self.readouts):
             readout.save(temporary / f"readout{k}.safetensors")
-        if self.planner.experience is not None:
-            self.planner.experience.save(temporary / EXPERIENCE)
+        if self.experience is not None:
+            self.experience.save(temporary / EXPERIENCE)
         described = {"planner": _plain(asdict(self.config)), "world": _plain(asdict(self.world))}
         (temporary / "agent.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
         if folder.exists():
@@ -239,8 +246,8 @@ def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = (
     readouts = [Readout.load(file, device) for file in of_levels("readout")]
     config, world = PlannerConfig(**described["planner"]), World(**described["world"])
     agent = Agent(hierarchy, graphs, macros, readouts, config, world, allow=allow)
-    if agent.planner.experience is not None and (folder / EXPERIENCE).exists():
-        agent.planner.experience.load(folder / EXPERIENCE)
+    if agent.experience is not None and (folder / EXPERIENCE).exists():
+        agent.experience.load(folder / EXPERIENCE)
     return agent
 
 

@@ -304,13 +304,13 @@ def test_goals_on_a_part_come_alone_or_as_a_batch(about_a_part):
 def test_an_agent_is_saved_with_readouts_and_experience(about_a_part, tmp_path):
     agent = about_a_part.with_planner(landmarks="direct", feedback=5.0)
     start = torch.tensor([0])
-    agent.planner.experience.failed(start, agent.planner.experience.edges[1][:1], 5.0)
+    agent.experience.failed(start, agent.experience.edges[1][:1], 5.0)
     agent.save(tmp_path / "agent")
     loaded = load_agent(tmp_path / "agent")
     for mine, theirs in zip(agent.readouts, loaded.readouts, strict=True):
         assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in mine.state_dict().items())
-    assert torch.equal(loaded.planner.experience.added, agent.planner.experience.added)
-    assert agent.planner.experience.added.any()
+    assert torch.equal(loaded.experience.added, agent.experience.added)
+    assert agent.experience.added.any()
     goal = {"state": np.full((4, 2), 0.3)}
     agent.reset(goal)
     loaded.reset(goal)

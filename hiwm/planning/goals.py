@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from hiwm.planning.readout import Readout
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a level plans towards.
+
+    Args:
+        latent: to reach, (B, D of `level`); None for a goal that many latents meet.
+        level: in whose latent space it lies: the one that plans, or the one above.
+        energy: how far latents of the level that plans are from it, (B, S, H, D) -> (B, S, H).
+    """
+
+    latent: Tensor | None
+    level: int
+    energy: Callable[[Tensor], Tensor]
 
 
 class Goal(ABC):

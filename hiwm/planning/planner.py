@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,17 +16,16 @@ from hiwm.build import build
 from hiwm.checks import at_least, within
 from hiwm.hierarchy import Hierarchy, Inputs
 from hiwm.levels.action_encoders.raw import RawActionEncoder
-from hiwm.planning.experience import Experience
-from hiwm.planning.goals import Goal, squared_distance
+from hiwm.planning.goals import Aim, Goal, squared_distance
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
 from hiwm.planning.memory import Memory, repeated
 from hiwm.planning.plan import LevelPlan, Plan
 from hiwm.planning.proposals import INVERSE, PROPOSALS, REAL, SearchSpace, anywhere, around, best_of_bank, like_real
 from hiwm.planning.solvers.solver import GRADIENT_COST, Energy, Proposal, Scores, Solver
+from hiwm.planning.wayfinder import Wayfinder
 
 LANDMARKS = ("none", "direct", "search")
-ARRIVED = 0.5  # of a mean edge: a landmark this near counts as reached
 
 
 @dataclass(frozen=True)
@@ -105,21 +104,6 @@ class PlannerConfig:
                 raise ValueError(f"planner.replan is {list(self.replan)}; allowed: multiples of the first")
 
 
-@dataclass(frozen=True)
-class Aim:
-    """What a level plans towards.
-
-    Args:
-        latent: to reach, (B, D of `level`); None for a goal that many latents meet.
-        level: in whose latent space it lies: the one that plans, or the one above.
-        energy: how far latents of the level that plans are from it, (B, S, H, D) -> (B, S, H).
-    """
-
-    latent: Tensor | None
-    level: int
-    energy: Callable[[Tensor], Tensor]
-
-
 class HierarchicalPlanner:
     """Plans for a batch of environments that run in step.
 
@@ -176,10 +160,10 @@ class HierarchicalPlanner:
                 )
         self.hierarchy = hierarchy
         self.config = config
-        self.landmarks = landmarks if config.landmarks != "none" else None
         self.top = len(hierarchy) - 1
-        #: what acting has taught about the graph; outlasts an episode
-        self.experience = Experience(self.landmarks) if self.landmarks is not None and config.feedback else None
+        self.ways = None
+        if landmarks is not None and config.landmarks != "none":
+            self.ways = Wayfinder(landmarks, self.top, config.hops, config.feedback, config.patience)
         self.macros = macros
         self._check_macros()
         self.discrete = discrete
@@ -194,7 +178,7 @@ class HierarchicalPlanner:
 
     def start(self, goal: Goal, generator: torch.Generator) -> None:
         """Begin B episodes towards their goals."""
-        if self._proposal(self.top) in INVERSE and self.landmarks is None and goal.latent(self.top) is None:
+        if self._proposal(self.top) in INVERSE and self.ways is None and goal.latent(self.top) is None:
             raise ValueError(
                 f"planner.proposal[{self.top}] is {self._proposal(self.top)!r}; allowed: {', '.join(('gaussian', *REAL))}, for "
                 "an inverse model cannot be asked for a goal that is no whole observation"
@@ -206,31 +190,8 @@ class HierarchicalPlanner:
         self.parts: list[LevelPlan | None] = [None] * len(self.hierarchy)
         # what each level's last search ended with, (B, G, C, F)
         self.kept: list[Tensor | None] = [None] * len(self.hierarchy)
-        self._find_ways()
-        if self.landmarks is not None:
-            self.aim = self.goal_landmark
-            self.least = torch.full_like(self.aim, torch.inf, dtype=torch.float32)  # cost to go of each episode so far,
-            self.since = torch.zeros_like(self.aim)  # the step it was reached at,
-            self.past: list[tuple[int, Tensor]] = []  # and landmarks it was nearest to: (step, (B,)), oldest first
-
-    def _find_ways(self) -> None:
-        """From every landmark to each goal's landmark."""
-        if self.landmarks is None:
-            return
-        landmarks = self.landmarks.latents.expand(self.goal.size, -1, -1)  # (B, M, D)
-        energy, forbidden = self.goal.energy(self.top, landmarks), self.goal.violation(self.top, landmarks)
-        if forbidden is None:
-            # episodes with one goal share their ways
-            landmark, self.goal_column = torch.unique(energy.argmin(1), return_inverse=True)
-            closed = None
-        else:
-            closed = forbidden > 0  # (B, M)
-            landmark = torch.where(closed, torch.inf, energy).argmin(1)
-            self.goal_column, closed = torch.arange(len(landmark), device=landmark.device), closed.T
-        self.goal_landmark = landmark[self.goal_column]
-        graph = self.landmarks if self.experience is None else self.experience.graph
-        self.cost = graph.cost_to_go(landmark, closed)
-        self.next_landmark = graph.successors(self.cost)
+        if self.ways is not None:
+            self.ways.start(goal)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some of the environments only."""
@@ -238,10 +199,8 @@ class HierarchicalPlanner:
         self.memory.keep(rows)
         self.parts = [None if part is None else part.keep(rows) for part in self.parts]
         self.kept = [None if kept is None else kept[rows] for kept in self.kept]
-        if self.landmarks is not None:
-            self.goal_column, self.goal_landmark = self.goal_column[rows], self.goal_landmark[rows]
-            self.aim, self.least, self.since = self.aim[rows], self.least[rows], self.since[rows]
-            self.past = [(step, landmark[rows]) for step, landmark in self.past]
+        if self.ways is not None:
+            self.ways.keep(rows, self.goal)
 
     @torch.no_grad()
     def plan(self, observation: Inputs) -> Plan:
@@ -259,9 +218,8 @@ class HierarchicalPlanner:
             goal = self.goal.observe(latents)
             if goal is not self.goal:
                 self.goal = goal
-                self._find_ways()
-                if self.landmarks is not None:
-                    self.aim, self.least = self.goal_landmark, torch.full_like(self.least, torch.inf)
+                if self.ways is not None:
+                    self.ways.renew(goal)
             for k in due:
                 self.parts[k] = self._plan_level(k, latents[k])
         steps = tuple(part for part in self.parts if part is not None)
@@ -279,10 +237,10 @@ class HierarchicalPlanner:
             assert above is not None, "levels plan from the top"
             left = above.due - (self.step - above.made_at)
             aim, left = self._subgoal(k + 1, above.subgoal), left / period
-        elif self.landmarks is None:
+        elif self.ways is None:
             aim, left = Aim(self.goal.latent(k), k, partial(self.goal.energy, k)), self.config.horizon[k]
         else:
-            aim, due = self._next_landmark(latent), self.config.hops * self.landmarks.edge_steps
+            aim, due = self.ways.next(latent, self.step), self.ways.due
             if self.config.landmarks == "direct" and k > 0:
                 assert aim.latent is not None, "a landmark is one latent"
                 return LevelPlan(k, aim.latent, k, aim.latent, due, self.step)
@@ -299,59 +257,6 @@ class HierarchicalPlanner:
             return squared_distance(above, target)
 
         return Aim(target, level, distance)
-
-    def _next_landmark(self, latent: Tensor) -> Aim:
-        """The landmark `hops` ahead on the way to the goal, or the goal itself once it is that near; latent (B, D)."""
-        graph = self.landmarks
-        assert graph is not None
-        distance = torch.cdist(latent, graph.latents)  # (B, M)
-        cost = self.cost[:, self.goal_column].T
-        distance = torch.where(torch.isfinite(cost), distance, torch.inf)
-        landmark = distance.argmin(1)
-        # An agent that comes close to its target, but not so close that it is the nearest landmark, would stay there for
-        # ever; so a target within half an edge counts as reached. No other landmark does: across a thin wall, or where
-        # the latent space folds, one that is near is not always soon reached.
-        at_aim = distance.gather(1, self.aim.unsqueeze(1)).squeeze(1) <= ARRIVED * graph.edge_length
-        landmark = torch.where(at_aim & (self._cost(self.aim) < self._cost(landmark)), self.aim, landmark)
-        if self.experience is not None:
-            self._learn(self.experience, graph.edge_steps, landmark)
-        for _ in range(self.config.hops):
-            landmark = self.next_landmark[landmark, self.goal_column]
-        self.aim = landmark
-        arrived = landmark == self.goal_landmark
-        target, goal = graph.latents[landmark], self.goal.latent(self.top)
-        if goal is not None:
-            target = torch.where(arrived.unsqueeze(-1), goal, target)
-
-        def energy(latent: Tensor) -> Tensor:
-            away = squared_distance(latent, target)
-            if goal is not None:
-                return away
-            return torch.where(arrived[:, None, None], self.goal.energy(self.top, latent), away)
-
-        return Aim(target, self.top, energy)
-
-    def _learn(self, experience: Experience, edge_steps: int, here: Tensor) -> None:
-        """Tell what happened since the last plans to who remembers it; `here` are the landmarks the episodes are at, (B,)."""
-        self.past = [(step, landmark) for step, landmark in self.past if step >= self.step - edge_steps]
-        if self.past and self.past[0][0] == self.step - edge_steps:
-            experience.crossed(self.past[0][1], here)
-        self.past.append((self.step, here))
-        cost = self._cost(here)
-        self.since = torch.where(cost < self.least, self.step, self.since)
-        self.least = torch.minimum(cost, self.least)
-        patience = self.config.patience * self.config.hops * edge_steps
-        late = (self.step - self.since > patience) & (here != self.goal_landmark)
-        if late.any():
-            onward = self.next_landmark[here, self.goal_column]
-            experience.failed(here[late], onward[late], self.config.feedback)
-            self._find_ways()
-            self.least = self._cost(here)  # in the new costs
-            self.since = torch.where(late, self.step, self.since)
-
-    def _cost(self, landmark: Tensor) -> Tensor:
-        """Cost from each environment's landmark to its goal, (B,) -> (B,)."""
-        return self.cost[landmark, self.goal_column]
 
     def _solve(
         self, k: int, latent: Tensor, aim: Aim, steps_left: float

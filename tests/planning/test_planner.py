@@ -375,9 +375,9 @@ def test_an_agent_near_its_target_goes_on_from_it(exact):
     planner = HierarchicalPlanner(exact, config, graph, LOW, HIGH)
     start(planner, torch.tensor([[2.0, 0.0]]))
     near = torch.tensor([[1.0, 0.25]])  # landmark 3 is the nearest, landmark 1 is near
-    assert planner._next_landmark(near).latent.tolist() == [[1.0, 0.0]]
-    planner.aim = torch.tensor([1])
-    assert planner._next_landmark(near).latent.tolist() == [[2.0, 0.0]]
+    assert planner.ways.next(near, 0).latent.tolist() == [[1.0, 0.0]]
+    planner.ways.aim = torch.tensor([1])
+    assert planner.ways.next(near, 0).latent.tolist() == [[2.0, 0.0]]
 
 
 @pytest.mark.parametrize("name", sorted({path.stem for path in SOLVERS} - {"categorical"}))
@@ -653,9 +653,9 @@ def test_a_graph_leads_to_where_the_part_is_right(exact):
     config = replace(FLAT, landmarks="direct", hops=1)
     planner = HierarchicalPlanner(exact, config, graph, LOW, HIGH)
     begin(planner, PartGoal(torch.tensor([[1.9, torch.nan], [torch.nan, 0.9]]), [Itself()]))
-    assert planner.goal_landmark.tolist() == [2, 3]
+    assert planner.ways.goal_landmark.tolist() == [2, 3]
     here = torch.tensor([[0.0, 0.0], [1.0, 0.9]])
-    aim = planner._next_landmark(here)
+    aim = planner.ways.next(here, 0)
     assert aim.latent.tolist() == [[1, 0], [1, 1]]
     # on the way to the landmark; at the last one, to the goal itself, whatever x is
     energy = aim.energy(torch.tensor([[1.0, 1.0], [7.0, 1.0]])[:, None, None])
