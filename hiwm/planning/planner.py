@@ -53,6 +53,8 @@ class PlannerConfig:
         inverse_std: deviation around the inverse model's actions, or around the bank's sequence.
         macro_bound: macro-actions are clamped to +- this many deviations, with queue and bank instead to the 2 % and 98 %
             quantiles of recent real ones; level 0's actions to those in the data.
+        goal_weight: of the goal's energy in the search of a level below the top, beside the subgoal's; the top level's entry
+            is not read, none at all means 0. A lower level often sees the goal more sharply than the one above it.
         solver: the search method, one of `configs/solver/`.
         discrete_solver: that of level 0 where the environment's actions are discrete: one-hot vectors.
         warm_start: a search also tries what the level's last one ended with, shifted by the steps that have passed since;
@@ -78,14 +80,15 @@ class PlannerConfig:
     milliseconds: float | None = None
     feedback: float = 0.0
     patience: float = 3.0
+    goal_weight: Sequence[float] = ()
 
     def check(self, num_levels: int) -> None:
         """Raise a ValueError that names the key when the config does not fit a stack of `num_levels`."""
         if self.landmarks not in LANDMARKS:
             raise ValueError(f"planner.landmarks is {self.landmarks!r}; allowed: {', '.join(LANDMARKS)}")
-        for key in ("proposal", "horizon", "replan", "repeat", "std", "inverse_std"):
+        for key in ("proposal", "horizon", "replan", "repeat", "std", "inverse_std", "goal_weight"):
             values = getattr(self, key)
-            if len(values) < num_levels:
+            if len(values) < num_levels and (values or key != "goal_weight"):
                 raise ValueError(f"planner.{key} is {list(values)}; allowed: one entry for each of {num_levels} levels")
         at_least("planner.", 1, hops=self.hops, patience=self.patience)
         at_least("planner.", 0, feedback=self.feedback)
@@ -93,6 +96,7 @@ class PlannerConfig:
             within("planner.", "(0, inf)", milliseconds=self.milliseconds)
         for key in ("horizon", "replan", "repeat"):
             at_least("planner.", 1, **{f"{key}[{k}]": getattr(self, key)[k] for k in range(num_levels)})
+        at_least("planner.", 0, **{f"goal_weight[{k}]": weight for k, weight in enumerate(self.goal_weight)})
         for k in range(num_levels):
             if self.proposal[k] not in PROPOSALS:
                 raise ValueError(f"planner.proposal[{k}] is {self.proposal[k]!r}; allowed: {', '.join(PROPOSALS)}")
@@ -236,7 +240,7 @@ class HierarchicalPlanner:
             above = self.parts[k + 1]
             assert above is not None, "levels plan from the top"
             left = above.due - (self.step - above.made_at)
-            aim, left = self._subgoal(k + 1, above.subgoal), left / period
+            aim, left = self._subgoal(k, above.subgoal), left / period
         elif self.ways is None:
             aim, left = Aim(self.goal.latent(k), k, partial(self.goal.energy, k)), self.config.horizon[k]
         else:
@@ -248,15 +252,17 @@ class HierarchicalPlanner:
         found = self._solve(k, latent, aim, left)
         return LevelPlan(k, aim.latent, aim.level, found[1][:, 0], period, self.step, *found)
 
-    def _subgoal(self, level: int, target: Tensor) -> Aim:
-        """A latent of the level above the one that plans."""
+    def _subgoal(self, k: int, target: Tensor) -> Aim:
+        """A latent of the level above level k, and the goal as far as level k is to mind it."""
+        weight = self.config.goal_weight[k] if self.config.goal_weight else 0.0
 
-        def distance(latent: Tensor) -> Tensor:
+        def energy(latent: Tensor) -> Tensor:
             self.other_calls += passes_of(latent) * latent[..., 0].numel()
-            above = self.hierarchy.levels[level].encode({"latent": latent})
-            return squared_distance(above, target)
+            above = self.hierarchy.levels[k + 1].encode({"latent": latent})
+            away = squared_distance(above, target)
+            return away + weight * self.goal.energy(k, latent) if weight else away
 
-        return Aim(target, level, distance)
+        return Aim(target, k + 1, energy)
 
     def _solve(
         self, k: int, latent: Tensor, aim: Aim, steps_left: float

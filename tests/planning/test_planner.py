@@ -289,6 +289,8 @@ def test_same_seed_same_actions(agent):
         ({"repeat": []}, r"planner.repeat is \[\].*3 levels"),
         ({"std": [1.0]}, r"planner.std is .*3 levels"),
         ({"inverse_std": [1.0]}, r"planner.inverse_std is .*3 levels"),
+        ({"goal_weight": [1.0]}, r"planner.goal_weight is .*3 levels"),
+        ({"goal_weight": [0.0, -1.0, 0.0]}, r"planner.goal_weight\[1\] is -1.0"),
         (
             {"proposal": ["gaussian", "guess", "gaussian"]},
             r"planner.proposal\[1\] is 'guess'; allowed: gaussian, inverse, inverse\+search, queue, bank",
@@ -365,6 +367,16 @@ def test_search_starts_at_the_inverse_models_actions(agent):
         start(planner, points(3))
         planner.plan({"state": points(3, seed=1)})
     torch.testing.assert_close(search.parts[0].actions, follow.parts[0].actions, rtol=0, atol=1e-4)
+
+
+def test_a_goal_weight_draws_the_lower_levels_to_the_goal(agent):
+    away = []
+    for weight in (0.0, 1000.0):
+        planner = stack_planner(agent, proposal=["inverse+search"] * 3, goal_weight=[weight, 0.0, 0.0])
+        start(planner, points(8))
+        part = planner.plan({"state": points(8, seed=1)}).steps[0]
+        away.append(planner.goal.energy(0, part.predicted).amin(1).mean())
+    assert away[1] < 0.9 * away[0]
 
 
 def test_an_agent_near_its_target_goes_on_from_it(exact):
