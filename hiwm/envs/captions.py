@@ -18,9 +18,3 @@ class Caption(NamedTuple):
 
     wordings: Sequence[str]
     true: np.ndarray
-
-
-def thirds(words: Sequence[str], value: np.ndarray, low: float, high: float) -> list[tuple[str, np.ndarray]]:
-    """Three words for the parts below `low`, between and above `high`, each with where it holds, (N,)."""
-    below, above = value < low, value > high
-    return list(zip(words, (below, ~below & ~above, above), strict=True))

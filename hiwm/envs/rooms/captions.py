@@ -1,4 +1,8 @@
-"""What can be said of where the agent is: its room, and a corner, the middle or a door of it."""
+"""What can be said of where the agent is: its room, and the middle or a door of it.
+
+No corners: "the top left room, its bottom right corner" and "the bottom right room, its top left corner" have the same
+words, and a sentence embedding hardly tells them apart.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,16 @@ SENTENCES = (
     "go to the {row} {column} room{spot}",
     "the red dot is in the {column} room of the {row} row{spot}",
     "move into the room at the {row} {column}{spot}",
+    "{row} {column} room{spot}",
+    "we want to be in the room on the {row} {column}{spot}",
+    "find the {row}-{column} room and stay there{spot}",
+    "the robot should end in the {row} {column} quarter of the map{spot}",
+    "a place in the {column} part of the {row} half of the map{spot}",
+    "please walk over to the {row} {column} area{spot}",
+    "bring the agent to the room in the {row} {column} corner of the house{spot}",
+    "let it stand in the {row} room on the {column} side{spot}",
 )
-LAST = "reach the {row}-{column} chamber{spot}"
+LAST = "reach the {row} {column} chamber{spot}"
 NAMES = {
     2: (("top", "bottom"), ("left", "right")),
     4: (("top", "top middle", "bottom middle", "bottom"), ("left", "left middle", "right middle", "right")),
@@ -28,12 +40,14 @@ NAMES = {
 
 
 def describe(rooms: Rooms, agent: np.ndarray) -> list[Caption]:
-    """Captions of where the agent is, (N, 2): every room, then every corner, middle and door of it."""
-    room, within = rooms.room_of(agent), (agent - BORDER) % PITCH / PITCH
+    """Captions of where the agent is, (N, 2): every room, then its middle and its doors."""
+    room = rooms.room_of(agent)
+    from_middle = np.abs((agent - BORDER) % PITCH / PITCH - 0.5).max(1)
     captions = []
     for number in range(rooms.side**2):
         row, column = (NAMES[rooms.side][axis][i] for axis, i in enumerate(divmod(number, rooms.side)))
-        for spot, holds in {"": np.ones(len(agent), bool), **_spots(within), **_doors(rooms, number, agent)}.items():
+        spots = {"": np.ones(len(agent), bool), ", in its middle": from_middle < 1 / 6}
+        for spot, holds in {**spots, **_doors(rooms, number, agent)}.items():
             said = [
                 _translated(sentence.format(row=row, column=column, spot=spot), words)
                 for words in TRANSLATIONS
@@ -41,16 +55,6 @@ def describe(rooms: Rooms, agent: np.ndarray) -> list[Caption]:
             ]
             captions.append(Caption([*said, LAST.format(row=row, column=column, spot=spot)], (room == number) & holds))
     return captions
-
-
-def _spots(within: np.ndarray) -> dict[str, np.ndarray]:
-    """Corners and middle of a room, from the place within it, 0 to 1, (N, 2)."""
-    low, high = within < 1 / 3, within > 2 / 3
-    left, top, right, bottom = low[:, 0], low[:, 1], high[:, 0], high[:, 1]
-    corners = {("top", "left"): top & left, ("top", "right"): top & right}
-    corners |= {("bottom", "left"): bottom & left, ("bottom", "right"): bottom & right}
-    spots = {f", in its {row} {column} corner": holds for (row, column), holds in corners.items()}
-    return {**spots, ", in its middle": ~(low | high).any(1)}
 
 
 def _doors(rooms: Rooms, number: int, agent: np.ndarray) -> dict[str, np.ndarray]:
