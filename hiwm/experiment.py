@@ -99,7 +99,7 @@ def train(config: Config) -> None:
     _check_environment(config, dataset.metadata.get("environment"), config.dataset.path)
     for name in config.goal.columns:
         dataset.column(name)
-    captions = _captions(config, dataset) if config.text.learn else []
+    captions = captions_of(config, dataset) if config.text.learn else []
     tracker = make_tracker(config if processes.is_main else replace(config, tracking="none"))
     parameters = [
         {
@@ -244,7 +244,7 @@ def _fit_readouts(
     return readouts
 
 
-def _captions(config: Config, dataset: Trajectories) -> list[Caption]:
+def captions_of(config: Config, dataset: Trajectories) -> list[Caption]:
     """What the environment says of the states in the data."""
     try:
         check_text()
