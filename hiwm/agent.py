@@ -21,6 +21,7 @@ from hiwm.planning.macros import MacroActions
 from hiwm.planning.plan import Plan
 from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
 from hiwm.planning.readout import Readout
+from hiwm.planning.text import TextGoal, TextHead, embed
 
 EXPERIENCE = "experience.safetensors"
 Observation = np.ndarray | Mapping[str, np.ndarray]
@@ -49,7 +50,7 @@ class World:
 
 
 class Agent:
-    """Acts towards goals given as observations.
+    """Acts towards goals given as observations, or in words.
 
     Args:
         hierarchy: the levels.
@@ -61,6 +62,7 @@ class Agent:
         num_levels: use only the lowest ones; None for all.
         seed: of the search; `reset` starts its randomness anew.
         allow: packages trusted for the solver's class besides hiwm's own.
+        texts: which latents of each level a caption is true of; none where goals are not given in words.
     """
 
     def __init__(
@@ -74,11 +76,13 @@ class Agent:
         num_levels: int | None = None,
         seed: int = 0,
         allow: Sequence[str] = (),
+        texts: Sequence[TextHead] = (),
     ) -> None:
         self.hierarchy = hierarchy if num_levels is None else hierarchy.truncate(num_levels)
         self.graphs = graphs
         self.macros = macros
         self.readouts = readouts
+        self.texts = texts
         self.config = config
         self.world = world
         self.seed = seed
@@ -119,16 +123,23 @@ class Agent:
             num_levels,
             self.seed,
             self.allow,
+            self.texts,
         )
 
-    def reset(self, goal: Observation | Goal) -> None:
+    def reset(self, goal: Observation | Goal | str | Sequence[str]) -> None:
         """Begin towards a goal observation, or a batch of them: one array, or a dict with one for each input.
+
+        A caption or a list of them is a goal too where the stack was trained with `text.learn=true`.
 
         Where goals are about a part of the state, `World.goal`, the dict needs those columns only. Other goals
         (`hiwm.planning.goals`) are made with `Agent.readouts` and are always a batch.
         """
         if isinstance(goal, Goal):
             wanted, self._single = goal, False
+        elif isinstance(goal, str):
+            wanted, self._single = self._said([goal]), True
+        elif isinstance(goal, Sequence) and len(goal) and all(isinstance(caption, str) for caption in goal):
+            wanted, self._single = self._said(goal), False
         elif self.world.goal:
             wanted, self._single = self._part(goal)
         else:
@@ -157,6 +168,12 @@ class Agent:
         which = torch.as_tensor(rows, device=self.hierarchy.device)
         self.planner.keep(which)
         self._batch = int(which.sum()) if which.dtype == torch.bool else len(which)
+
+    def _said(self, captions: Sequence[str]) -> Goal:
+        """The goals that captions say."""
+        if not self.texts:
+            raise ValueError(f"goals are captions, {captions[0]!r}, which needs a stack trained with text.learn=true")
+        return TextGoal(embed(captions).to(self.hierarchy.device), self.texts)
 
     def _part(self, goal: Observation) -> tuple[Goal, bool]:
         """The goal on a part of the state, and whether it is a single one."""
@@ -204,7 +221,7 @@ class Agent:
         return tensors, single
 
     def save(self, folder: Path) -> None:
-        """The levels, landmarks, real actions and readouts of each, experience and `agent.yaml`, whole or not at all."""
+        """The levels; landmarks, real actions, readouts and text heads of each; experience, `agent.yaml`: whole or not at all."""
         temporary = folder.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         self.hierarchy.save(temporary)
@@ -214,6 +231,8 @@ class Agent:
             macros.save(temporary / f"macros{k}.safetensors")
         for k, readout in enumerate(self.readouts):
             readout.save(temporary / f"readout{k}.safetensors")
+        for k, head in enumerate(self.texts):
+            head.save(temporary / f"text{k}.safetensors")
         if self.experience is not None:
             self.experience.save(temporary / EXPERIENCE)
         described = {"planner": _plain(asdict(self.config)), "world": _plain(asdict(self.world))}
@@ -244,8 +263,9 @@ def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = (
     graphs = [LandmarkGraph.load(file, device) for file in of_levels("landmarks")]
     macros = [MacroActions.load(file, device) for file in of_levels("macros")]
     readouts = [Readout.load(file, device) for file in of_levels("readout")]
+    texts = [TextHead.load(file, device) for file in of_levels("text")]
     config, world = PlannerConfig(**described["planner"]), World(**described["world"])
-    agent = Agent(hierarchy, graphs, macros, readouts, config, world, allow=allow)
+    agent = Agent(hierarchy, graphs, macros, readouts, config, world, allow=allow, texts=texts)
     if agent.experience is not None and (folder / EXPERIENCE).exists():
         agent.experience.load(folder / EXPERIENCE)
     return agent

@@ -21,6 +21,7 @@ from hiwm.planning.landmarks import LandmarkConfig
 from hiwm.planning.macros import MacroConfig
 from hiwm.planning.planner import PlannerConfig
 from hiwm.planning.readout import GoalConfig
+from hiwm.planning.text import TextConfig
 from hiwm.training.loop import TrainingConfig
 from hiwm.training.stages import StackConfig
 
@@ -95,6 +96,7 @@ class Config:
     landmarks: LandmarkConfig
     macros: MacroConfig
     goal: GoalConfig
+    text: TextConfig
     planner: PlannerConfig
     evaluation: EvaluationConfig
     tracking: str

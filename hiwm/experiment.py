@@ -25,12 +25,14 @@ from hiwm.console import Bar, say
 from hiwm.data.collect import Collection
 from hiwm.data.collect import collect as collect_episodes
 from hiwm.data.store import Trajectories, Writer, open_dataset
+from hiwm.envs.captions import Caption
 from hiwm.evaluation.evaluate import evaluate as evaluate_agents
 from hiwm.evaluation.evaluate import make_agents, summarize
 from hiwm.evaluation.traces import save_traces
 from hiwm.planning.landmarks import build_landmarks
 from hiwm.planning.macros import build_macros
 from hiwm.planning.readout import Readout, fit_readout, goal_part
+from hiwm.planning.text import TextHead, check_text, fit_texts
 from hiwm.progress import TrainingProgress
 from hiwm.tracking import flatten, make_tracker
 from hiwm.training.distributed import Processes, barrier, start_processes
@@ -97,6 +99,7 @@ def train(config: Config) -> None:
     _check_environment(config, dataset.metadata.get("environment"), config.dataset.path)
     for name in config.goal.columns:
         dataset.column(name)
+    captions = captions_of(config, dataset) if config.text.learn else []
     tracker = make_tracker(config if processes.is_main else replace(config, tracking="none"))
     parameters = [
         {
@@ -133,11 +136,14 @@ def train(config: Config) -> None:
         for level, period in zip(latents, hierarchy.periods, strict=True)
     ]
     readouts = _fit_readouts(config, dataset, latents, processes)
+    texts = _fit_texts(config, captions, latents, processes)
     actions = _actions(dataset)
     low, high, discrete = actions.min(0).tolist(), actions.max(0).tolist(), is_one_hot(actions)
     shapes = [dataset.column(name).shape[1:] for name in config.goal.columns]
     world = World(config.environment, low, high, dataset.fingerprint, config.goal.columns, shapes, discrete)
-    agent = Agent(hierarchy, graphs, macros, readouts, config.planner, world, seed=config.seed, allow=config.allow)
+    agent = Agent(
+        hierarchy, graphs, macros, readouts, config.planner, world, seed=config.seed, allow=config.allow, texts=texts
+    )
     home = config.folder / "hierarchy"
     agent.save(home)
     (config.folder / "config.yaml").write_text(yaml.safe_dump(config.as_dict(), sort_keys=False))
@@ -166,6 +172,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         agent.world,
         seed=config.seed,
         allow=config.allow,
+        texts=agent.texts,
     )
     agents = make_agents(agent, config.evaluation)
     identity = evaluation_identity(config, agent)
@@ -237,6 +244,38 @@ def _fit_readouts(
     return readouts
 
 
+def captions_of(config: Config, dataset: Trajectories) -> list[Caption]:
+    """What the environment says of the states in the data."""
+    try:
+        check_text()
+    except ImportError as error:
+        raise ConfigError(f"text.learn is true: {error}") from error
+    environment: Any = _environment(config, collecting=False)()
+    try:
+        describe = environment.get_wrapper_attr("captions")
+    except AttributeError as error:
+        raise ConfigError(
+            f"text.learn is true, but {config.environment['_target_']} has no `captions`; allowed: an environment that has, "
+            "see hiwm/envs/__init__.py"
+        ) from error
+    named = isinstance(environment.observation_space, gymnasium.spaces.Dict)
+    return describe(dataset.columns if named else dataset.column(config.dataset.column))
+
+
+def _fit_texts(
+    config: Config, captions: Sequence[Caption], latents: Sequence[Trajectories], processes: Processes
+) -> list[TextHead]:
+    """Which latents of every level captions are true of; none without captions."""
+    if not config.text.learn:
+        return []
+    heads = fit_texts(
+        latents, captions, config.text, validation=config.dataset.validation, seed=config.seed, device=processes.device
+    )
+    told = ", ".join(f"{head.precision.item():.2f}" for head in heads)
+    say(f"{len(captions)} captions: precision of each level's best latents, wordings and episodes held out: {told}")
+    return heads
+
+
 def _say_results(agents: dict[str, Any]) -> None:
     for name, numbers in agents.items():
         low, high = numbers["interval"]
@@ -265,7 +304,7 @@ def check_trained(config: Config) -> None:
     """Refuse a config that the saved hierarchy was not trained with."""
     saved = yaml.safe_load((config.folder / "config.yaml").read_text())
     wanted = config.as_dict()
-    for key in ("inputs", "strides", "levels", "landmarks", "macros", "goal", "training"):
+    for key in ("inputs", "strides", "levels", "landmarks", "macros", "goal", "text", "training"):
         if key not in saved:  # an older version's; the planner refuses what it cannot do without
             continue
         before, now = (flatten({key: described[key]}) for described in (saved, wanted))

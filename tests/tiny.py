@@ -8,6 +8,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from hiwm.envs.captions import Caption
+
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 
@@ -54,6 +56,12 @@ class TinyRoom(gymnasium.Env):
             self.goal = self._free()
         over = success and self.behaviour is None
         return self._observation(), 0.0, over, False, {"success": success} | self._expert()
+
+    def captions(self, observations: np.ndarray) -> list[Caption]:
+        left = np.asarray(observations)[:, 0] < 0.5
+        said = ("the point is {}", "go {}", "stay {}", "move the dot {}", "be {}")
+        sides = {"on the left side": left, "on the right side": ~left}
+        return [Caption([words.format(side) for words in said], true) for side, true in sides.items()]
 
     def _observation(self) -> np.ndarray:
         return self.position.astype(np.float32)

@@ -31,13 +31,16 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 import mujoco
 import numpy as np
 
+from hiwm.envs.captions import Caption
 from hiwm.envs.generator import lend_generator
+from hiwm.envs.manipulation_captions import describe
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # dm_control looks for a screen, which is not needed
@@ -128,6 +131,10 @@ class Manipulation(gymnasium.Wrapper):
                 self._start_oracle(*self.env.set_new_target(p_stack=self._stacking))
             told["expert_action"] = self._oracle.select_action(raw, info)
         return self._columns(raw), float(reward), bool(terminated), truncated, told
+
+    def captions(self, observations: Mapping[str, np.ndarray]) -> list[Caption]:
+        """Where the cubes are and how the fixtures stand, in words."""
+        return describe(observations)
 
     def _start_oracle(self, raw: np.ndarray, info: dict[str, Any]) -> None:
         self._oracle = self._oracles[info["privileged/target_task"]]

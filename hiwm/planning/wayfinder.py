@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
+from torch_geometric.utils import to_scipy_sparse_matrix
 
 from hiwm.planning.experience import Experience
 from hiwm.planning.goals import Aim, Goal, squared_distance
@@ -31,9 +33,13 @@ class Wayfinder:
         self.patience = patience * self.due
         #: what acting has taught about the graph; outlasts an episode
         self.experience = Experience(graph) if feedback else None
+        joined = to_scipy_sparse_matrix(graph.edges, num_nodes=len(graph.latents))
+        #: which of the worlds without any way between them, mazes of different layouts for instance, each landmark is in, (M,)
+        self.worlds = torch.from_numpy(connected_components(joined, directed=False)[1]).long().to(graph.latents.device)
 
     def start(self, goal: Goal) -> None:
         """Begin B episodes towards their goals."""
+        self.world: Tensor | None = None  # of each episode, (B,); seen in its first latent
         self._find_ways(goal)
         self.aim = self.goal_landmark
         self.least = torch.full_like(self.aim, torch.inf, dtype=torch.float32)  # cost to go of each episode so far,
@@ -48,6 +54,7 @@ class Wayfinder:
     def keep(self, rows: Tensor, goal: Goal) -> None:
         """Go on with some of the episodes only; theirs is the goal."""
         self.goal = goal
+        self.world = None if self.world is None else self.world[rows]
         self.goal_column, self.goal_landmark = self.goal_column[rows], self.goal_landmark[rows]
         self.aim, self.least, self.since = self.aim[rows], self.least[rows], self.since[rows]
         self.past = [(step, landmark[rows]) for step, landmark in self.past]
@@ -60,6 +67,11 @@ class Wayfinder:
             step: environment steps they have taken.
         """
         graph = self.landmarks
+        if self.world is None:
+            self.world = self.worlds[graph.nearest(latent)]
+            if self.goal.latent(self.level) is None:
+                self._find_ways(self.goal)
+                self.aim = self.goal_landmark
         distance = torch.cdist(latent, graph.latents)  # (B, M)
         cost = self.cost[:, self.goal_column].T
         distance = torch.where(torch.isfinite(cost), distance, torch.inf)
@@ -88,10 +100,12 @@ class Wayfinder:
         return Aim(target, self.level, energy)
 
     def _find_ways(self, goal: Goal) -> None:
-        """From every landmark to each goal's landmark."""
+        """From every landmark to each goal's landmark, in the episode's world where the goal can be met in several."""
         self.goal = goal
         landmarks = self.landmarks.latents.expand(goal.size, -1, -1)  # (B, M, D)
         energy, forbidden = goal.energy(self.level, landmarks), goal.violation(self.level, landmarks)
+        if self.world is not None and goal.latent(self.level) is None:
+            energy = torch.where(self.worlds == self.world.unsqueeze(1), energy, torch.inf)
         if forbidden is None:
             # episodes with one goal share their ways
             landmark, self.goal_column = torch.unique(energy.argmin(1), return_inverse=True)

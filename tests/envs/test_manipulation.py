@@ -8,6 +8,7 @@ import pytest
 from hiwm.data.collect import Collection, collect
 from hiwm.data.policies import NoisyExpertPolicy
 from hiwm.envs.manipulation import NAMES, Manipulation, columns
+from hiwm.envs.manipulation_captions import describe
 from hiwm.evaluation.episodes import make_vector
 
 CUBES = {"cube-single": 1, "cube-double": 2, "cube-triple": 3, "scene": 1}
@@ -87,6 +88,32 @@ def test_shapes(plain):
         "raw": (40,) if scene else (19 + 9 * n,),
         **(fixtures if scene else {}),
     }
+
+
+def test_captions_say_where_cubes_lie_and_how_fixtures_stand(scene):
+    cubes = np.array([[0.5, 0.2, 0.02], [0.35, -0.2, 0.02], [0.42, 0.0, 0.02], [0.42, 0.0, 0.2], [0.42, 0.0, 0.06]])
+    fixtures = {"drawer": [[-0.16], [0], [0], [0], [0]], "window": [[0], [0.2], [0], [0], [0]], "buttons": [[1, 0]] * 5}
+    captions = scene.captions({"cubes": cubes, **{name: np.array(value) for name, value in fixtures.items()}})
+    true = {caption.wordings[0]: np.flatnonzero(caption.true).tolist() for caption in captions}
+    assert true["the cube lies at the far left of the table"] == [0]
+    assert true["the cube lies at the near right of the table"] == [1]
+    assert true["the cube lies in the middle of the table"] == [2]
+    assert true["the cube lies in the air"] == [3]  # the last is neither up in the air nor on the table
+    assert true["the drawer is open"] == [0]
+    assert true["the window is open"] == [1]
+    assert true["the drawer is closed"] == [1, 2, 3, 4]
+    assert true["the drawer is unlocked"] == true["the window is locked"] == [0, 1, 2, 3, 4]
+    assert true["the drawer is locked"] == true["the window is unlocked"] == []
+    wordings = [wording for caption in captions for wording in caption.wordings]
+    assert len(set(wordings)) == len(wordings)
+
+
+def test_captions_of_several_cubes_name_their_colours():
+    captions = describe({"cubes": np.array([[0.5, 0.2, 0.02, 0.35, -0.2, 0.02]])})
+    assert [c.wordings[0] for c in captions if c.true.any()] == [
+        "the red cube lies at the far left of the table",
+        "the blue cube lies at the near right of the table",
+    ]
 
 
 def check_against_simulator(env, observation):

@@ -6,6 +6,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from scipy.sparse.csgraph import dijkstra
 
+from hiwm.envs.rooms.captions import NAMES
 from hiwm.envs.rooms.env import FourRoom, FourRoomVector
 from hiwm.envs.rooms.geometry import BORDER, HALF_WALL, RADIUS, Rooms
 from hiwm.envs.rooms.render import Renderer
@@ -47,6 +48,27 @@ def test_nothing_gets_through_walls_or_closed_doors(side):
         assert after.max() <= rooms.size - BORDER - RADIUS
         here, before = after, room
     assert (rooms.room_of(draw(rooms, 500)[0]) != before).mean() > 0.2  # and doors are used
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_captions_say_where_the_agent_is(side):
+    rooms = Rooms(side)
+    agent = draw(rooms, 2000)[0].astype(np.float32)
+    captions = FourRoom(side=side).captions({"agent": agent})
+    said = {caption.wordings[0].removeprefix("the agent is in the "): caption.true for caption in captions}
+    rows, columns = NAMES[side]
+    room = rooms.room_of(agent)
+    for number in range(side**2):
+        name = f"{rows[number // side]} {columns[number % side]} room"
+        np.testing.assert_array_equal(said[name], room == number)
+        middle = np.abs(agent - (BORDER + 98 * np.array([number % side + 0.5, number // side + 0.5]))).max(1) < 98 / 6
+        np.testing.assert_array_equal(said[f"{name}, in its middle"], middle)
+    first = said["top left room, near its right door"]
+    np.testing.assert_array_equal(first, (room == 0) & (np.linalg.norm(agent - rooms.doors[0], axis=1) < 30))
+    assert len(captions) == 2 * side**2 + 2 * rooms.num_doors  # a door is in two rooms
+    assert all(len(set(caption.wordings)) == len(caption.wordings) for caption in captions)
+    wordings = [wording for caption in captions for wording in caption.wordings]
+    assert len(set(wordings)) == len(wordings)  # nothing is said of two places
 
 
 def test_a_wall_stops_and_a_door_does_not():

@@ -674,6 +674,23 @@ def test_a_graph_leads_to_where_the_part_is_right(exact):
     torch.testing.assert_close(energy.squeeze(), torch.tensor([1.0, 0.01]))
 
 
+def test_a_goal_that_worlds_apart_meet_is_met_in_the_episodes_own(exact):
+    where = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [0.0, 5.0], [1.0, 5.0], [2.1, 5.0]])
+    edges = torch.tensor([[0, 1, 3, 4], [1, 2, 4, 5]])  # two rows without a way between them
+    graph = LandmarkGraph(Data(x=where, edge_index=edges, edge_attr=torch.ones(4)), edge_steps=10)
+    planner = HierarchicalPlanner(exact, replace(FLAT, landmarks="direct", hops=1), graph, LOW, HIGH)
+    ways = begin(planner, PartGoal(torch.tensor([[2.1, torch.nan]] * 3), [Itself()])).ways
+    aim = ways.next(torch.tensor([[0.0, 0.1], [0.0, 4.9], [0.9, 0.2]]), 0)
+    assert aim.latent.tolist() == [[1, 0], [1, 5], [2, 0]]
+    planner.keep(torch.tensor([1, 2]))
+    assert ways.next(torch.tensor([[1.0, 4.9], [1.0, 0.2]]), 10).latent.tolist() == [where[5].tolist(), [2, 0]]
+    ways.renew(planner.goal)
+    assert ways.goal_landmark.tolist() == [5, 2]
+    # a whole observation is in one world, wherever the episode seems to be
+    begin(planner, ObservationGoal([torch.tensor([[2.0, 4.9]])])).ways.next(torch.tensor([[0.0, 0.1]]), 0)
+    assert ways.goal_landmark.tolist() == [5]
+
+
 def test_an_inverse_model_cannot_be_asked_for_a_part(agent):
     planner = stack_planner(agent, landmarks="none").hierarchy.truncate(1)
     flat = HierarchicalPlanner(planner, replace(FLAT, proposal=["inverse"]), None, LOW, HIGH)

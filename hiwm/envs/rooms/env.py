@@ -7,7 +7,7 @@ average; with probability 0.5 one door is closed for the whole episode.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -15,6 +15,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from hiwm.envs.captions import Caption
+from hiwm.envs.rooms.captions import describe
 from hiwm.envs.rooms.geometry import Rooms
 from hiwm.envs.rooms.render import Renderer
 from hiwm.envs.rooms.tasks import SPEED, Task, expert, load_tasks
@@ -187,6 +189,10 @@ class FourRoom(gymnasium.Env):
         info = _first(infos)
         ended = bool(info.pop("ended"))
         return _first(observation), 0.0, bool(info["success"]) and ended, ended and not info["success"], info
+
+    def captions(self, observations: Mapping[str, np.ndarray]) -> list[Caption]:
+        """Where the agent is, in words."""
+        return describe(self._one.rooms, np.asarray(observations["agent"]))
 
     def render(self) -> np.ndarray:
         """The frame."""
