@@ -34,6 +34,7 @@ from hiwm.planning.proposals import (
     like_real,
     trying,
 )
+from hiwm.planning.schedule import SCHEDULES, Schedule
 from hiwm.planning.solvers.solver import GRADIENT_COST, Energy, Proposal, Scores, Solver
 from hiwm.planning.wayfinder import Wayfinder
 
@@ -69,6 +70,9 @@ class PlannerConfig:
             quantiles of recent real ones; level 0's actions to those in the data.
         goal_weight: of the goal's energy in the search of a level below the top, beside the subgoal's; the top level's entry
             is not read, none at all means 0. A lower level often sees the goal more sharply than the one above it.
+        schedule: fixed: plans aimed at the goal always look the whole horizon ahead. shrink: once one meets the goal, later
+            ones may take no longer, and the level below takes over at the end; see `hiwm.planning.schedule`. Only a search
+            can do so: a level that follows its inverse model is asked for the last subgoal.
         solver: the search method, one of `configs/solver/`.
         discrete_solver: that of level 0 where the environment's actions are discrete: one-hot vectors.
         warm_start: a search also tries what the level's last one ended with, shifted by the steps that have passed since;
@@ -95,11 +99,19 @@ class PlannerConfig:
     feedback: float = 0.0
     patience: float = 3.0
     goal_weight: Sequence[float] = ()
+    schedule: str = "fixed"
 
     def check(self, num_levels: int) -> None:
         """Raise a ValueError that names the key when the config does not fit a stack of `num_levels`."""
         if self.landmarks not in LANDMARKS:
             raise ValueError(f"planner.landmarks is {self.landmarks!r}; allowed: {', '.join(LANDMARKS)}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"planner.schedule is {self.schedule!r}; allowed: {', '.join(SCHEDULES)}")
+        if self.schedule != "fixed" and self.landmarks != "none":
+            raise ValueError(
+                f"planner.schedule is {self.schedule!r}; allowed: fixed, for planner.landmarks is {self.landmarks!r}: what is "
+                "aimed at is then mostly no goal"
+            )
         for key in ("proposal", "horizon", "replan", "repeat", "std", "inverse_std", "goal_weight"):
             values = getattr(self, key)
             if len(values) < num_levels and (values or key != "goal_weight"):
@@ -183,6 +195,7 @@ class HierarchicalPlanner:
         self.ways = None
         if landmarks is not None and config.landmarks != "none":
             self.ways = Wayfinder(landmarks, self.top, config.hops, config.feedback, config.patience)
+        self.schedule = None if config.schedule == "fixed" else Schedule(hierarchy.periods, config.horizon)
         self.macros = macros
         self._check_macros()
         self.discrete = discrete
@@ -211,6 +224,8 @@ class HierarchicalPlanner:
         self.kept: list[Tensor | None] = [None] * len(self.hierarchy)
         if self.ways is not None:
             self.ways.start(goal)
+        if self.schedule is not None:
+            self.schedule.start(goal)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some of the environments only."""
@@ -220,6 +235,8 @@ class HierarchicalPlanner:
         self.kept = [None if kept is None else kept[rows] for kept in self.kept]
         if self.ways is not None:
             self.ways.keep(rows, self.goal)
+        if self.schedule is not None:
+            self.schedule.keep(rows, self.goal)
 
     @torch.no_grad()
     def plan(self, observation: Inputs) -> Plan:
@@ -239,6 +256,8 @@ class HierarchicalPlanner:
                 self.goal = goal
                 if self.ways is not None:
                     self.ways.renew(goal)
+                if self.schedule is not None:
+                    self.schedule.start(goal)
             for k in due:
                 self.parts[k] = self._plan_level(k, latents[k])
         steps = tuple(part for part in self.parts if part is not None)
@@ -264,8 +283,11 @@ class HierarchicalPlanner:
                 assert aim.latent is not None, "a landmark is one latent"
                 return LevelPlan(k, aim.latent, k, aim.latent, due, self.step)
             left = due / period
+        if self.schedule is not None:
+            aim = self.schedule.aim(k, aim, self.step)
         found = self._solve(k, latent, aim, left)
-        return LevelPlan(k, aim.latent, aim.level, found[1][:, 0], period, self.step, *found)
+        within = None if self.schedule is None else self.schedule.planned(k, found[1], self.step)
+        return LevelPlan(k, aim.latent, aim.level, found[1][:, 0], period, self.step, *found, horizon=within)
 
     def _subgoal(self, k: int, target: Tensor) -> Aim:
         """A latent of the level above level k, and the goal as far as level k is to mind it."""
