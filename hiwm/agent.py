@@ -22,6 +22,7 @@ from hiwm.planning.plan import Plan
 from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
 from hiwm.planning.readout import Readout
 from hiwm.planning.text import TextGoal, TextHead, embed
+from hiwm.planning.schedule import half_steps
 
 EXPERIENCE = "experience.safetensors"
 Observation = np.ndarray | Mapping[str, np.ndarray]
@@ -90,6 +91,8 @@ class Agent:
         graph = graphs[len(self.hierarchy) - 1] if graphs else None
         self.allow = tuple(allow)
         self.planner = HierarchicalPlanner(self.hierarchy, config, graph, low, high, allow, macros, world.discrete)
+        whole = config.schedule != "fixed" and not world.goal
+        self.goal_errors = half_steps(self.hierarchy, macros) if whole else None
         self.inputs = self.hierarchy.specs[0].inputs
         #: shape and type of one primitive action as `act` gives it
         self.action_shape = () if world.discrete else tuple(low.shape)
@@ -144,7 +147,7 @@ class Agent:
             wanted, self._single = self._part(goal)
         else:
             tensors, self._single = self._tensors(goal)
-            wanted = ObservationGoal(self.hierarchy.encode(tensors))
+            wanted = ObservationGoal(self.hierarchy.encode(tensors), self.goal_errors)
         self._batch = wanted.size
         self.planner.start(wanted, torch.Generator().manual_seed(self.seed))
         self._plan = None

@@ -31,6 +31,7 @@ from hiwm.evaluation.evaluate import make_agents, summarize
 from hiwm.evaluation.traces import save_traces
 from hiwm.planning.landmarks import build_landmarks
 from hiwm.planning.macros import build_macros
+from hiwm.planning.proposals import Mixture
 from hiwm.planning.readout import Readout, fit_readout, goal_part
 from hiwm.planning.text import TextHead, check_text, fit_texts
 from hiwm.progress import TrainingProgress
@@ -321,10 +322,10 @@ def _check_macros(config: Config) -> None:
     top = len(config.stack.levels) - 1
     for k in range(top + (config.planner.landmarks != "direct" or top == 0)):  # direct: the top level does not search
         horizon = config.planner.horizon[k]
-        if config.planner.proposal[k] == "bank" and horizon > config.macros.length:
+        if Mixture.of(config.planner.proposal[k]).asks_bank and horizon > config.macros.length:
             raise ConfigError(
                 f"macros.length is {config.macros.length}; allowed: at least planner.horizon[{k}], {horizon}, for "
-                f"planner.proposal[{k}] is 'bank'"
+                f"planner.proposal[{k}] is {config.planner.proposal[k]!r}"
             )
 
 

@@ -115,6 +115,11 @@ def test_mistakes_are_named_in_one_line(spoiled, override, named, capsys):
 def test_a_bank_of_shorter_sequences_than_the_horizon_is_refused_before_training(spoiled, capsys):
     line = refused(capsys, "train", *spoiled, "planner.proposal=[bank,inverse,gaussian]", "macros.length=5")
     assert "macros.length is 5; allowed: at least planner.horizon[0], 6, for planner.proposal[0] is 'bank'" in line
+    line = refused(capsys, "train", *spoiled, "planner.proposal=[gaussian+bank,inverse,gaussian]", "macros.length=5")
+    assert (
+        "macros.length is 5; allowed: at least planner.horizon[0], 6, for planner.proposal[0] is 'gaussian+bank'"
+        in line
+    )
 
 
 def test_real_actions_are_part_of_what_was_trained_and_evaluated(spoiled, capsys):

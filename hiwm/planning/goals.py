@@ -51,6 +51,14 @@ class Goal(ABC):
         """How deep latents are in what is forbidden, (B, ..., D) -> (B, ...), 0 outside; None where nothing is."""
         return None
 
+    def error(self, level: int) -> Tensor:
+        """The energy that a reached goal may show at the level, (B,): what the level's measured error amounts to."""
+        raise ValueError(f"planner.schedule is 'shrink' but {type(self).__name__} tells no error; allowed: fixed")
+
+    def sharper(self, level: int) -> Tensor:
+        """Whether the level sees it more sharply than the one above, (B,)."""
+        return self.error(level) < self.error(level + 1)
+
     def observe(self, latents: Sequence[Tensor]) -> Goal:
         """The goal after the episodes were seen at latents of every level, each (B, D): itself where nothing changed."""
         return self
@@ -61,10 +69,12 @@ class ObservationGoal(Goal):
 
     Args:
         latents: of the observation at every level, bottom first, each (B, D).
+        errors: of every level, numbers; see `error`. None where nobody asks.
     """
 
-    def __init__(self, latents: Sequence[Tensor]) -> None:
+    def __init__(self, latents: Sequence[Tensor], errors: Sequence[Tensor] | None = None) -> None:
         self.latents = tuple(latents)
+        self.errors = errors
 
     @property
     def size(self) -> int:
@@ -74,10 +84,17 @@ class ObservationGoal(Goal):
         return squared_distance(latent, self.latents[level])
 
     def keep(self, rows: Tensor) -> ObservationGoal:
-        return ObservationGoal([latent[rows] for latent in self.latents])
+        return ObservationGoal([latent[rows] for latent in self.latents], self.errors)
 
     def latent(self, level: int) -> Tensor:
         return self.latents[level]
+
+    def error(self, level: int) -> Tensor:
+        return super().error(level) if self.errors is None else self.errors[level].expand(self.size)
+
+    def sharper(self, level: int) -> Tensor:
+        # its steps are shorter; the errors are in units of different latents
+        return torch.ones(self.size, dtype=torch.bool, device=self.latents[level].device)
 
 
 class PartGoal(Goal):
@@ -103,6 +120,9 @@ class PartGoal(Goal):
 
     def keep(self, rows: Tensor) -> PartGoal:
         return PartGoal(self.value[rows], self.readouts)
+
+    def error(self, level: int) -> Tensor:
+        return _error(self.readouts[level], ~self.value.isnan())
 
 
 class Region(Goal):
@@ -139,6 +159,9 @@ class Region(Goal):
     def keep(self, rows: Tensor) -> Region:
         return Region(self.low[rows], self.high[rows], self.readouts)
 
+    def error(self, level: int) -> Tensor:
+        return _error(self.readouts[level], self.low.isfinite() | self.high.isfinite())
+
 
 class AnyOf(Goal):
     """Whichever is nearest of several goals for the same episodes."""
@@ -155,6 +178,12 @@ class AnyOf(Goal):
 
     def keep(self, rows: Tensor) -> AnyOf:
         return AnyOf([goal.keep(rows) for goal in self.goals])
+
+    def error(self, level: int) -> Tensor:
+        return torch.stack([goal.error(level) for goal in self.goals]).amin(0)
+
+    def sharper(self, level: int) -> Tensor:
+        return torch.stack([goal.sharper(level) for goal in self.goals]).all(0)
 
     def violation(self, level: int, latent: Tensor) -> Tensor | None:
         return _total([goal.violation(level, latent) for goal in self.goals])
@@ -189,6 +218,12 @@ class Sum(Goal):
     def keep(self, rows: Tensor) -> Sum:
         return Sum([goal.keep(rows) for goal in self.goals], self.weights)
 
+    def error(self, level: int) -> Tensor:
+        return torch.stack([w * goal.error(level) for w, goal in zip(self.weights, self.goals, strict=True)]).sum(0)
+
+    def sharper(self, level: int) -> Tensor:
+        return torch.stack([goal.sharper(level) for goal in self.goals]).all(0)
+
     def violation(self, level: int, latent: Tensor) -> Tensor | None:
         return _total([goal.violation(level, latent) for goal in self.goals])
 
@@ -218,11 +253,16 @@ class InOrder(Goal):
         return self.goals[0].size
 
     def energy(self, level: int, latent: Tensor) -> Tensor:
-        every = torch.stack([goal.energy(level, latent) for goal in self.goals])  # (goals, B, ...)
-        return every[self.at.to(every.device), torch.arange(self.size, device=every.device)]
+        return self._now([goal.energy(level, latent) for goal in self.goals])
 
     def keep(self, rows: Tensor) -> InOrder:
         return InOrder([goal.keep(rows) for goal in self.goals], self.tolerance, self.judge, self.at[rows.cpu()])
+
+    def error(self, level: int) -> Tensor:
+        return self._now([goal.error(level) for goal in self.goals])
+
+    def sharper(self, level: int) -> Tensor:
+        return self._now([goal.sharper(level) for goal in self.goals])
 
     def violation(self, level: int, latent: Tensor) -> Tensor | None:
         return _total([goal.violation(level, latent) for goal in self.goals])
@@ -233,6 +273,11 @@ class InOrder(Goal):
         goals = [goal.observe(latents) for goal in self.goals]
         unchanged = _same(goals, self.goals) and torch.equal(at, self.at)
         return self if unchanged else InOrder(goals, self.tolerance, self.judge, at)
+
+    def _now(self, values: Sequence[Tensor]) -> Tensor:
+        """Of every waypoint's (B, ...) each episode's present one's."""
+        every = torch.stack(list(values))
+        return every[self.at.to(every.device), torch.arange(self.size, device=every.device)]
 
 
 class KeepOut(Goal):
@@ -263,6 +308,12 @@ class KeepOut(Goal):
     def keep(self, rows: Tensor) -> KeepOut:
         return KeepOut(self.goal.keep(rows), self.region.keep(rows), self.margin)
 
+    def error(self, level: int) -> Tensor:
+        return self.goal.error(level)
+
+    def sharper(self, level: int) -> Tensor:
+        return self.goal.sharper(level)
+
     def violation(self, level: int, latent: Tensor) -> Tensor:
         margin = self.margin * self.region.readouts[level].std
         wider = Region(self.region.low - margin, self.region.high + margin, self.region.readouts)
@@ -278,6 +329,11 @@ class KeepOut(Goal):
 def squared_distance(points: Tensor, target: Tensor) -> Tensor:
     """(B, ..., D), (B, D) -> (B, ...)."""
     return (points - _beside(target, points)).square().sum(-1)
+
+
+def _error(readout: Readout, matters: Tensor) -> Tensor:
+    """Squared error of reading what matters, (B, G) -> (B,), in deviations of the data."""
+    return torch.where(matters, (readout.error / readout.std).square(), 0.0).sum(-1)
 
 
 def _beside(value: Tensor, points: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ class LevelPlan:
         predicted: the latents they lead to, (B, H, D); None with `actions`.
         energy: how far they stay from the target or goal, the least over the horizon, (B,); None with `actions`.
         disagreement: variance of the predicted latents among the members of an ensemble, (B, H); None for other predictors.
+        horizon: steps of this level within which it is to meet the goal, (B,); 0 where it aims at a subgoal. None where
+            `planner.schedule` is fixed.
     """
 
     level: int
@@ -34,6 +36,7 @@ class LevelPlan:
     predicted: Tensor | None = None
     energy: Tensor | None = None
     disagreement: Tensor | None = None
+    horizon: Tensor | None = None
 
     def keep(self, rows: Tensor) -> LevelPlan:
         """The same for some of the environments."""
@@ -44,6 +47,7 @@ class LevelPlan:
         return LevelPlan(
             self.level, take(self.target), self.target_level, self.subgoal[rows], self.due, self.made_at,
             take(self.actions), take(self.predicted), take(self.energy), take(self.disagreement),
+            take(self.horizon),
         )  # fmt: skip
 
 

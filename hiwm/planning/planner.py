@@ -21,7 +21,20 @@ from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
 from hiwm.planning.memory import Memory, repeated
 from hiwm.planning.plan import LevelPlan, Plan
-from hiwm.planning.proposals import INVERSE, PROPOSALS, REAL, SearchSpace, anywhere, around, best_of_bank, like_real
+from hiwm.planning.proposals import (
+    FREE,
+    PROPOSALS,
+    REAL,
+    Mixture,
+    SearchSpace,
+    anywhere,
+    around,
+    best_of_bank,
+    from_bank,
+    like_real,
+    trying,
+)
+from hiwm.planning.schedule import SCHEDULES, Schedule
 from hiwm.planning.solvers.solver import GRADIENT_COST, Energy, Proposal, Scores, Solver
 from hiwm.planning.wayfinder import Wayfinder
 
@@ -44,7 +57,9 @@ class PlannerConfig:
         proposal: gaussian: search from N(0, std). inverse: the inverse model's actions, no search. inverse+search:
             search around the inverse model's actions. queue: search from the mean and deviation of recent real actions.
             bank: of the real sequences that started nearest to here, search around the one that leads nearest to the
-            target by the level's predictor; as many are tried as a round of the search has candidates.
+            target by the level's predictor; as many are tried as a round of the search has candidates. A search's name
+            with +inverse or +bank behind it, e.g. gaussian+inverse+bank: its first round also tries the inverse model's
+            actions, or the nearest real sequences in place of half of the candidates.
         horizon: steps of the level a plan looks ahead.
         replan: environment steps between two plans of the level.
         repeat: in a search, level 0 holds a primitive action for so many environment steps, an upper level a macro-action
@@ -55,6 +70,9 @@ class PlannerConfig:
             quantiles of recent real ones; level 0's actions to those in the data.
         goal_weight: of the goal's energy in the search of a level below the top, beside the subgoal's; the top level's entry
             is not read, none at all means 0. A lower level often sees the goal more sharply than the one above it.
+        schedule: fixed: plans aimed at the goal always look the whole horizon ahead. shrink: once one meets the goal, later
+            ones may take no longer, and the level below takes over at the end; see `hiwm.planning.schedule`. Only a search
+            can do so: a level that follows its inverse model is asked for the last subgoal.
         solver: the search method, one of `configs/solver/`.
         discrete_solver: that of level 0 where the environment's actions are discrete: one-hot vectors.
         warm_start: a search also tries what the level's last one ended with, shifted by the steps that have passed since;
@@ -81,11 +99,19 @@ class PlannerConfig:
     feedback: float = 0.0
     patience: float = 3.0
     goal_weight: Sequence[float] = ()
+    schedule: str = "fixed"
 
     def check(self, num_levels: int) -> None:
         """Raise a ValueError that names the key when the config does not fit a stack of `num_levels`."""
         if self.landmarks not in LANDMARKS:
             raise ValueError(f"planner.landmarks is {self.landmarks!r}; allowed: {', '.join(LANDMARKS)}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"planner.schedule is {self.schedule!r}; allowed: {', '.join(SCHEDULES)}")
+        if self.schedule != "fixed" and self.landmarks != "none":
+            raise ValueError(
+                f"planner.schedule is {self.schedule!r}; allowed: fixed, for planner.landmarks is {self.landmarks!r}: what is "
+                "aimed at is then mostly no goal"
+            )
         for key in ("proposal", "horizon", "replan", "repeat", "std", "inverse_std", "goal_weight"):
             values = getattr(self, key)
             if len(values) < num_levels and (values or key != "goal_weight"):
@@ -149,17 +175,18 @@ class HierarchicalPlanner:
                 f"planner.repeat[0] is {config.repeat[0]} environment steps; allowed: a divisor of the horizon, "
                 f"{config.horizon[0] * hierarchy.strides[0]} steps"
             )
-        if len(hierarchy) == 1 and config.proposal[0] in INVERSE and hierarchy.strides[0] > 1:
+        asks_inverse = [Mixture.of(name).asks_inverse for name in config.proposal]
+        if len(hierarchy) == 1 and asks_inverse[0] and hierarchy.strides[0] > 1:
             raise ValueError(
-                f"planner.proposal[0] is {config.proposal[0]!r}; allowed: {', '.join(('gaussian', *REAL))}, for a single "
+                f"planner.proposal[0] is {config.proposal[0]!r}; allowed: {', '.join(FREE)}, for a single "
                 f"level of stride {hierarchy.strides[0]} has no level above to propose its chunks of actions"
             )
         for k in range(len(hierarchy)):
             above = min(k + 1, len(hierarchy) - 1)
-            searched = config.proposal[k] not in INVERSE or 0 < k == above
-            if not searched and hierarchy.levels[above].inverse is None:
+            asked = asks_inverse[k] and not 0 < k == above
+            if asked and hierarchy.levels[above].inverse is None:
                 raise ValueError(
-                    f"planner.proposal[{k}] is {config.proposal[k]!r}; allowed: {', '.join(('gaussian', *REAL))}, for level "
+                    f"planner.proposal[{k}] is {config.proposal[k]!r}; allowed: {', '.join(FREE)}, for level "
                     f"{above} has no inverse model"
                 )
         self.hierarchy = hierarchy
@@ -168,6 +195,7 @@ class HierarchicalPlanner:
         self.ways = None
         if landmarks is not None and config.landmarks != "none":
             self.ways = Wayfinder(landmarks, self.top, config.hops, config.feedback, config.patience)
+        self.schedule = None if config.schedule == "fixed" else Schedule(hierarchy.periods, config.horizon)
         self.macros = macros
         self._check_macros()
         self.discrete = discrete
@@ -182,9 +210,9 @@ class HierarchicalPlanner:
 
     def start(self, goal: Goal, generator: torch.Generator) -> None:
         """Begin B episodes towards their goals."""
-        if self._proposal(self.top) in INVERSE and self.ways is None and goal.latent(self.top) is None:
+        if self._proposal(self.top).asks_inverse and self.ways is None and goal.latent(self.top) is None:
             raise ValueError(
-                f"planner.proposal[{self.top}] is {self._proposal(self.top)!r}; allowed: {', '.join(('gaussian', *REAL))}, for "
+                f"planner.proposal[{self.top}] is {self.config.proposal[self.top]!r}; allowed: {', '.join(FREE)}, for "
                 "an inverse model cannot be asked for a goal that is no whole observation"
             )
         self.generator = generator
@@ -196,6 +224,8 @@ class HierarchicalPlanner:
         self.kept: list[Tensor | None] = [None] * len(self.hierarchy)
         if self.ways is not None:
             self.ways.start(goal)
+        if self.schedule is not None:
+            self.schedule.start(goal)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some of the environments only."""
@@ -205,6 +235,8 @@ class HierarchicalPlanner:
         self.kept = [None if kept is None else kept[rows] for kept in self.kept]
         if self.ways is not None:
             self.ways.keep(rows, self.goal)
+        if self.schedule is not None:
+            self.schedule.keep(rows, self.goal)
 
     @torch.no_grad()
     def plan(self, observation: Inputs) -> Plan:
@@ -224,6 +256,8 @@ class HierarchicalPlanner:
                 self.goal = goal
                 if self.ways is not None:
                     self.ways.renew(goal)
+                if self.schedule is not None:
+                    self.schedule.start(goal)
             for k in due:
                 self.parts[k] = self._plan_level(k, latents[k])
         steps = tuple(part for part in self.parts if part is not None)
@@ -249,8 +283,11 @@ class HierarchicalPlanner:
                 assert aim.latent is not None, "a landmark is one latent"
                 return LevelPlan(k, aim.latent, k, aim.latent, due, self.step)
             left = due / period
+        if self.schedule is not None:
+            aim = self.schedule.aim(k, aim, self.step)
         found = self._solve(k, latent, aim, left)
-        return LevelPlan(k, aim.latent, aim.level, found[1][:, 0], period, self.step, *found)
+        within = None if self.schedule is None else self.schedule.planned(k, found[1], self.step)
+        return LevelPlan(k, aim.latent, aim.level, found[1][:, 0], period, self.step, *found, horizon=within)
 
     def _subgoal(self, k: int, target: Tensor) -> Aim:
         """A latent of the level above level k, and the goal as far as level k is to mind it."""
@@ -276,7 +313,7 @@ class HierarchicalPlanner:
         self.calls += level.predictor.passes * done.shape[0] * done.shape[1]
         present = level.predictor.remember(latents, done)
 
-        if self._proposal(k) == "inverse":
+        if self._proposal(k).first == "inverse":
             actions, predicted = self._follow_inverse(k, latent, present, aim, steps_left)
             reached = aim.energy(predicted.unsqueeze(1)).amin(-1).squeeze(1)
             return actions, predicted, reached, self._disagreement(k, present, actions)
@@ -294,8 +331,6 @@ class HierarchicalPlanner:
             )
 
         proposal = self._propose(k, latent, present, aim, steps_left, energy)
-        if self.config.warm_start:
-            proposal = replace(proposal, guesses=self._shifted(k, proposal.mean))
         found = self.solvers[k].solve(energy, proposal, self.samples[k], self.generator, deadline)
         self.kept[k] = found.kept
         actions = space.actions(found.actions)
@@ -329,16 +364,26 @@ class HierarchicalPlanner:
     ) -> Proposal:
         """Where level k searches; arguments as in `_solve`."""
         name, space = self._proposal(k), self.spaces[k]
-        if name == "gaussian":
-            return anywhere(space, len(latent), self.config.std[k])
-        if name == "queue":
-            return like_real(space, len(latent), self.macros[k])
-        if name == "bank":
+        asked = None
+        if name.asks_inverse:
+            asked = space.choices(self._follow_inverse(k, latent, present, aim, steps_left)[0])
+        if name.first == "gaussian":
+            proposal = anywhere(space, len(latent), self.config.std[k])
+        elif name.first == "queue":
+            proposal = like_real(space, len(latent), self.macros[k])
+        elif name.first == "bank":
             mean = best_of_bank(space, self.macros[k], latent, self.samples[k], energy)
+            proposal = around(space, mean, self.config.inverse_std[k])
         else:
-            actions, _ = self._follow_inverse(k, latent, present, aim, steps_left)
-            mean = space.choices(actions)
-        return around(space, mean, self.config.inverse_std[k])
+            assert asked is not None, "inverse+search"
+            proposal = around(space, asked, self.config.inverse_std[k])
+        if self.config.warm_start:
+            proposal = replace(proposal, guesses=self._shifted(k, proposal.mean))
+        if asked is not None and "inverse" in name.guesses:
+            proposal = trying(proposal, asked.unsqueeze(1))
+        if "bank" in name.guesses:
+            proposal = trying(proposal, from_bank(space, self.macros[k], latent, -(-self.samples[k] // 2)))
+        return proposal
 
     def _follow_inverse(
         self, k: int, latent: Tensor, carried: Any, aim: Aim, steps_left: float
@@ -360,26 +405,26 @@ class HierarchicalPlanner:
         self.other_calls += len(latent) * len(actions)
         return torch.stack(actions, 1), torch.stack(predicted, 1)
 
-    def _proposal(self, k: int) -> str:
+    def _proposal(self, k: int) -> Mixture:
         """The level's proposal; above level 0 a top level has no inverse model above it and searches from a Gaussian."""
-        name = self.config.proposal[k]
-        return "gaussian" if 0 < k == self.top and name in INVERSE else name
+        name = Mixture.of(self.config.proposal[k])
+        return name.without_inverse() if 0 < k == self.top else name
 
     def _searches(self, k: int) -> bool:
         handed_down = k == self.top > 0 and self.config.landmarks == "direct"
-        return not handed_down and self._proposal(k) != "inverse"
+        return not handed_down and self._proposal(k).first != "inverse"
 
     def _check_macros(self) -> None:
         for k in range(self.top + 1):
             name, horizon = self._proposal(k), self.config.horizon[k]
-            if name not in REAL or not self._searches(k):
+            if not (name.first in REAL or name.asks_bank) or not self._searches(k):
                 continue
             if k >= len(self.macros):
                 raise ValueError(
-                    f"planner.proposal[{k}] is {name!r} but the hierarchy has no real actions of level {k} saved; allowed: "
-                    f"{', '.join(('gaussian', *INVERSE))}, or `hiwm train` again"
+                    f"planner.proposal[{k}] is {self.config.proposal[k]!r} but the hierarchy has no real actions of level "
+                    f"{k} saved; allowed: gaussian, inverse, inverse+search, gaussian+inverse, or `hiwm train` again"
                 )
-            if name == "bank" and horizon > self.macros[k].longest:
+            if name.asks_bank and horizon > self.macros[k].longest:
                 raise ValueError(
                     f"planner.horizon[{k}] is {horizon}; allowed: at most {self.macros[k].longest}, the longest sequence in "
                     f"the bank of level {k}. Train with a larger macros.length, unless the episodes are too short for it"
@@ -392,8 +437,8 @@ class HierarchicalPlanner:
         for k in searching:
             calls = self.config.budget / len(searching) * self.config.replan[k]
             passes = self.hierarchy.levels[k].predictor.passes
-            # trying the bank's sequences is one more round
-            rounds = self.solvers[k].cost + (self._proposal(k) == "bank")
+            # beginning at the bank's best is one more round; guesses stand in for random candidates
+            rounds = self.solvers[k].cost + (self._proposal(k).first == "bank")
             samples[k] = round(calls / (rounds * self.config.horizon[k] * passes))
             if samples[k] < self.solvers[k].min_samples:
                 raise ValueError(
@@ -408,7 +453,7 @@ class HierarchicalPlanner:
         free, (low, high) = dim, self.bounds
         if k == 0:
             free = len(low)
-        elif self._proposal(k) in REAL and self._searches(k):
+        elif self._proposal(k).first in REAL and self._searches(k):
             low, high = self.macros[k].low, self.macros[k].high
         else:
             high = torch.tensor(self.config.macro_bound, device=low.device)

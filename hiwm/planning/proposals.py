@@ -11,9 +11,50 @@ from hiwm.planning.macros import MacroActions
 from hiwm.planning.solvers.categorical import likeliest
 from hiwm.planning.solvers.solver import Energy, Proposal, best_of
 
-INVERSE = ("inverse", "inverse+search")
 REAL = ("queue", "bank")
-PROPOSALS = ("gaussian", *INVERSE, *REAL)
+PROPOSALS = (
+    "gaussian", "inverse", "inverse+search", *REAL,
+    "gaussian+inverse", "gaussian+bank", "gaussian+inverse+bank", "queue+inverse", "queue+bank", "queue+inverse+bank",
+    "bank+inverse", "inverse+search+bank",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A proposal's name taken apart.
+
+    Args:
+        first: where the search begins, gaussian, inverse+search, queue or bank; inverse: there is none.
+        guesses: what its first round also tries, inverse (the inverse model's actions) or bank (real sequences).
+    """
+
+    first: str
+    guesses: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(name: str) -> Mixture:
+        """Take one of `PROPOSALS` apart."""
+        first, *guesses = name.replace("inverse+search", "inverse search").split("+")
+        return Mixture(first.replace(" ", "+"), tuple(guesses))
+
+    @property
+    def asks_inverse(self) -> bool:
+        """Whether it needs an inverse model."""
+        return self.first.startswith("inverse") or "inverse" in self.guesses
+
+    @property
+    def asks_bank(self) -> bool:
+        """Whether it needs real sequences."""
+        return "bank" in (self.first, *self.guesses)
+
+    def without_inverse(self) -> Mixture:
+        """The same where no inverse model can be asked: a Gaussian stands in for its actions."""
+        first = "gaussian" if self.first.startswith("inverse") else self.first
+        return Mixture(first, tuple(guess for guess in self.guesses if guess != "inverse"))
+
+
+#: those that ask no inverse model
+FREE = tuple(name for name in PROPOSALS if not Mixture.of(name).asks_inverse)
 
 
 @dataclass(frozen=True)
@@ -90,12 +131,25 @@ def around(space: SearchSpace, mean: Tensor, std: float) -> Proposal:
     return Proposal(mean, torch.full_like(mean, std), low, high)
 
 
+def trying(proposal: Proposal, guesses: Tensor) -> Proposal:
+    """The proposal with more guesses (B, G, C, F) behind those it has; as in `around`, the bounds do not cut them."""
+    low, high = torch.minimum(proposal.low, guesses.amin(1)), torch.maximum(proposal.high, guesses.amax(1))
+    if proposal.guesses is not None:
+        guesses = torch.cat([proposal.guesses, guesses], 1)
+    return Proposal(proposal.mean, proposal.std, low, high, guesses)
+
+
+def from_bank(space: SearchSpace, macros: MacroActions, latent: Tensor, number: int) -> Tensor:
+    """The `number` real sequences that started nearest to the latents (B, D), nearest first, (B, n, C, F)."""
+    near = macros.nearest(latent, number, space.horizon)  # (B, n, H, A)
+    return space.choices(near.flatten(0, 1)).unflatten(0, near.shape[:2])
+
+
 def best_of_bank(space: SearchSpace, macros: MacroActions, latent: Tensor, number: int, energy: Energy) -> Tensor:
     """Of the `number` real sequences that started nearest to the latents (B, D), the one of least energy, (B, C, F).
 
     The predictor is a better judge than the distance of the starts, so as many are tried as it has time for.
     """
-    near = macros.nearest(latent, number, space.horizon)  # (B, n, H, A)
-    candidates = space.choices(near.flatten(0, 1)).unflatten(0, near.shape[:2])
+    candidates = from_bank(space, macros, latent, number)
     scores = energy(candidates).without_nan()
     return best_of(candidates, scores, scores.order(1)).actions

@@ -17,7 +17,7 @@ from hiwm.planning.goals import InOrder, KeepOut, ObservationGoal, PartGoal, Reg
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
 from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
-from hiwm.planning.proposals import SearchSpace
+from hiwm.planning.proposals import FREE, PROPOSALS, Mixture, SearchSpace
 
 STEP = 0.05
 SOLVERS = sorted((tiny.ROOT / "configs" / "solver").glob("*.yaml"))
@@ -134,6 +134,11 @@ def test_actions_stay_within_the_bounds_of_the_data(exact):
         {"landmarks": "none", "proposal": ["gaussian", "inverse", "gaussian"], "budget": 400},
         {"replan": [6, 6, 6], "budget": 60},
         {"landmarks": "none", "proposal": ["bank", "queue", "bank"], "budget": 400},
+        {
+            "landmarks": "none",
+            "proposal": ["inverse+search+bank", "gaussian+inverse+bank", "gaussian+bank"],
+            "budget": 400,
+        },
     ],
 )
 def test_predictor_calls_stay_within_the_budget(agent, changes):
@@ -553,6 +558,101 @@ def test_the_bank_takes_the_best_of_the_nearest(exact):
         else:
             assert torch.equal(part.actions[0], macros.actions[2])
             assert part.energy.item() == pytest.approx(energy)
+
+
+MIXTURES = [name for name in PROPOSALS if Mixture.of(name).guesses]
+
+
+def test_a_proposals_name_is_taken_apart():
+    taken = {name: Mixture.of(name) for name in PROPOSALS}
+    assert len(MIXTURES) == 8
+    assert taken["inverse"] == Mixture("inverse")
+    assert taken["inverse+search"] == Mixture("inverse+search")
+    assert taken["inverse+search+bank"] == Mixture("inverse+search", ("bank",))
+    assert taken["gaussian+inverse+bank"] == Mixture("gaussian", ("inverse", "bank"))
+    assert {name for name in PROPOSALS if not taken[name].asks_inverse} == set(FREE)
+    assert FREE == ("gaussian", "queue", "bank", "gaussian+bank", "queue+bank")
+    assert {name for name in PROPOSALS if taken[name].asks_bank} == {name for name in PROPOSALS if "bank" in name}
+    at_top = {name: taken[name].without_inverse() for name in PROPOSALS}
+    assert at_top["inverse"] == at_top["inverse+search"] == at_top["gaussian+inverse"] == Mixture("gaussian")
+    assert at_top["inverse+search+bank"] == Mixture("gaussian", ("bank",))
+    assert at_top["bank+inverse"] == Mixture("bank")
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_mixture_also_tries_the_inverse_models_actions_and_real_ones(agent, name):
+    """Level 1's search; its guesses stand in for random candidates, so that it costs what its first part costs."""
+    changes = {"landmarks": "none", "budget": 400, "inverse_std": [0.3] * 3, "macro_bound": 0.1}
+    mixture, calls = Mixture.of(name), []
+    for proposal in (mixture.first, name):
+        planner = start(stack_planner(agent, proposal=one_level(proposal, 1), **changes), points(5, 2))
+        asked = proposals_of(planner)
+        plan = planner.plan({"state": points(5, 1)})
+        calls.append(plan.predictor_calls)
+    proposed = next(proposal for proposal, _ in asked if proposal.mean.shape[1] == 2)
+    following = "inverse" in mixture.guesses
+    assert calls[1] == calls[0] + 2 * following
+    here, expected = agent.hierarchy.encode({"state": points(5, 1)})[1], []
+    if following:
+        latent, actions = here, []
+        for left in (2.0, 1.0):
+            action = agent.hierarchy.levels[2].delegate(latent, plan.steps[2].subgoal, torch.full((5,), left))
+            actions.append(planner.spaces[1].clamp(action))
+            latent = agent.hierarchy.levels[1].predict(latent, actions[-1])
+        expected.append(torch.stack(actions, 1).unsqueeze(1))
+    if "bank" in mixture.guesses:
+        expected.append(agent.macros[1].nearest(here, -(-planner.samples[1] // 2), 2))
+    expected = torch.cat(expected, 1)
+    torch.testing.assert_close(proposed.guesses, expected)
+    # within bounds that hold them, and no wider than that
+    assert (proposed.low <= expected.amin(1)).all()
+    assert (proposed.high >= expected.amax(1)).all()
+    if mixture.first in ("gaussian", "queue"):
+        assert torch.equal(proposed.low, torch.minimum(planner.spaces[1].low, expected.amin(1)))
+        assert torch.equal(proposed.high, torch.maximum(planner.spaces[1].high, expected.amax(1)))
+
+
+def test_guesses_follow_the_plan_before(agent):
+    changes = {"landmarks": "none", "budget": 400, "warm_start": True, "replan": [1, 1, 1]}
+    planner = start(stack_planner(agent, proposal=one_level("gaussian+inverse", 1), **changes), points(2, 2))
+    asked = proposals_of(planner)
+    walk(planner, points(2, 1), 2)
+    first, second = (proposal for proposal, _ in asked if proposal.mean.shape[1] == 2)
+    assert first.guesses.shape[1] == 1
+    assert second.guesses.shape[1] == 2
+    assert torch.equal(second.guesses[:, 0], next(found for p, found in asked if p is first).actions)
+
+
+def test_the_banks_guess_is_taken_where_it_is_best(exact):
+    """Nothing else that is tried moves at all."""
+    actions = torch.tensor([[-1.0, 0], [1, 0], [0, 1], [0.5, 0]]).unsqueeze(1).repeat(1, 2, 1)
+    macros = MacroActions(*torch.zeros(2, 2), LOW, HIGH, torch.zeros(4, 2), actions, torch.full((4,), 2))
+    config = replace(FLAT, proposal=["gaussian+bank"], horizon=[2], replan=[1], repeat=[1], std=[0.0], budget=48)
+    planner = HierarchicalPlanner(exact, config, None, LOW, HIGH, macros=[macros])
+    assert planner.samples == [8]
+    plan = start(planner, torch.tensor([[1.0, 0.0]])).plan({"state": torch.zeros(1, 2)})
+    assert torch.equal(plan.steps[0].actions[0], actions[1])
+    assert plan.predictor_calls == 3 * 8 * 2 + 2
+
+
+@pytest.mark.parametrize("name", ["gaussian+bank", "inverse+search+bank", "gaussian+inverse+bank", "bank+inverse"])
+def test_a_mixture_needs_what_its_parts_need(agent, name):
+    bare = Agent(agent.hierarchy, agent.graphs, [], [], agent.config, agent.world)
+    message = rf"planner.proposal\[1\] is '{name.replace('+', '[+]')}' but the hierarchy has no real actions of level 1"
+    with pytest.raises(ValueError, match=message):
+        bare.with_planner(proposal=one_level(name, 1))
+    bare.with_planner(proposal=one_level("gaussian+inverse", 1))
+    with pytest.raises(ValueError, match=r"planner.horizon\[2\] is 14; allowed: at most 13"):
+        stack_planner(agent, landmarks="none", budget=2000, horizon=[6, 2, 14], proposal=one_level(name, 2))
+    # the top level asks no inverse model
+    planner = start(stack_planner(agent, landmarks="none", budget=800, proposal=one_level(name, 2)), points(2))
+    assert planner.plan({"state": points(2, 1)}).steps[2].actions.shape == (2, 4, 4)
+    if Mixture.of(name).asks_inverse:
+        flat = HierarchicalPlanner(
+            agent.hierarchy.truncate(1), replace(FLAT, proposal=[name]), None, LOW, HIGH, macros=agent.macros
+        )
+        with pytest.raises(ValueError, match=r"allowed: gaussian, queue, bank, gaussian\+bank, queue\+bank, for"):
+            begin(flat, PartGoal(torch.zeros(1, 2), [Itself()]))
 
 
 def test_held_actions_are_the_means_of_real_ones(exact):
