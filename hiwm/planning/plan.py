@@ -77,7 +77,9 @@ class LevelPlan:
             if self.multipliers is not None:
                 lines[-1] += f", at prices of {told(self.multipliers)}"
         if self.level > 0:
-            lines.append(f"hands down {'that' if self.energy is None else 'a subgoal'} until step {self.made_at + self.due}")
+            lines.append(
+                f"hands down {'that' if self.energy is None else 'a subgoal'} until step {self.made_at + self.due}"
+            )
             if self.penalty is not None and self.penalty[episode] > 0:
                 lines[-1] += f", at a cost of {told(self.penalty)} for what failed before"
         if self.rejected is not None and self.energy is not None:
@@ -107,5 +109,6 @@ class Plan:
     other_calls: float
 
     def explain(self, episode: int = 0) -> str:
-        """Why the agent does this: a few lines a level, the top one first."""
-        return "\n".join(part.explain(episode) for part in reversed(self.steps))
+        """Why the agent does this: a few lines a level, the top one first, and the action. Distances are of latents."""
+        action = ", ".join(f"{value:.3g}" for value in self.action[episode].tolist())
+        return "\n".join([*(part.explain(episode) for part in reversed(self.steps)), f"action {action}"])

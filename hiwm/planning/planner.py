@@ -197,7 +197,7 @@ class HierarchicalPlanner:
         self.memory = Memory(self.hierarchy)
         self.parts: list[LevelPlan | None] = [None] * len(self.hierarchy)
         #: what became of those each level but the lowest handed down
-        self.subgoals = {k: self._no_subgoals(k) for k in range(1, len(self.hierarchy))}
+        self.subgoals: dict[int, Subgoals] = {}
         # what each level's last search ended with, (B, G, C, F)
         self.kept: list[Tensor | None] = [None] * len(self.hierarchy)
         if self.ways is not None:
@@ -248,6 +248,12 @@ class HierarchicalPlanner:
 
     def _judge(self, latents: Sequence[Tensor]) -> int:
         """See what became of the subgoals; the highest level that has to think again, -1 for none."""
+        if self.step == 0:
+            lengths = [level.predictor.scale.norm().item() for level in self.hierarchy.levels]
+            self.subgoals = {
+                k: Subgoals(lengths[k], self.config.patience, self._learns(k), latents[k])
+                for k in range(1, len(latents))
+            }
         failed = {k: subgoals.judge(latents[k], self.step) for k, subgoals in self.subgoals.items()}
         return max((k for k in failed if self._learns(k) and failed[k].any()), default=-1)
 
@@ -358,11 +364,6 @@ class HierarchicalPlanner:
     def _learns(self, k: int) -> bool:
         """Whether the level's own failed subgoals change what it searches for; those of a graph are the graph's matter."""
         return k > 0 and self.config.feedback > 0 and self._searches(k)
-
-    def _no_subgoals(self, k: int) -> Subgoals:
-        level = self.hierarchy.levels[k]
-        none = torch.zeros(self.goal.size, level.encoder.dim, device=self.hierarchy.device)
-        return Subgoals(level.predictor.scale.norm().item(), self.config.patience, none)
 
     def _shifted(self, k: int, mean: Tensor) -> Tensor | None:
         """What level k's last search ended with, from now on; the proposal's mean (B, C, F) after its end."""

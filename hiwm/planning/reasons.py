@@ -36,8 +36,8 @@ class Route:
 
     def keep(self, rows: Tensor) -> Route:
         """The same for some of the episodes."""
-        taken = (x[rows] for x in (self.here, self.aim, self.goal, self.cost, self.column))
-        return Route(*taken, self.following)
+        taken = [x[rows] for x in (self.here, self.aim, self.goal, self.cost, self.column)]
+        return Route(*taken, following=self.following)
 
     def edges(self, episode: int) -> int:
         """From here to the goal."""
@@ -83,7 +83,11 @@ class Verdict:
         outcome = int(self.outcome[episode])
         if outcome == NOTHING:
             return ""
-        said = {REACHED: "reached", UNREACHED: "not reached in time", UNREACHABLE: "given up, the level below saw no way"}
+        said = {
+            REACHED: "reached",
+            UNREACHED: "not reached in time",
+            UNREACHABLE: "given up, the level below saw no way",
+        }
         share = float((self.energy[episode] / self.scale[episode]).sqrt())
         return f"subgoal of step {int(self.made_at[episode])} {said[outcome]}: came to {share:.2f} of its distance"
 
@@ -94,7 +98,7 @@ def keep_rows(record: T, rows: Tensor) -> T:
     def kept(value: Any) -> Any:
         if isinstance(value, Tensor):
             return value[rows]
-        return value.keep(rows) if is_dataclass(value) else value
+        return value.keep(rows) if is_dataclass(type(value)) else value
 
     held: Any = record  # there is no type of all dataclasses
     return replace(held, **{field.name: kept(getattr(held, field.name)) for field in fields(held)})

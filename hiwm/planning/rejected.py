@@ -45,12 +45,12 @@ class Rejected:
         for away, its, penalty, violation in rows:
             if its == float("inf"):
                 continue
-            why = f"energy {its:.3g}"
+            why = ""
             if violation > 0:
-                why = f"forbidden by {violation:.3g}, {why}"
+                why = f", forbidden by {violation:.3g}"
             elif its - penalty < energy:
-                why = f"failed before, {why} of which {penalty:.3g} for it"
-            told.append(f"one {away:.3g} from it ({why})")
+                why = f", {penalty:.3g} of it because that failed before"
+            told.append(f"energy {its:.3g}{why} ({away:.3g} from it)")
         return told
 
 

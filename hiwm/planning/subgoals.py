@@ -47,12 +47,14 @@ class Subgoals:
     Args:
         step_length: typical length of one step of the level, in its latent space.
         patience: a subgoal failed if it is not reached in this many times the steps until it is due.
+        remembers: whether what failed costs from then on; otherwise it is told and forgotten.
         latent: of the level, for the size of the batch, (B, D).
     """
 
-    def __init__(self, step_length: float, patience: float, latent: Tensor) -> None:
+    def __init__(self, step_length: float, patience: float, remembers: bool, latent: Tensor) -> None:
         self.least = step_length**2
         self.patience = patience
+        self.remembers = remembers
         none, number = latent.new_zeros(len(latent), 0), latent.new_zeros(len(latent), 0, dtype=torch.long)
         ways = latent.new_zeros(len(latent), 0, latent.shape[1])
         self.handed = Handed(ways, ways, none, none, number, none, none.bool(), none.bool(), none.bool())
@@ -65,9 +67,7 @@ class Subgoals:
         now, until = torch.full_like(distance, step).long(), torch.full_like(distance, step + self.patience * due)
         no = torch.zeros_like(distance, dtype=torch.bool)
         new = (latent, subgoal, distance.clamp_min(self.least), distance, now, until, ~no, no, no)
-        self.handed = Handed(
-            *(torch.cat([x, one.unsqueeze(1)], 1) for x, one in zip(self.handed, new, strict=True))
-        )
+        self.handed = Handed(*(torch.cat([x, one.unsqueeze(1)], 1) for x, one in zip(self.handed, new, strict=True)))
 
     def answer(self, made_at: int, energy: Tensor) -> None:
         """The best plan of the level below comes this near to the subgoals of that step, squared distances (B,)."""
@@ -82,10 +82,11 @@ class Subgoals:
         reached = handed.open & (nearest <= ARRIVED**2 * handed.scale)
         failed = handed.open & ~reached & (handed.hopeless | (handed.until <= step))
         self.verdict = _last(handed, reached, failed, self.verdict)
-        # what was possible after all is forgiven
-        again = self._apart(handed.start, handed.end) <= ARRIVED**2
-        forgiven = (again & reached.unsqueeze(2)).any(1)
-        handed = handed._replace(open=handed.open & ~reached & ~failed, failed=(handed.failed & ~forgiven) | failed)
+        handed = handed._replace(open=handed.open & ~reached & ~failed)
+        if self.remembers:  # until it turns out to be possible after all
+            again = self._apart(handed.start, handed.end) <= ARRIVED**2
+            forgiven = (again & reached.unsqueeze(2)).any(1)
+            handed = handed._replace(failed=(handed.failed & ~forgiven) | failed)
         wanted = (handed.open | handed.failed).any(0)
         self.handed = Handed(*(x[:, wanted] for x in handed))
         return failed.any(1)

@@ -77,9 +77,7 @@ class Wayfinder:
             landmark = self.next_landmark[landmark, self.goal_column]
         self.aim = landmark
         #: of the last aim
-        self.route = Route(
-            here, landmark, self.goal_landmark, self._cost(here), self.goal_column, self.next_landmark
-        )
+        self.route = Route(here, landmark, self.goal_landmark, self._cost(here), self.goal_column, self.next_landmark)
         arrived = landmark == self.goal_landmark
         target, goal = graph.latents[landmark], self.goal.latent(self.level)
         if goal is not None:
