@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hiwm.build import build
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
 from hiwm.data.store import Trajectories, open_dataset
+from hiwm.evaluation.episodes import Trace
 from hiwm.evaluation.evaluate import HIERARCHICAL, make_agents
 from hiwm.evaluation.traces import load_traces
 from hiwm.experiment import check_trained, evaluation_identity
@@ -45,7 +47,8 @@ def report(config: Config) -> Path:
     levels = [_describe(config, agent, k) for k in range(len(agent.hierarchy))]
     kept = what_is_kept(agent, dataset)
     (config.folder / KEPT).write_text(json.dumps(kept, indent=1))
-    drawn = _draw(config, agent, dataset, evaluation)
+    traces = {} if evaluation is None else load_traces(config.folder / f"{config.evaluation.name}.npz")
+    drawn = _draw(config, agent, dataset, evaluation, traces)
     folder = config.folder / "figures"
     folder.mkdir(exist_ok=True)
     for name, figure in drawn.items():
@@ -61,6 +64,7 @@ def report(config: Config) -> Path:
         headline=_headline(evaluation["agents"]) if evaluation else "",
         best=max(numbers["success"] for numbers in evaluation["agents"].values()) if evaluation else None,
         protocol=_protocol(config),
+        reasons={trace.task: moments(trace.why) for trace in traces.get(HIERARCHICAL, []) if trace.why},
         levels=levels,
         kept=kept,
         distances=distance_correlation(agent, dataset, pairs=1000),
@@ -78,7 +82,14 @@ def report(config: Config) -> Path:
     return path
 
 
-def _draw(config: Config, agent: Agent, dataset: Trajectories, evaluation: Any) -> dict[str, Figure]:
+def moments(why: Sequence[str]) -> list[str]:
+    """The first, the middle and the last of an episode's plans; those there are of fewer."""
+    return [why[i] for i in sorted({0, len(why) // 2, len(why) - 1})]
+
+
+def _draw(
+    config: Config, agent: Agent, dataset: Trajectories, evaluation: Any, traces: Mapping[str, Sequence[Trace]]
+) -> dict[str, Figure]:
     drawn: dict[str, Figure] = {}
     histories = {k: _history(config, agent, k) for k in range(len(agent.hierarchy))}
     if histories := {k: records for k, records in histories.items() if records}:
@@ -96,7 +107,6 @@ def _draw(config: Config, agent: Agent, dataset: Trajectories, evaluation: Any) 
         drawn["landmarks"] = figures.landmark_graphs(agent.graphs, where, walls)
     if evaluation is not None:
         drawn["success"] = figures.success_bars(evaluation["agents"])
-        traces = load_traces(config.folder / f"{config.evaluation.name}.npz")
         if on_map:
             graphs = {}
             for name, planned in make_agents(agent, config.evaluation).items():

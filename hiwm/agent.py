@@ -21,8 +21,8 @@ from hiwm.planning.macros import MacroActions
 from hiwm.planning.plan import Plan
 from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
 from hiwm.planning.readout import Readout
-from hiwm.planning.text import TextGoal, TextHead, embed
 from hiwm.planning.schedule import half_steps
+from hiwm.planning.text import TextGoal, TextHead, embed
 
 EXPERIENCE = "experience.safetensors"
 Observation = np.ndarray | Mapping[str, np.ndarray]

@@ -123,8 +123,8 @@ def test_the_legend_of_one_task_fits_and_names_all_that_is_drawn(agent):
         np.random.default_rng(k).random((20, level.encoder.dim)) for k, level in enumerate(agent.hierarchy.levels)
     ]
     traces = {
-        "hierarchical": [Trace(1, True, path, path[0], subgoals)],
-        "flat": [Trace(1, False, path, path[0], subgoals[:1])],
+        "hierarchical": [Trace(1, True, path, path[0], subgoals, [])],
+        "flat": [Trace(1, False, path, path[0], subgoals[:1], [])],
     }  # fmt: skip
     decoder: Any = SimpleNamespace(states=path, decode=lambda level, latent: path[: len(latent)])
     graph: LandmarkGraph = agent.graphs[0]

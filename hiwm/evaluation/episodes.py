@@ -25,6 +25,7 @@ class Trace:
             a success, with the one that reached the goal.
         goal: the same of the goal, (C,).
         subgoals: for each level, the latent handed down at each step, (T, D_k).
+        why: the plan in words, whenever the top level planned.
     """
 
     task: int
@@ -32,6 +33,7 @@ class Trace:
     states: np.ndarray
     goal: np.ndarray
     subgoals: list[np.ndarray]
+    why: list[str]
 
 
 @dataclass
@@ -125,7 +127,7 @@ def _run_batch(
     success = np.zeros(len(numbers), bool)
     steps = np.full(len(numbers), max_steps)
     actions = np.zeros((envs.num_envs, *agent.action_shape), agent.action_dtype)
-    seen, handed = [], []
+    seen, handed, why = [], [], []
     for step in range(max_steps):
         here = _rows(observations, running)
         actions[running] = agent.act(here)
@@ -138,6 +140,8 @@ def _run_batch(
         if traced:
             seen.append(_states(observations, state)[0])
             handed.append([part.subgoal[0].cpu().numpy() for part in plan.steps])
+            if plan.steps[-1].made_at == step:
+                why.append(plan.explain(0))
         observations, _, _, _, infos = envs.step(actions)
         # an episode that ended has no "success" of its own any more: gymnasium fills in 0
         arrived = np.asarray(infos["success"])[running] > 0
@@ -157,7 +161,7 @@ def _run_batch(
     outcome.steps += steps.tolist()
     if seen:
         subgoals = [np.stack(level) for level in zip(*handed, strict=True)]
-        outcome.traces.append(Trace(task, bool(success[0]), np.stack(seen), _states(goals, state)[0], subgoals))
+        outcome.traces.append(Trace(task, bool(success[0]), np.stack(seen), _states(goals, state)[0], subgoals, why))
 
 
 def _states(observations: Observation, state: Sequence[str]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Sample episodes on disk, for the report: what the agent saw and the subgoals its levels handed down."""
+"""Sample episodes on disk, for the report: what the agent saw, the subgoals its levels handed down, and why."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def save_traces(path: Path, outcomes: Mapping[str, Episodes]) -> None:
             arrays[f"{key}/success"] = np.array(trace.success)
             arrays[f"{key}/states"] = trace.states
             arrays[f"{key}/goal"] = trace.goal
+            arrays[f"{key}/why"] = np.array(trace.why, str)
             for k, subgoals in enumerate(trace.subgoals):
                 arrays[f"{key}/subgoals{k}"] = subgoals
     np.savez_compressed(path, allow_pickle=False, **arrays)
@@ -37,6 +38,7 @@ def load_traces(path: Path) -> dict[str, list[Trace]]:
                 file[f"{key}/states"],
                 file[f"{key}/goal"],
                 [file[f"{key}/subgoals{k}"] for k in range(num_levels)],
+                file[f"{key}/why"].tolist() if f"{key}/why" in file else [],  # older files tell no reasons
             )
             traces.setdefault(agent, []).append(trace)
     return traces

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from hiwm.planning.reasons import Route, Verdict, keep_rows
+from hiwm.planning.rejected import Rejected
+
 
 @dataclass(frozen=True)
 class LevelPlan:
@@ -18,10 +21,18 @@ class LevelPlan:
         subgoal: what is handed to the level below, a latent of this level (B, D).
         due: environment steps from `made_at` until the subgoal is due.
         made_at: environment step this part was planned at.
+        here: the energy of staying where it is, how far that is from the target or goal, (B,).
         actions: actions of this level, (B, H, A); None where a landmark was handed down as it is.
         predicted: the latents they lead to, (B, H, D); None with `actions`.
-        energy: how far they stay from the target or goal, the least over the horizon, (B,); None with `actions`.
+        energy: how far they stay from the target or goal, the least over the horizon, with what failed before, (B,); None
+            with `actions`.
         disagreement: variance of the predicted latents among the members of an ensemble, (B, H); None for other predictors.
+        penalty: what of `energy` the subgoal costs because it failed before, (B,); None where nothing has.
+        violation: of each constraint along the plan, (B, K): positive is forbidden; None without any.
+        multipliers: their prices, (B, K), of solvers that find them.
+        rejected: other subgoals that the search tried; None at level 0 and where there was no search.
+        route: that the target lies on, of a target among landmarks.
+        verdict: on the level's last subgoal that was judged; None at level 0.
         horizon: steps of this level within which it is to meet the goal, (B,); 0 where it aims at a subgoal. None where
             `planner.schedule` is fixed.
     """
@@ -32,23 +43,54 @@ class LevelPlan:
     subgoal: Tensor
     due: int
     made_at: int
+    here: Tensor
     actions: Tensor | None = None
     predicted: Tensor | None = None
     energy: Tensor | None = None
     disagreement: Tensor | None = None
+    penalty: Tensor | None = None
+    violation: Tensor | None = None
+    multipliers: Tensor | None = None
+    rejected: Rejected | None = None
+    route: Route | None = None
+    verdict: Verdict | None = None
     horizon: Tensor | None = None
 
     def keep(self, rows: Tensor) -> LevelPlan:
         """The same for some of the environments."""
+        return keep_rows(self, rows)
 
-        def take(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value[rows]
+    def explain(self, episode: int = 0) -> str:
+        """What the level aims at and why, what it hands down and what it rejected, in words."""
 
-        return LevelPlan(
-            self.level, take(self.target), self.target_level, self.subgoal[rows], self.due, self.made_at,
-            take(self.actions), take(self.predicted), take(self.energy), take(self.disagreement),
-            take(self.horizon),
-        )  # fmt: skip
+        def told(values: Tensor | None) -> str:
+            return "" if values is None else ", ".join(f"{value:.3g}" for value in values[episode].flatten().tolist())
+
+        if self.target_level > self.level:
+            aim = f"the subgoal of level {self.target_level}"
+        elif self.route is not None:
+            aim = self.route.text(episode)
+        else:
+            aim = "the goal itself" if self.target is not None else "any latent that meets the goal"
+        lines = [f"level {self.level}, planned at step {self.made_at}, aims at {aim}; energy {told(self.here)} here"]
+        if self.energy is not None:
+            lines[0] += f", {told(self.energy)} where it plans to come"
+        if self.violation is not None:
+            lines.append(f"violates the constraints by {told(self.violation)}")
+            if self.multipliers is not None:
+                lines[-1] += f", at prices of {told(self.multipliers)}"
+        if self.level > 0:
+            lines.append(
+                f"hands down {'that' if self.energy is None else 'a subgoal'} until step {self.made_at + self.due}"
+            )
+            if self.penalty is not None and self.penalty[episode] > 0:
+                lines[-1] += f", at a cost of {told(self.penalty)} for what failed before"
+        if self.rejected is not None and self.energy is not None:
+            others = self.rejected.text(episode, float(self.energy[episode]))
+            lines.append(f"rejected {'; '.join(others) if others else 'nothing much different'}")
+        if self.verdict is not None and (verdict := self.verdict.text(episode)):
+            lines.append(verdict)
+        return "\n  ".join(lines)
 
 
 @dataclass(frozen=True)
@@ -68,3 +110,8 @@ class Plan:
     milliseconds: float
     predictor_calls: float
     other_calls: float
+
+    def explain(self, episode: int = 0) -> str:
+        """Why the agent does this: a few lines a level, the top one first, and the action. Distances are of latents."""
+        action = ", ".join(f"{value:.3g}" for value in self.action[episode].tolist())
+        return "\n".join([*(part.explain(episode) for part in reversed(self.steps)), f"action {action}"])

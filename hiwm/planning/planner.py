@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -34,8 +34,11 @@ from hiwm.planning.proposals import (
     like_real,
     trying,
 )
+from hiwm.planning.reasons import Route
+from hiwm.planning.rejected import Tried
 from hiwm.planning.schedule import SCHEDULES, Schedule
 from hiwm.planning.solvers.solver import GRADIENT_COST, Energy, Proposal, Scores, Solver
+from hiwm.planning.subgoals import Subgoals
 from hiwm.planning.wayfinder import Wayfinder
 
 LANDMARKS = ("none", "direct", "search")
@@ -49,9 +52,10 @@ class PlannerConfig:
         landmarks: none: the top level searches for the goal itself. direct: the next landmark on the way to the goal is
             handed to the level below as it is. search: the top level searches for that landmark.
         hops: how many landmarks ahead is aimed at.
-        feedback: cost, in edges, that is added to a way between landmarks which did not lead on; 0 to learn nothing from it.
-        patience: a way did not lead on if the cost to go has not become less for this many times as long as the landmark
-            aimed at should take.
+        feedback: cost that is added to a way which did not lead on; 0 to learn nothing from it. Of ways between landmarks, in
+            edges; of ways to subgoals that a level searched for, in energies of where the episode is, until the episode ends.
+        patience: a way did not lead on if for this many times as long as its end should take the cost to go over the
+            landmarks has not become less, or the subgoal is not reached.
         budget: predictor calls an environment step and episode, shared evenly by the levels that search. A solver that
             differentiates has fewer candidates for it: the backward pass counts as two calls.
         proposal: gaussian: search from N(0, std). inverse: the inverse model's actions, no search. inverse+search:
@@ -220,6 +224,8 @@ class HierarchicalPlanner:
         self.step = 0
         self.memory = Memory(self.hierarchy)
         self.parts: list[LevelPlan | None] = [None] * len(self.hierarchy)
+        #: what became of those each level but the lowest handed down
+        self.subgoals: dict[int, Subgoals] = {}
         # what each level's last search ended with, (B, G, C, F)
         self.kept: list[Tensor | None] = [None] * len(self.hierarchy)
         if self.ways is not None:
@@ -233,6 +239,8 @@ class HierarchicalPlanner:
         self.memory.keep(rows)
         self.parts = [None if part is None else part.keep(rows) for part in self.parts]
         self.kept = [None if kept is None else kept[rows] for kept in self.kept]
+        for subgoals in self.subgoals.values():
+            subgoals.keep(rows)
         if self.ways is not None:
             self.ways.keep(rows, self.goal)
         if self.schedule is not None:
@@ -241,6 +249,9 @@ class HierarchicalPlanner:
     @torch.no_grad()
     def plan(self, observation: Inputs) -> Plan:
         """The plan for this environment step; parts that are not due for replanning are kept.
+
+        With feedback, a level plans anew, and all below it, when a subgoal of its failed in any of the environments; it is
+        looked for when level 0 plans.
 
         Args:
             observation: each input (B, ...).
@@ -258,8 +269,9 @@ class HierarchicalPlanner:
                     self.ways.renew(goal)
                 if self.schedule is not None:
                     self.schedule.start(goal)
-            for k in due:
-                self.parts[k] = self._plan_level(k, latents[k])
+            failed = self._judge(latents)
+            for k in [k for k in range(self.top, -1, -1) if k in due or k <= failed]:
+                self.parts[k] = self._plan_level(k, latents)
         steps = tuple(part for part in self.parts if part is not None)
         action = self._primitive(steps[0]).cpu()  # waits for the device, so that the time is true
         self.memory.append(observation, action.to(self.hierarchy.device))
@@ -268,30 +280,56 @@ class HierarchicalPlanner:
         batch = self.goal.size
         return Plan(steps, action, milliseconds, self.calls / batch, self.other_calls / batch)
 
-    def _plan_level(self, k: int, latent: Tensor) -> LevelPlan:
-        period = self.hierarchy.periods[k]
+    def _judge(self, latents: Sequence[Tensor]) -> int:
+        """See what became of the subgoals; the highest level that has to think again, -1 for none."""
+        if self.step == 0:
+            lengths = [level.predictor.scale.norm().item() for level in self.hierarchy.levels]
+            self.subgoals = {
+                k: Subgoals(lengths[k], self.config.patience, self._learns(k), latents[k])
+                for k in range(1, len(latents))
+            }
+        failed = {k: subgoals.judge(latents[k], self.step) for k, subgoals in self.subgoals.items()}
+        return max((k for k in failed if self._learns(k) and failed[k].any()), default=-1)
+
+    def _plan_level(self, k: int, latents: Sequence[Tensor]) -> LevelPlan:
+        latent, period, route = latents[k], self.hierarchy.periods[k], None
         if k < self.top:
             above = self.parts[k + 1]
             assert above is not None, "levels plan from the top"
-            left = above.due - (self.step - above.made_at)
-            aim, left = self._subgoal(k, above.subgoal), left / period
+            steps = above.due - (self.step - above.made_at)
+            here, weight = squared_distance(latents[k + 1], above.subgoal), self._goal_weight(k)
+            if weight:
+                here = here + weight * self.goal.energy(k, latent)
+            aim, left = self._subgoal(k, above.subgoal), steps / period
         elif self.ways is None:
             aim, left = Aim(self.goal.latent(k), k, partial(self.goal.energy, k)), self.config.horizon[k]
+            here = self.goal.energy(k, latent)
         else:
-            aim, due = self.ways.next(latent, self.step), self.ways.due
-            if self.config.landmarks == "direct" and k > 0:
-                assert aim.latent is not None, "a landmark is one latent"
-                return LevelPlan(k, aim.latent, k, aim.latent, due, self.step)
-            left = due / period
+            aim, left = self.ways.next(latent, self.step), self.ways.due / period
+            here, route = aim.energy(latent[:, None, None])[:, 0, 0], self.ways.route
         if self.schedule is not None:
             aim = self.schedule.aim(k, aim, self.step)
-        found = self._solve(k, latent, aim, left)
-        within = None if self.schedule is None else self.schedule.planned(k, found[1], self.step)
-        return LevelPlan(k, aim.latent, aim.level, found[1][:, 0], period, self.step, *found, horizon=within)
+            here = torch.where(self.schedule.at_goal(k, self.step), self.goal.energy(k, latent), here)
+        if k == self.top > 0 and self.ways is not None and self.config.landmarks == "direct":
+            assert aim.latent is not None, "a landmark is one latent"
+            part = LevelPlan(k, aim.latent, k, aim.latent, self.ways.due, self.step, here, route=route)
+        else:
+            part = self._solve(k, latent, aim, left, here, route)
+        if self.schedule is not None:
+            assert part.predicted is not None, "no landmarks: every level searches or follows"
+            part = replace(part, horizon=self.schedule.planned(k, part.predicted, self.step))
+        # a level can tell whether the subgoal is within reach if it looks that far and minds nothing else
+        elif k < self.top and not weight and self.config.horizon[k] * period >= steps:
+            assert part.energy is not None, "a level below searches or follows"
+            self.subgoals[k + 1].answer(above.made_at, part.energy)
+        if k == 0:
+            return part
+        self.subgoals[k].hand_down(latent, part.subgoal, self.step, part.due)
+        return replace(part, verdict=self.subgoals[k].verdict)
 
     def _subgoal(self, k: int, target: Tensor) -> Aim:
         """A latent of the level above level k, and the goal as far as level k is to mind it."""
-        weight = self.config.goal_weight[k] if self.config.goal_weight else 0.0
+        weight = self._goal_weight(k)
 
         def energy(latent: Tensor) -> Tensor:
             self.other_calls += passes_of(latent) * latent[..., 0].numel()
@@ -302,9 +340,9 @@ class HierarchicalPlanner:
         return Aim(target, k + 1, energy)
 
     def _solve(
-        self, k: int, latent: Tensor, aim: Aim, steps_left: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Actions of level k towards an aim, (B, H, A); the rest of a `LevelPlan`: predicted, energy, disagreement."""
+        self, k: int, latent: Tensor, aim: Aim, steps_left: float, here: Tensor, route: Route | None
+    ) -> LevelPlan:
+        """What level k does towards an aim, of which it is `here` by energy, (B,)."""
         limit = self.config.milliseconds
         deadline = math.inf if limit is None else time.perf_counter() + limit / 1000
         level, space = self.hierarchy.levels[k], self.spaces[k]
@@ -316,7 +354,15 @@ class HierarchicalPlanner:
         if self._proposal(k).first == "inverse":
             actions, predicted = self._follow_inverse(k, latent, present, aim, steps_left)
             reached = aim.energy(predicted.unsqueeze(1)).amin(-1).squeeze(1)
-            return actions, predicted, reached, self._disagreement(k, present, actions)
+            forbidden = self.goal.violation(k, predicted)
+            return LevelPlan(
+                k, aim.latent, aim.level, predicted[:, 0], self.hierarchy.periods[k], self.step, here, actions, predicted,
+                reached, self._disagreement(k, present, actions),
+                violation=None if forbidden is None else forbidden.sum(-1, keepdim=True), route=route,
+            )  # fmt: skip
+
+        again = self._again(k, latent, here)
+        tried = Tried()
 
         def energy(candidates: Tensor) -> Scores:
             samples = candidates.shape[1]
@@ -325,10 +371,13 @@ class HierarchicalPlanner:
             self.calls += passes_of(candidates) * level.predictor.passes * predicted.shape[0] * predicted.shape[1]
             predicted = predicted.unflatten(0, (-1, samples))
             forbidden = self.goal.violation(k, predicted)
+            violation = None if forbidden is None else forbidden.sum(-1, keepdim=True)
+            away, cost = aim.energy(predicted), again(predicted)
             # the least over the horizon, not its mean or last: a detour must not be taxed
-            return Scores(
-                aim.energy(predicted).amin(-1), None if forbidden is None else forbidden.sum(-1, keepdim=True)
-            )
+            scores = Scores((away if cost is None else away + cost).amin(-1), violation)
+            if k > 0:
+                tried.add(predicted[:, :, 0], scores, None if cost is None else cost[:, :, 0])
+            return scores
 
         proposal = self._propose(k, latent, present, aim, steps_left, energy)
         found = self.solvers[k].solve(energy, proposal, self.samples[k], self.generator, deadline)
@@ -336,7 +385,23 @@ class HierarchicalPlanner:
         actions = space.actions(found.actions)
         predicted = level.predictor.rollout_from(present, actions)
         self.calls += level.predictor.passes * predicted.shape[0] * predicted.shape[1]
-        return actions, predicted, found.energy, self._disagreement(k, present, actions)
+        cost = again(predicted.unsqueeze(1))
+        return LevelPlan(
+            k, aim.latent, aim.level, predicted[:, 0], self.hierarchy.periods[k], self.step, here, actions, predicted,
+            found.energy, self._disagreement(k, present, actions), None if cost is None else cost[:, 0, 0],
+            found.violation, found.multipliers, tried.rejected(latent, predicted[:, 0]) if k > 0 else None, route,
+        )  # fmt: skip
+
+    def _again(self, k: int, latent: Tensor, here: Tensor) -> Callable[[Tensor], Tensor | None]:
+        """What plans of level k cost for trying again what failed, (B, S, H, D) -> (B, S, H); None where nothing has."""
+        if not self._learns(k) or not self.subgoals[k].handed.failed.any():
+            return lambda predicted: None
+        price = self.config.feedback * here[:, None, None]
+        return lambda predicted: price * self.subgoals[k].cost(latent, predicted)
+
+    def _learns(self, k: int) -> bool:
+        """Whether the level's own failed subgoals change what it searches for; those of a graph are the graph's matter."""
+        return k > 0 and self.config.feedback > 0 and self._searches(k)
 
     def _shifted(self, k: int, mean: Tensor) -> Tensor | None:
         """What level k's last search ended with, from now on; the proposal's mean (B, C, F) after its end."""
@@ -409,6 +474,9 @@ class HierarchicalPlanner:
         """The level's proposal; above level 0 a top level has no inverse model above it and searches from a Gaussian."""
         name = Mixture.of(self.config.proposal[k])
         return name.without_inverse() if 0 < k == self.top else name
+
+    def _goal_weight(self, k: int) -> float:
+        return self.config.goal_weight[k] if self.config.goal_weight else 0.0
 
     def _searches(self, k: int) -> bool:
         handed_down = k == self.top > 0 and self.config.landmarks == "direct"

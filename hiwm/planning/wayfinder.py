@@ -10,6 +10,7 @@ from torch_geometric.utils import to_scipy_sparse_matrix
 from hiwm.planning.experience import Experience
 from hiwm.planning.goals import Aim, Goal, squared_distance
 from hiwm.planning.landmarks import LandmarkGraph
+from hiwm.planning.reasons import Route
 
 ARRIVED = 0.5  # of a mean edge: a landmark this near counts as reached
 
@@ -83,9 +84,12 @@ class Wayfinder:
         landmark = torch.where(at_aim & (self._cost(self.aim) < self._cost(landmark)), self.aim, landmark)
         if self.experience is not None:
             self._learn(self.experience, landmark, step)
+        here = landmark
         for _ in range(self.hops):
             landmark = self.next_landmark[landmark, self.goal_column]
         self.aim = landmark
+        #: of the last aim
+        self.route = Route(here, landmark, self.goal_landmark, self._cost(here), self.goal_column, self.next_landmark)
         arrived = landmark == self.goal_landmark
         target, goal = graph.latents[landmark], self.goal.latent(self.level)
         if goal is not None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -207,7 +208,9 @@ def test_traces_round_trip(tmp_path):
 
     def trace(task, success, length):
         subgoals = [rng.normal(size=(length, d)).astype(np.float32) for d in (2, 4, 3)]
-        return Trace(task, success, rng.normal(size=(length, 2)), rng.normal(size=2), subgoals)
+        return Trace(
+            task, success, rng.normal(size=(length, 2)), rng.normal(size=2), subgoals, ["because", f"of {length}"]
+        )
 
     wrote = {
         "hierarchical": Episodes(traces=[trace(1, True, 5), trace(2, False, 8)]),
@@ -223,6 +226,15 @@ def test_traces_round_trip(tmp_path):
             np.testing.assert_array_equal(one.goal, other.goal)
             for a, b in zip(one.subgoals, other.subgoals, strict=True):
                 np.testing.assert_array_equal(a, b)
+            assert one.why == other.why
+
+
+def test_traces_from_before_there_were_reasons(tmp_path):
+    trace = Trace(1, True, np.zeros((2, 2)), np.zeros(2), [np.zeros((2, 3))], ["because"])
+    save_traces(tmp_path / "new.npz", {"flat": Episodes(traces=[trace])})
+    with np.load(tmp_path / "new.npz") as file:
+        np.savez(tmp_path / "old.npz", **{name: file[name] for name in file if not name.endswith("why")})
+    assert load_traces(tmp_path / "old.npz")["flat"][0].why == []
 
 
 def test_traces_of_the_run(tiny_run):
@@ -231,3 +243,7 @@ def test_traces_of_the_run(tiny_run):
         "hierarchical": [1, 2], "flat": [1, 2], "flat_landmarks": [1, 2]
     }  # fmt: skip
     assert [len(found[0].subgoals) for found in traces.values()] == [3, 1, 1]
+    for agent, every in (("hierarchical", 6), ("flat", 3)):
+        for trace in traces[agent]:  # one explanation for each plan of the top level
+            told = [re.search(r"planned at step (\d+)", text) for text in trace.why]
+            assert [int(found[1]) for found in told if found] == list(range(0, len(trace.subgoals[0]), every))
