@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor
 
 from hiwm.hierarchy import Hierarchy, load_hierarchy
+from hiwm.planning.calibration import Calibration
 from hiwm.planning.experience import Experience
 from hiwm.planning.goals import Goal, ObservationGoal, PartGoal
 from hiwm.planning.landmarks import LandmarkGraph
@@ -61,6 +62,7 @@ class Agent:
         num_levels: use only the lowest ones; None for all.
         seed: of the search; `reset` starts its randomness anew.
         allow: packages trusted for the solver's class besides hiwm's own.
+        calibrations: of each level's ensemble; None for levels without one.
     """
 
     def __init__(
@@ -74,18 +76,22 @@ class Agent:
         num_levels: int | None = None,
         seed: int = 0,
         allow: Sequence[str] = (),
+        calibrations: Sequence[Calibration | None] = (),
     ) -> None:
         self.hierarchy = hierarchy if num_levels is None else hierarchy.truncate(num_levels)
         self.graphs = graphs
         self.macros = macros
         self.readouts = readouts
+        self.calibrations = calibrations
         self.config = config
         self.world = world
         self.seed = seed
         low, high = (torch.tensor(bound, device=hierarchy.device) for bound in (world.action_low, world.action_high))
         graph = graphs[len(self.hierarchy) - 1] if graphs else None
         self.allow = tuple(allow)
-        self.planner = HierarchicalPlanner(self.hierarchy, config, graph, low, high, allow, macros, world.discrete)
+        self.planner = HierarchicalPlanner(
+            self.hierarchy, config, graph, low, high, allow, macros, world.discrete, calibrations
+        )
         self.inputs = self.hierarchy.specs[0].inputs
         #: shape and type of one primitive action as `act` gives it
         self.action_shape = () if world.discrete else tuple(low.shape)
@@ -119,6 +125,7 @@ class Agent:
             num_levels,
             self.seed,
             self.allow,
+            self.calibrations,
         )
 
     def reset(self, goal: Observation | Goal) -> None:
@@ -204,7 +211,7 @@ class Agent:
         return tensors, single
 
     def save(self, folder: Path) -> None:
-        """The levels, landmarks, real actions and readouts of each, experience and `agent.yaml`, whole or not at all."""
+        """The levels; landmarks, real actions, readouts and calibration of each; experience and `agent.yaml`, whole or not at all."""
         temporary = folder.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         self.hierarchy.save(temporary)
@@ -214,6 +221,9 @@ class Agent:
             macros.save(temporary / f"macros{k}.safetensors")
         for k, readout in enumerate(self.readouts):
             readout.save(temporary / f"readout{k}.safetensors")
+        for k, calibration in enumerate(self.calibrations):
+            if calibration is not None:
+                calibration.save(temporary / f"calibration{k}.safetensors")
         if self.experience is not None:
             self.experience.save(temporary / EXPERIENCE)
         described = {"planner": _plain(asdict(self.config)), "world": _plain(asdict(self.world))}
@@ -244,8 +254,10 @@ def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = (
     graphs = [LandmarkGraph.load(file, device) for file in of_levels("landmarks")]
     macros = [MacroActions.load(file, device) for file in of_levels("macros")]
     readouts = [Readout.load(file, device) for file in of_levels("readout")]
+    files = [folder / f"calibration{k}.safetensors" for k in range(len(hierarchy))]
+    calibrations = [Calibration.load(file, device) if file.exists() else None for file in files]
     config, world = PlannerConfig(**described["planner"]), World(**described["world"])
-    agent = Agent(hierarchy, graphs, macros, readouts, config, world, allow=allow)
+    agent = Agent(hierarchy, graphs, macros, readouts, config, world, allow=allow, calibrations=calibrations)
     if agent.experience is not None and (folder / EXPERIENCE).exists():
         agent.experience.load(folder / EXPERIENCE)
     return agent

@@ -20,8 +20,10 @@ class LevelPlan:
         made_at: environment step this part was planned at.
         actions: actions of this level, (B, H, A); None where a landmark was handed down as it is.
         predicted: the latents they lead to, (B, H, D); None with `actions`.
-        energy: how far they stay from the target or goal, the least over the horizon, (B,); None with `actions`.
-        disagreement: variance of the predicted latents among the members of an ensemble, (B, H); None for other predictors.
+        energy: how far they stay from the target or goal, the least over the horizon, with what `planner.disagreement` adds,
+            (B,); None with `actions`.
+        disagreement: variance of the predicted latents among the members of an ensemble, summed over their dimensions,
+            (B, H); None for other predictors.
     """
 
     level: int
