@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from test_planner import FLAT, HIGH, LOW, STEP, Counting, Linear, start
 
+from hiwm.agent import load_agent
 from hiwm.config import load_config
 from hiwm.data.store import Trajectories
+from hiwm.experiment import train
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
 from hiwm.levels.predictors.ensemble import EnsemblePredictor
@@ -187,3 +190,43 @@ def test_a_weight_that_means_nothing_is_refused(predictor, calibrated, changes, 
 def test_a_list_of_weights_has_one_a_level():
     with pytest.raises(ValueError, match=r"planner.disagreement is \[1.0\]; allowed: one entry for each of 3"):
         replace(load_config([]).planner, disagreement=[1.0]).check(3)
+
+
+def experiment(tiny_run, root, *more):
+    """Two levels on the data of the tiny run, the upper one with an ensemble."""
+    kept = [line for line in tiny.overrides(root) if "level2" not in line and "level1.predictor" not in line]
+    ensemble = ["predictor@levels.level1.predictor=ensemble", "~levels.level2", "strides=[1,3]", "tracking=none"]
+    return load_config([*kept, f"dataset.path={tiny_run.config.dataset.path}", *ensemble, *more])
+
+
+def test_training_calibrates_and_saves(tiny_run, tmp_path):
+    config = experiment(tiny_run, tmp_path, "planner.landmarks=none", "planner.disagreement=[0.0,0.5]")
+    train(config)
+    agent = load_agent(config.folder / "hierarchy")
+    assert agent.calibrations[0] is None
+    assert agent.calibrations[1].steps == 20
+    assert agent.calibrations[1].scale.isfinite().all()
+    agent.reset(np.full((2, 2), 0.8, np.float32))
+    agent.act(np.full((2, 2), 0.2, np.float32))
+    careful = agent.plan.steps[1]
+    assert (careful.disagreement > 0).all()
+    agent.save(tmp_path / "again")
+    again = load_agent(tmp_path / "again").calibrations[1]
+    assert torch.equal(again.scaled, agent.calibrations[1].scaled)
+    assert len(agent.with_planner(num_levels=1, proposal=["gaussian"]).planner.calibrations) == 1
+
+
+def test_training_does_not_begin_where_the_planner_would_refuse(tiny_run, tmp_path):
+    with pytest.raises(ValueError, match=r"predictor of level 0, ResidualMLPPredictor, is no ensemble"):
+        train(experiment(tiny_run, tmp_path, "planner.disagreement=[0.3,0]"))
+    with pytest.raises(ValueError, match=r"planner.disagreement\[1\] is 0.3; allowed: 0, for level 1 does not search"):
+        train(experiment(tiny_run, tmp_path, "planner.disagreement=[0,0.3]"))  # it hands landmarks down
+    with pytest.raises(
+        ValueError, match=r"planner.horizon\[1\] is 27; allowed with planner.disagreement\[1\] 0.3: at most"
+    ):
+        train(
+            experiment(
+                tiny_run, tmp_path, "planner.landmarks=none", "planner.disagreement=[0,0.3]", "planner.horizon=[6,27]"
+            )
+        )
+    assert not (tmp_path / "tiny" / "levels").exists()
