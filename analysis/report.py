@@ -17,6 +17,7 @@ from hiwm.agent import Agent, load_agent
 from hiwm.analysis import figures
 from hiwm.analysis.decode import StateDecoder, frame_decoder, predicted_frames, states_at
 from hiwm.analysis.probes import distance_correlation, what_is_kept
+from hiwm.analysis.uncertainty import calibration_curves, summary
 from hiwm.build import build
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
@@ -25,6 +26,7 @@ from hiwm.evaluation.episodes import Trace
 from hiwm.evaluation.evaluate import HIERARCHICAL, make_agents
 from hiwm.evaluation.traces import load_traces
 from hiwm.experiment import check_trained, evaluation_identity
+from hiwm.planning.calibration import NOMINAL, Calibration
 from hiwm.tracking import make_tracker
 from hiwm.training.checkpoint import METRICS
 from hiwm.training.monitor import alarms
@@ -67,6 +69,8 @@ def report(config: Config) -> Path:
         reasons={trace.task: moments(trace.why) for trace in traces.get(HIERARCHICAL, []) if trace.why},
         levels=levels,
         kept=kept,
+        calibrated={k: summary(calibration) for k, calibration in _calibrated(agent).items()},
+        nominal=", ".join(f"{100 * share:.0f}" for share in NOMINAL),
         distances=distance_correlation(agent, dataset, pairs=1000),
         alarms=[f"level {k}: {alarm}" for k, level in enumerate(levels) for alarm in alarms(level["metrics"])],
         figures={name: _inline(folder / f"{name}.png") for name in drawn},
@@ -94,6 +98,8 @@ def _draw(
     histories = {k: _history(config, agent, k) for k in range(len(agent.hierarchy))}
     if histories := {k: records for k, records in histories.items() if records}:
         drawn["curves"] = figures.curves(histories)
+    if calibrated := _calibrated(agent):
+        drawn["calibration"] = calibration_curves(calibrated, dict(enumerate(agent.hierarchy.periods)))
     if frame_decoder(agent.hierarchy.levels[0]) is not None:
         drawn["frames"] = figures.frames(predicted_frames(agent, dataset.split(config.dataset.validation)[1]))
     where = [states_at(dataset, config.state, graph.data.row.numpy()) for graph in agent.graphs]
@@ -114,6 +120,11 @@ def _draw(
                     graphs[name] = (planned.planner.ways.landmarks, where[planned.planner.top])
             drawn["episodes"] = figures.episodes(traces, StateDecoder(agent, dataset, config.state), graphs, walls)
     return drawn
+
+
+def _calibrated(agent: Agent) -> dict[int, Calibration]:
+    """Of the levels that have an ensemble."""
+    return {k: calibration for k, calibration in enumerate(agent.calibrations) if calibration is not None}
 
 
 def _describe(config: Config, agent: Agent, k: int) -> dict[str, Any]:

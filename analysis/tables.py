@@ -10,8 +10,10 @@ from pathlib import Path
 
 import yaml
 
+from hiwm.analysis import uncertainty
 from hiwm.analysis.report import KEPT
 from hiwm.evaluation.statistics import wilson_interval
+from hiwm.planning.calibration import Calibration
 from hiwm.training.checkpoint import METRICS
 
 HEALTH: tuple[str, ...] = ("effective_rank", "std", "within_episode", "copy_last", "readout_r2")
@@ -69,8 +71,18 @@ def health_of(folders: Iterable[Path]) -> list[Row]:
     return rows
 
 
-def markdown_of_health(rows: Sequence[Row]) -> str:
-    """Markdown: a line a level."""
+def calibration_of(folders: Iterable[Path]) -> list[Row]:
+    """A row for every step ahead of every level with an ensemble."""
+    return [
+        {"run": folder.name, "level": int(file.stem.removeprefix("calibration"))} | row
+        for folder in sorted(folders)
+        for file in sorted((folder / "hierarchy").glob("calibration*.safetensors"))
+        for row in uncertainty.rows_of(Calibration.load(file))
+    ]
+
+
+def markdown_of_rows(rows: Sequence[Row]) -> str:
+    """Markdown: the rows as they are."""
     names = _names(rows)
     lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(str(row.get(name, "")) for name in names) + " |" for row in rows)])
@@ -128,7 +140,9 @@ def main(folders: Sequence[str]) -> None:
         ("evaluation", rows_of(paths, "evaluation"), markdown),
         ("ablation", rows_of(paths, "ablation"), markdown_by_agent),
         ("depth", rows_of(paths, "depth"), markdown_by_agent),
-        ("levels", health_of(paths), markdown_of_health),
+        ("disagreement", rows_of(paths, "disagreement"), markdown_by_agent),
+        ("levels", health_of(paths), markdown_of_rows),
+        ("calibration", calibration_of(paths), markdown_of_rows),
     ]
     for name, rows, table in names:
         if not rows:

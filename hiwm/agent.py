@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor
 
 from hiwm.hierarchy import Hierarchy, load_hierarchy
+from hiwm.planning.calibration import Calibration
 from hiwm.planning.experience import Experience
 from hiwm.planning.goals import Goal, ObservationGoal, PartGoal
 from hiwm.planning.landmarks import LandmarkGraph
@@ -64,6 +65,7 @@ class Agent:
         seed: of the search; `reset` starts its randomness anew.
         allow: packages trusted for the solver's class besides hiwm's own.
         texts: which latents of each level a caption is true of; none where goals are not given in words.
+        calibrations: of each level's ensemble; None for levels without one.
     """
 
     def __init__(
@@ -78,19 +80,23 @@ class Agent:
         seed: int = 0,
         allow: Sequence[str] = (),
         texts: Sequence[TextHead] = (),
+        calibrations: Sequence[Calibration | None] = (),
     ) -> None:
         self.hierarchy = hierarchy if num_levels is None else hierarchy.truncate(num_levels)
         self.graphs = graphs
         self.macros = macros
         self.readouts = readouts
         self.texts = texts
+        self.calibrations = calibrations
         self.config = config
         self.world = world
         self.seed = seed
         low, high = (torch.tensor(bound, device=hierarchy.device) for bound in (world.action_low, world.action_high))
         graph = graphs[len(self.hierarchy) - 1] if graphs else None
         self.allow = tuple(allow)
-        self.planner = HierarchicalPlanner(self.hierarchy, config, graph, low, high, allow, macros, world.discrete)
+        self.planner = HierarchicalPlanner(
+            self.hierarchy, config, graph, low, high, allow, macros, world.discrete, calibrations
+        )
         whole = config.schedule != "fixed" and not world.goal
         self.goal_errors = half_steps(self.hierarchy, macros) if whole else None
         self.inputs = self.hierarchy.specs[0].inputs
@@ -127,6 +133,7 @@ class Agent:
             self.seed,
             self.allow,
             self.texts,
+            self.calibrations,
         )
 
     def reset(self, goal: Observation | Goal | str | Sequence[str]) -> None:
@@ -224,7 +231,7 @@ class Agent:
         return tensors, single
 
     def save(self, folder: Path) -> None:
-        """The levels; landmarks, real actions, readouts and text heads of each; experience, `agent.yaml`: whole or not at all."""
+        """Levels; landmarks, real actions, readouts, text heads and calibration of each; experience, `agent.yaml`: all or none."""
         temporary = folder.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         self.hierarchy.save(temporary)
@@ -236,6 +243,9 @@ class Agent:
             readout.save(temporary / f"readout{k}.safetensors")
         for k, head in enumerate(self.texts):
             head.save(temporary / f"text{k}.safetensors")
+        for k, calibration in enumerate(self.calibrations):
+            if calibration is not None:
+                calibration.save(temporary / f"calibration{k}.safetensors")
         if self.experience is not None:
             self.experience.save(temporary / EXPERIENCE)
         described = {"planner": _plain(asdict(self.config)), "world": _plain(asdict(self.world))}
@@ -267,8 +277,12 @@ def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = (
     macros = [MacroActions.load(file, device) for file in of_levels("macros")]
     readouts = [Readout.load(file, device) for file in of_levels("readout")]
     texts = [TextHead.load(file, device) for file in of_levels("text")]
+    files = [folder / f"calibration{k}.safetensors" for k in range(len(hierarchy))]
+    calibrations = [Calibration.load(file, device) if file.exists() else None for file in files]
     config, world = PlannerConfig(**described["planner"]), World(**described["world"])
-    agent = Agent(hierarchy, graphs, macros, readouts, config, world, allow=allow, texts=texts)
+    agent = Agent(
+        hierarchy, graphs, macros, readouts, config, world, allow=allow, texts=texts, calibrations=calibrations
+    )
     if agent.experience is not None and (folder / EXPERIENCE).exists():
         agent.experience.load(folder / EXPERIENCE)
     return agent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -29,6 +30,8 @@ from hiwm.envs.captions import Caption
 from hiwm.evaluation.evaluate import evaluate as evaluate_agents
 from hiwm.evaluation.evaluate import make_agents, summarize
 from hiwm.evaluation.traces import save_traces
+from hiwm.hierarchy import Hierarchy
+from hiwm.planning.calibration import NOMINAL, Calibration, check_disagreement, fit_calibration, steps_ahead
 from hiwm.planning.landmarks import build_landmarks
 from hiwm.planning.macros import build_macros
 from hiwm.planning.proposals import Mixture
@@ -37,7 +40,7 @@ from hiwm.planning.text import TextHead, check_text, fit_texts
 from hiwm.progress import TrainingProgress
 from hiwm.tracking import flatten, make_tracker
 from hiwm.training.distributed import Processes, barrier, start_processes
-from hiwm.training.stages import train_stack
+from hiwm.training.stages import describe, train_stack
 
 
 def run(config: Config) -> None:
@@ -101,6 +104,7 @@ def train(config: Config) -> None:
     for name in config.goal.columns:
         dataset.column(name)
     captions = captions_of(config, dataset) if config.text.learn else []
+    _check_disagreement(config, dataset)
     tracker = make_tracker(config if processes.is_main else replace(config, tracking="none"))
     parameters = [
         {
@@ -138,12 +142,22 @@ def train(config: Config) -> None:
     ]
     readouts = _fit_readouts(config, dataset, latents, processes)
     texts = _fit_texts(config, captions, latents, processes)
+    calibrations = _fit_calibrations(config, hierarchy, latents)
     actions = _actions(dataset)
     low, high, discrete = actions.min(0).tolist(), actions.max(0).tolist(), is_one_hot(actions)
     shapes = [dataset.column(name).shape[1:] for name in config.goal.columns]
     world = World(config.environment, low, high, dataset.fingerprint, config.goal.columns, shapes, discrete)
     agent = Agent(
-        hierarchy, graphs, macros, readouts, config.planner, world, seed=config.seed, allow=config.allow, texts=texts
+        hierarchy,
+        graphs,
+        macros,
+        readouts,
+        config.planner,
+        world,
+        seed=config.seed,
+        allow=config.allow,
+        texts=texts,
+        calibrations=calibrations,
     )
     home = config.folder / "hierarchy"
     agent.save(home)
@@ -174,6 +188,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         seed=config.seed,
         allow=config.allow,
         texts=agent.texts,
+        calibrations=agent.calibrations,
     )
     agents = make_agents(agent, config.evaluation)
     identity = evaluation_identity(config, agent)
@@ -277,6 +292,30 @@ def _fit_texts(
     return heads
 
 
+def _fit_calibrations(
+    config: Config, hierarchy: Hierarchy, latents: Sequence[Trajectories]
+) -> list[Calibration | None]:
+    """What the disagreement of each level's ensemble is worth; None for levels without one."""
+    found = []
+    for k, (level, cached, period) in enumerate(zip(hierarchy.levels, latents, hierarchy.periods, strict=True)):
+        calibration = fit_calibration(level, cached, period, config.dataset.validation)
+        found.append(calibration)
+        if calibration is not None:
+            raw, scaled = calibration.raw.mean(0), calibration.scaled.mean(0)
+            covered = ", ".join(
+                f"{100 * before:.0f} -> {100 * after:.0f} of {100 * share:.0f}"
+                for share, before, after in zip(NOMINAL, raw, scaled, strict=True)
+            )
+            say(
+                f"ensemble of level {k}, {calibration.steps} steps ahead: squared error {calibration.scale.min():.2g} to "
+                f"{calibration.scale.max():.2g} times the disagreement; intervals hold {covered} %; rank correlation "
+                f"{calibration.spearman.mean():.2f}"
+            )
+        elif level.predictor.num_members > 1:
+            say(f"ensemble of level {k}: not calibrated, for fewer than two held-out episodes hold its steps")
+    return found
+
+
 def _say_results(agents: dict[str, Any]) -> None:
     for name, numbers in agents.items():
         low, high = numbers["interval"]
@@ -327,6 +366,18 @@ def _check_macros(config: Config) -> None:
                 f"macros.length is {config.macros.length}; allowed: at least planner.horizon[{k}], {horizon}, for "
                 f"planner.proposal[{k}] is {config.planner.proposal[k]!r}"
             )
+
+
+def _check_disagreement(config: Config, dataset: Trajectories) -> None:
+    """Refuse before training what the planner would refuse after it."""
+    if not any(config.planner.disagreement):
+        return
+    specs = describe(config.stack, config.training, dataset, config.seed)
+    for k, (spec, weight) in enumerate(zip(specs, config.planner.disagreement, strict=False)):
+        predictor, period = spec.build(config.allow).predictor, math.prod(config.strides[: k + 1])
+        if weight:
+            steps = steps_ahead(predictor, dataset, period, config.dataset.validation)
+            check_disagreement(k, weight, predictor, steps, config.planner.horizon[k])
 
 
 def _commit() -> str:

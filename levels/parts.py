@@ -52,11 +52,13 @@ class Predictor(nn.Module, ABC):
             put out numbers near 1.
         passes: network passes of one prediction, for counting what a plan costs.
         context: C, observed latents a prediction may rest on; 1 for a predictor without memory.
+        num_members: predictors K that this one is the mean of; from 2 on their variance tells how unsure it is.
     """
 
     scale: Tensor
     passes: int = 1
     context: int = 1
+    num_members: int = 1
 
     def __init__(self, dim_latent: int) -> None:
         super().__init__()
@@ -78,6 +80,11 @@ class Predictor(nn.Module, ABC):
         """What is carried along, (B, A) -> the next latent (B, D), and what is carried along then."""
         latent = self(state, action)
         return latent, latent
+
+    def step_spread(self, state: Any, action: Tensor) -> tuple[Tensor, Tensor | None, Any]:
+        """`step`, with the variance among the members, (B, D), as second; None where there is but one."""
+        latent, state = self.step(state, action)
+        return latent, None, state
 
     def correct(self, state: Any, latent: Tensor) -> Any:
         """What is carried along once the latent that was predicted last has been observed, (B, D)."""
@@ -102,9 +109,15 @@ class Predictor(nn.Module, ABC):
             latents.append(latent)
         return torch.stack(latents, 1)
 
-    def disagreement(self, state: Any, actions: Tensor) -> Tensor | None:
-        """How unsure a rollout from what is carried along is, (B, H, A) -> (B, H); None where there is nothing to tell by."""
-        return None
+    def rollout_spread(self, state: Any, actions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`rollout_from`, and the variance among the members' own rollouts, both (B, H, D); None where there is but one."""
+        latents, variances = [], []
+        for action in actions.unbind(1):
+            latent, variance, state = self.step_spread(state, action)
+            latents.append(latent)
+            if variance is not None:
+                variances.append(variance)
+        return torch.stack(latents, 1), torch.stack(variances, 1) if variances else None
 
     def rollout_in_context(self, latents: Tensor, actions: Tensor) -> Tensor:
         """(B, H+1, D), (B, H, A) -> (B, H, D): one-step predictions within the first C latents, open loop after them."""

@@ -24,9 +24,10 @@ class LevelPlan:
         here: the energy of staying where it is, how far that is from the target or goal, (B,).
         actions: actions of this level, (B, H, A); None where a landmark was handed down as it is.
         predicted: the latents they lead to, (B, H, D); None with `actions`.
-        energy: how far they stay from the target or goal, the least over the horizon, with what failed before, (B,); None
-            with `actions`.
-        disagreement: variance of the predicted latents among the members of an ensemble, (B, H); None for other predictors.
+        energy: how far they stay from the target or goal, the least over the horizon, with what `planner.disagreement` and
+            failures before add, (B,); None with `actions`.
+        disagreement: variance of the predicted latents among the members of an ensemble, summed over their dimensions,
+            (B, H); None for other predictors.
         penalty: what of `energy` the subgoal costs because it failed before, (B,); None where nothing has.
         violation: of each constraint along the plan, (B, K): positive is forbidden; None without any.
         multipliers: their prices, (B, K), of solvers that find them.

@@ -16,6 +16,7 @@ from hiwm.build import build
 from hiwm.checks import at_least, within
 from hiwm.hierarchy import Hierarchy, Inputs
 from hiwm.levels.action_encoders.raw import RawActionEncoder
+from hiwm.planning.calibration import Calibration, check_disagreement
 from hiwm.planning.goals import Aim, Goal, squared_distance
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
@@ -42,6 +43,7 @@ from hiwm.planning.subgoals import Subgoals
 from hiwm.planning.wayfinder import Wayfinder
 
 LANDMARKS = ("none", "direct", "search")
+WEIGHTS = ("goal_weight", "disagreement")  # lists that may be empty, which means 0 for every level
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,9 @@ class PlannerConfig:
         milliseconds: longest search of a level, for the whole batch; null: none. A search stops after the round that another
             one would take beyond it, with the best so far, so that plans are not reproducible. The budget still counts: to
             plan by time alone, raise it and the solver's iterations by the same factor.
+        disagreement: weight, in the energy of a search, of the expected squared error of the level's ensemble, the largest up
+            to the step that counts (see `Calibration.doubt`); empty for none. With 1 it weighs as much as a squared distance
+            in the level's latents.
     """
 
     landmarks: str
@@ -104,6 +109,7 @@ class PlannerConfig:
     patience: float = 3.0
     goal_weight: Sequence[float] = ()
     schedule: str = "fixed"
+    disagreement: Sequence[float] = ()
 
     def check(self, num_levels: int) -> None:
         """Raise a ValueError that names the key when the config does not fit a stack of `num_levels`."""
@@ -116,9 +122,9 @@ class PlannerConfig:
                 f"planner.schedule is {self.schedule!r}; allowed: fixed, for planner.landmarks is {self.landmarks!r}: what is "
                 "aimed at is then mostly no goal"
             )
-        for key in ("proposal", "horizon", "replan", "repeat", "std", "inverse_std", "goal_weight"):
+        for key in ("proposal", "horizon", "replan", "repeat", "std", "inverse_std", *WEIGHTS):
             values = getattr(self, key)
-            if len(values) < num_levels and (values or key != "goal_weight"):
+            if len(values) < num_levels and (values or key not in WEIGHTS):
                 raise ValueError(f"planner.{key} is {list(values)}; allowed: one entry for each of {num_levels} levels")
         at_least("planner.", 1, hops=self.hops, patience=self.patience)
         at_least("planner.", 0, feedback=self.feedback)
@@ -126,7 +132,8 @@ class PlannerConfig:
             within("planner.", "(0, inf)", milliseconds=self.milliseconds)
         for key in ("horizon", "replan", "repeat"):
             at_least("planner.", 1, **{f"{key}[{k}]": getattr(self, key)[k] for k in range(num_levels)})
-        at_least("planner.", 0, **{f"goal_weight[{k}]": weight for k, weight in enumerate(self.goal_weight)})
+        for key in WEIGHTS:
+            at_least("planner.", 0, **{f"{key}[{k}]": weight for k, weight in enumerate(getattr(self, key))})
         for k in range(num_levels):
             if self.proposal[k] not in PROPOSALS:
                 raise ValueError(f"planner.proposal[{k}] is {self.proposal[k]!r}; allowed: {', '.join(PROPOSALS)}")
@@ -136,6 +143,18 @@ class PlannerConfig:
                 )
             if self.replan[k] % self.replan[0]:
                 raise ValueError(f"planner.replan is {list(self.replan)}; allowed: multiples of the first")
+        for k, weight in enumerate(self.disagreement[:num_levels]):
+            if weight and not self.searches(k, num_levels - 1):
+                raise ValueError(
+                    f"planner.disagreement[{k}] is {weight}; allowed: 0, for level {k} does not search: it follows the inverse "
+                    "model or hands a landmark down"
+                )
+
+    def searches(self, k: int, top: int) -> bool:
+        """Whether level k of a stack with this top searches its actions."""
+        handed_down = k == top > 0 and self.landmarks == "direct"
+        # above level 0 a top level has no inverse model above it to follow
+        return not handed_down and (self.proposal[k] != "inverse" or k == top > 0)
 
 
 class HierarchicalPlanner:
@@ -151,6 +170,7 @@ class HierarchicalPlanner:
         allow: packages trusted for the solver's class besides hiwm's own.
         macros: real actions of each level, for the proposals queue and bank.
         discrete: whether primitive actions are one-hot vectors.
+        calibrations: of each level's ensemble, for config.disagreement; None for levels without one.
     """
 
     def __init__(
@@ -163,6 +183,7 @@ class HierarchicalPlanner:
         allow: Sequence[str] = (),
         macros: Sequence[MacroActions] = (),
         discrete: bool = False,
+        calibrations: Sequence[Calibration | None] = (),
     ) -> None:
         config.check(len(hierarchy))
         if config.landmarks != "none" and landmarks is None:
@@ -202,6 +223,11 @@ class HierarchicalPlanner:
         self.schedule = None if config.schedule == "fixed" else Schedule(hierarchy.periods, config.horizon)
         self.macros = macros
         self._check_macros()
+        self.calibrations = [*calibrations, *[None] * len(hierarchy)][: len(hierarchy)]
+        for k, (weight, known) in enumerate(zip(config.disagreement, self.calibrations, strict=False)):
+            if weight:
+                steps = 0 if known is None else known.steps
+                check_disagreement(k, weight, hierarchy.levels[k].predictor, steps, config.horizon[k])
         self.discrete = discrete
         self.solvers: list[Solver[Any]] = [build(config.solver, allow)] * len(hierarchy)
         if discrete:
@@ -352,27 +378,33 @@ class HierarchicalPlanner:
         present = level.predictor.remember(latents, done)
 
         if self._proposal(k).first == "inverse":
-            actions, predicted = self._follow_inverse(k, latent, present, aim, steps_left)
+            actions, predicted, variance = self._follow_inverse(k, latent, present, aim, steps_left)
             reached = aim.energy(predicted.unsqueeze(1)).amin(-1).squeeze(1)
             forbidden = self.goal.violation(k, predicted)
             return LevelPlan(
                 k, aim.latent, aim.level, predicted[:, 0], self.hierarchy.periods[k], self.step, here, actions, predicted,
-                reached, self._disagreement(k, present, actions),
+                reached, None if variance is None else variance.sum(-1),
                 violation=None if forbidden is None else forbidden.sum(-1, keepdim=True), route=route,
             )  # fmt: skip
 
         again = self._again(k, latent, here)
         tried = Tried()
+        doubts = self.config.disagreement[k] if self.config.disagreement else 0.0
+        known = self.calibrations[k]
 
         def energy(candidates: Tensor) -> Scores:
             samples = candidates.shape[1]
             actions = space.actions(candidates.flatten(0, 1))  # (B * S, H, A)
-            predicted = level.predictor.rollout_from(repeated(present, samples), actions)
+            predicted, variance = level.predictor.rollout_spread(repeated(present, samples), actions)
             self.calls += passes_of(candidates) * level.predictor.passes * predicted.shape[0] * predicted.shape[1]
             predicted = predicted.unflatten(0, (-1, samples))
             forbidden = self.goal.violation(k, predicted)
             violation = None if forbidden is None else forbidden.sum(-1, keepdim=True)
             away, cost = aim.energy(predicted), again(predicted)
+            if doubts:
+                assert known is not None, "checked at the start"
+                assert variance is not None, "checked at the start"
+                away = away + doubts * known.doubt(variance).unflatten(0, (-1, samples))
             # the least over the horizon, not its mean or last: a detour must not be taxed
             scores = Scores((away if cost is None else away + cost).amin(-1), violation)
             if k > 0:
@@ -383,12 +415,12 @@ class HierarchicalPlanner:
         found = self.solvers[k].solve(energy, proposal, self.samples[k], self.generator, deadline)
         self.kept[k] = found.kept
         actions = space.actions(found.actions)
-        predicted = level.predictor.rollout_from(present, actions)
+        predicted, variance = level.predictor.rollout_spread(present, actions)
         self.calls += level.predictor.passes * predicted.shape[0] * predicted.shape[1]
         cost = again(predicted.unsqueeze(1))
         return LevelPlan(
             k, aim.latent, aim.level, predicted[:, 0], self.hierarchy.periods[k], self.step, here, actions, predicted,
-            found.energy, self._disagreement(k, present, actions), None if cost is None else cost[:, 0, 0],
+            found.energy, None if variance is None else variance.sum(-1), None if cost is None else cost[:, 0, 0],
             found.violation, found.multipliers, tried.rejected(latent, predicted[:, 0]) if k > 0 else None, route,
         )  # fmt: skip
 
@@ -410,13 +442,6 @@ class HierarchicalPlanner:
             return None
         unit = self.hierarchy.periods[k] if k else 1  # environment steps; level 0 chooses primitive actions
         return self.spaces[k].shifted(kept, (self.step - part.made_at) // unit, mean)
-
-    def _disagreement(self, k: int, present: Any, actions: Tensor) -> Tensor | None:
-        predictor = self.hierarchy.levels[k].predictor
-        found = predictor.disagreement(present, actions)
-        if found is not None:
-            self.calls += predictor.passes * found.numel()
-        return found
 
     def _propose(
         self,
@@ -452,23 +477,26 @@ class HierarchicalPlanner:
 
     def _follow_inverse(
         self, k: int, latent: Tensor, carried: Any, aim: Aim, steps_left: float
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Actions of level k that the inverse model of the aim's level asks for, step by predicted step.
 
-        Level k is at `latent`, where its predictor carries `carried` along.
+        Level k is at `latent`, where its predictor carries `carried` along. The answer: the actions, the latents they lead
+        to, the variance of an ensemble's members; (B, H, ...) each.
         """
         level, inverse = self.hierarchy.levels[k], self.hierarchy.levels[aim.level]
         assert aim.latent is not None, "checked at the start"
-        actions, predicted = [], []
+        actions, predicted, variances = [], [], []
         for h in range(self.config.horizon[k]):
             left = torch.full(latent.shape[:1], max(1.0, steps_left - h), device=latent.device)
             action = self.spaces[k].clamp(inverse.delegate(latent, aim.latent, left))
-            latent, carried = level.predictor.step(carried, action)
+            latent, variance, carried = level.predictor.step_spread(carried, action)
             actions.append(action)
             predicted.append(latent)
+            if variance is not None:
+                variances.append(variance)
         self.calls += level.predictor.passes * len(latent) * len(actions)
         self.other_calls += len(latent) * len(actions)
-        return torch.stack(actions, 1), torch.stack(predicted, 1)
+        return torch.stack(actions, 1), torch.stack(predicted, 1), torch.stack(variances, 1) if variances else None
 
     def _proposal(self, k: int) -> Mixture:
         """The level's proposal; above level 0 a top level has no inverse model above it and searches from a Gaussian."""
@@ -479,8 +507,7 @@ class HierarchicalPlanner:
         return self.config.goal_weight[k] if self.config.goal_weight else 0.0
 
     def _searches(self, k: int) -> bool:
-        handed_down = k == self.top > 0 and self.config.landmarks == "direct"
-        return not handed_down and self._proposal(k).first != "inverse"
+        return self.config.searches(k, self.top)
 
     def _check_macros(self) -> None:
         for k in range(self.top + 1):

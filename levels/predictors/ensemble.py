@@ -67,13 +67,14 @@ class EnsemblePredictor(Predictor):
         latents, state = self._each("step", state, self._spread(action))
         return self._pick(latents, len(action)), state
 
+    def step_spread(self, state: Any, action: Tensor) -> tuple[Tensor, Tensor | None, Any]:
+        """See `Predictor.step_spread`; not while training."""
+        latents, state = self._each("step", state, self._spread(action))
+        return latents.mean(1), latents.var(1) if self.num_members > 1 else None, state
+
     def correct(self, state: Any, latent: Tensor) -> Any:
         """See `Predictor.correct`."""
         return self._each("correct", state, self._spread(latent))
-
-    def disagreement(self, state: Any, actions: Tensor) -> Tensor:
-        """Variance of the members' rollouts, summed over dimensions, (B, H, A) -> (B, H); not while training."""
-        return self._each("rollout_from", state, self._spread(actions)).var(1).sum(-1)
 
     def _each(self, verb: str, *arguments: Any) -> Any:
         """A method of every member, of arguments and with answers that have the members as their second axis."""

@@ -248,9 +248,9 @@ def test_an_ensemble_is_the_mean_of_members_that_differ(kind):
     own = torch.stack([member.rollout(latents[:, 0], actions) for member in members])
     assert len(own) == ensemble.passes == 5
     torch.testing.assert_close(ensemble.rollout(latents[:, 0], actions), own.mean(0))
-    torch.testing.assert_close(
-        ensemble.disagreement(ensemble.start(latents[:, 0]), actions), own.var(0).sum(-1), rtol=1e-4, atol=1e-5
-    )
+    mean, variance = ensemble.rollout_spread(ensemble.start(latents[:, 0]), actions)
+    assert torch.equal(mean, ensemble.rollout(latents[:, 0], actions))
+    torch.testing.assert_close(variance, own.var(0), rtol=1e-4, atol=1e-5)
     carried = ensemble.remember(latents, actions[:, :2])
     remembered = torch.stack([m.rollout_from(m.remember(latents, actions[:, :2]), actions) for m in members])
     torch.testing.assert_close(ensemble.rollout_from(carried, actions), remembered.mean(0))

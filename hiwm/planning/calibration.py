@@ -1,0 +1,198 @@
+"""How wrong an ensemble is where its members disagree, measured on held-out episodes after training.
+
+Members that saw much the same data agree more than they are right. One factor for every step ahead mends the size of it,
+
+    E |error|^2 = scale_h * disagreement_h,     disagreement_h = sum over D of the members' variance at step h,
+
+(variance scaling; Laves et al. 2020, arXiv 2006.13092), so that disagreement has the unit of a squared distance. It is
+fitted on half of the held-out episodes; how well it holds is measured on the other half.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from scipy.stats import spearmanr
+from scipy.stats import t as student_t
+from torch import Tensor
+
+from hiwm.data.store import Trajectories
+from hiwm.levels.level import Level
+from hiwm.levels.parts import Predictor
+
+NOMINAL = (0.5, 0.8, 0.9, 0.95)
+STEPS = 20  # most steps ahead
+WINDOWS = 4096  # most windows of each half
+TINY = 1e-12  # a latent that never changes has neither error nor disagreement
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the disagreement of a level's members is worth. H steps ahead; N nominal shares, `NOMINAL`.
+
+    Coverage is told of two kinds of regions. *Intervals*, of one latent dimension, by Student's t with K - 1 degrees of
+    freedom: the variance of K members is itself uncertain, and where the truth and the members are Gaussian about one
+    mean, these hold exactly their nominal share, however the dimensions depend on one another, for it is the mean over
+    them that is counted. *Balls*, of the whole latent, whose radius is a quantile of the fitted half (split conformal): they need
+    no shape of the errors, only episodes that are alike.
+
+    Args:
+        scale: expected squared error over disagreement, (H,).
+        radius: of the balls, squared, over the disagreement, (H, N).
+        ratio: mean squared error on the other half over what the scale expects; 1 is right, (H,).
+        spearman: rank correlation of disagreement and squared error there, (H,).
+        raw: share of errors there within the intervals of the members' own variance, (H, N).
+        scaled: the same with the variance scaled, (H, N).
+        conformal: share of errors there within the balls, (H, N).
+    """
+
+    scale: Tensor
+    radius: Tensor
+    ratio: Tensor
+    spearman: Tensor
+    raw: Tensor
+    scaled: Tensor
+    conformal: Tensor
+
+    @property
+    def steps(self) -> int:
+        """Steps ahead H that it was fitted for."""
+        return len(self.scale)
+
+    def doubt(self, variance: Tensor) -> Tensor:
+        """Expected squared error of the most uncertain step so far, (..., H, D) -> (..., H).
+
+        Not the sum over the steps, which would tax a detour; not the last step's, for members that parted may meet again
+        at a wall.
+        """
+        expected = self.scale[: variance.shape[-2]] * variance.sum(-1)
+        return expected.cummax(-1).values
+
+    def save(self, path: Path) -> None:
+        """One safetensors file."""
+        save_file({field.name: getattr(self, field.name).contiguous() for field in fields(self)}, path)
+
+    @staticmethod
+    def load(path: Path, device: str = "cpu") -> Calibration:
+        """What `save` wrote."""
+        return Calibration(**load_file(path, device=device))
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """Rollouts against what came.
+
+    Args:
+        error: squared error of the members' mean, (W, H, D).
+        variance: of the members, (W, H, D).
+    """
+
+    error: Tensor
+    variance: Tensor
+
+
+def fit_calibration(level: Level, latents: Trajectories, period: int, validation: float) -> Calibration | None:
+    """Calibrate an ensemble on the held-out episodes; None for other predictors, and where those are too few or short.
+
+    Args:
+        level: the level, in eval mode.
+        latents: its cache, columns `latent` and `action`.
+        period: environment steps of one of its steps.
+        validation: share of the episodes held out.
+    """
+    steps = steps_ahead(level.predictor, latents, period, validation)
+    if not steps:
+        return None
+    halves = latents.split(validation)[1].split(0.5)
+    fitted, checked = (_foretell(level, half, period, steps) for half in halves)
+    return calibrate(fitted, checked, level.predictor.num_members)
+
+
+def steps_ahead(predictor: Predictor, episodes: Trajectories, period: int, validation: float) -> int:
+    """Steps ahead a predictor can be calibrated for: windows of them fit most held-out episodes; 0 where it cannot be."""
+    held_out = episodes.split(validation)[1]
+    if predictor.num_members < 2 or len(held_out.ep_len) < 2:
+        return 0
+    longest = min(int(np.median(half.ep_len) - 1) // period for half in held_out.split(0.5))
+    return max(0, min(STEPS, longest - predictor.context + 1))
+
+
+def check_disagreement(k: int, weight: float, predictor: Predictor, steps: int, horizon: int) -> None:
+    """Refuse a weight of level k's disagreement that there is no calibration for, one of `steps` steps ahead, 0 for none."""
+    where = f"planner.disagreement[{k}] is {weight}"
+    if predictor.num_members < 2:
+        raise ValueError(
+            f"{where}; allowed: 0, for the predictor of level {k}, {type(predictor).__name__}, is no ensemble. Train with "
+            f"predictor@levels.level{k}.predictor=ensemble"
+        )
+    if not steps:
+        raise ValueError(
+            f"{where}; allowed: 0, for the ensemble of level {k} is not calibrated. `hiwm train` again, with two or more "
+            "held-out episodes (dataset.validation) that hold one of its steps"
+        )
+    if horizon > steps:
+        raise ValueError(
+            f"planner.horizon[{k}] is {horizon}; allowed with planner.disagreement[{k}] {weight}: at most {steps}, the steps "
+            f"ahead that level {k} is calibrated for"
+        )
+
+
+def calibrate(fitted: Foretold, checked: Foretold, num_members: int) -> Calibration:
+    """Fit on one half, measure on the other."""
+    scale = fitted.error.sum((0, 2)) / fitted.variance.sum((0, 2)).clamp_min(TINY)
+    error, disagreement = checked.error.sum(-1), checked.variance.sum(-1)  # (W, H)
+    radius = _quantiles(fitted.error.sum(-1) / fitted.variance.sum(-1).clamp_min(TINY))
+    widths = student_t.ppf((1 + np.array(NOMINAL)) / 2, num_members - 1) ** 2
+
+    def within(variance: Tensor) -> Tensor:
+        return torch.stack([(checked.error <= width * variance).double().mean((0, 2)) for width in widths], 1)
+
+    told = Calibration(
+        scale=scale,
+        radius=radius,
+        ratio=error.sum(0) / (scale * disagreement.sum(0)).clamp_min(TINY),
+        spearman=torch.tensor(
+            [
+                float(np.asarray(spearmanr(d, e))[0])
+                for d, e in zip(disagreement.T.cpu().numpy(), error.T.cpu().numpy(), strict=True)
+            ]
+        ),
+        raw=within(checked.variance),
+        scaled=within(scale.unsqueeze(1) * checked.variance),
+        conformal=(error.unsqueeze(-1) <= radius * disagreement.unsqueeze(-1)).double().mean(0),
+    )
+    return Calibration(**{field.name: getattr(told, field.name).float().to(scale.device) for field in fields(told)})
+
+
+def _quantiles(scores: Tensor) -> Tensor:
+    """Split-conformal quantiles of (W, H) at `NOMINAL`, (H, N): a new score is below with at least that probability."""
+    number = len(scores)
+    ranks = [min(number, math.ceil((number + 1) * share)) for share in NOMINAL]
+    return scores.sort(0).values[[rank - 1 for rank in ranks]].T
+
+
+@torch.no_grad()
+def _foretell(level: Level, episodes: Trajectories, period: int, steps: int) -> Foretold:
+    """Evenly spaced windows of the episodes, predicted open loop after as many observed latents as the predictor takes."""
+    predictor, seen = level.predictor, level.predictor.context
+    moments = np.arange(seen + steps) * period
+    starts = np.concatenate(
+        [
+            offset + np.arange(max(0, length - moments[-1]))
+            for offset, length in zip(episodes.ep_offset, episodes.ep_len, strict=True)
+        ]
+    )
+    chosen = starts[np.linspace(0, len(starts) - 1, min(WINDOWS, len(starts))).round().astype(np.int64)]
+    rows = chosen[:, None] + moments
+    device = predictor.scale.device
+    latent = torch.from_numpy(episodes.column("latent")[rows]).to(device)
+    action = torch.from_numpy(episodes.column("action")[rows[:, :-1]]).to(device)
+    state = predictor.remember(latent[:, :seen], action[:, : seen - 1])
+    mean, variance = predictor.rollout_spread(state, action[:, seen - 1 :])
+    assert variance is not None, "checked: there are members"
+    return Foretold((mean - latent[:, seen:]).double().square(), variance.double())

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from test_planner import FLAT, HIGH, LOW, STEP, Counting, Linear, start
+
+from hiwm.agent import load_agent
+from hiwm.config import load_config
+from hiwm.data.store import Trajectories
+from hiwm.experiment import train
+from hiwm.hierarchy import Hierarchy, LevelSpec
+from hiwm.levels.parts import Predictor
+from hiwm.levels.predictors.ensemble import EnsemblePredictor
+from hiwm.planning.calibration import NOMINAL, Calibration, Foretold, calibrate, fit_calibration, steps_ahead
+from hiwm.planning.planner import HierarchicalPlanner
+
+MEMBERS, STEPS, DIM = 5, 3, 4
+CEM = {"_target_": "hiwm.planning.solvers.cem.CEM", "iterations": 8}
+
+
+def draw(number, factor, seed):
+    """Truth and members are Gaussian about one mean; the members' deviation differs from row to row, dimension, step."""
+    rng = torch.Generator().manual_seed(seed)
+    std = torch.exp(0.7 * torch.randn(number, STEPS, DIM, generator=rng)) * torch.arange(1, DIM + 1)
+    members = std.unsqueeze(-1) * torch.randn(*std.shape, MEMBERS, generator=rng)
+    truth = (factor - 1 / MEMBERS) ** 0.5 * std * torch.randn(std.shape, generator=rng)
+    return Foretold((members.mean(-1) - truth).square().double(), members.var(-1).double())
+
+
+def test_a_known_scale_is_found_and_gaussian_errors_are_covered_as_often_as_they_should():
+    found = calibrate(draw(20_000, 9.0, 0), draw(20_000, 9.0, 1), MEMBERS)
+    nominal = torch.tensor(NOMINAL).expand(STEPS, -1)
+    torch.testing.assert_close(found.scale, torch.full((STEPS,), 9.0), rtol=0.1, atol=0)
+    torch.testing.assert_close(found.ratio, torch.ones(STEPS), rtol=0.15, atol=0)
+    torch.testing.assert_close(found.scaled, nominal, rtol=0, atol=0.015)
+    torch.testing.assert_close(found.conformal, nominal, rtol=0, atol=0.015)
+    assert (found.raw < nominal - 0.2).all()  # a third of the width they need
+    assert (found.spearman > 0.4).all()
+
+
+def test_what_disagrees_without_being_wrong_has_no_rank_correlation():
+    fitted, checked = draw(4000, 1.0, 0), draw(4000, 1.0, 1)
+    checked = replace(checked, error=checked.error[torch.randperm(4000, generator=torch.Generator().manual_seed(2))])
+    assert calibrate(fitted, checked, MEMBERS).spearman.abs().max() < 0.06
+
+
+def test_doubt_is_that_of_the_most_uncertain_step_so_far():
+    known = calibrate(draw(100, 1.0, 0), draw(100, 1.0, 1), MEMBERS)
+    known = replace(known, scale=torch.tensor([1.0, 2.0, 4.0]))
+    variance = torch.tensor([[[0.5, 0.5], [1.0, 1.0], [0.1, 0.1]]])
+    assert known.doubt(variance).tolist() == [[1.0, 4.0, 4.0]]
+    assert known.doubt(variance[:, :1]).tolist() == [[1.0]]
+
+
+def test_a_saved_calibration_is_the_same(tmp_path):
+    known = calibrate(draw(100, 1.0, 0), draw(100, 1.0, 1), MEMBERS)
+    known.save(tmp_path / "calibration.safetensors")
+    loaded = Calibration.load(tmp_path / "calibration.safetensors")
+    assert all(torch.equal(getattr(loaded, name), value) for name, value in vars(known).items())
+
+
+class Pushed(Predictor):
+    """Knows where the first half of an action leads, to the right; of the second, which leads there too, it guesses a push."""
+
+    def __init__(self, aside):
+        super().__init__(2)
+        self.aside = torch.nn.Parameter(torch.tensor(float(aside)))
+
+    def forward(self, latent, action):
+        right, new = action[..., 0], action[..., 1].clamp_min(0)
+        return latent + torch.stack([STEP * (right + new), self.aside * new], -1)
+
+
+def stack_of(predictor):
+    spec = LevelSpec(load_config([]).levels["level0"], 1, {"state": (2,)}, 2, "exact")
+    level = spec.build()
+    level.predictor = predictor
+    return Hierarchy([level], [spec]).eval().requires_grad_(False)
+
+
+def ensemble(*asides):
+    return EnsemblePredictor(dim_latent=2, members=[Pushed(aside) for aside in asides])
+
+
+def walked(episodes=12, steps=30, error=0.1, period=1):
+    """Walks in the world of `Pushed`, in which the push is `error` to either side."""
+    rng = np.random.default_rng(0)
+    action = rng.uniform(-1, 1, (episodes, steps, 2)).astype(np.float32)
+    new = np.clip(action[..., 1], 0, None)
+    pushes = error * new * rng.choice([-1, 1], action.shape[:2])
+    moves = np.stack([STEP * (action[..., 0] + new), pushes], -1).astype(np.float32)
+    latent = np.cumsum(moves, 1, dtype=np.float32) - moves
+    length = np.full(episodes, steps)
+    columns = {"latent": latent.reshape(-1, 2), "action": action.reshape(-1, 2)}
+    return Trajectories(Path("walked"), columns, length, np.cumsum(length) - length)
+
+
+def test_an_ensemble_is_calibrated_on_its_open_loop_errors():
+    level = stack_of(ensemble(-0.05, 0.0, 0.05)).levels[0]
+    found = fit_calibration(level, walked(), period=1, validation=0.5)
+    assert found is not None
+    assert found.steps == steps_ahead(level.predictor, walked(), 1, 0.5) == 20
+    # one step ahead the members' variance is 0.05^2 a^2 and the squared error 0.1^2 a^2
+    assert found.scale[0].item() == pytest.approx(4.0, rel=1e-3)
+    assert (found.scale[1:] < 2.5).all()  # errors of independent signs add up less than the members' straight pushes
+    assert fit_calibration(stack_of(Linear(2)).levels[0], walked(), 1, 0.5) is None  # no ensemble
+    assert fit_calibration(level, walked(), 30, 0.5) is None  # no episode holds a step
+    assert fit_calibration(level, walked(), 1, 0.01) is None  # one held-out episode
+
+
+def planner_of(predictor, calibration, **changes):
+    config = replace(FLAT, budget=3000, horizon=[8], repeat=[1], replan=[8], solver=CEM, **changes)
+    return HierarchicalPlanner(stack_of(predictor), config, None, LOW, HIGH, calibrations=[calibration])
+
+
+def test_the_penalty_avoids_what_was_never_seen():
+    """The goal lies to the right, and either half of the action leads there; of the second the members know nothing."""
+    predictor = ensemble(-0.2, 0.0, 0.2)
+    known = fit_calibration(stack_of(predictor).levels[0], walked(), 1, 0.5)
+    here, goal = torch.full((6, 2), 0.2), torch.tensor([[0.4, 0.2]]).repeat(6, 1)
+    doubts = {}
+    for weight in (0.0, 1.0):
+        part = start(planner_of(predictor, known, disagreement=[weight]), goal).plan({"state": here}).steps[0]
+        variance = predictor.rollout_spread(predictor.start(here), part.actions)[1]
+        away = (part.predicted - goal.unsqueeze(1)).square().sum(-1)
+        counted = away + weight * known.doubt(variance)
+        # the energy is the least, over the horizon, of the distance and the doubt up to there
+        torch.testing.assert_close(part.energy, counted.amin(1))
+        torch.testing.assert_close(part.disagreement, variance.sum(-1))
+        reached = counted.argmin(1, keepdim=True)
+        assert away.gather(1, reached).max() < 0.05**2
+        doubts[weight] = known.doubt(variance).gather(1, reached)
+    assert doubts[0.0].median() > 20 * doubts[1.0].median()
+
+
+def test_a_weight_of_none_changes_nothing_and_no_rollout_is_done_twice():
+    predictor = ensemble(-0.2, 0.0, 0.2)
+    known = fit_calibration(stack_of(predictor).levels[0], walked(), 1, 0.5)
+    here, goal = torch.full((2, 2), 0.2), torch.tensor([[0.4, 0.2]]).repeat(2, 1)
+    plans = []
+    for weights, calibration in (([], None), ([0.0], known), ([1.0], known)):
+        planner = start(planner_of(predictor, calibration, disagreement=weights), goal)
+        level = planner.hierarchy.levels[0]
+        level.predictor = Counted(level.predictor)
+        plans.append(planner.plan({"state": here}))
+        assert plans[-1].predictor_calls == level.predictor.count / 2
+    assert torch.equal(plans[0].action, plans[1].action)
+    assert torch.equal(plans[0].steps[0].energy, plans[1].steps[0].energy)
+    assert plans[1].predictor_calls == plans[2].predictor_calls
+
+
+class Counted(Counting):
+    """An ensemble that counts the predictions of its members."""
+
+    def __init__(self, part):
+        super().__init__(part)
+        self.passes, self.num_members = part.passes, part.num_members
+
+    def start(self, latent):
+        return self.part.start(latent)
+
+    def step_spread(self, state, action):
+        self.count += len(action) * self.passes
+        return self.part.step_spread(state, action)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "calibrated", "changes", "message"),
+    [
+        (Linear(2), False, {}, r"planner.disagreement\[0\] is 0.3; allowed: 0, for the predictor of level 0, Linear, is no"),
+        (ensemble(-1, 1), False, {}, r"planner.disagreement\[0\] is 0.3; allowed: 0, for the ensemble of level 0 is not"),
+        (ensemble(-1, 1), True, {"horizon": [21]}, r"planner.horizon\[0\] is 21; allowed with .* at most 20"),
+        (ensemble(-1, 1), True, {"proposal": ["inverse"]}, r"planner.disagreement\[0\] is 0.3; allowed: 0, for level 0 does"),
+        (ensemble(-1, 1), True, {"disagreement": [-1.0]}, r"planner.disagreement\[0\] is -1.0; allowed: at least 0"),
+    ],
+)  # fmt: skip
+def test_a_weight_that_means_nothing_is_refused(predictor, calibrated, changes, message):
+    hierarchy = stack_of(predictor)
+    known = fit_calibration(hierarchy.levels[0], walked(), 1, 0.5) if calibrated else None
+    config = replace(FLAT, repeat=[1], disagreement=[0.3])
+    with pytest.raises(ValueError, match=message):
+        HierarchicalPlanner(hierarchy, replace(config, **changes), None, LOW, HIGH, calibrations=[known])
+
+
+def test_a_list_of_weights_has_one_a_level():
+    with pytest.raises(ValueError, match=r"planner.disagreement is \[1.0\]; allowed: one entry for each of 3"):
+        replace(load_config([]).planner, disagreement=[1.0]).check(3)
+
+
+def experiment(tiny_run, root, *more):
+    """Two levels on the data of the tiny run, the upper one with an ensemble."""
+    kept = [line for line in tiny.overrides(root) if "level2" not in line and "level1.predictor" not in line]
+    ensemble = ["predictor@levels.level1.predictor=ensemble", "~levels.level2", "strides=[1,3]", "tracking=none"]
+    return load_config([*kept, f"dataset.path={tiny_run.config.dataset.path}", *ensemble, *more])
+
+
+def test_training_calibrates_and_saves(tiny_run, tmp_path):
+    config = experiment(tiny_run, tmp_path, "planner.landmarks=none", "planner.disagreement=[0.0,0.5]")
+    train(config)
+    agent = load_agent(config.folder / "hierarchy")
+    assert agent.calibrations[0] is None
+    assert agent.calibrations[1].steps == 20
+    assert agent.calibrations[1].scale.isfinite().all()
+    agent.reset(np.full((2, 2), 0.8, np.float32))
+    agent.act(np.full((2, 2), 0.2, np.float32))
+    careful = agent.plan.steps[1]
+    assert (careful.disagreement > 0).all()
+    agent.save(tmp_path / "again")
+    again = load_agent(tmp_path / "again").calibrations[1]
+    assert torch.equal(again.scaled, agent.calibrations[1].scaled)
+    assert len(agent.with_planner(num_levels=1, proposal=["gaussian"]).planner.calibrations) == 1
+
+
+def test_training_does_not_begin_where_the_planner_would_refuse(tiny_run, tmp_path):
+    with pytest.raises(ValueError, match=r"predictor of level 0, ResidualMLPPredictor, is no ensemble"):
+        train(experiment(tiny_run, tmp_path, "planner.disagreement=[0.3,0]"))
+    with pytest.raises(ValueError, match=r"planner.disagreement\[1\] is 0.3; allowed: 0, for level 1 does not search"):
+        train(experiment(tiny_run, tmp_path, "planner.disagreement=[0,0.3]"))  # it hands landmarks down
+    with pytest.raises(
+        ValueError, match=r"planner.horizon\[1\] is 27; allowed with planner.disagreement\[1\] 0.3: at most"
+    ):
+        train(
+            experiment(
+                tiny_run, tmp_path, "planner.landmarks=none", "planner.disagreement=[0,0.3]", "planner.horizon=[6,27]"
+            )
+        )
+    assert not (tmp_path / "tiny" / "levels").exists()

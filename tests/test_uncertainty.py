@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from hiwm.analysis import tables
+from hiwm.analysis.report import report
+from hiwm.analysis.uncertainty import calibration_curves, rows_of, summary
+from hiwm.config import load_config
+from hiwm.planning.calibration import Calibration
+
+
+@pytest.fixture
+def known():
+    """Of two steps ahead."""
+    shares = torch.tensor([[0.2, 0.4, 0.5, 0.6], [0.3, 0.4, 0.55, 0.7]])
+    two = torch.tensor([3.0, 5.0])
+    return Calibration(two, 4 * shares, two / 4, two / 10, shares, 1.2 * shares, 1.3 * shares)
+
+
+def test_a_row_a_step(known):
+    first, second = rows_of(known)
+    assert [first[key] for key in ("step", "scale", "ratio", "spearman", "raw_50", "scaled_95")] == [
+        1, 3.0, 0.75, 0.3, 0.2, 0.72,
+    ]  # fmt: skip
+    assert (second["step"], second["raw_90"], second["conformal_80"]) == (2, 0.55, 0.52)
+
+
+def test_a_summary_says_least_and_most(known):
+    told = summary(known)
+    assert told["scale"] == "3 to 5"
+    assert told["raw"] == "20 to 30, 40, 50 to 55, 60 to 70"
+
+
+def test_the_figure_has_a_row_a_level(known):
+    figure = calibration_curves({0: known, 2: known}, {0: 1, 2: 30})
+    figure.draw_without_rendering()
+    assert [axes.get_title() for axes in figure.axes][::3] == ["level 0: coverage", "level 2: coverage"]
+    assert figure.axes[4].get_xlabel() == "steps ahead (of 30 environment steps)"
+    assert list(figure.axes[4].lines[0].get_ydata()) == [3.0, 5.0]
+
+
+def test_the_report_shows_it_where_there_is_an_ensemble(known, tiny_run, tmp_path, monkeypatch):
+    assert "ensemble" not in (tiny_run.folder / "report.html").read_text().split("<pre>")[0]
+    shutil.copytree(tiny_run.folder, tmp_path / "tiny")
+    known.save(tmp_path / "tiny" / "hierarchy" / "calibration1.safetensors")
+    more = [f"root={tmp_path}", f"dataset.path={tiny_run.config.dataset.path}", "tracking=none"]
+    page = report(load_config([*tiny_run.overrides, *more])).read_text()
+    assert '<td>level 1</td><td class="n">2</td><td class="n">3 to 5</td>' in page
+    assert (tmp_path / "tiny" / "figures" / "calibration.png").exists()
+    monkeypatch.chdir(tmp_path)
+    tables.main([str(tmp_path / "tiny")])
+    assert (tmp_path / "calibration.csv").read_text().splitlines()[1].startswith("tiny,1,1,3.0,0.75,0.3,0.2,0.4")
