@@ -61,24 +61,18 @@ def measure(config: Config) -> list[dict[str, Any]]:
     dataset = open_dataset(config.dataset.path)
     describe = make_env().captions
     first = describe(dataset.columns)
-    wordings = {
-        "trained": [caption.wordings[0] for caption in first],
-        "held out": [caption.wordings[-1] for caption in first],
-        "by hand": list(PARAPHRASES[target]),
-    }
+    held_out = [caption.wordings[-1] for caption in first]
     rows = []
-    for name, worded in {**wordings, "control": wordings["held out"]}.items():
-        ended, ever, steps = run(agent, make_env, describe, config, worded, control=name == "control")
+    for name, worded in {"held out": held_out, "control": held_out, "by hand": PARAPHRASES[target]}.items():
+        ended, ever = run(agent, make_env, describe, config, worded, control=name == "control")
         low, high = wilson_interval(int(ended.sum()), len(ended))
         row = {
             "experiment": config.name, "seed": config.seed, "wording": name, "captions": len(worded),
             "episodes": len(ended), "won": int(ended.sum()), "low": round(low, 4), "high": round(high, 4),
-            "ever": int(ever.sum()), "steps": steps,
+            "ever": int(ever.sum()), "steps": config.evaluation.max_steps,
         }  # fmt: skip
-        if name != "control":
-            row |= retrieval(agent, dataset, first, worded, config.dataset.validation)
-        rows.append(row)
-        print(row, flush=True)
+        rows.append(row | retrieval(agent, dataset, first, worded, config.dataset.validation))
+        print(rows[-1], flush=True)
     return rows
 
 
@@ -89,8 +83,8 @@ def run(
     config: Config,
     worded: Sequence[str],
     control: bool,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Whether the captions of EPISODES episodes were true in the end and at any time, (EPISODES,), and their steps."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the captions of EPISODES episodes were true in the end, and at any time, (EPISODES,) each."""
     protocol = config.evaluation
     per_task = EPISODES // protocol.num_tasks
     envs: Any = make_vector(make_env, per_task)
@@ -111,7 +105,7 @@ def run(
         ended.append(true)
         ever.append(reached)
     envs.close()
-    return np.concatenate(ended), np.concatenate(ever), protocol.max_steps
+    return np.concatenate(ended), np.concatenate(ever)
 
 
 def retrieval(
