@@ -84,6 +84,9 @@ def test_a_level_that_sees_the_goal_more_sharply_takes_over_once_it_can_look_tha
     assert schedule.planned(0, path([1.0, 1.95, 2.0, 2.0, 2.0], [9.0] * 5), 16).tolist() == [5, 0]
     assert schedule.arrival[0].tolist() == [18, torch.inf]
     assert counted(schedule, 0, 16, 5) == [2, 5]
+    schedule.planned(1, path([9.0] * 4, [1.0, 2.0, 3.0, 4.0]), 17)  # the level above gives its arrival up
+    assert counted(schedule, 0, 17, 5) == [5, 5]
+    assert schedule.planned(0, path(*[[2.0] * 5] * 2), 17).tolist() == [0, 0]
     # a level that sees it no more sharply never does
     blunt = begun(line(2.0, errors=(0.5, 0.5)))
     blunt.planned(1, path([2.0] * 4), 0)
