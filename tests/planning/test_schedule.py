@@ -84,6 +84,9 @@ def test_a_level_that_sees_the_goal_more_sharply_takes_over_once_it_can_look_tha
     assert schedule.planned(0, path([1.0, 1.95, 2.0, 2.0, 2.0], [9.0] * 5), 16).tolist() == [5, 0]
     assert schedule.arrival[0].tolist() == [18, torch.inf]
     assert counted(schedule, 0, 16, 5) == [2, 5]
+    schedule.planned(1, path([9.0] * 4, [1.0, 2.0, 3.0, 4.0]), 17)  # the level above gives its arrival up
+    assert counted(schedule, 0, 17, 5) == [5, 5]
+    assert schedule.planned(0, path(*[[2.0] * 5] * 2), 17).tolist() == [0, 0]
     # a level that sees it no more sharply never does
     blunt = begun(line(2.0, errors=(0.5, 0.5)))
     blunt.planned(1, path([2.0] * 4), 0)
@@ -111,8 +114,13 @@ def test_the_energy_is_the_goals_where_a_level_takes_over_and_the_subgoals_elsew
     assert torch.equal(mixed.energy(latent)[1], 100 + latent[1, ..., 0])
     assert mixed.level == 1
     assert torch.equal(mixed.latent, aim.latent)  # a part is no latent: the inverse model is asked for the subgoal
+    # what nobody needs is not computed
+    unasked = Aim(aim.latent, 1, lambda latent: pytest.fail("asked"))
     schedule.arrival[1] = torch.tensor([5.0, 5.0])
-    assert torch.equal(schedule.aim(0, aim, 0).energy(latent), schedule.goal.energy(0, latent))
+    assert torch.equal(schedule.aim(0, unasked, 0).energy(latent), schedule.goal.energy(0, latent))
+    schedule.arrival[1] = torch.tensor([torch.inf, torch.inf])
+    schedule.goal.energy = unasked.energy
+    assert torch.equal(schedule.aim(0, aim, 0).energy(latent), 100 + latent[..., 0])
 
     errors = torch.tensor([0.1, 0.5])
     whole = begun(ObservationGoal([torch.tensor([[2.0], [3.0]]), torch.tensor([[20.0], [30.0]])], errors))
