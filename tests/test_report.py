@@ -13,9 +13,10 @@ import pytest
 from matplotlib import image
 
 from hiwm.analysis import figures
-from hiwm.analysis.report import _headline, report
+from hiwm.analysis.report import _headline, moments, report
 from hiwm.config import ConfigError, load_config
 from hiwm.evaluation.episodes import Trace
+from hiwm.evaluation.traces import load_traces
 from hiwm.planning.landmarks import LandmarkGraph
 
 
@@ -46,6 +47,19 @@ def test_table_has_the_numbers_of_the_evaluation(page, tiny_run):
         assert cells[4] == f"{numbers['plan_ms']['mean']:.2f}"
         assert cells[5] == f"{numbers['predictor_calls']:.0f}"
         assert cells[6] == f"{numbers['other_calls']:.0f}"
+
+
+def test_the_plans_of_the_stack_are_explained(page, tiny_run):
+    for trace in load_traces(tiny_run.folder / "evaluation.npz")["hierarchical"]:
+        (told,) = re.findall(rf"in task {trace.task}: its first, middle and last plan</summary>(.*?)</details>", page, re.S)
+        plans = [html.unescape(plan) for plan in re.findall(r"<pre class=\"why\">(.*?)</pre>", told, re.S)]
+        assert plans == [trace.why[0], trace.why[len(trace.why) // 2], trace.why[-1]]
+
+
+def test_the_moments_of_an_episode():
+    assert moments([*"abcdef"]) == ["a", "d", "f"]
+    assert moments([*"ab"]) == ["a", "b"]
+    assert moments([*"a"]) == ["a"]
 
 
 def test_images_decode(page, tiny_run):

@@ -243,7 +243,7 @@ def test_traces_of_the_run(tiny_run):
         "hierarchical": [1, 2], "flat": [1, 2], "flat_landmarks": [1, 2]
     }  # fmt: skip
     assert [len(found[0].subgoals) for found in traces.values()] == [3, 1, 1]
-    for agent, every in (("hierarchical", 6), ("flat", 3)):
+    for agent, every in (("hierarchical", 6), ("flat", 10)):
         for trace in traces[agent]:  # one explanation for each plan of the top level
             told = [re.search(r"planned at step (\d+)", text) for text in trace.why]
             assert [int(found[1]) for found in told if found] == list(range(0, len(trace.subgoals[0]), every))

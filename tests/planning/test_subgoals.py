@@ -251,6 +251,16 @@ def test_a_level_plans_anew_when_its_subgoal_failed(walls, changes, thinks_again
     assert steps[:2] == [0, thinks_again]
 
 
+def test_a_level_that_minds_the_goal_too_does_not_tell_what_is_out_of_reach():
+    """The energy of its best plan is then no distance from the subgoal."""
+    made = planner(walls=True, replan=[1, 20], budget=400, feedback=1.0, goal_weight=[2.0, 0.0])
+    plans, _ = episode(made, 3, state=(0.45, 0.3))
+    assert plans[2].steps[1].made_at == 0
+    below, above = plans[0].steps
+    away = (torch.tensor([[0.45, 0.3]]) - above.subgoal).square().sum(-1)
+    torch.testing.assert_close(below.here, away + 2 * 0.25**2)
+
+
 def test_level_0_plans_with_the_levels_that_plan_anew():
     made = planner(replan=[5, 20], feedback=1.0, patience=1.0)
     plans, _ = episode(made, 6, state=(0.45, 0.3))
