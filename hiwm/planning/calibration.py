@@ -6,11 +6,17 @@ Members that saw much the same data agree more than they are right. One factor f
 
 (variance scaling; Laves et al. 2020, arXiv 2006.13092), so that disagreement has the unit of a squared distance. It is
 fitted on half of the held-out episodes; how well it holds is measured on the other half.
+
+Of a Gaussian truth and K Gaussian members about one mean, the error over the members' deviation is Student's t with K - 1
+degrees of freedom times sqrt(scale), for K members tell their variance only roughly; the scale is that distribution's most
+likely one. The plain ratio of mean squared error to mean disagreement estimates the same, but a few jumps that no member
+could foresee (a teleporter) decide it: of what is doubtful everywhere alike, disagreement cannot tell.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -27,19 +33,20 @@ from hiwm.levels.parts import Predictor
 
 NOMINAL = (0.5, 0.8, 0.9, 0.95)
 STEPS = 20  # most steps ahead
-WINDOWS = 4096  # most windows of each half
-TINY = 1e-12  # a latent that never changes has neither error nor disagreement
+SHARE = 0.75  # of an episode that they may take, so that the longest rollouts too begin at many moments
+WINDOWS = 4096  # most rollouts of each half
+ROUNDS = 200  # of the fit; it settles in about fifty
+TINY = 1e-12  # of a latent that never changes, error and variance are rounding errors
 
 
 @dataclass(frozen=True)
 class Calibration:
     """What the disagreement of a level's members is worth. H steps ahead; N nominal shares, `NOMINAL`.
 
-    Coverage is told of two kinds of regions. *Intervals*, of one latent dimension, by Student's t with K - 1 degrees of
-    freedom: the variance of K members is itself uncertain, and where the truth and the members are Gaussian about one
-    mean, these hold exactly their nominal share, however the dimensions depend on one another, for it is the mean over
-    them that is counted. *Balls*, of the whole latent, whose radius is a quantile of the fitted half (split conformal): they need
-    no shape of the errors, only episodes that are alike.
+    Coverage is told of two kinds of regions. *Intervals*, of one latent dimension, by that Student's t: Gaussian errors are in
+    them exactly as often as they should, however the dimensions depend on one another, for it is the mean over them that is
+    counted. *Balls*, of the whole latent, whose radius is a quantile of the fitted half (split conformal): they need no shape
+    of the errors, only episodes that are alike.
 
     Args:
         scale: expected squared error over disagreement, (H,).
@@ -85,11 +92,11 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Foretold:
-    """Rollouts against what came.
+    """What W rollouts said of one step ahead, against what came.
 
     Args:
-        error: squared error of the members' mean, (W, H, D).
-        variance: of the members, (W, H, D).
+        error: squared error of the members' mean, (W, D).
+        variance: of the members, (W, D).
     """
 
     error: Tensor
@@ -114,12 +121,12 @@ def fit_calibration(level: Level, latents: Trajectories, period: int, validation
 
 
 def steps_ahead(predictor: Predictor, episodes: Trajectories, period: int, validation: float) -> int:
-    """Steps ahead a predictor can be calibrated for: windows of them fit most held-out episodes; 0 where it cannot be."""
+    """Steps ahead a predictor can be calibrated for; 0 where it is no ensemble, or the held-out episodes too few or short."""
     held_out = episodes.split(validation)[1]
     if predictor.num_members < 2 or len(held_out.ep_len) < 2:
         return 0
-    longest = min(int(np.median(half.ep_len) - 1) // period for half in held_out.split(0.5))
-    return max(0, min(STEPS, longest - predictor.context + 1))
+    usable = min(SHARE * (np.median(half.ep_len) - 1) for half in held_out.split(0.5))
+    return max(0, min(STEPS, int(usable) // period - predictor.context + 1))
 
 
 def check_disagreement(k: int, weight: float, predictor: Predictor, steps: int, horizon: int) -> None:
@@ -142,57 +149,73 @@ def check_disagreement(k: int, weight: float, predictor: Predictor, steps: int, 
         )
 
 
-def calibrate(fitted: Foretold, checked: Foretold, num_members: int) -> Calibration:
-    """Fit on one half, measure on the other."""
-    scale = fitted.error.sum((0, 2)) / fitted.variance.sum((0, 2)).clamp_min(TINY)
-    error, disagreement = checked.error.sum(-1), checked.variance.sum(-1)  # (W, H)
-    radius = _quantiles(fitted.error.sum(-1) / fitted.variance.sum(-1).clamp_min(TINY))
-    widths = student_t.ppf((1 + np.array(NOMINAL)) / 2, num_members - 1) ** 2
+def calibrate(fitted: Sequence[Foretold], checked: Sequence[Foretold], num_members: int) -> Calibration:
+    """Fit on one half, measure on the other; an entry a step ahead."""
+    freedom = num_members - 1
+    widths = student_t.ppf((1 + np.array(NOMINAL)) / 2, freedom) ** 2
+    steps = []
+    for seen, new in zip(fitted, checked, strict=True):
+        differ = seen.variance > TINY
+        scale = _most_likely_scale(seen.error[differ] / seen.variance[differ], freedom)
+        radius = _quantiles(seen.error.sum(-1) / seen.variance.sum(-1).clamp_min(TINY))
+        error, disagreement = new.error.sum(-1), new.variance.sum(-1)  # (W,)
+        steps.append(
+            {
+                "scale": scale,
+                "radius": radius,
+                "ratio": error.sum() / (scale * disagreement.sum()).clamp_min(TINY),
+                "spearman": torch.tensor(np.asarray(spearmanr(disagreement.cpu(), error.cpu()))[0]),
+                "raw": torch.stack([(new.error <= width * new.variance).double().mean() for width in widths]),
+                "scaled": torch.stack(
+                    [(new.error <= width * scale * new.variance).double().mean() for width in widths]
+                ),
+                "conformal": (error.unsqueeze(1) <= radius * disagreement.unsqueeze(1)).double().mean(0),
+            }
+        )
+    device = fitted[0].error.device
+    return Calibration(**{name: torch.stack([step[name].to(device).float() for step in steps]) for name in steps[0]})
 
-    def within(variance: Tensor) -> Tensor:
-        return torch.stack([(checked.error <= width * variance).double().mean((0, 2)) for width in widths], 1)
 
-    told = Calibration(
-        scale=scale,
-        radius=radius,
-        ratio=error.sum(0) / (scale * disagreement.sum(0)).clamp_min(TINY),
-        spearman=torch.tensor(
-            [
-                float(np.asarray(spearmanr(d, e))[0])
-                for d, e in zip(disagreement.T.cpu().numpy(), error.T.cpu().numpy(), strict=True)
-            ]
-        ),
-        raw=within(checked.variance),
-        scaled=within(scale.unsqueeze(1) * checked.variance),
-        conformal=(error.unsqueeze(-1) <= radius * disagreement.unsqueeze(-1)).double().mean(0),
-    )
-    return Calibration(**{field.name: getattr(told, field.name).float().to(scale.device) for field in fields(told)})
+def _most_likely_scale(ratios: Tensor, freedom: int) -> Tensor:
+    """Of squared errors over variances, (N,), were their roots t distributed; by expectation maximisation."""
+    scale = ratios.mean()
+    for _ in range(ROUNDS):
+        scale = ((freedom + 1) * ratios / (freedom + ratios / scale.clamp_min(TINY))).mean()
+    return scale
 
 
 def _quantiles(scores: Tensor) -> Tensor:
-    """Split-conformal quantiles of (W, H) at `NOMINAL`, (H, N): a new score is below with at least that probability."""
+    """Split-conformal quantiles of (W,) at `NOMINAL`, (N,): a new score is below with at least that probability."""
     number = len(scores)
     ranks = [min(number, math.ceil((number + 1) * share)) for share in NOMINAL]
-    return scores.sort(0).values[[rank - 1 for rank in ranks]].T
+    return scores.sort().values[[rank - 1 for rank in ranks]]
 
 
 @torch.no_grad()
-def _foretell(level: Level, episodes: Trajectories, period: int, steps: int) -> Foretold:
-    """Evenly spaced windows of the episodes, predicted open loop after as many observed latents as the predictor takes."""
+def _foretell(level: Level, episodes: Trajectories, period: int, steps: int) -> list[Foretold]:
+    """Every step of evenly spaced rollouts, open loop after as many observed latents as the predictor takes.
+
+    A rollout goes on to the end of its episode at most, so that of later steps there are fewer.
+    """
     predictor, seen = level.predictor, level.predictor.context
     moments = np.arange(seen + steps) * period
-    starts = np.concatenate(
+    starts, ends = np.concatenate(
         [
-            offset + np.arange(max(0, length - moments[-1]))
+            np.stack([offset + np.arange(count), np.full(count, offset + length)], 1)
             for offset, length in zip(episodes.ep_offset, episodes.ep_len, strict=True)
+            if (count := max(0, length - seen * period))
         ]
-    )
-    chosen = starts[np.linspace(0, len(starts) - 1, min(WINDOWS, len(starts))).round().astype(np.int64)]
-    rows = chosen[:, None] + moments
+    ).T
+    chosen = np.linspace(0, len(starts) - 1, min(WINDOWS, len(starts))).round().astype(np.int64)
+    rows = starts[chosen, None] + moments
+    there = rows < ends[chosen, None]
+    rows = np.minimum(rows, ends[chosen, None] - 1)
     device = predictor.scale.device
     latent = torch.from_numpy(episodes.column("latent")[rows]).to(device)
     action = torch.from_numpy(episodes.column("action")[rows[:, :-1]]).to(device)
     state = predictor.remember(latent[:, :seen], action[:, : seen - 1])
     mean, variance = predictor.rollout_spread(state, action[:, seen - 1 :])
     assert variance is not None, "checked: there are members"
-    return Foretold((mean - latent[:, seen:]).double().square(), variance.double())
+    error, variance = (mean - latent[:, seen:]).double().square(), variance.double()
+    valid = torch.from_numpy(there[:, seen:]).to(device)
+    return [Foretold(error[valid[:, h], h], variance[valid[:, h], h]) for h in range(steps)]

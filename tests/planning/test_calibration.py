@@ -29,7 +29,8 @@ def draw(number, factor, seed):
     std = torch.exp(0.7 * torch.randn(number, STEPS, DIM, generator=rng)) * torch.arange(1, DIM + 1)
     members = std.unsqueeze(-1) * torch.randn(*std.shape, MEMBERS, generator=rng)
     truth = (factor - 1 / MEMBERS) ** 0.5 * std * torch.randn(std.shape, generator=rng)
-    return Foretold((members.mean(-1) - truth).square().double(), members.var(-1).double())
+    error, variance = (members.mean(-1) - truth).square().double(), members.var(-1).double()
+    return [Foretold(error[:, h], variance[:, h]) for h in range(STEPS)]
 
 
 def test_a_known_scale_is_found_and_gaussian_errors_are_covered_as_often_as_they_should():
@@ -45,8 +46,21 @@ def test_a_known_scale_is_found_and_gaussian_errors_are_covered_as_often_as_they
 
 def test_what_disagrees_without_being_wrong_has_no_rank_correlation():
     fitted, checked = draw(4000, 1.0, 0), draw(4000, 1.0, 1)
-    checked = replace(checked, error=checked.error[torch.randperm(4000, generator=torch.Generator().manual_seed(2))])
+    shuffled = torch.randperm(4000, generator=torch.Generator().manual_seed(2))
+    checked = [replace(step, error=step.error[shuffled]) for step in checked]
     assert calibrate(fitted, checked, MEMBERS).spearman.abs().max() < 0.06
+
+
+def test_rare_jumps_that_nobody_foresees_do_not_decide_the_scale():
+    def jump(steps):
+        for step in steps:
+            step.error[::200] += 1e5
+        return steps
+
+    found = calibrate(jump(draw(10_000, 9.0, 0)), jump(draw(10_000, 9.0, 1)), MEMBERS)
+    torch.testing.assert_close(found.scale, torch.full((STEPS,), 9.0), rtol=0.1, atol=0)
+    torch.testing.assert_close(found.scaled, torch.tensor(NOMINAL).expand(STEPS, -1), rtol=0, atol=0.02)
+    assert (found.ratio > 2).all()  # but the ratio tells of them
 
 
 def test_doubt_is_that_of_the_most_uncertain_step_so_far():
