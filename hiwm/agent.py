@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hiwm.hierarchy import Hierarchy, load_hierarchy
 from hiwm.planning.experience import Experience
-from hiwm.planning.goals import Goal, ObservationGoal, PartGoal
+from hiwm.planning.goals import Goal, KeepOut, ObservationGoal, PartGoal, Region
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
 from hiwm.planning.plan import Plan
@@ -92,6 +92,7 @@ class Agent:
         self.action_dtype = np.int64 if world.discrete else np.float32
         self._plan: Plan | None = None
         self._batch: int | None = None
+        self._forbidden: tuple[Tensor, Tensor, float] | None = None
 
     @property
     def plan(self) -> Plan:
@@ -107,7 +108,7 @@ class Agent:
         return None if ways is None else ways.experience
 
     def with_planner(self, num_levels: int | None = None, **changes: Any) -> Agent:
-        """The same levels planning otherwise: `changes` are keys of PlannerConfig."""
+        """The same levels planning otherwise, with nothing remembered or forbidden: `changes` are keys of PlannerConfig."""
         config = replace(self.config, **changes)
         return Agent(
             self.hierarchy,
@@ -121,20 +122,39 @@ class Agent:
             self.allow,
         )
 
+    def forbid(self, low: Sequence[float], high: Sequence[float], margin: float = 0.0) -> None:
+        """From the next `reset` on, stay out of a box in the part of the state that goals are about, whatever the goal.
+
+        Args:
+            low, high: its bounds, (G,), in the part's own units; infinite where there is none.
+            margin: see `KeepOut`.
+        """
+        if not self.readouts:
+            raise ValueError("nothing tells where the agent is; allowed: to forbid a region where goal.columns were trained with")
+        dim = len(self.readouts[0].std)
+        if len(low) != dim or len(high) != dim:
+            raise ValueError(f"the bounds {list(low)} and {list(high)}; allowed: {dim} numbers each, for {list(self.world.goal)}")
+        bounds = torch.tensor([low, high], dtype=torch.float32, device=self.hierarchy.device)
+        self._forbidden = bounds[0], bounds[1], margin
+
     def reset(self, goal: Observation | Goal) -> None:
         """Begin towards a goal observation, or a batch of them: one array, or a dict with one for each input.
 
-        Where goals are about a part of the state, `World.goal`, the dict needs those columns only. Other goals
-        (`hiwm.planning.goals`) are made with `Agent.readouts` and are always a batch.
+        Where goals are about a part of the state, `World.goal`, a dict needs those columns only; one array is a whole
+        observation all the same. Other goals (`hiwm.planning.goals`) are made with `Agent.readouts` and are always a batch.
         """
         if isinstance(goal, Goal):
             wanted, self._single = goal, False
-        elif self.world.goal:
+        elif self.world.goal and isinstance(goal, Mapping):
             wanted, self._single = self._part(goal)
         else:
             tensors, self._single = self._tensors(goal)
             wanted = ObservationGoal(self.hierarchy.encode(tensors))
         self._batch = wanted.size
+        if self._forbidden is not None:
+            low, high, margin = self._forbidden
+            region = Region(low.expand(wanted.size, -1), high.expand(wanted.size, -1), self.readouts)
+            wanted = KeepOut(wanted, region, margin)
         self.planner.start(wanted, torch.Generator().manual_seed(self.seed))
         self._plan = None
 
@@ -158,12 +178,11 @@ class Agent:
         self.planner.keep(which)
         self._batch = int(which.sum()) if which.dtype == torch.bool else len(which)
 
-    def _part(self, goal: Observation) -> tuple[Goal, bool]:
+    def _part(self, goal: Mapping[str, np.ndarray]) -> tuple[Goal, bool]:
         """The goal on a part of the state, and whether it is a single one."""
         names = self.world.goal
-        if not isinstance(goal, Mapping) or any(name not in goal for name in names):
-            told = sorted(goal) if isinstance(goal, Mapping) else "one array"
-            raise ValueError(f"the goal has {told}; needed: a dict with {list(names)}")
+        if any(name not in goal for name in names):
+            raise ValueError(f"the goal has {sorted(goal)}; needed: a dict with {list(names)}")
         parts, single = [], False
         for name, shape in zip(names, map(tuple, self.world.goal_shapes), strict=True):
             part = torch.as_tensor(np.array(goal[name], np.float32), device=self.hierarchy.device)

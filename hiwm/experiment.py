@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -65,7 +65,7 @@ def collect(config: Config) -> Trajectories:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     collection = Collection(
-        make_env=_environment(config, collecting=True),
+        make_env=_environment(config, config.dataset.behaviour),
         make_policy=partial(build, config.dataset.policy, config.allow),
         episodes=config.dataset.episodes,
         steps=config.dataset.steps,
@@ -184,7 +184,8 @@ def evaluate(config: Config) -> dict[str, Any]:
         if done == of:
             bars[name].__exit__(None, None, None)
 
-    outcomes = evaluate_agents(agents, _environment(config, collecting=False), config.evaluation, config.state, report)
+    make_env = _environment(config, config.evaluation.environment)
+    outcomes = evaluate_agents(agents, make_env, config.evaluation, config.state, report)
     result = {
         "identity": identity,
         "experiment": config.name,
@@ -192,7 +193,9 @@ def evaluate(config: Config) -> dict[str, Any]:
         "protocol": {key: getattr(config.evaluation, key) for key in ("num_tasks", "max_steps", "seed", "flat_budget")},
         "commit": _commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads",
-        "agents": {name: summarize(outcome) for name, outcome in outcomes.items()},
+        "agents": {
+            name: summarize(outcome, config.evaluation.forbidden.box is not None) for name, outcome in outcomes.items()
+        },
     }
     save_traces(path.with_suffix(".npz"), outcomes)
     temporary = path.with_suffix(".tmp")
@@ -311,8 +314,9 @@ def _prepare(config: Config) -> Processes:
     return start_processes(config.device)
 
 
-def _environment(config: Config, collecting: bool) -> Callable[[], gymnasium.Env]:
-    description = {**config.environment, **(config.dataset.behaviour if collecting else {})}
+def _environment(config: Config, more: Mapping[str, Any]) -> Callable[[], gymnasium.Env]:
+    """What makes the environment, with some more arguments."""
+    description = {**config.environment, **more}
     target = description.get("_target_")
     if target is None:
         raise ConfigError("environment has no _target_; it names the environment's class")

@@ -29,9 +29,13 @@ class Experience:
             raise ValueError("planner.feedback needs a graph of landmarks.outcomes best; it has expected ones")
         self.known = graph
         self.length_cost = length_cost
-        self.edges = graph.edges
-        self.weights = graph.weights
-        self.added = torch.zeros_like(graph.weights)
+        self.forget()
+
+    def forget(self) -> None:
+        """Back to the graph as the data have it."""
+        self.edges = self.known.edges
+        self.weights = self.known.weights
+        self.added = torch.zeros_like(self.weights)
 
     @property
     def graph(self) -> LandmarkGraph:
