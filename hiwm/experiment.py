@@ -193,9 +193,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "protocol": {key: getattr(config.evaluation, key) for key in ("num_tasks", "max_steps", "seed", "flat_budget")},
         "commit": _commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads",
-        "agents": {
-            name: summarize(outcome, config.evaluation.forbidden.box is not None) for name, outcome in outcomes.items()
-        },
+        "agents": {name: summarize(outcome) for name, outcome in outcomes.items()},
     }
     save_traces(path.with_suffix(".npz"), outcomes)
     temporary = path.with_suffix(".tmp")

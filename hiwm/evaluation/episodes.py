@@ -44,7 +44,7 @@ class Episodes:
         task: task of each episode, (N,).
         success: (N,).
         steps: environment steps until success or the limit, (N,).
-        inside: how many of them ended in the forbidden box, (N,); 0 where there is none.
+        inside: how many of them ended in the forbidden box, (N,); empty where there is none.
         plan_ms: milliseconds of each planning call over the episodes it planned for.
         planned: episodes each planning call planned for.
         predictor_calls: one-step predictions in all.
@@ -201,7 +201,8 @@ def _run_batch(
     outcome.task += [task] * len(numbers)
     outcome.success += success.tolist()
     outcome.steps += steps.tolist()
-    outcome.inside += inside.tolist()
+    if forbidden is not None:
+        outcome.inside += inside.tolist()
     if seen:
         subgoals = [np.stack(level) for level in zip(*handed, strict=True)]
         outcome.traces.append(Trace(task, bool(success[0]), np.stack(seen), _states(goals, state)[0], subgoals))

@@ -54,14 +54,14 @@ class EvaluationConfig:
         episodes: of each task.
         baseline_episodes: of each task for the baselines.
         max_steps: an episode's limit.
-        num_envs: episodes planned for together.
+        num_envs: episodes planned for together, by agents without `planner.feedback`.
         seed: of starts and goals.
         flat_budget: the baselines plan with this many times the predictor calls of the stack.
         environment: arguments added to the environment's while evaluating, so that it is not what it was in the data.
         tries: every episode so many times one after another, with what is remembered (`planner.feedback`) of the tries
             before; each with other noise: try t has the starts and goals of seed + t - 1.
         memory: folder of what is remembered, found there at the beginning and left there at the end; null for none:
-            the evaluation begins with nothing. Episodes planned for together share a memory, others do not.
+            the evaluation begins with nothing. Every episode has a memory of its own.
         forbidden: region whose entries are counted, and which planners keep out of.
         baselines: agent -> keys of the planner that differ, `num_levels`, and `margin` of the forbidden region.
     """
@@ -126,7 +126,8 @@ def evaluate(
                     num_tasks=config.num_tasks,
                     episodes=config.episodes if name == HIERARCHICAL else min(config.episodes, config.baseline_episodes),
                     max_steps=config.max_steps,
-                    num_envs=config.num_envs,
+                    # one that remembers has a memory for every start and goal: episodes at once would share it
+                    num_envs=config.num_envs if agent.experience is None else 1,
                     seed=config.seed + t,
                     state=state,
                     report=lambda done, won, of, told=told: report(told, done, won, of),
@@ -136,13 +137,11 @@ def evaluate(
     return outcomes
 
 
-def summarize(outcome: Episodes, forbidden: bool = False) -> dict[str, Any]:
-    """The numbers of one agent, JSON-ready; with those of a forbidden region where there is one."""
+def summarize(outcome: Episodes) -> dict[str, Any]:
+    """The numbers of one agent, JSON-ready; with `violations` where a region is forbidden."""
     task, success, steps = np.array(outcome.task), np.array(outcome.success), np.array(outcome.steps)
     won = steps[success]
-    inside = np.array(outcome.inside)
-    violations = {"entered": _rate(inside > 0), "steps": float(inside.mean())}
-    return {
+    numbers = {
         **_rate(success),
         "per_task": {str(number): _rate(success[task == number]) for number in np.unique(task)},
         "steps": {"mean": float(won.mean()), "median": float(np.median(won))} if len(won) else None,
@@ -153,7 +152,13 @@ def summarize(outcome: Episodes, forbidden: bool = False) -> dict[str, Any]:
         },
         "predictor_calls": outcome.predictor_calls / sum(outcome.planned),
         "other_calls": outcome.other_calls / sum(outcome.planned),
-    } | ({"violations": violations} if forbidden else {})
+    }
+    if outcome.inside:
+        inside = np.array(outcome.inside)
+        entered = _rate(inside > 0)
+        entered["share"] = entered.pop("success")
+        numbers["violations"] = {**entered, "steps": float(inside.mean())}
+    return numbers
 
 
 def _rate(success: np.ndarray) -> dict[str, Any]:
