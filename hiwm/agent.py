@@ -126,14 +126,19 @@ class Agent:
         """From the next `reset` on, stay out of a box in the part of the state that goals are about, whatever the goal.
 
         Args:
-            low, high: its bounds, (G,), in the part's own units; infinite where there is none.
+            low: its lower bounds, (G,), in the part's own units; infinite where there is none.
+            high: its upper ones.
             margin: see `KeepOut`.
         """
         if not self.readouts:
-            raise ValueError("nothing tells where the agent is; allowed: to forbid a region where goal.columns were trained with")
+            raise ValueError(
+                "nothing tells where the agent is; allowed: to forbid a region where goal.columns were trained with"
+            )
         dim = len(self.readouts[0].std)
         if len(low) != dim or len(high) != dim:
-            raise ValueError(f"the bounds {list(low)} and {list(high)}; allowed: {dim} numbers each, for {list(self.world.goal)}")
+            raise ValueError(
+                f"the bounds {list(low)} and {list(high)}; allowed: {dim} numbers each, for {list(self.world.goal)}"
+            )
         bounds = torch.tensor([low, high], dtype=torch.float32, device=self.hierarchy.device)
         self._forbidden = bounds[0], bounds[1], margin
 

@@ -245,6 +245,12 @@ def _say_results(agents: dict[str, Any]) -> None:
             f"{name:>20}: {100 * numbers['success']:5.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {numbers['episodes']} episodes, "
             f"{numbers['plan_ms']['mean']:.2f} ms and {numbers['predictor_calls']:.0f} predictor calls an environment step"
         )
+        if violations := numbers.get("violations"):
+            low, high = violations["interval"]
+            say(
+                f"{'':>20}  {100 * violations['share']:5.1f} % [{100 * low:.1f}, {100 * high:.1f}] enter the forbidden region, "
+                f"{violations['steps']:.2f} steps inside"
+            )
 
 
 def is_one_hot(actions: np.ndarray) -> bool:

@@ -153,7 +153,9 @@ class PointMaze(gymnasium.Wrapper):
         maze[door] = 0
         pairs = [(a, b) for a in cells for b in cells if ways[1][a][b] > ways[0][a][b]]
         if not pairs:
-            raise ValueError(f"through is {list(door)}; allowed: a cell that some shortest way needs and another avoids")
+            raise ValueError(
+                f"through is {list(door)}; allowed: a cell that some shortest way needs and another avoids"
+            )
         return [pairs[i] for i in np.random.RandomState(0).permutation(len(pairs))]
 
     def _distances(self, cell: Cell) -> np.ndarray:

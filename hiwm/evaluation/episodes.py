@@ -76,7 +76,7 @@ class Box:
 
     def holds(self, points: np.ndarray) -> np.ndarray:
         """(N, G) -> (N,)."""
-        return ((points >= np.array(self.low)) & (points <= np.array(self.high))).all(1)
+        return np.all((points >= np.array(self.low)) & (points <= np.array(self.high)), axis=1)
 
 
 def episode_seed(seed: int, task: int, episode: int) -> int:

@@ -124,7 +124,9 @@ def evaluate(
                     agent,
                     make_env,
                     num_tasks=config.num_tasks,
-                    episodes=config.episodes if name == HIERARCHICAL else min(config.episodes, config.baseline_episodes),
+                    episodes=config.episodes
+                    if name == HIERARCHICAL
+                    else min(config.episodes, config.baseline_episodes),
                     max_steps=config.max_steps,
                     # one that remembers has a memory for every start and goal: episodes at once would share it
                     num_envs=config.num_envs if agent.experience is None else 1,
