@@ -47,6 +47,10 @@ def rows_of(folders: Iterable[Path], name: str) -> list[Row]:
                     "commit": result["commit"],
                 }
             )
+            if violations := numbers.get("violations"):
+                low, high = violations["interval"]
+                rows[-1] |= {"entered": round(violations["share"] * violations["episodes"]), "entered_low": round(low, 4),
+                             "entered_high": round(high, 4), "steps_inside": round(violations["steps"], 2)}  # fmt: skip
     return rows
 
 
@@ -141,6 +145,8 @@ def main(folders: Sequence[str]) -> None:
         ("ablation", rows_of(paths, "ablation"), markdown_by_agent),
         ("depth", rows_of(paths, "depth"), markdown_by_agent),
         ("disagreement", rows_of(paths, "disagreement"), markdown_by_agent),
+        ("closed_door", rows_of(paths, "closed_door"), markdown_by_agent),
+        ("keep_out", rows_of(paths, "keep_out"), markdown_by_agent),
         ("levels", health_of(paths), markdown_of_rows),
         ("calibration", calibration_of(paths), markdown_of_rows),
     ]

@@ -16,7 +16,7 @@ from torch import Tensor
 from hiwm.hierarchy import Hierarchy, load_hierarchy
 from hiwm.planning.calibration import Calibration
 from hiwm.planning.experience import Experience
-from hiwm.planning.goals import Goal, ObservationGoal, PartGoal
+from hiwm.planning.goals import Goal, KeepOut, ObservationGoal, PartGoal, Region
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
 from hiwm.planning.plan import Plan
@@ -105,6 +105,7 @@ class Agent:
         self.action_dtype = np.int64 if world.discrete else np.float32
         self._plan: Plan | None = None
         self._batch: int | None = None
+        self._forbidden: tuple[Tensor, Tensor, float] | None = None
 
     @property
     def plan(self) -> Plan:
@@ -120,7 +121,7 @@ class Agent:
         return None if ways is None else ways.experience
 
     def with_planner(self, num_levels: int | None = None, **changes: Any) -> Agent:
-        """The same levels planning otherwise: `changes` are keys of PlannerConfig."""
+        """The same levels planning otherwise, with nothing remembered or forbidden: `changes` are keys of PlannerConfig."""
         config = replace(self.config, **changes)
         return Agent(
             self.hierarchy,
@@ -136,26 +137,48 @@ class Agent:
             self.calibrations,
         )
 
+    def forbid(self, low: Sequence[float], high: Sequence[float], margin: float = 0.0) -> None:
+        """From the next `reset` on, stay out of a box in the part of the state that goals are about, whatever the goal.
+
+        Args:
+            low: its lower bounds, (G,), in the part's own units; infinite where there is none.
+            high: its upper ones.
+            margin: see `KeepOut`.
+        """
+        if not self.readouts:
+            raise ValueError(
+                "nothing tells where the agent is; allowed: to forbid a region where goal.columns were trained with"
+            )
+        dim = len(self.readouts[0].std)
+        if len(low) != dim or len(high) != dim:
+            raise ValueError(
+                f"the bounds {list(low)} and {list(high)}; allowed: {dim} numbers each, for {list(self.world.goal)}"
+            )
+        bounds = torch.tensor([low, high], dtype=torch.float32, device=self.hierarchy.device)
+        self._forbidden = bounds[0], bounds[1], margin
+
     def reset(self, goal: Observation | Goal | str | Sequence[str]) -> None:
         """Begin towards a goal observation, or a batch of them: one array, or a dict with one for each input.
 
         A caption or a list of them is a goal too where the stack was trained with `text.learn=true`.
 
-        Where goals are about a part of the state, `World.goal`, the dict needs those columns only. Other goals
-        (`hiwm.planning.goals`) are made with `Agent.readouts` and are always a batch.
+        Where goals are about a part of the state, `World.goal`, a dict needs those columns only; one array is a whole
+        observation all the same. Other goals (`hiwm.planning.goals`) are made with `Agent.readouts` and are always a batch.
         """
         if isinstance(goal, Goal):
             wanted, self._single = goal, False
-        elif isinstance(goal, str):
-            wanted, self._single = self._said([goal]), True
-        elif isinstance(goal, Sequence) and len(goal) and all(isinstance(caption, str) for caption in goal):
-            wanted, self._single = self._said(goal), False
-        elif self.world.goal:
+        elif isinstance(goal, Sequence):
+            wanted, self._single = self._said([goal] if isinstance(goal, str) else goal), isinstance(goal, str)
+        elif self.world.goal and isinstance(goal, Mapping):
             wanted, self._single = self._part(goal)
         else:
             tensors, self._single = self._tensors(goal)
             wanted = ObservationGoal(self.hierarchy.encode(tensors), self.goal_errors)
         self._batch = wanted.size
+        if self._forbidden is not None:
+            low, high, margin = self._forbidden
+            region = Region(low.expand(wanted.size, -1), high.expand(wanted.size, -1), self.readouts)
+            wanted = KeepOut(wanted, region, margin)
         self.planner.start(wanted, torch.Generator().manual_seed(self.seed))
         self._plan = None
 
@@ -181,16 +204,19 @@ class Agent:
 
     def _said(self, captions: Sequence[str]) -> Goal:
         """The goals that captions say."""
+        if not captions or not all(isinstance(caption, str) for caption in captions):
+            raise ValueError(
+                f"the goal is a {type(captions).__name__}; allowed: an array, a dict of arrays, captions or a Goal"
+            )
         if not self.texts:
             raise ValueError(f"goals are captions, {captions[0]!r}, which needs a stack trained with text.learn=true")
         return TextGoal(embed(captions).to(self.hierarchy.device), self.texts)
 
-    def _part(self, goal: Observation) -> tuple[Goal, bool]:
+    def _part(self, goal: Mapping[str, np.ndarray]) -> tuple[Goal, bool]:
         """The goal on a part of the state, and whether it is a single one."""
         names = self.world.goal
-        if not isinstance(goal, Mapping) or any(name not in goal for name in names):
-            told = sorted(goal) if isinstance(goal, Mapping) else "one array"
-            raise ValueError(f"the goal has {told}; needed: a dict with {list(names)}")
+        if any(name not in goal for name in names):
+            raise ValueError(f"the goal has {sorted(goal)}; needed: a dict with {list(names)}")
         parts, single = [], False
         for name, shape in zip(names, map(tuple, self.world.goal_shapes), strict=True):
             part = torch.as_tensor(np.array(goal[name], np.float32), device=self.hierarchy.device)

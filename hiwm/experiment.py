@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -71,7 +71,7 @@ def collect(config: Config) -> Trajectories:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     collection = Collection(
-        make_env=_environment(config, collecting=True),
+        make_env=_environment(config, config.dataset.behaviour),
         make_policy=partial(build, config.dataset.policy, config.allow),
         episodes=config.dataset.episodes,
         steps=config.dataset.steps,
@@ -207,7 +207,8 @@ def evaluate(config: Config) -> dict[str, Any]:
         if done == of:
             bars[name].__exit__(None, None, None)
 
-    outcomes = evaluate_agents(agents, _environment(config, collecting=False), config.evaluation, config.state, report)
+    make_env = _environment(config, config.evaluation.environment)
+    outcomes = evaluate_agents(agents, make_env, config.evaluation, config.state, report)
     result = {
         "identity": identity,
         "experiment": config.name,
@@ -323,6 +324,12 @@ def _say_results(agents: dict[str, Any]) -> None:
             f"{name:>20}: {100 * numbers['success']:5.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {numbers['episodes']} episodes, "
             f"{numbers['plan_ms']['mean']:.2f} ms and {numbers['predictor_calls']:.0f} predictor calls an environment step"
         )
+        if violations := numbers.get("violations"):
+            low, high = violations["interval"]
+            say(
+                f"{'':>20}  {100 * violations['share']:5.1f} % [{100 * low:.1f}, {100 * high:.1f}] enter the forbidden region, "
+                f"{violations['steps']:.2f} steps inside"
+            )
 
 
 def is_one_hot(actions: np.ndarray) -> bool:
@@ -402,8 +409,9 @@ def _prepare(config: Config) -> Processes:
     return start_processes(config.device)
 
 
-def _environment(config: Config, collecting: bool) -> Callable[[], gymnasium.Env]:
-    description = {**config.environment, **(config.dataset.behaviour if collecting else {})}
+def _environment(config: Config, more: Mapping[str, Any]) -> Callable[[], gymnasium.Env]:
+    """What makes the environment, with some more arguments."""
+    description = {**config.environment, **more}
     target = description.get("_target_")
     if target is None:
         raise ConfigError("environment has no _target_; it names the environment's class")

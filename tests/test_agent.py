@@ -16,7 +16,7 @@ from hiwm.agent import Agent, load_agent
 from hiwm.config import load_config
 from hiwm.data.store import open_dataset
 from hiwm.experiment import captions_of, train
-from hiwm.planning.goals import PartGoal
+from hiwm.planning.goals import KeepOut, PartGoal
 from hiwm.planning.readout import Readout
 from hiwm.planning.text import TextConfig
 
@@ -295,6 +295,8 @@ def test_goals_on_a_part_come_alone_or_as_a_batch(about_a_part):
     agent.reset({"state": np.zeros((1, 2)), "other": np.zeros(1)})
     assert agent.act(here[None]).shape == (1, 2)
     assert agent.plan.steps[-1].target is None
+    agent.reset(np.zeros(2))  # a whole observation
+    assert agent.act(here).shape == (2,)
     agent.reset(PartGoal(torch.zeros(3, 2), agent.readouts))
     assert agent.act(np.stack([here] * 3)).shape == (3, 2)
     with pytest.raises(
@@ -341,6 +343,18 @@ def test_an_environment_without_captions_is_named(tiny_run):
     )
     with pytest.raises(ValueError, match=r"text.learn is true, but hiwm.envs.pointmaze.PointMaze has no `captions`"):
         captions_of(config, open_dataset(config.dataset.path))
+
+
+def test_a_forbidden_region_is_part_of_every_goal(about_a_part):
+    agent = about_a_part
+    agent.forbid([0.4, 0.0], [0.6, 0.5], margin=0.1)
+    agent.reset({"state": np.zeros((3, 2))})
+    goal = agent.planner.goal
+    assert isinstance(goal, KeepOut)
+    assert goal.margin == 0.1
+    torch.testing.assert_close(goal.region.high, torch.tensor([[0.6, 0.5]] * 3))
+    with pytest.raises(ValueError, match=r"the bounds \[0.4\] and \[0.6\]; allowed: 2 numbers each, for \['state'\]"):
+        agent.forbid([0.4], [0.6])
 
 
 def test_an_agent_is_saved_with_readouts_and_experience(about_a_part, tmp_path):

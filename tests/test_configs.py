@@ -80,10 +80,10 @@ def test_evaluations(evaluation):
     deep = ["experiment=fourroom-deep"] if evaluation == "depth" else []  # it is about four levels
     config = load_config([*deep, f"evaluation={evaluation}"])
     assert config.evaluation.baselines
-    names = {field.name for field in fields(PlannerConfig)} | {"num_levels"}
+    names = {field.name for field in fields(PlannerConfig)} | {"num_levels", "margin"}
     for name, changes in config.evaluation.baselines.items():
         assert set(changes) <= names, name
-        own = {key: value for key, value in changes.items() if key != "num_levels"}
+        own = {key: value for key, value in changes.items() if key not in ("num_levels", "margin")}
         PlannerConfig(**{**vars(config.planner), **own}).check(changes.get("num_levels", len(config.levels)))
 
 

@@ -30,6 +30,15 @@ def test_tables_say_what_the_results_say(tiny_run, tmp_path, monkeypatch, capsys
         )  # an agent
 
 
+def test_violations_have_columns(tiny_run, tmp_path):
+    result = json.loads((tiny_run.folder / "evaluation.json").read_text())
+    told = {"share": 0.5, "interval": [0.1, 0.9], "episodes": 4, "steps": 1.5}
+    agents = {name: numbers | {"violations": told} for name, numbers in result["agents"].items()}
+    (tmp_path / "keep_out.json").write_text(json.dumps({**result, "agents": agents}))
+    row = tables.rows_of([tmp_path], "keep_out")[0]
+    assert [row[key] for key in ("entered", "entered_low", "entered_high", "steps_inside")] == [2, 0.1, 0.9, 1.5]
+
+
 def test_mean_steps_are_over_successes():
     def row(seed, won, steps):
         return {"agent": "stack", "experiment": "maze", "seed": seed, "won": won, "episodes": 4, "steps": steps,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -44,6 +46,7 @@ class Episodes:
         task: task of each episode, (N,).
         success: (N,).
         steps: environment steps until success or the limit, (N,).
+        inside: how many of them ended in the forbidden box, (N,); empty where there is none.
         plan_ms: milliseconds of each planning call over the episodes it planned for.
         planned: episodes each planning call planned for.
         predictor_calls: one-step predictions in all.
@@ -54,11 +57,28 @@ class Episodes:
     task: list[int] = field(default_factory=list)
     success: list[bool] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
+    inside: list[int] = field(default_factory=list)
     plan_ms: list[float] = field(default_factory=list)
     planned: list[int] = field(default_factory=list)
     predictor_calls: float = 0.0
     other_calls: float = 0.0
     traces: list[Trace] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box in the part of the state that goals are about.
+
+    Args:
+        low, high: its bounds, (G,).
+    """
+
+    low: Sequence[float]
+    high: Sequence[float]
+
+    def holds(self, points: np.ndarray) -> np.ndarray:
+        """(N, G) -> (N,)."""
+        return np.all((points >= np.array(self.low)) & (points <= np.array(self.high)), axis=1)
 
 
 def episode_seed(seed: int, task: int, episode: int) -> int:
@@ -77,6 +97,8 @@ def run_episodes(
     seed: int,
     state: Sequence[str],
     report: Callable[[int, int, int], None],
+    memory: Path | None = None,
+    forbidden: Box | None = None,
 ) -> Episodes:
     """Every task, `episodes` times.
 
@@ -90,6 +112,9 @@ def run_episodes(
         seed: of starts and goals.
         state: names of the observations that are the true state, for the traces.
         report: called with (episodes done, successes, episodes in all) after each batch.
+        memory: folder of what the agent remembers (`Agent.experience`) of each batch, which knows nothing of the others:
+            it begins with what is there and leaves what it knows in the end. None to begin with nothing and leave nothing.
+        forbidden: steps in it are counted, by the true state.
     """
     outcome = Episodes()
     size = min(num_envs, episodes)
@@ -98,11 +123,28 @@ def run_episodes(
         for task in range(1, num_tasks + 1):
             for first in range(0, episodes, size):
                 wanted = min(size, episodes - first)
-                _run_batch(agent, envs, task, range(first, first + wanted), max_steps, seed, state, outcome)
+                numbers = range(first, first + wanted)
+                with _remembering(agent, memory, f"{task}-{first}"):
+                    _run_batch(agent, envs, task, numbers, max_steps, seed, state, outcome, forbidden)
                 report(len(outcome.success), sum(outcome.success), num_tasks * episodes)
     finally:
         envs.close()
     return outcome
+
+
+@contextlib.contextmanager
+def _remembering(agent: Agent, folder: Path | None, name: str) -> Iterator[None]:
+    if agent.experience is None:
+        yield
+        return
+    agent.experience.forget()
+    file = None if folder is None else folder / f"{name}.safetensors"
+    if file is not None and file.exists():
+        agent.experience.load(file)
+    yield
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        agent.experience.save(file)
 
 
 def _run_batch(
@@ -114,6 +156,7 @@ def _run_batch(
     seed: int,
     state: Sequence[str],
     outcome: Episodes,
+    forbidden: Box | None,
 ) -> None:
     seeds = [episode_seed(seed, task, e) for e in numbers]
     # environments beyond those wanted repeat the last episode and are not looked at
@@ -126,6 +169,7 @@ def _run_batch(
     running = np.arange(len(numbers))
     success = np.zeros(len(numbers), bool)
     steps = np.full(len(numbers), max_steps)
+    inside = np.zeros(len(numbers), int)
     actions = np.zeros((envs.num_envs, *agent.action_shape), agent.action_dtype)
     seen, handed, why = [], [], []
     for step in range(max_steps):
@@ -143,6 +187,8 @@ def _run_batch(
             if plan.steps[-1].made_at == step:
                 why.append(plan.explain(0))
         observations, _, _, _, infos = envs.step(actions)
+        if forbidden is not None:
+            inside[running] += forbidden.holds(_states(_rows(observations, running), agent.world.goal))
         # an episode that ended has no "success" of its own any more: gymnasium fills in 0
         arrived = np.asarray(infos["success"])[running] > 0
         success[running[arrived]] = True
@@ -159,6 +205,8 @@ def _run_batch(
     outcome.task += [task] * len(numbers)
     outcome.success += success.tolist()
     outcome.steps += steps.tolist()
+    if forbidden is not None:
+        outcome.inside += inside.tolist()
     if seen:
         subgoals = [np.stack(level) for level in zip(*handed, strict=True)]
         outcome.traces.append(Trace(task, bool(success[0]), np.stack(seen), _states(goals, state)[0], subgoals, why))

@@ -15,6 +15,8 @@ from torch_geometric.data import Data
 
 from hiwm.planning.landmarks import LandmarkGraph
 
+BESIDE = 2.0  # mean edges between the ends of ways that run beside one another
+
 
 class Experience:
     """Costs that are added to a graph's edges, and edges that were found.
@@ -29,9 +31,13 @@ class Experience:
             raise ValueError("planner.feedback needs a graph of landmarks.outcomes best; it has expected ones")
         self.known = graph
         self.length_cost = length_cost
-        self.edges = graph.edges
-        self.weights = graph.weights
-        self.added = torch.zeros_like(graph.weights)
+        self.forget()
+
+    def forget(self) -> None:
+        """Back to the graph as the data have it."""
+        self.edges = self.known.edges
+        self.weights = self.known.weights
+        self.added = torch.zeros_like(self.weights)
 
     @property
     def graph(self) -> LandmarkGraph:
@@ -42,9 +48,10 @@ class Experience:
     def failed(self, start: Tensor, end: Tensor, cost: float) -> None:
         """Ways from landmarks to others, (N,) and (N,), did not lead on: they cost more, and those that run beside them too.
 
-        Beside: both ends within a mean edge of it; for one blocked way rarely is one edge.
+        Beside: both ends within two mean edges of it; for one blocked way rarely is one edge. Within one, the ways past its
+        ends stayed cheap: an agent before a closed door tried them one by one and then blamed ways that were open.
         """
-        at, reach = self.known.latents, self.known.edge_length
+        at, reach = self.known.latents, BESIDE * self.known.edge_length
         near_start = torch.cdist(at[start], at)[:, self.edges[0]] <= reach  # (N, E)
         near_end = torch.cdist(at[end], at)[:, self.edges[1]] <= reach
         self.added = self.added + cost * (near_start & near_end).any(0)

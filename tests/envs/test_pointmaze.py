@@ -254,3 +254,45 @@ def test_reset_without_a_seed_continues_the_stream(plain):
     second = plain.reset()[0]
     plain.reset(seed=0)
     np.testing.assert_array_equal(plain.reset()[0], second)
+
+
+DOOR = (3, 3)  # of the medium maze
+
+
+def test_a_door_on_every_shortest_way_can_be_closed():
+    opened, closed = (PointMaze(maze="medium", through=DOOR, closed=wall) for wall in (False, True))
+    pairs = set()
+    for number in range(20):
+        start, info = opened.reset(seed=number, options={"task_id": 1, "episode": number})
+        again, told = closed.reset(seed=number, options={"task_id": 1, "episode": number})
+        np.testing.assert_array_equal(start, again)
+        np.testing.assert_array_equal(info["goal"], told["goal"])
+        a, b = cell(start), cell(info["goal"])
+        assert distances(opened.unwrapped.maze_map, a)[b] < distances(closed.unwrapped.maze_map, a)[b]
+        pairs.add((a, b))
+    assert len(pairs) == 20
+    assert set(closed.walls) - set(opened.walls) == {(6.0, 6.0, 4.0, 4.0)}
+
+
+def test_a_closed_door_stops_the_agent():
+    for wall, through in ((False, True), (True, False)):
+        env = PointMaze(maze="medium", through=DOOR, closed=wall)
+        env.reset(seed=0, options={"task_id": 1, "episode": 0})
+        env.unwrapped.set_xy(centre((3, 2)))
+        for _ in range(40):
+            env.step(np.array([1.0, 0.0]))
+        assert (env.unwrapped.get_xy()[0] > 10) == through
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"through": [0, 0]}, r"through is \[0, 0\]; allowed: \[row, column\] of a free cell"),
+        ({"through": [1, 1]}, r"through is \[1, 1\]; allowed: a cell that some shortest way needs"),
+        ({"through": [3, 3], "behaviour": "stitch"}, "through is .* with behaviour 'stitch'; allowed: one of the two"),
+        ({"closed": True}, "closed is True and through is None"),
+    ],
+)
+def test_doors_that_are_none(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        PointMaze(maze="medium", **arguments)

@@ -10,7 +10,7 @@ import pytest
 from tiny import TinyRoom
 
 from hiwm.evaluation.episodes import Episodes, Trace, episode_seed, run_episodes
-from hiwm.evaluation.evaluate import evaluate, make_agents, summarize
+from hiwm.evaluation.evaluate import Forbidden, evaluate, make_agents, summarize
 from hiwm.evaluation.statistics import wilson_interval
 from hiwm.evaluation.traces import load_traces, save_traces
 
@@ -185,6 +185,67 @@ def test_evaluation_json(tiny_run):
         )
         assert set(numbers["plan_ms"]) == {"mean", "p50", "p95"}
         assert 0 < numbers["plan_ms"]["p50"] <= numbers["plan_ms"]["p95"]
+
+
+def test_tries_remember_and_episodes_know_nothing_of_one_another(agent, tiny_run, tmp_path):
+    found = []
+
+    class Stuck(TinyRoom):
+        """Nothing moves, so that no way leads on; notes what is remembered when an episode begins."""
+
+        def reset(self, *, seed=None, options=None):
+            found.append((options["episode"], seed, round(float(learner.experience.added.sum()))))
+            return super().reset(seed=seed, options=options)
+
+        def step(self, action):
+            return self._observation(), 0.0, False, False, {"success": False}
+
+    learner = agent.with_planner(feedback=5.0, patience=1.0, hops=1)
+    config = replace(
+        tiny_run.config.evaluation, num_tasks=1, episodes=2, max_steps=30, num_envs=2, tries=2, memory=str(tmp_path)
+    )
+    outcomes = evaluate({"hierarchical": learner}, Stuck, config, [], silent)
+    assert list(outcomes) == ["hierarchical", "hierarchical, try 2"]
+    assert [each[:2] for each in found] == [(e, episode_seed(config.seed + t, 1, e)) for t in (0, 1) for e in (0, 1)]
+    first, second, again, other = (remembered for *_, remembered in found)
+    assert first == second == 0
+    assert again > 0
+    assert other > 0
+    # another evaluation, in another process it may be, goes on from the folder
+    evaluate({"hierarchical": learner}, Stuck, replace(config, episodes=1, tries=1), [], silent)
+    assert found[-1][2] > again
+    # without one it begins with nothing
+    evaluate({"hierarchical": learner}, Stuck, replace(config, episodes=1, tries=1, memory=None), [], silent)
+    assert found[-1][2] == 0
+
+
+def test_steps_in_a_forbidden_box_are_counted(agent, tiny_run):
+    class Still(TinyRoom):
+        def step(self, action):
+            return self._observation(), 0.0, False, False, {"success": False}
+
+    config = replace(
+        tiny_run.config.evaluation, num_tasks=2, episodes=1, max_steps=4,
+        forbidden=Forbidden(low=[0.1, 0.1], high=[0.3, 0.3]), baselines={},
+    )  # fmt: skip
+    outcome = evaluate(make_agents(agent, config), Still, config, [], silent)["hierarchical"]
+    assert outcome.inside == [4, 4]
+    numbers = summarize(outcome)["violations"]
+    assert (numbers["share"], numbers["episodes"], numbers["steps"]) == (1, 2, 4)
+    elsewhere = replace(config, forbidden=Forbidden(low=[0.6, 0.6], high=[1.0, 1.0]))
+    outcome = evaluate(make_agents(agent, elsewhere), Still, elsewhere, [], silent)["hierarchical"]
+    assert summarize(outcome)["violations"]["share"] == 0
+
+
+def test_agents_that_are_told_of_a_region_need_readouts(agent, tiny_run):
+    box = Forbidden(low=[0.0, 0.0], high=[0.1, 0.1], margin=0.1)
+    config = replace(tiny_run.config.evaluation, forbidden=box)
+    with pytest.raises(ValueError, match=r"where goal.columns were trained with"):
+        make_agents(agent, config)
+    untold = {name: {**changes, "margin": None} for name, changes in config.baselines.items()}
+    make_agents(agent, replace(config, forbidden=replace(box, margin=None), baselines=untold))
+    with pytest.raises(ValueError, match=r"evaluation.forbidden.low is \[0.0\], high \[\]; allowed: as many"):
+        Forbidden(low=[0.0])
 
 
 def test_summary():

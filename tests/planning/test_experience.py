@@ -7,7 +7,7 @@ from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.outcomes import Outcomes
 
 
-def line(number=6):
+def line(number=8):
     """Landmarks 0, 1, ... on a line, edges to both neighbours."""
     at = torch.arange(float(number)).unsqueeze(1)
     right = torch.stack([torch.arange(number - 1), torch.arange(1, number)])
@@ -21,14 +21,17 @@ def cost(graph, start, end):
 
 def test_a_way_that_failed_costs_more_with_those_beside_it_until_it_is_crossed():
     experience = Experience(line())
-    assert cost(experience.graph, 0, 5) == 5
+    assert cost(experience.graph, 0, 7) == 7
     experience.failed(torch.tensor([2]), torch.tensor([3]), 10.0)
-    # 1 -> 2, 2 -> 3, 3 -> 4 run beside it; the ways back have ends as near
-    assert cost(experience.graph, 0, 5) == 5 + 3 * 10
-    assert cost(experience.known, 0, 5) == 5
+    # 0 -> 1 to 4 -> 5 run beside it, with ends within two edges of it; the ways back have ends as near
+    assert cost(experience.graph, 0, 7) == 7 + 5 * 10
+    assert cost(experience.graph, 5, 7) == 2
+    assert cost(experience.known, 0, 7) == 7
     assert experience.crossed(torch.tensor([2, 1]), torch.tensor([3, 1]))
-    assert cost(experience.graph, 0, 5) == 5 + 2 * 10
+    assert cost(experience.graph, 0, 7) == 7 + 4 * 10
     assert not experience.crossed(torch.tensor([2]), torch.tensor([3]))  # known by now
+    experience.forget()
+    assert cost(experience.graph, 0, 7) == 7
 
 
 def test_a_way_that_was_never_seen_is_added():
@@ -49,7 +52,7 @@ def test_experience_is_saved_and_belongs_to_its_graph(tmp_path):
     assert cost(again.graph, 1, 4) == cost(experience.graph, 1, 4) > 20
     assert cost(again.graph, 5, 0) == cost(experience.graph, 5, 0) < 2
     with pytest.raises(ValueError, match="experience of another landmark graph"):
-        Experience(line(7)).load(tmp_path / "experience.safetensors")
+        Experience(line(9)).load(tmp_path / "experience.safetensors")
 
 
 def test_expected_outcomes_are_refused():
