@@ -267,7 +267,7 @@ def captions_of(config: Config, dataset: Trajectories) -> list[Caption]:
         check_text()
     except ImportError as error:
         raise ConfigError(f"text.learn is true: {error}") from error
-    environment: Any = _environment(config, collecting=False)()
+    environment: Any = _environment(config, {})()
     try:
         describe = environment.get_wrapper_attr("captions")
     except AttributeError as error:
