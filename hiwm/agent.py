@@ -134,16 +134,17 @@ class Agent:
         Where goals are about a part of the state, `World.goal`, the dict needs those columns only. Other goals
         (`hiwm.planning.goals`) are made with `Agent.readouts` and are always a batch.
         """
+        observation: Any = goal  # numbers in lists are taken too
         if isinstance(goal, Goal):
             wanted, self._single = goal, False
         elif isinstance(goal, str):
             wanted, self._single = self._said([goal]), True
-        elif isinstance(goal, Sequence) and len(goal) and all(isinstance(caption, str) for caption in goal):
+        elif isinstance(goal, Sequence) and goal and isinstance(goal[0], str):
             wanted, self._single = self._said(goal), False
         elif self.world.goal:
-            wanted, self._single = self._part(goal)
+            wanted, self._single = self._part(observation)
         else:
-            tensors, self._single = self._tensors(goal)
+            tensors, self._single = self._tensors(observation)
             wanted = ObservationGoal(self.hierarchy.encode(tensors))
         self._batch = wanted.size
         self.planner.start(wanted, torch.Generator().manual_seed(self.seed))
