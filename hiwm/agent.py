@@ -165,14 +165,17 @@ class Agent:
         Where goals are about a part of the state, `World.goal`, a dict needs those columns only; one array is a whole
         observation all the same. Other goals (`hiwm.planning.goals`) are made with `Agent.readouts` and are always a batch.
         """
+        observation: Any = goal  # numbers in lists are taken too
         if isinstance(goal, Goal):
             wanted, self._single = goal, False
-        elif isinstance(goal, Sequence):
-            wanted, self._single = self._said([goal] if isinstance(goal, str) else goal), isinstance(goal, str)
+        elif isinstance(goal, str):
+            wanted, self._single = self._said([goal]), True
+        elif isinstance(goal, Sequence) and goal and isinstance(goal[0], str):
+            wanted, self._single = self._said(goal), False
         elif self.world.goal and isinstance(goal, Mapping):
             wanted, self._single = self._part(goal)
         else:
-            tensors, self._single = self._tensors(goal)
+            tensors, self._single = self._tensors(observation)
             wanted = ObservationGoal(self.hierarchy.encode(tensors), self.goal_errors)
         self._batch = wanted.size
         if self._forbidden is not None:
@@ -204,10 +207,6 @@ class Agent:
 
     def _said(self, captions: Sequence[str]) -> Goal:
         """The goals that captions say."""
-        if not captions or not all(isinstance(caption, str) for caption in captions):
-            raise ValueError(
-                f"the goal is a {type(captions).__name__}; allowed: an array, a dict of arrays, captions or a Goal"
-            )
         if not self.texts:
             raise ValueError(f"goals are captions, {captions[0]!r}, which needs a stack trained with text.learn=true")
         return TextGoal(embed(captions).to(self.hierarchy.device), self.texts)
