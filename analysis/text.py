@@ -96,7 +96,7 @@ def run(
         true = _true(describe(observations))  # (C, N)
         wanted = np.array([rng.choice(np.flatnonzero(~true[:, i])) for i in range(per_task)])
         given = rng.permutation(wanted) if control else wanted
-        agent.reset([worded[c] for c in given.tolist()])
+        agent.reset([worded[int(c)] for c in given])
         reached = np.zeros(per_task, bool)
         for _ in range(protocol.max_steps):
             observations, *_ = envs.step(agent.act(observations))
