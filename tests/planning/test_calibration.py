@@ -121,7 +121,9 @@ def test_an_ensemble_is_calibrated_on_its_open_loop_errors():
     assert found.steps == steps_ahead(level.predictor, walked(), 1, 0.5) == 20
     # one step ahead the members' variance is 0.05^2 a^2 and the squared error 0.1^2 a^2
     assert found.scale[0].item() == pytest.approx(4.0, rel=1e-3)
-    assert (found.scale[1:] < found.scale[0]).all()  # errors of independent signs add up less than the members' straight pushes
+    assert (
+        found.scale[1:] < found.scale[0]
+    ).all()  # errors of independent signs add up less than the members' straight pushes
     assert fit_calibration(stack_of(Linear(2)).levels[0], walked(), 1, 0.5) is None  # no ensemble
     assert fit_calibration(level, walked(), 30, 0.5) is None  # no episode holds a step
     assert fit_calibration(level, walked(), 1, 0.01) is None  # one held-out episode
