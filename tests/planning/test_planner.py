@@ -607,6 +607,8 @@ def test_a_mixture_also_tries_the_inverse_models_actions_and_real_ones(agent, na
     # within bounds that hold them, and no wider than that
     assert (proposed.low <= expected.amin(1)).all()
     assert (proposed.high >= expected.amax(1)).all()
+    if mixture.first == "gaussian":
+        assert planner.spaces[1].high == pytest.approx(0.1)
     if mixture.first in ("gaussian", "queue"):
         assert torch.equal(proposed.low, torch.minimum(planner.spaces[1].low, expected.amin(1)))
         assert torch.equal(proposed.high, torch.maximum(planner.spaces[1].high, expected.amax(1)))
