@@ -41,8 +41,8 @@ def summary(calibration: Calibration) -> dict[str, str]:
         return low if low == high else f"{low} to {high}"
 
     told = {"steps": str(calibration.steps)}
-    for name in ("scale", "spearman"):
-        told[name] = span(getattr(calibration, name).numpy(), "{:.2g}" if name == "scale" else "{:.2f}")
+    for name, form in (("scale", "{:.1f}"), ("ratio", "{:.1f}"), ("spearman", "{:.2f}")):
+        told[name] = span(getattr(calibration, name).numpy(), form)
     for name in KINDS:
         shares = 100 * getattr(calibration, name).numpy()
         told[name] = ", ".join(span(column, "{:.0f}") for column in shares.T)
@@ -72,7 +72,8 @@ def calibration_curves(calibrations: Mapping[int, Calibration], periods: Mapping
         ahead = 1 + np.arange(known.steps)
         sized.plot(ahead, known.scale.numpy(), "o-", ms=3, lw=1.2, color=INK)
         sized.axhline(1, color=INK, lw=0.7, ls="--")
-        sized.set(yscale="log", title=f"level {level}: squared error / disagreement")
+        sized.set_ylim(0, 1.1 * max(1, known.scale.max().item()))
+        sized.set(title=f"level {level}: squared error / disagreement")
         ranked.plot(ahead, known.spearman.numpy(), "o-", ms=3, lw=1.2, color=INK)
         ranked.axhline(0, color=INK, lw=0.7, ls="--")
         ranked.set(ylim=(-0.1, 1), title=f"level {level}: rank correlation of the two")

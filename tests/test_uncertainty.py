@@ -30,7 +30,8 @@ def test_a_row_a_step(known):
 
 def test_a_summary_says_least_and_most(known):
     told = summary(known)
-    assert told["scale"] == "3 to 5"
+    assert told["scale"] == "3.0 to 5.0"
+    assert told["ratio"] == "0.8 to 1.2"
     assert told["raw"] == "20 to 30, 40, 50 to 55, 60 to 70"
 
 
@@ -48,7 +49,7 @@ def test_the_report_shows_it_where_there_is_an_ensemble(known, tiny_run, tmp_pat
     known.save(tmp_path / "tiny" / "hierarchy" / "calibration1.safetensors")
     more = [f"root={tmp_path}", f"dataset.path={tiny_run.config.dataset.path}", "tracking=none"]
     page = report(load_config([*tiny_run.overrides, *more])).read_text()
-    assert '<td>level 1</td><td class="n">2</td><td class="n">3 to 5</td>' in page
+    assert '<td>level 1</td><td class="n">2</td><td class="n">3.0 to 5.0</td>' in page
     assert (tmp_path / "tiny" / "figures" / "calibration.png").exists()
     monkeypatch.chdir(tmp_path)
     tables.main([str(tmp_path / "tiny")])
