@@ -21,6 +21,7 @@ from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
 from hiwm.planning.plan import Plan
 from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
+from hiwm.planning.prior import MacroPrior
 from hiwm.planning.readout import Readout
 from hiwm.planning.schedule import half_steps
 from hiwm.planning.text import TextGoal, TextHead, embed
@@ -66,6 +67,7 @@ class Agent:
         allow: packages trusted for the solver's class besides hiwm's own.
         texts: which latents of each level a caption is true of; none where goals are not given in words.
         calibrations: of each level's ensemble; None for levels without one.
+        priors: of each level's macro-actions; None for levels without one.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Agent:
         allow: Sequence[str] = (),
         texts: Sequence[TextHead] = (),
         calibrations: Sequence[Calibration | None] = (),
+        priors: Sequence[MacroPrior | None] = (),
     ) -> None:
         self.hierarchy = hierarchy if num_levels is None else hierarchy.truncate(num_levels)
         self.graphs = graphs
@@ -88,6 +91,7 @@ class Agent:
         self.readouts = readouts
         self.texts = texts
         self.calibrations = calibrations
+        self.priors = priors
         self.config = config
         self.world = world
         self.seed = seed
@@ -95,7 +99,7 @@ class Agent:
         graph = graphs[len(self.hierarchy) - 1] if graphs else None
         self.allow = tuple(allow)
         self.planner = HierarchicalPlanner(
-            self.hierarchy, config, graph, low, high, allow, macros, world.discrete, calibrations
+            self.hierarchy, config, graph, low, high, allow, macros, world.discrete, calibrations, priors
         )
         whole = config.schedule != "fixed" and not world.goal
         self.goal_errors = half_steps(self.hierarchy, macros) if whole else None
@@ -135,6 +139,7 @@ class Agent:
             self.allow,
             self.texts,
             self.calibrations,
+            self.priors,
         )
 
     def forbid(self, low: Sequence[float], high: Sequence[float], margin: float = 0.0) -> None:
@@ -227,7 +232,7 @@ class Agent:
             parts.append(part.reshape(1 if single else len(part), -1))
         if len({len(part) for part in parts}) > 1:
             raise ValueError(f"goals of {[len(part) for part in parts]} episodes; allowed: the same for {list(names)}")
-        return PartGoal(torch.cat(parts, 1), self.readouts), single
+        return PartGoal(torch.cat(parts, 1), self.readouts, self.config.goal_width), single
 
     def _tensors(self, observation: Observation) -> tuple[dict[str, Tensor], bool]:
         """Named tensors with a batch dimension, and whether there was none."""
@@ -256,7 +261,7 @@ class Agent:
         return tensors, single
 
     def save(self, folder: Path) -> None:
-        """Levels; landmarks, real actions, readouts, text heads and calibration of each; experience, `agent.yaml`: all or none."""
+        """Levels; landmarks and whatever else was fitted to each; experience, `agent.yaml`: all or none."""
         temporary = folder.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         self.hierarchy.save(temporary)
@@ -271,6 +276,9 @@ class Agent:
         for k, calibration in enumerate(self.calibrations):
             if calibration is not None:
                 calibration.save(temporary / f"calibration{k}.safetensors")
+        for k, prior in enumerate(self.priors):
+            if prior is not None:
+                prior.save(temporary / f"prior{k}.safetensors")
         if self.experience is not None:
             self.experience.save(temporary / EXPERIENCE)
         described = {"planner": _plain(asdict(self.config)), "world": _plain(asdict(self.world))}
@@ -304,10 +312,13 @@ def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = (
     texts = [TextHead.load(file, device) for file in of_levels("text")]
     files = [folder / f"calibration{k}.safetensors" for k in range(len(hierarchy))]
     calibrations = [Calibration.load(file, device) if file.exists() else None for file in files]
+    files = [folder / f"prior{k}.safetensors" for k in range(len(hierarchy))]
+    priors = [MacroPrior.load(file, device) if file.exists() else None for file in files]
     config, world = PlannerConfig(**described["planner"]), World(**described["world"])
     agent = Agent(
-        hierarchy, graphs, macros, readouts, config, world, allow=allow, texts=texts, calibrations=calibrations
-    )
+        hierarchy, graphs, macros, readouts, config, world,
+        allow=allow, texts=texts, calibrations=calibrations, priors=priors,
+    )  # fmt: skip
     if agent.experience is not None and (folder / EXPERIENCE).exists():
         agent.experience.load(folder / EXPERIENCE)
     return agent

@@ -20,6 +20,7 @@ from hiwm.evaluation.evaluate import EvaluationConfig
 from hiwm.planning.landmarks import LandmarkConfig
 from hiwm.planning.macros import MacroConfig
 from hiwm.planning.planner import PlannerConfig
+from hiwm.planning.prior import PriorConfig
 from hiwm.planning.readout import GoalConfig
 from hiwm.planning.text import TextConfig
 from hiwm.training.loop import TrainingConfig
@@ -95,6 +96,7 @@ class Config:
     training: TrainingConfig
     landmarks: LandmarkConfig
     macros: MacroConfig
+    prior: PriorConfig
     goal: GoalConfig
     text: TextConfig
     planner: PlannerConfig

@@ -35,6 +35,7 @@ from hiwm.planning.calibration import NOMINAL, Calibration, check_disagreement, 
 from hiwm.planning.landmarks import build_landmarks
 from hiwm.planning.macros import build_macros
 from hiwm.planning.proposals import Mixture
+from hiwm.planning.prior import MacroPrior, fit_prior
 from hiwm.planning.readout import Readout, fit_readout, goal_part
 from hiwm.planning.text import TextHead, check_text, fit_texts
 from hiwm.progress import TrainingProgress
@@ -98,6 +99,7 @@ def train(config: Config) -> None:
     """Train the levels that are not there yet, build the landmark graphs, keep real actions, save the hierarchy."""
     processes = _prepare(config)
     config.planner.check(len(config.stack.levels))
+    config.prior.check(len(config.stack.levels))
     _check_macros(config)
     dataset = open_dataset(config.dataset.path)
     _check_environment(config, dataset.metadata.get("environment"), config.dataset.path)
@@ -140,9 +142,10 @@ def train(config: Config) -> None:
         build_macros(level, period, config.macros, config.seed)
         for level, period in zip(latents, hierarchy.periods, strict=True)
     ]
-    readouts = _fit_readouts(config, dataset, latents, processes)
+    readouts = _fit_readouts(config, dataset, hierarchy, latents, processes)
     texts = _fit_texts(config, captions, latents, processes)
     calibrations = _fit_calibrations(config, hierarchy, latents)
+    priors = _fit_priors(config, hierarchy, latents, processes)
     actions = _actions(dataset)
     low, high, discrete = actions.min(0).tolist(), actions.max(0).tolist(), is_one_hot(actions)
     shapes = [dataset.column(name).shape[1:] for name in config.goal.columns]
@@ -158,6 +161,7 @@ def train(config: Config) -> None:
         allow=config.allow,
         texts=texts,
         calibrations=calibrations,
+        priors=priors,
     )
     home = config.folder / "hierarchy"
     agent.save(home)
@@ -189,6 +193,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         allow=config.allow,
         texts=agent.texts,
         calibrations=agent.calibrations,
+        priors=agent.priors,
     )
     agents = make_agents(agent, config.evaluation)
     identity = evaluation_identity(config, agent)
@@ -244,21 +249,57 @@ def evaluate(config: Config) -> dict[str, Any]:
 
 
 def _fit_readouts(
-    config: Config, dataset: Trajectories, latents: Sequence[Trajectories], processes: Processes
+    config: Config, dataset: Trajectories, hierarchy: Hierarchy, latents: Sequence[Trajectories], processes: Processes
 ) -> list[Readout]:
     """What goals are about, read from every level; none where they are whole observations."""
     if not config.goal.columns:
         return []
     part = goal_part(dataset, config.goal.columns)
     readouts = []
-    for k, cached in enumerate(latents):
+    for k, (level, cached, period) in enumerate(zip(hierarchy.levels, latents, hierarchy.periods, strict=True)):
         readout = fit_readout(
-            cached, part, config.goal, validation=config.dataset.validation, seed=config.seed, device=processes.device
+            level,
+            cached,
+            period,
+            part,
+            config.goal,
+            validation=config.dataset.validation,
+            seed=config.seed,
+            device=processes.device,
         )
-        told = ", ".join(f"{error:.3g}" for error in readout.error.tolist())
-        say(f"readout of {', '.join(config.goal.columns)} from level {k}: root mean square error {told}")
+        told, foreseen = (
+            ", ".join(f"{error:.3g}" for error in errors.tolist()) for errors in (readout.error, readout.foreseen)
+        )
+        say(
+            f"readout of {', '.join(config.goal.columns)} from level {k}: root mean square error {told}; of what is predicted "
+            f"{period} steps ahead {foreseen}"
+        )
         readouts.append(readout)
     return readouts
+
+
+def _fit_priors(
+    config: Config, hierarchy: Hierarchy, latents: Sequence[Trajectories], processes: Processes
+) -> list[MacroPrior | None]:
+    """Which macro-actions occur, of the levels that are to learn it; None for the others."""
+    priors: list[MacroPrior | None] = [None] * len(hierarchy)
+    for k in config.prior.levels:
+        prior = fit_prior(
+            hierarchy.levels[k],
+            latents[k],
+            hierarchy.periods[k],
+            config.prior,
+            validation=config.dataset.validation,
+            seed=config.seed,
+            device=processes.device,
+        )
+        gaussian, flown = (f"{100 * share:.0f}" for share in prior.told.tolist())
+        say(
+            f"prior of level {k}: real macro-actions are told from Gaussian ones in {gaussian} % of the states, from its own in "
+            f"{flown} % (50: alike)"
+        )
+        priors[k] = prior
+    return priors
 
 
 def captions_of(config: Config, dataset: Trajectories) -> list[Caption]:

@@ -103,11 +103,13 @@ class PartGoal(Goal):
     Args:
         value: what the part is to be, (B, G); not a number where it does not matter.
         readouts: of every level, bottom first.
+        width: see `PlannerConfig.goal_width`.
     """
 
-    def __init__(self, value: Tensor, readouts: Sequence[Readout]) -> None:
+    def __init__(self, value: Tensor, readouts: Sequence[Readout], width: float | None = None) -> None:
         self.value = value
         self.readouts = readouts
+        self.width = width
 
     @property
     def size(self) -> int:
@@ -116,13 +118,18 @@ class PartGoal(Goal):
     def energy(self, level: int, latent: Tensor) -> Tensor:
         readout = self.readouts[level]
         apart = (readout(latent) - _beside(self.value, latent)) / readout.std
-        return torch.where(_beside(self.value, latent).isnan(), 0.0, apart).square().sum(-1)
+        return self._sum(torch.where(_beside(self.value, latent).isnan(), 0.0, apart))
 
     def keep(self, rows: Tensor) -> PartGoal:
-        return PartGoal(self.value[rows], self.readouts)
+        return PartGoal(self.value[rows], self.readouts, self.width)
 
     def error(self, level: int) -> Tensor:
-        return _error(self.readouts[level], ~self.value.isnan())
+        return self._sum(_error(self.readouts[level], ~self.value.isnan()))
+
+    def _sum(self, apart: Tensor) -> Tensor:
+        """Distances of the part's numbers, in deviations, (..., G) -> (...)."""
+        squared = apart.square()
+        return (squared if self.width is None else torch.log1p(squared / self.width**2)).sum(-1)
 
 
 class Region(Goal):
@@ -160,7 +167,7 @@ class Region(Goal):
         return Region(self.low[rows], self.high[rows], self.readouts)
 
     def error(self, level: int) -> Tensor:
-        return _error(self.readouts[level], self.low.isfinite() | self.high.isfinite())
+        return _error(self.readouts[level], self.low.isfinite() | self.high.isfinite()).square().sum(-1)
 
 
 class AnyOf(Goal):
@@ -332,8 +339,8 @@ def squared_distance(points: Tensor, target: Tensor) -> Tensor:
 
 
 def _error(readout: Readout, matters: Tensor) -> Tensor:
-    """Squared error of reading what matters, (B, G) -> (B,), in deviations of the data."""
-    return torch.where(matters, (readout.error / readout.std).square(), 0.0).sum(-1)
+    """Error of foreseeing what matters, in deviations of the data; 0 of the rest, (B, G)."""
+    return torch.where(matters, readout.foreseen / readout.std, 0.0)
 
 
 def _beside(value: Tensor, points: Tensor) -> Tensor:
