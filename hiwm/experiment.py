@@ -34,8 +34,8 @@ from hiwm.hierarchy import Hierarchy
 from hiwm.planning.calibration import NOMINAL, Calibration, check_disagreement, fit_calibration, steps_ahead
 from hiwm.planning.landmarks import build_landmarks
 from hiwm.planning.macros import build_macros
-from hiwm.planning.proposals import Mixture
 from hiwm.planning.prior import MacroPrior, fit_prior
+from hiwm.planning.proposals import Mixture
 from hiwm.planning.readout import Readout, fit_readout, goal_part
 from hiwm.planning.text import TextHead, check_text, fit_texts
 from hiwm.progress import TrainingProgress

@@ -20,7 +20,7 @@ class Line(torch.nn.Module):
 
     def __init__(self, error):
         super().__init__()
-        self.std, self.error = torch.ones(1), torch.full((1,), error)
+        self.std, self.foreseen = torch.ones(1), torch.full((1,), error)
 
     def forward(self, latent):
         return latent
@@ -141,7 +141,7 @@ def test_kept_episodes_keep_their_arrivals_and_other_goals_begin_anew():
 def test_errors_are_energies_in_the_goals_units():
     readouts = [Itself(), Itself()]
     for readout, error in zip(readouts, (1.0, 3.0), strict=True):
-        readout.std, readout.error = torch.tensor([1.0, 10.0]), torch.tensor([error, 5.0])
+        readout.std, readout.foreseen = torch.tensor([1.0, 10.0]), torch.tensor([error, 5.0])
     part = PartGoal(torch.tensor([[0.0, 0.0], [0.0, torch.nan], [torch.nan, 0.0]]), readouts)
     assert part.error(0).tolist() == [1.25, 1, 0.25]
     assert part.error(1).tolist() == [9.25, 9, 0.25]
@@ -201,7 +201,7 @@ def test_what_has_no_error_or_follows_landmarks_is_refused(agent, exact):
 
 def exactly(error=0.02):
     readout = Itself()
-    readout.error = torch.full((2,), error)
+    readout.foreseen = torch.full((2,), error)
     return [readout]
 
 
@@ -229,7 +229,7 @@ def part_goal(agent, where, errors):
 
         def __init__(self, k, error):
             super().__init__()
-            self.target, self.error = agent.hierarchy.encode({"state": where})[k], torch.full((1,), error)
+            self.target, self.foreseen = agent.hierarchy.encode({"state": where})[k], torch.full((1,), error)
 
         def forward(self, latent):
             target = self.target.reshape(len(where), *(1 for _ in latent.shape[1:-1]), -1)
