@@ -495,7 +495,7 @@ class HierarchicalPlanner:
         asked = None
         if name.asks_inverse:
             asked = space.choices(self._follow_inverse(k, latent, present, aim, steps_left)[0])
-        if name.first == "gaussian":
+        if name.first in ("gaussian", "prior"):
             proposal = anywhere(space, len(latent), self.config.std[k])
         elif name.first == "queue":
             proposal = like_real(space, len(latent), self.macros[k])
