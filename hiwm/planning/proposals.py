@@ -55,8 +55,8 @@ class Mixture:
         return Mixture(first, tuple(guess for guess in self.guesses if guess != "inverse"))
 
 
-#: those that ask no inverse model
-FREE = tuple(name for name in PROPOSALS if not Mixture.of(name).asks_inverse)
+#: those that any level has, without an inverse model or a prior
+FREE = tuple(name for name in PRIMITIVE if not Mixture.of(name).asks_inverse)
 
 
 @dataclass(frozen=True)
