@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hiwm.checks import at_least, matches, spell
 from hiwm.evaluation.evaluate import EvaluationConfig
+from hiwm.planning.cost_to_go import CostToGoConfig
 from hiwm.planning.landmarks import LandmarkConfig
 from hiwm.planning.macros import MacroConfig
 from hiwm.planning.planner import PlannerConfig
@@ -97,6 +98,7 @@ class Config:
     landmarks: LandmarkConfig
     macros: MacroConfig
     prior: PriorConfig
+    cost_to_go: CostToGoConfig
     goal: GoalConfig
     text: TextConfig
     planner: PlannerConfig

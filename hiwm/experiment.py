@@ -32,6 +32,8 @@ from hiwm.evaluation.evaluate import make_agents, summarize
 from hiwm.evaluation.traces import save_traces
 from hiwm.hierarchy import Hierarchy
 from hiwm.planning.calibration import NOMINAL, Calibration, check_disagreement, fit_calibration, steps_ahead
+from hiwm.planning.cost_to_go import CostToGo, fit_cost_to_go
+from hiwm.planning.fitted import Fitted
 from hiwm.planning.landmarks import build_landmarks
 from hiwm.planning.macros import build_macros
 from hiwm.planning.prior import MacroPrior, fit_prior
@@ -100,6 +102,7 @@ def train(config: Config) -> None:
     processes = _prepare(config)
     config.planner.check(len(config.stack.levels))
     config.prior.check(len(config.stack.levels))
+    config.cost_to_go.check(len(config.stack.levels), config.goal.columns)
     _check_macros(config)
     dataset = open_dataset(config.dataset.path)
     _check_environment(config, dataset.metadata.get("environment"), config.dataset.path)
@@ -135,34 +138,12 @@ def train(config: Config) -> None:
         barrier()
         return
     latents = [open_dataset(cache) for cache in caches]
-    graphs = [build_landmarks(level, dataset.column("action"), config.landmarks, config.seed) for level in latents]
-    for k, graph in enumerate(graphs):
-        say(f"landmarks of level {k}: {graph.data.num_nodes:,}, {graph.data.num_edges:,} edges")
-    macros = [
-        build_macros(level, period, config.macros, config.seed)
-        for level, period in zip(latents, hierarchy.periods, strict=True)
-    ]
-    readouts = _fit_readouts(config, dataset, hierarchy, latents, processes)
-    texts = _fit_texts(config, captions, latents, processes)
-    calibrations = _fit_calibrations(config, hierarchy, latents)
-    priors = _fit_priors(config, hierarchy, latents, processes)
+    fitted = _fit(config, dataset, captions, hierarchy, latents, processes)
     actions = _actions(dataset)
     low, high, discrete = actions.min(0).tolist(), actions.max(0).tolist(), is_one_hot(actions)
     shapes = [dataset.column(name).shape[1:] for name in config.goal.columns]
     world = World(config.environment, low, high, dataset.fingerprint, config.goal.columns, shapes, discrete)
-    agent = Agent(
-        hierarchy,
-        graphs,
-        macros,
-        readouts,
-        config.planner,
-        world,
-        seed=config.seed,
-        allow=config.allow,
-        texts=texts,
-        calibrations=calibrations,
-        priors=priors,
-    )
+    agent = Agent(hierarchy, fitted, config.planner, world, seed=config.seed, allow=config.allow)
     home = config.folder / "hierarchy"
     agent.save(home)
     (config.folder / "config.yaml").write_text(yaml.safe_dump(config.as_dict(), sort_keys=False))
@@ -182,19 +163,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     agent = load_agent(home, str(processes.device), config.allow)
     _check_environment(config, agent.world.environment, home)
     check_trained(config)
-    agent = Agent(
-        agent.hierarchy,
-        agent.graphs,
-        agent.macros,
-        agent.readouts,
-        config.planner,
-        agent.world,
-        seed=config.seed,
-        allow=config.allow,
-        texts=agent.texts,
-        calibrations=agent.calibrations,
-        priors=agent.priors,
-    )
+    agent = Agent(agent.hierarchy, agent.fitted, config.planner, agent.world, seed=config.seed, allow=config.allow)
     agents = make_agents(agent, config.evaluation)
     identity = evaluation_identity(config, agent)
     path = config.folder / f"{config.evaluation.name}.json"
@@ -246,6 +215,33 @@ def evaluate(config: Config) -> dict[str, Any]:
     tracker.parent().metrics({f"success/{name}": numbers["success"] for name, numbers in result["agents"].items()})
     _say_results(result["agents"])
     return result
+
+
+def _fit(
+    config: Config,
+    dataset: Trajectories,
+    captions: Sequence[Caption],
+    hierarchy: Hierarchy,
+    latents: Sequence[Trajectories],
+    processes: Processes,
+) -> Fitted:
+    """What planning needs beside the levels, from the latents of each."""
+    graphs = [build_landmarks(level, dataset.column("action"), config.landmarks, config.seed) for level in latents]
+    for k, graph in enumerate(graphs):
+        say(f"landmarks of level {k}: {graph.data.num_nodes:,}, {graph.data.num_edges:,} edges")
+    macros = [
+        build_macros(level, period, config.macros, config.seed)
+        for level, period in zip(latents, hierarchy.periods, strict=True)
+    ]
+    return Fitted(
+        graphs,
+        macros,
+        _fit_readouts(config, dataset, hierarchy, latents, processes),
+        _fit_texts(config, captions, latents, processes),
+        _fit_calibrations(config, hierarchy, latents),
+        _fit_priors(config, hierarchy, latents, processes),
+        _fit_costs(config, dataset, hierarchy, latents, processes),
+    )
 
 
 def _fit_readouts(
@@ -300,6 +296,26 @@ def _fit_priors(
         )
         priors[k] = prior
     return priors
+
+
+def _fit_costs(
+    config: Config, dataset: Trajectories, hierarchy: Hierarchy, latents: Sequence[Trajectories], processes: Processes
+) -> list[CostToGo | None]:
+    """How far goals are, of the levels that are to learn it; None for the others."""
+    costs: list[CostToGo | None] = [None] * len(hierarchy)
+    for k in config.cost_to_go.levels:
+        costs[k] = fit_cost_to_go(
+            latents[k],
+            goal_part(dataset, config.goal.columns),
+            hierarchy.periods[k],
+            hierarchy.periods[k - 1],
+            config.cost_to_go,
+            validation=config.dataset.validation,
+            seed=config.seed,
+            device=processes.device,
+        )
+        say(f"cost to go of level {k}: learned")
+    return costs
 
 
 def captions_of(config: Config, dataset: Trajectories) -> list[Caption]:

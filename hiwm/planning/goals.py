@@ -28,7 +28,13 @@ class Aim:
 
 
 class Goal(ABC):
-    """What each of B episodes is to reach. Goals are values: `keep` and `observe` answer new ones."""
+    """What each of B episodes is to reach. Goals are values: `keep` and `observe` answer new ones.
+
+    Attributes:
+        part: what a part of the state is to be, (B, G), not a number where it does not matter; None for other goals.
+    """
+
+    part: Tensor | None = None
 
     @property
     @abstractmethod
@@ -101,30 +107,30 @@ class PartGoal(Goal):
     """A part of an observation: the squared distance, in deviations of the data, of what is read from the latent.
 
     Args:
-        value: what the part is to be, (B, G); not a number where it does not matter.
+        part: what it is to be, (B, G); not a number where it does not matter.
         readouts: of every level, bottom first.
         width: see `PlannerConfig.goal_width`.
     """
 
-    def __init__(self, value: Tensor, readouts: Sequence[Readout], width: float | None = None) -> None:
-        self.value = value
+    def __init__(self, part: Tensor, readouts: Sequence[Readout], width: float | None = None) -> None:
+        self.part: Tensor = part
         self.readouts = readouts
         self.width = width
 
     @property
     def size(self) -> int:
-        return len(self.value)
+        return len(self.part)
 
     def energy(self, level: int, latent: Tensor) -> Tensor:
         readout = self.readouts[level]
-        apart = (readout(latent) - _beside(self.value, latent)) / readout.std
-        return self._sum(torch.where(_beside(self.value, latent).isnan(), 0.0, apart))
+        apart = (readout(latent) - beside(self.part, latent)) / readout.std
+        return self._sum(torch.where(beside(self.part, latent).isnan(), 0.0, apart))
 
     def keep(self, rows: Tensor) -> PartGoal:
-        return PartGoal(self.value[rows], self.readouts, self.width)
+        return PartGoal(self.part[rows], self.readouts, self.width)
 
     def error(self, level: int) -> Tensor:
-        return self._sum(_error(self.readouts[level], ~self.value.isnan()))
+        return self._sum(_error(self.readouts[level], ~self.part.isnan()))
 
     def _sum(self, apart: Tensor) -> Tensor:
         """Distances of the part's numbers, in deviations, (..., G) -> (...)."""
@@ -153,14 +159,14 @@ class Region(Goal):
     def energy(self, level: int, latent: Tensor) -> Tensor:
         readout = self.readouts[level]
         told = readout(latent)
-        outside = torch.relu(_beside(self.low, latent) - told) + torch.relu(told - _beside(self.high, latent))
+        outside = torch.relu(beside(self.low, latent) - told) + torch.relu(told - beside(self.high, latent))
         return (outside / readout.std).square().sum(-1)
 
     def depth(self, level: int, latent: Tensor) -> Tensor:
         """Distance to the nearest side from within, in deviations of the data, (B, ..., D) -> (B, ...); 0 outside."""
         readout = self.readouts[level]
         told = readout(latent)
-        inside = torch.minimum(told - _beside(self.low, latent), _beside(self.high, latent) - told)
+        inside = torch.minimum(told - beside(self.low, latent), beside(self.high, latent) - told)
         return torch.relu((inside / readout.std).amin(-1))
 
     def keep(self, rows: Tensor) -> Region:
@@ -254,6 +260,10 @@ class InOrder(Goal):
         self.tolerance = tolerance
         self.judge = judge
         self.at = torch.zeros(self.size, dtype=torch.long) if at is None else at
+        parts = [goal.part for goal in self.goals]
+        self.part = (
+            None if any(part is None for part in parts) else self._now([part for part in parts if part is not None])
+        )
 
     @property
     def size(self) -> int:
@@ -301,6 +311,7 @@ class KeepOut(Goal):
         self.goal = goal
         self.region = region
         self.margin = margin
+        self.part = goal.part
 
     @property
     def size(self) -> int:
@@ -335,7 +346,7 @@ class KeepOut(Goal):
 
 def squared_distance(points: Tensor, target: Tensor) -> Tensor:
     """(B, ..., D), (B, D) -> (B, ...)."""
-    return (points - _beside(target, points)).square().sum(-1)
+    return (points - beside(target, points)).square().sum(-1)
 
 
 def _error(readout: Readout, matters: Tensor) -> Tensor:
@@ -343,7 +354,7 @@ def _error(readout: Readout, matters: Tensor) -> Tensor:
     return torch.where(matters, readout.foreseen / readout.std, 0.0)
 
 
-def _beside(value: Tensor, points: Tensor) -> Tensor:
+def beside(value: Tensor, points: Tensor) -> Tensor:
     """(B, G) with as many axes in between as (B, ..., D) has."""
     return value.reshape(len(value), *(1 for _ in points.shape[1:-1]), value.shape[-1])
 

@@ -16,13 +16,12 @@ from hiwm.build import build
 from hiwm.checks import at_least, within
 from hiwm.hierarchy import Hierarchy, Inputs
 from hiwm.levels.action_encoders.raw import RawActionEncoder
-from hiwm.planning.calibration import Calibration, check_disagreement
-from hiwm.planning.goals import Aim, Goal, squared_distance
-from hiwm.planning.landmarks import LandmarkGraph
-from hiwm.planning.macros import MacroActions
+from hiwm.planning.calibration import check_disagreement
+from hiwm.planning.fitted import Fitted
+from hiwm.planning.goals import Aim, Goal, beside, squared_distance
 from hiwm.planning.memory import Memory, repeated
 from hiwm.planning.plan import LevelPlan, Plan
-from hiwm.planning.prior import MacroPrior, Rollout
+from hiwm.planning.prior import Rollout
 from hiwm.planning.proposals import (
     FREE,
     PRIMITIVE,
@@ -45,7 +44,13 @@ from hiwm.planning.subgoals import Subgoals
 from hiwm.planning.wayfinder import Wayfinder
 
 LANDMARKS = ("none", "direct", "search")
-WEIGHTS = ("goal_weight", "prior", "disagreement")  # lists that may be empty, which means 0 for every level
+NOTHING = Fitted()
+WEIGHTS = (
+    "goal_weight",
+    "prior",
+    "cost_to_go",
+    "disagreement",
+)  # lists that may be empty, which means 0 for every level
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,8 @@ class PlannerConfig:
             plan by time alone, raise it and the solver's iterations by the same factor.
         prior: weight, in the energy of a search with the proposal prior, of -log p(real) of the macro-actions up to the step
             that counts; empty for none.
+        cost_to_go: weight, in the energy of a search, of the steps of the level from there to the goal, by what the level has
+            learned of them (see `hiwm.planning.cost_to_go`); empty for none. For goals on a part of the state.
         disagreement: weight, in the energy of a search, of the expected squared error of the level's ensemble, the largest up
             to the step that counts (see `Calibration.doubt`); empty for none. With 1 it weighs as much as a squared distance
             in the level's latents.
@@ -120,6 +127,7 @@ class PlannerConfig:
     goal_weight: Sequence[float] = ()
     schedule: str = "fixed"
     prior: Sequence[float] = ()
+    cost_to_go: Sequence[float] = ()
     disagreement: Sequence[float] = ()
 
     def check(self, num_levels: int) -> None:
@@ -161,12 +169,13 @@ class PlannerConfig:
                 raise ValueError(
                     f"planner.prior[{k}] is {weight}; allowed: 0, for planner.proposal[{k}] is {self.proposal[k]!r}, not prior"
                 )
-        for k, weight in enumerate(self.disagreement[:num_levels]):
-            if weight and not self.searches(k, num_levels - 1):
-                raise ValueError(
-                    f"planner.disagreement[{k}] is {weight}; allowed: 0, for level {k} does not search: it follows the inverse "
-                    "model or hands a landmark down"
-                )
+        for key in ("cost_to_go", "disagreement"):
+            for k, weight in enumerate(getattr(self, key)[:num_levels]):
+                if weight and not self.searches(k, num_levels - 1):
+                    raise ValueError(
+                        f"planner.{key}[{k}] is {weight}; allowed: 0, for level {k} does not search: it follows the inverse "
+                        "model or hands a landmark down"
+                    )
 
     def searches(self, k: int, top: int) -> bool:
         """Whether level k of a stack with this top searches its actions."""
@@ -183,29 +192,24 @@ class HierarchicalPlanner:
     Args:
         hierarchy: the levels; all of them plan.
         config: how.
-        landmarks: graph over the top level's latents, unless config.landmarks is none.
         action_low, action_high: bounds of primitive actions, (A,).
+        fitted: what config asks for: of landmarks the graph over the top level's latents.
         allow: packages trusted for the solver's class besides hiwm's own.
-        macros: real actions of each level, for the proposals queue and bank.
         discrete: whether primitive actions are one-hot vectors.
-        calibrations: of each level's ensemble, for config.disagreement; None for levels without one.
-        priors: of each level's macro-actions, for the proposal prior; None for levels without one.
     """
 
     def __init__(
         self,
         hierarchy: Hierarchy,
         config: PlannerConfig,
-        landmarks: LandmarkGraph | None,
         action_low: Tensor,
         action_high: Tensor,
+        fitted: Fitted = NOTHING,
         allow: Sequence[str] = (),
-        macros: Sequence[MacroActions] = (),
         discrete: bool = False,
-        calibrations: Sequence[Calibration | None] = (),
-        priors: Sequence[MacroPrior | None] = (),
     ) -> None:
         config.check(len(hierarchy))
+        landmarks = fitted.graphs[len(hierarchy) - 1] if fitted.graphs else None
         if config.landmarks != "none" and landmarks is None:
             raise ValueError(
                 f"planner.landmarks is {config.landmarks!r} but the hierarchy has no graph on its top level"
@@ -241,19 +245,26 @@ class HierarchicalPlanner:
         if landmarks is not None and config.landmarks != "none":
             self.ways = Wayfinder(landmarks, self.top, config.hops, config.feedback, config.patience)
         self.schedule = None if config.schedule == "fixed" else Schedule(hierarchy.periods, config.horizon)
-        self.macros = macros
+        self.macros = fitted.macros
         self._check_macros()
-        self.calibrations = [*calibrations, *[None] * len(hierarchy)][: len(hierarchy)]
+        self.calibrations = [*fitted.calibrations, *[None] * len(hierarchy)][: len(hierarchy)]
         for k, (weight, known) in enumerate(zip(config.disagreement, self.calibrations, strict=False)):
             if weight:
                 steps = 0 if known is None else known.steps
                 check_disagreement(k, weight, hierarchy.levels[k].predictor, steps, config.horizon[k])
-        self.priors = [*priors, *[None] * len(hierarchy)][: len(hierarchy)]
+        self.priors = [*fitted.priors, *[None] * len(hierarchy)][: len(hierarchy)]
         for k, prior in enumerate(self.priors):
             if prior is None and config.proposal[k] == "prior":
                 raise ValueError(
                     f"planner.proposal[{k}] is 'prior' but level {k} has learned none; allowed: another proposal, or `hiwm train` "
                     f"with prior.levels=[{k}]"
+                )
+        self.costs = [*fitted.costs, *[None] * len(hierarchy)][: len(hierarchy)]
+        for k, (weight, cost) in enumerate(zip(config.cost_to_go, self.costs, strict=False)):
+            if weight and cost is None:
+                raise ValueError(
+                    f"planner.cost_to_go[{k}] is {weight} but level {k} has learned none; allowed: 0, or `hiwm train` with "
+                    f"cost_to_go.levels=[{k}]"
                 )
         self.discrete = discrete
         self.solvers: list[Solver[Any]] = [build(config.solver, allow)] * len(hierarchy)
@@ -271,6 +282,11 @@ class HierarchicalPlanner:
             raise ValueError(
                 f"planner.proposal[{self.top}] is {self.config.proposal[self.top]!r}; allowed: {', '.join(FREE)}, for "
                 "an inverse model cannot be asked for a goal that is no whole observation"
+            )
+        if goal.part is None and any(self._weight("cost_to_go", k) for k in range(len(self.hierarchy))):
+            raise ValueError(
+                f"planner.cost_to_go is {list(self.config.cost_to_go)}; allowed: 0 for every level, for a {type(goal).__name__} "
+                "is no goal on a part of the state"
             )
         self.generator = generator
         self.goal = goal
@@ -416,7 +432,7 @@ class HierarchicalPlanner:
 
         again = self._again(k, latent, here)
         tried = Tried()
-        doubts = self._weight("disagreement", k)
+        doubts, to_go = self._weight("disagreement", k), self._weight("cost_to_go", k)
         known = self.calibrations[k]
 
         def energy(candidates: Tensor) -> Scores:
@@ -429,6 +445,8 @@ class HierarchicalPlanner:
             away, cost = aim.energy(predicted), again(predicted)
             if ways.unlikely is not None:
                 away = away + self._weight("prior", k) * ways.unlikely.cumsum(1).unflatten(0, (-1, samples))
+            if to_go:
+                away = away + to_go * self._cost_to_go(k, predicted)
             if doubts:
                 assert known is not None, "checked at the start"
                 assert variance is not None, "checked at the start"
@@ -461,6 +479,14 @@ class HierarchicalPlanner:
             return Rollout(chosen, *predictor.rollout_spread(carried, chosen))
         self.other_calls += prior.passes * passes
         return prior.rollout(predictor, latent, carried, chosen)
+
+    def _cost_to_go(self, k: int, latent: Tensor) -> Tensor:
+        """Steps of level k to the goal, (B, ..., D) -> (B, ...)."""
+        cost, part = self.costs[k], self.goal.part
+        assert cost is not None, "checked at the start"
+        assert part is not None, "checked when episodes begin"
+        self.other_calls += passes_of(latent) * latent[..., 0].numel()
+        return cost(latent, beside(part, latent))
 
     def _again(self, k: int, latent: Tensor, here: Tensor) -> Callable[[Tensor], Tensor | None]:
         """What plans of level k cost for trying again what failed, (B, S, H, D) -> (B, S, H); None where nothing has."""

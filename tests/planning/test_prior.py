@@ -125,7 +125,7 @@ def trained(tmp_path_factory):
 def test_an_agent_searches_the_noise_of_its_prior(trained):
     trained.reset(points(3).numpy())
     trained.act(points(3, 1).numpy())
-    top, prior = trained.plan.steps[2], trained.priors[2]
+    top, prior = trained.plan.steps[2], trained.fitted.priors[2]
     level, latent = trained.hierarchy.levels[2], trained.hierarchy.encode({"state": points(3, 1)})[2]
     # the plan holds macro-actions, not noise: they lead where it says, and are as likely as it says
     here, expected = latent, []
@@ -159,17 +159,17 @@ def test_priors_cost_passes_but_no_predictor_calls(trained):
 def test_macro_actions_are_rolled_out_from_where_the_last_one_led(trained):
     latent, chosen = (
         trained.hierarchy.encode({"state": points(2)})[2],
-        torch.randn(2, 3, 6)[..., : trained.priors[2].flow[-1].out_features],
+        torch.randn(2, 3, 6)[..., : trained.fitted.priors[2].flow[-1].out_features],
     )
-    way = trained.priors[2].rollout(trained.hierarchy.levels[2].predictor, latent, latent, chosen)
-    torch.testing.assert_close(way.actions[:, 1], trained.priors[2](way.latents[:, 0], chosen[:, 1]))
+    way = trained.fitted.priors[2].rollout(trained.hierarchy.levels[2].predictor, latent, latent, chosen)
+    torch.testing.assert_close(way.actions[:, 1], trained.fitted.priors[2](way.latents[:, 0], chosen[:, 1]))
     assert way.variance is None
 
 
 def test_what_cannot_be_is_refused(trained, tmp_path):
     planner = trained.planner
     with pytest.raises(ValueError, match=r"planner.proposal\[2\] is 'prior' but level 2 has learned none"):
-        HierarchicalPlanner(trained.hierarchy, planner.config, None, LOW, HIGH)
+        HierarchicalPlanner(trained.hierarchy, planner.config, LOW, HIGH)
     with pytest.raises(ValueError, match=r"planner.proposal\[0\] is 'prior'; allowed: gaussian, .*"):
         replace(planner.config, proposal=["prior"] * 3).check(3)
     with pytest.raises(ValueError, match=r"planner.prior\[1\] is 1; allowed: 0, for planner.proposal\[1\] is"):

@@ -185,7 +185,7 @@ def planner(walls=False, seed=0, **changes):
     below.predictor, above.predictor, above.encoder = Moves(STEP, walls), Moves(5 * STEP), Same()
     hierarchy = Hierarchy([below, above], specs).eval().requires_grad_(False)
     config = replace(CONFIG, **changes)
-    made = HierarchicalPlanner(hierarchy, config, None, torch.full((2,), -1.0), torch.full((2,), 1.0))
+    made = HierarchicalPlanner(hierarchy, config, torch.full((2,), -1.0), torch.full((2,), 1.0))
     made.start(ObservationGoal([GOAL, GOAL]), torch.Generator().manual_seed(seed))
     return made
 
