@@ -308,7 +308,6 @@ def _fit_costs(
             latents[k],
             goal_part(dataset, config.goal.columns),
             hierarchy.periods[k],
-            hierarchy.periods[k - 1],
             config.cost_to_go,
             validation=config.dataset.validation,
             seed=config.seed,
