@@ -51,12 +51,12 @@ class CostToGoConfig:
 
     levels: Sequence[int] = ()
     width: int = 256
-    depth: int = 2
-    steps: int = 8000
+    depth: int = 3
+    steps: int = 12000
     batch: int = 512
     learning_rate: float = 1e-3
     discount: float = 0.9
-    expectile: float = 0.95
+    expectile: float = 0.9
     tolerance: float = 0.3
     target_rate: float = 0.01
 

@@ -468,6 +468,7 @@ class HierarchicalPlanner:
             found.energy, None if variance is None else variance.sum(-1), None if cost is None else cost[:, 0, 0],
             found.violation, found.multipliers, tried.rejected(latent, predicted[:, 0]) if k > 0 else None, route,
             unlikely=way.unlikely,
+            to_go=self._cost_to_go(k, torch.cat([latent.unsqueeze(1), predicted], 1)) if to_go else None,
         )  # fmt: skip
 
     def _rollout(self, k: int, latent: Tensor, carried: Any, chosen: Tensor) -> Rollout:

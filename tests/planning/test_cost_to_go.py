@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from test_planner import points, start
+from test_planner import points
 
-from hiwm.agent import load_agent
+from hiwm.agent import Agent, load_agent
 from hiwm.config import load_config
 from hiwm.data.store import Trajectories
 from hiwm.experiment import collect, train
@@ -117,3 +117,66 @@ def test_a_cost_is_saved_whole(cost, tmp_path):
     latent, goal = torch.randn(9, 2), torch.randn(9, 2)
     assert torch.equal(loaded(latent, goal), cost(latent, goal))
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    options = (
+        "tracking=none", "goal.columns=[state]", "cost_to_go.levels=[1,2]", "cost_to_go.steps=50", "cost_to_go.width=16",
+        "planner.landmarks=none", "planner.proposal=[inverse+search,inverse+search,gaussian]", "planner.cost_to_go=[0,0,5]",
+    )  # fmt: skip
+    config = load_config(tiny.overrides(root, *options))
+    collect(config)
+    train(config)
+    return load_agent(root / "tiny" / "hierarchy", allow=["tiny"])
+
+
+def test_a_search_counts_the_steps_to_the_goal(trained):
+    goal = {"state": points(3).numpy()}
+    trained.reset(goal)
+    trained.act(points(3, 1).numpy())
+    top, cost = trained.plan.steps[2], trained.fitted.costs[2]
+    latent = trained.hierarchy.encode({"state": points(3, 1)})[2]
+    left = cost(torch.cat([latent.unsqueeze(1), top.predicted], 1), points(3).unsqueeze(1))
+    torch.testing.assert_close(top.to_go, left)
+    away = trained.planner.goal.energy(2, top.predicted) + 5 * left[:, 1:]
+    torch.testing.assert_close(top.energy, away.amin(1), rtol=1e-4, atol=1e-4)
+    now, then = left[0, :2].tolist()
+    assert f"has {now:.1f} of its steps to go, then {then:.1f}" in trained.plan.explain()
+    indifferent = trained.with_planner(cost_to_go=[])
+    indifferent.reset(goal)
+    indifferent.act(points(3, 1).numpy())
+    assert indifferent.plan.steps[2].to_go is None
+    assert indifferent.plan.other_calls < trained.plan.other_calls
+    assert indifferent.plan.predictor_calls == trained.plan.predictor_calls
+
+
+def test_goals_say_what_the_part_is_to_be(trained):
+    first, second = (PartGoal(points(2, seed), trained.readouts) for seed in (0, 1))
+    box = Region(points(2) + 1, points(2) + 2, trained.readouts)
+    order = InOrder([first, second], tolerance=0.0, at=torch.tensor([1, 0]))
+    assert torch.equal(order.part, torch.stack([second.part[0], first.part[1]]))
+    assert torch.equal(KeepOut(first, box).keep(torch.tensor([1])).part, first.part[1:])
+    for goal in (box, AnyOf([first, second]), InOrder([first, box], tolerance=0.0)):
+        assert goal.part is None
+        with pytest.raises(
+            ValueError, match=rf"planner.cost_to_go is \[0, 0, 5\]; .* a {type(goal).__name__} is no goal"
+        ):
+            trained.reset(goal)
+
+
+def test_what_cannot_be_is_refused(trained):
+    without, config = replace(trained.fitted, costs=()), replace(trained.config, cost_to_go=[0, 5, 0])
+    with pytest.raises(
+        ValueError, match=r"cost_to_go\[1\] is 5 but level 1 has learned none; .*cost_to_go.levels=\[1\]"
+    ):
+        Agent(trained.hierarchy, without, config, trained.world)
+    with pytest.raises(ValueError, match=r"planner.cost_to_go\[0\] is 1; allowed: 0, for level 0 does not search"):
+        trained.with_planner(cost_to_go=[1, 0, 0], proposal=["inverse", "inverse+search", "gaussian"])
+    with pytest.raises(ValueError, match=r"cost_to_go.levels holds 3; allowed: 1 to 2"):
+        CostToGoConfig(levels=[3]).check(3, ["state"])
+    with pytest.raises(ValueError, match=r"cost_to_go.levels is \[1\]; allowed: none, for goal.columns names no part"):
+        CostToGoConfig(levels=[1]).check(3, [])
+    with pytest.raises(ValueError, match=r"cost_to_go.expectile is 1.0; allowed: in \(0, 1\)"):
+        CostToGoConfig(expectile=1.0)
