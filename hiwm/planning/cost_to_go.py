@@ -100,11 +100,13 @@ class CostToGo(nn.Module):
     def __init__(self, *, dim_latent: int, dim: int, width: int, depth: int, discount: float) -> None:
         super().__init__()
         self.depth, self.discount = depth, discount
-        self.networks = nn.ModuleList(mlp(dim_latent + 2 * dim, width, depth, 1) for _ in range(MEMBERS))
-        for network in (
-            self.networks
-        ):  # out of reach until the data shows a way: expectiles forget high costs sooner than low ones
-            network[-1].bias.data.fill_(1.0)
+        networks = [mlp(dim_latent + 2 * dim, width, depth, 1) for _ in range(MEMBERS)]
+        for network in networks:
+            last = network[-1]
+            assert isinstance(last, nn.Linear), "an MLP ends in a linear layer"
+            # out of reach until the data shows a way: an expectile unlearns what is too high sooner than what is too low
+            nn.init.ones_(last.bias)
+        self.networks = nn.ModuleList(networks)
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
 
