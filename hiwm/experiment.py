@@ -32,7 +32,7 @@ from hiwm.evaluation.evaluate import make_agents, summarize
 from hiwm.evaluation.traces import save_traces
 from hiwm.hierarchy import Hierarchy
 from hiwm.planning.calibration import NOMINAL, Calibration, check_disagreement, fit_calibration, steps_ahead
-from hiwm.planning.cost_to_go import CostToGo, fit_cost_to_go
+from hiwm.planning.cost_to_go import AHEAD, CostToGo, fit_cost_to_go
 from hiwm.planning.fitted import Fitted
 from hiwm.planning.landmarks import build_landmarks
 from hiwm.planning.macros import build_macros
@@ -304,7 +304,7 @@ def _fit_costs(
     """How far goals are, of the levels that are to learn it; None for the others."""
     costs: list[CostToGo | None] = [None] * len(hierarchy)
     for k in config.cost_to_go.levels:
-        costs[k] = fit_cost_to_go(
+        cost = fit_cost_to_go(
             latents[k],
             goal_part(dataset, config.goal.columns),
             hierarchy.periods[k],
@@ -313,7 +313,9 @@ def _fit_costs(
             seed=config.seed,
             device=processes.device,
         )
-        say(f"cost to go of level {k}: learned")
+        steps, ahead = (", ".join(f"{number:.3g}" for number in numbers) for numbers in (AHEAD, cost.ahead.tolist()))
+        say(f"cost to go of level {k}: to where held-out episodes came in {steps} steps, {ahead}")
+        costs[k] = cost
     return costs
 
 

@@ -29,6 +29,7 @@ FUTURE, HERE = (
     0.6,
     0.1,
 )  # shares of goals from the same episode's future and of the state itself; the rest from anywhere
+AHEAD = (1, 2, 4, 8)  # steps after which held-out episodes tell what costs were worth
 MASKED = 0.5  # share of goals that leave numbers open, each with this chance again
 
 
@@ -92,10 +93,13 @@ class CostToGo(nn.Module):
 
     Attributes:
         mean, std: of the part in the data, (G,).
+        ahead: median cost of going to where held-out episodes came to in `AHEAD` steps, (4,): at most those, if it learned how
+            far goals are, and more the farther; not a number where no episode is long enough.
     """
 
     mean: Tensor
     std: Tensor
+    ahead: Tensor
 
     def __init__(self, *, dim_latent: int, dim: int, width: int, depth: int, discount: float) -> None:
         super().__init__()
@@ -109,6 +113,7 @@ class CostToGo(nn.Module):
         self.networks = nn.ModuleList(networks)
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
+        self.register_buffer("ahead", torch.full((len(AHEAD),), torch.nan))
 
     def told(self, latent: Tensor, goal: Tensor) -> Tensor:
         """1 - discount^n, by each network: (..., D) and (..., G), not a number where it does not matter -> (MEMBERS, ...)."""
@@ -161,7 +166,7 @@ def fit_cost_to_go(
         device: where to train.
     """
     torch.manual_seed(seed)
-    seen, _ = latents.split(validation)
+    seen, held_out = latents.split(validation)
     column = torch.from_numpy(np.array(latents.column("latent"))).to(device)
     told = torch.from_numpy(np.asarray(part, np.float32)).to(device)
     cost = CostToGo(
@@ -211,4 +216,10 @@ def fit_cost_to_go(
         with torch.no_grad():
             for kept, new in zip(slow.networks.parameters(), cost.networks.parameters(), strict=True):
                 kept.lerp_(new, config.target_rate)
-    return cost.eval().requires_grad_(False)
+    cost.eval().requires_grad_(False)
+    for i, steps in enumerate(AHEAD):
+        now = torch.from_numpy(held_out.starts(steps * period))
+        if len(now):
+            now = now[torch.randint(len(now), (config.batch,), generator=generator)].to(device)
+            cost.ahead[i] = cost(column[now], told[now + steps * period]).median()
+    return cost
