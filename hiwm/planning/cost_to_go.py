@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from hiwm.checks import at_least, within
 from hiwm.data.store import Trajectories
 from hiwm.levels.networks import mlp
+from hiwm.planning.fitting import minimize
 
 MEMBERS = 2  # networks; the higher cost of the two is bootstrapped from, against the optimism of the expectile
 FUTURE, HERE = (
@@ -168,14 +169,16 @@ def fit_cost_to_go(
     torch.manual_seed(seed)
     seen, held_out = latents.split(validation)
     column = torch.from_numpy(np.array(latents.column("latent"))).to(device)
-    told = torch.from_numpy(np.asarray(part, np.float32)).to(device)
+    parts = torch.from_numpy(np.asarray(part, np.float32)).to(device)
     cost = CostToGo(
-        dim_latent=column.shape[1], dim=told.shape[1], width=config.width, depth=config.depth, discount=config.discount
+        dim_latent=column.shape[1], dim=parts.shape[1], width=config.width, depth=config.depth, discount=config.discount
     ).to(device)
     rows = torch.from_numpy(seen.rows)
-    cost.mean.copy_(told[rows.to(device)].mean(0))
-    cost.std.copy_(told[rows.to(device)].std(0).clamp_min(1e-6))
+    cost.mean.copy_(parts[rows.to(device)].mean(0))
+    cost.std.copy_(parts[rows.to(device)].std(0).clamp_min(1e-6))
     starts = torch.from_numpy(seen.starts(period))
+    if not len(starts):
+        raise ValueError(f"{latents.path}: no episode holds a step of {period} rows and the row it leads to")
     ends = torch.from_numpy(np.repeat(seen.ep_offset + seen.ep_len, seen.ep_len))[starts - rows[0]]  # of their episodes
     slow = copy.deepcopy(cost).requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
@@ -189,7 +192,7 @@ def fit_cost_to_go(
         later = torch.minimum(at + ahead, end - 1)
         anywhere = rows[torch.randint(len(rows), at.shape, generator=generator)]
         kind = uniform(len(at))
-        goal = told[torch.where(kind < HERE, at, torch.where(kind < HERE + FUTURE, later, anywhere)).to(device)]
+        goal = parts[torch.where(kind < HERE, at, torch.where(kind < HERE + FUTURE, later, anywhere)).to(device)]
         drop = (uniform(len(at), 1) < MASKED) & (uniform(*goal.shape) < MASKED)
         return goal.masked_fill(drop.to(device), torch.nan)
 
@@ -197,29 +200,21 @@ def fit_cost_to_go(
         chosen = torch.randint(len(starts), (config.batch,), generator=generator)
         at = starts[chosen]
         goal = goals(at, ends[chosen])
-        apart = ((told[at.to(device)] - goal) / cost.std).abs()
+        apart = ((parts[at.to(device)] - goal) / cost.std).abs()
         reached = ~(apart > config.tolerance).any(-1)
         with torch.no_grad():
+            for kept, new in zip(slow.parameters(), cost.parameters(), strict=True):
+                kept.lerp_(new, config.target_rate)
             onward = slow.told(column[(at + period).to(device)], goal).amax(0).clamp(0, 1)
             target = torch.where(reached, 0.0, 1 - config.discount * (1 - onward))
         error = target - cost.told(column[at.to(device)], goal)
         weight = torch.where(error < 0, config.expectile, 1 - config.expectile)
         return (weight * error.square()).mean()
 
-    optimizer = torch.optim.AdamW(cost.networks.parameters(), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps + 1)
-    for _ in range(config.steps):
-        optimizer.zero_grad(set_to_none=True)
-        loss().backward()
-        optimizer.step()
-        schedule.step()
-        with torch.no_grad():
-            for kept, new in zip(slow.networks.parameters(), cost.networks.parameters(), strict=True):
-                kept.lerp_(new, config.target_rate)
-    cost.eval().requires_grad_(False)
+    minimize(loss, cost, config.steps, config.learning_rate)
     for i, steps in enumerate(AHEAD):
         now = torch.from_numpy(held_out.starts(steps * period))
         if len(now):
             now = now[torch.randint(len(now), (config.batch,), generator=generator)].to(device)
-            cost.ahead[i] = cost(column[now], told[now + steps * period]).median()
+            cost.ahead[i] = cost(column[now], parts[now + steps * period]).median()
     return cost

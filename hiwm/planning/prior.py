@@ -28,6 +28,7 @@ from hiwm.data.store import Trajectories
 from hiwm.levels.level import Level
 from hiwm.levels.networks import mlp
 from hiwm.levels.parts import Predictor
+from hiwm.planning.fitting import minimize
 
 STEPS = 2  # of the midpoint rule
 FLOWN = 0.75  # share of the made-up macro-actions that the flow makes, the rest is Gaussian
@@ -224,15 +225,9 @@ def fit_prior(
             then, elsewhere = level.predict(here, real), level.predict(here, made)
         return F.softplus(-prior.logit(here, real, then)).mean() + F.softplus(prior.logit(here, made, elsewhere)).mean()
 
-    for network, loss in ((prior.flow, flow_loss), (prior.critic, critic_loss)):
-        optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps + 1)
-        for _ in range(config.steps):
-            optimizer.zero_grad(set_to_none=True)
-            loss().backward()
-            optimizer.step()
-            schedule.step()
-    prior.eval().requires_grad_(False)
+    minimize(flow_loss, prior.flow, config.steps, config.learning_rate)
+    minimize(critic_loss, prior.critic, config.steps, config.learning_rate)
+    prior.eval()
     unseen = torch.from_numpy(held_out.starts(period)).to(device)
     if len(unseen):
         with torch.no_grad():

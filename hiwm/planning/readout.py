@@ -21,6 +21,7 @@ from hiwm.checks import at_least
 from hiwm.data.store import Trajectories
 from hiwm.levels.level import Level
 from hiwm.levels.networks import mlp
+from hiwm.planning.fitting import minimize
 
 LINEAR_ROWS = 50_000  # that least squares are solved over
 
@@ -156,16 +157,12 @@ def fit_readout(
     generator = torch.Generator().manual_seed(seed)
     some = rows[torch.randperm(len(rows), generator=generator)[:LINEAR_ROWS].to(device)]
     readout.fit_linear(column[some], target[some])
-    optimizer = torch.optim.AdamW(readout.parameters(), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps + 1)
-    for _ in range(config.steps):
+
+    def loss() -> Tensor:
         drawn = rows[torch.randint(len(rows), (config.batch,), generator=generator).to(device)]
-        loss = F.smooth_l1_loss(readout.told(column[drawn]), (target[drawn] - readout.mean) / readout.std)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    readout.eval().requires_grad_(False)
+        return F.smooth_l1_loss(readout.told(column[drawn]), (target[drawn] - readout.mean) / readout.std)
+
+    minimize(loss, readout, config.steps, config.learning_rate)
     unseen = torch.from_numpy(held_out.rows).to(device)
     readout.error.copy_((readout(column[unseen]) - target[unseen]).square().mean(0).sqrt())
     now = torch.from_numpy(held_out.starts(period)).to(device)
