@@ -102,7 +102,7 @@ def _draw(
         drawn["calibration"] = calibration_curves(calibrated, dict(enumerate(agent.hierarchy.periods)))
     if frame_decoder(agent.hierarchy.levels[0]) is not None:
         drawn["frames"] = figures.frames(predicted_frames(agent, dataset.split(config.dataset.validation)[1]))
-    where = [states_at(dataset, config.state, graph.data.row.numpy()) for graph in agent.graphs]
+    where = [states_at(dataset, config.state, graph.data.row.numpy()) for graph in agent.fitted.graphs]
     walls = []
     if config.environment["_target_"]:
         environment = build(config.environment, config.allow)
@@ -110,7 +110,7 @@ def _draw(
         environment.close()
     on_map = where[0].shape[1] >= 2
     if on_map:
-        drawn["landmarks"] = figures.landmark_graphs(agent.graphs, where, walls)
+        drawn["landmarks"] = figures.landmark_graphs(agent.fitted.graphs, where, walls)
     if evaluation is not None:
         drawn["success"] = figures.success_bars(evaluation["agents"])
         if on_map:
@@ -124,7 +124,7 @@ def _draw(
 
 def _calibrated(agent: Agent) -> dict[int, Calibration]:
     """Of the levels that have an ensemble."""
-    return {k: calibration for k, calibration in enumerate(agent.calibrations) if calibration is not None}
+    return {k: calibration for k, calibration in enumerate(agent.fitted.calibrations) if calibration is not None}
 
 
 def _describe(config: Config, agent: Agent, k: int) -> dict[str, Any]:

@@ -71,6 +71,12 @@ class Trajectories:
         """Rows of the columns that are steps of these episodes, (num_steps,)."""
         return np.arange(self.num_steps) + self.ep_offset[0]
 
+    def starts(self, period: int) -> np.ndarray:
+        """Rows of the columns from which `period` more follow in their episode, in order."""
+        ends = np.repeat(self.ep_offset + self.ep_len, self.ep_len)
+        rows = self.rows
+        return rows[rows + period < ends]
+
     def column(self, name: str) -> np.ndarray:
         """The column, or an error that lists those there are."""
         if name not in self.columns:

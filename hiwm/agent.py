@@ -14,11 +14,9 @@ import yaml
 from torch import Tensor
 
 from hiwm.hierarchy import Hierarchy, load_hierarchy
-from hiwm.planning.calibration import Calibration
 from hiwm.planning.experience import Experience
+from hiwm.planning.fitted import Fitted
 from hiwm.planning.goals import Goal, KeepOut, ObservationGoal, PartGoal, Region
-from hiwm.planning.landmarks import LandmarkGraph
-from hiwm.planning.macros import MacroActions
 from hiwm.planning.plan import Plan
 from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
 from hiwm.planning.readout import Readout
@@ -56,49 +54,34 @@ class Agent:
 
     Args:
         hierarchy: the levels.
-        graphs: landmark graph of each level.
-        macros: real actions of each level, bottom first; none where no proposal needs them.
-        readouts: of the part of the state that goals are about, from each level; none where goals are whole observations.
+        fitted: what was fitted to its levels.
         config: how to plan.
         world: bounds of actions and the environment.
         num_levels: use only the lowest ones; None for all.
         seed: of the search; `reset` starts its randomness anew.
         allow: packages trusted for the solver's class besides hiwm's own.
-        texts: which latents of each level a caption is true of; none where goals are not given in words.
-        calibrations: of each level's ensemble; None for levels without one.
     """
 
     def __init__(
         self,
         hierarchy: Hierarchy,
-        graphs: Sequence[LandmarkGraph],
-        macros: Sequence[MacroActions],
-        readouts: Sequence[Readout],
+        fitted: Fitted,
         config: PlannerConfig,
         world: World,
         num_levels: int | None = None,
         seed: int = 0,
         allow: Sequence[str] = (),
-        texts: Sequence[TextHead] = (),
-        calibrations: Sequence[Calibration | None] = (),
     ) -> None:
         self.hierarchy = hierarchy if num_levels is None else hierarchy.truncate(num_levels)
-        self.graphs = graphs
-        self.macros = macros
-        self.readouts = readouts
-        self.texts = texts
-        self.calibrations = calibrations
+        self.fitted = fitted
         self.config = config
         self.world = world
         self.seed = seed
         low, high = (torch.tensor(bound, device=hierarchy.device) for bound in (world.action_low, world.action_high))
-        graph = graphs[len(self.hierarchy) - 1] if graphs else None
         self.allow = tuple(allow)
-        self.planner = HierarchicalPlanner(
-            self.hierarchy, config, graph, low, high, allow, macros, world.discrete, calibrations
-        )
+        self.planner = HierarchicalPlanner(self.hierarchy, config, low, high, fitted, allow, world.discrete)
         whole = config.schedule != "fixed" and not world.goal
-        self.goal_errors = half_steps(self.hierarchy, macros) if whole else None
+        self.goal_errors = half_steps(self.hierarchy, fitted.macros) if whole else None
         self.inputs = self.hierarchy.specs[0].inputs
         #: shape and type of one primitive action as `act` gives it
         self.action_shape = () if world.discrete else tuple(low.shape)
@@ -115,6 +98,16 @@ class Agent:
         return self._plan
 
     @property
+    def readouts(self) -> Sequence[Readout]:
+        """Of the part of the state that goals are about, from each level; none where goals are whole observations."""
+        return self.fitted.readouts
+
+    @property
+    def texts(self) -> Sequence[TextHead]:
+        """Which latents of each level a caption is true of; none where goals are not given in words."""
+        return self.fitted.texts
+
+    @property
     def experience(self) -> Experience | None:
         """What acting has taught about the landmark graph; None where nothing is learned from it."""
         ways = self.planner.ways
@@ -123,19 +116,7 @@ class Agent:
     def with_planner(self, num_levels: int | None = None, **changes: Any) -> Agent:
         """The same levels planning otherwise, with nothing remembered or forbidden: `changes` are keys of PlannerConfig."""
         config = replace(self.config, **changes)
-        return Agent(
-            self.hierarchy,
-            self.graphs,
-            self.macros,
-            self.readouts,
-            config,
-            self.world,
-            num_levels,
-            self.seed,
-            self.allow,
-            self.texts,
-            self.calibrations,
-        )
+        return Agent(self.hierarchy, self.fitted, config, self.world, num_levels, self.seed, self.allow)
 
     def forbid(self, low: Sequence[float], high: Sequence[float], margin: float = 0.0) -> None:
         """From the next `reset` on, stay out of a box in the part of the state that goals are about, whatever the goal.
@@ -227,7 +208,7 @@ class Agent:
             parts.append(part.reshape(1 if single else len(part), -1))
         if len({len(part) for part in parts}) > 1:
             raise ValueError(f"goals of {[len(part) for part in parts]} episodes; allowed: the same for {list(names)}")
-        return PartGoal(torch.cat(parts, 1), self.readouts), single
+        return PartGoal(torch.cat(parts, 1), self.readouts, self.config.goal_width), single
 
     def _tensors(self, observation: Observation) -> tuple[dict[str, Tensor], bool]:
         """Named tensors with a batch dimension, and whether there was none."""
@@ -256,21 +237,11 @@ class Agent:
         return tensors, single
 
     def save(self, folder: Path) -> None:
-        """Levels; landmarks, real actions, readouts, text heads and calibration of each; experience, `agent.yaml`: all or none."""
+        """Levels; landmarks and whatever else was fitted to each; experience, `agent.yaml`: all or none."""
         temporary = folder.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         self.hierarchy.save(temporary)
-        for k, graph in enumerate(self.graphs):
-            graph.save(temporary / f"landmarks{k}.safetensors")
-        for k, macros in enumerate(self.macros):
-            macros.save(temporary / f"macros{k}.safetensors")
-        for k, readout in enumerate(self.readouts):
-            readout.save(temporary / f"readout{k}.safetensors")
-        for k, head in enumerate(self.texts):
-            head.save(temporary / f"text{k}.safetensors")
-        for k, calibration in enumerate(self.calibrations):
-            if calibration is not None:
-                calibration.save(temporary / f"calibration{k}.safetensors")
+        self.fitted.save(temporary)
         if self.experience is not None:
             self.experience.save(temporary / EXPERIENCE)
         described = {"planner": _plain(asdict(self.config)), "world": _plain(asdict(self.world))}
@@ -294,20 +265,9 @@ def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = (
     hierarchy = load_hierarchy(folder, allow, device)
     described = yaml.safe_load((folder / "agent.yaml").read_text())
 
-    def of_levels(name: str) -> list[Path]:
-        files = [folder / f"{name}{k}.safetensors" for k in range(len(hierarchy))]
-        return [file for file in files if file.exists()]
-
-    graphs = [LandmarkGraph.load(file, device) for file in of_levels("landmarks")]
-    macros = [MacroActions.load(file, device) for file in of_levels("macros")]
-    readouts = [Readout.load(file, device) for file in of_levels("readout")]
-    texts = [TextHead.load(file, device) for file in of_levels("text")]
-    files = [folder / f"calibration{k}.safetensors" for k in range(len(hierarchy))]
-    calibrations = [Calibration.load(file, device) if file.exists() else None for file in files]
+    fitted = Fitted.load(folder, len(hierarchy), device)
     config, world = PlannerConfig(**described["planner"]), World(**described["world"])
-    agent = Agent(
-        hierarchy, graphs, macros, readouts, config, world, allow=allow, texts=texts, calibrations=calibrations
-    )
+    agent = Agent(hierarchy, fitted, config, world, allow=allow)
     if agent.experience is not None and (folder / EXPERIENCE).exists():
         agent.experience.load(folder / EXPERIENCE)
     return agent

@@ -17,9 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hiwm.checks import at_least, matches, spell
 from hiwm.evaluation.evaluate import EvaluationConfig
+from hiwm.planning.cost_to_go import CostToGoConfig
 from hiwm.planning.landmarks import LandmarkConfig
 from hiwm.planning.macros import MacroConfig
 from hiwm.planning.planner import PlannerConfig
+from hiwm.planning.prior import PriorConfig
 from hiwm.planning.readout import GoalConfig
 from hiwm.planning.text import TextConfig
 from hiwm.training.loop import TrainingConfig
@@ -95,6 +97,8 @@ class Config:
     training: TrainingConfig
     landmarks: LandmarkConfig
     macros: MacroConfig
+    prior: PriorConfig
+    cost_to_go: CostToGoConfig
     goal: GoalConfig
     text: TextConfig
     planner: PlannerConfig

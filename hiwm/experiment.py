@@ -32,8 +32,11 @@ from hiwm.evaluation.evaluate import make_agents, summarize
 from hiwm.evaluation.traces import save_traces
 from hiwm.hierarchy import Hierarchy
 from hiwm.planning.calibration import NOMINAL, Calibration, check_disagreement, fit_calibration, steps_ahead
+from hiwm.planning.cost_to_go import AHEAD, CostToGo, fit_cost_to_go
+from hiwm.planning.fitted import Fitted
 from hiwm.planning.landmarks import build_landmarks
 from hiwm.planning.macros import build_macros
+from hiwm.planning.prior import MacroPrior, fit_prior
 from hiwm.planning.proposals import Mixture
 from hiwm.planning.readout import Readout, fit_readout, goal_part
 from hiwm.planning.text import TextHead, check_text, fit_texts
@@ -98,6 +101,8 @@ def train(config: Config) -> None:
     """Train the levels that are not there yet, build the landmark graphs, keep real actions, save the hierarchy."""
     processes = _prepare(config)
     config.planner.check(len(config.stack.levels))
+    config.prior.check(len(config.stack.levels))
+    config.cost_to_go.check(len(config.stack.levels), config.goal.columns)
     _check_macros(config)
     dataset = open_dataset(config.dataset.path)
     _check_environment(config, dataset.metadata.get("environment"), config.dataset.path)
@@ -133,32 +138,12 @@ def train(config: Config) -> None:
         barrier()
         return
     latents = [open_dataset(cache) for cache in caches]
-    graphs = [build_landmarks(level, dataset.column("action"), config.landmarks, config.seed) for level in latents]
-    for k, graph in enumerate(graphs):
-        say(f"landmarks of level {k}: {graph.data.num_nodes:,}, {graph.data.num_edges:,} edges")
-    macros = [
-        build_macros(level, period, config.macros, config.seed)
-        for level, period in zip(latents, hierarchy.periods, strict=True)
-    ]
-    readouts = _fit_readouts(config, dataset, latents, processes)
-    texts = _fit_texts(config, captions, latents, processes)
-    calibrations = _fit_calibrations(config, hierarchy, latents)
+    fitted = _fit(config, dataset, captions, hierarchy, latents, processes)
     actions = _actions(dataset)
     low, high, discrete = actions.min(0).tolist(), actions.max(0).tolist(), is_one_hot(actions)
     shapes = [dataset.column(name).shape[1:] for name in config.goal.columns]
     world = World(config.environment, low, high, dataset.fingerprint, config.goal.columns, shapes, discrete)
-    agent = Agent(
-        hierarchy,
-        graphs,
-        macros,
-        readouts,
-        config.planner,
-        world,
-        seed=config.seed,
-        allow=config.allow,
-        texts=texts,
-        calibrations=calibrations,
-    )
+    agent = Agent(hierarchy, fitted, config.planner, world, seed=config.seed, allow=config.allow)
     home = config.folder / "hierarchy"
     agent.save(home)
     (config.folder / "config.yaml").write_text(yaml.safe_dump(config.as_dict(), sort_keys=False))
@@ -178,18 +163,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     agent = load_agent(home, str(processes.device), config.allow)
     _check_environment(config, agent.world.environment, home)
     check_trained(config)
-    agent = Agent(
-        agent.hierarchy,
-        agent.graphs,
-        agent.macros,
-        agent.readouts,
-        config.planner,
-        agent.world,
-        seed=config.seed,
-        allow=config.allow,
-        texts=agent.texts,
-        calibrations=agent.calibrations,
-    )
+    agent = Agent(agent.hierarchy, agent.fitted, config.planner, agent.world, seed=config.seed, allow=config.allow)
     agents = make_agents(agent, config.evaluation)
     identity = evaluation_identity(config, agent)
     path = config.folder / f"{config.evaluation.name}.json"
@@ -243,22 +217,106 @@ def evaluate(config: Config) -> dict[str, Any]:
     return result
 
 
+def _fit(
+    config: Config,
+    dataset: Trajectories,
+    captions: Sequence[Caption],
+    hierarchy: Hierarchy,
+    latents: Sequence[Trajectories],
+    processes: Processes,
+) -> Fitted:
+    """What planning needs beside the levels, from the latents of each."""
+    graphs = [build_landmarks(level, dataset.column("action"), config.landmarks, config.seed) for level in latents]
+    for k, graph in enumerate(graphs):
+        say(f"landmarks of level {k}: {graph.data.num_nodes:,}, {graph.data.num_edges:,} edges")
+    macros = [
+        build_macros(level, period, config.macros, config.seed)
+        for level, period in zip(latents, hierarchy.periods, strict=True)
+    ]
+    return Fitted(
+        graphs,
+        macros,
+        _fit_readouts(config, dataset, hierarchy, latents, processes),
+        _fit_texts(config, captions, latents, processes),
+        _fit_calibrations(config, hierarchy, latents),
+        _fit_priors(config, hierarchy, latents, processes),
+        _fit_costs(config, dataset, hierarchy, latents, processes),
+    )
+
+
 def _fit_readouts(
-    config: Config, dataset: Trajectories, latents: Sequence[Trajectories], processes: Processes
+    config: Config, dataset: Trajectories, hierarchy: Hierarchy, latents: Sequence[Trajectories], processes: Processes
 ) -> list[Readout]:
     """What goals are about, read from every level; none where they are whole observations."""
     if not config.goal.columns:
         return []
     part = goal_part(dataset, config.goal.columns)
     readouts = []
-    for k, cached in enumerate(latents):
+    for k, (level, cached, period) in enumerate(zip(hierarchy.levels, latents, hierarchy.periods, strict=True)):
         readout = fit_readout(
-            cached, part, config.goal, validation=config.dataset.validation, seed=config.seed, device=processes.device
+            level,
+            cached,
+            period,
+            part,
+            config.goal,
+            validation=config.dataset.validation,
+            seed=config.seed,
+            device=processes.device,
         )
-        told = ", ".join(f"{error:.3g}" for error in readout.error.tolist())
-        say(f"readout of {', '.join(config.goal.columns)} from level {k}: root mean square error {told}")
+        told, foreseen = (
+            ", ".join(f"{error:.3g}" for error in errors.tolist()) for errors in (readout.error, readout.foreseen)
+        )
+        say(
+            f"readout of {', '.join(config.goal.columns)} from level {k}: root mean square error {told}; of what is predicted "
+            f"{period} steps ahead {foreseen}"
+        )
         readouts.append(readout)
     return readouts
+
+
+def _fit_priors(
+    config: Config, hierarchy: Hierarchy, latents: Sequence[Trajectories], processes: Processes
+) -> list[MacroPrior | None]:
+    """Which macro-actions occur, of the levels that are to learn it; None for the others."""
+    priors: list[MacroPrior | None] = [None] * len(hierarchy)
+    for k in config.prior.levels:
+        prior = fit_prior(
+            hierarchy.levels[k],
+            latents[k],
+            hierarchy.periods[k],
+            config.prior,
+            validation=config.dataset.validation,
+            seed=config.seed,
+            device=processes.device,
+        )
+        gaussian, flown = (f"{100 * share:.0f}" for share in prior.told.tolist())
+        say(
+            f"prior of level {k}: real macro-actions are told from Gaussian ones in {gaussian} % of the states, from its own in "
+            f"{flown} % (50: alike)"
+        )
+        priors[k] = prior
+    return priors
+
+
+def _fit_costs(
+    config: Config, dataset: Trajectories, hierarchy: Hierarchy, latents: Sequence[Trajectories], processes: Processes
+) -> list[CostToGo | None]:
+    """How far goals are, of the levels that are to learn it; None for the others."""
+    costs: list[CostToGo | None] = [None] * len(hierarchy)
+    for k in config.cost_to_go.levels:
+        cost = fit_cost_to_go(
+            latents[k],
+            goal_part(dataset, config.goal.columns),
+            hierarchy.periods[k],
+            config.cost_to_go,
+            validation=config.dataset.validation,
+            seed=config.seed,
+            device=processes.device,
+        )
+        steps, ahead = (", ".join(f"{number:.3g}" for number in numbers) for numbers in (AHEAD, cost.ahead.tolist()))
+        say(f"cost to go of level {k}: to where held-out episodes came in {steps} steps, {ahead}")
+        costs[k] = cost
+    return costs
 
 
 def captions_of(config: Config, dataset: Trajectories) -> list[Caption]:

@@ -142,8 +142,8 @@ def test_saved_and_loaded_acts_the_same(agent, tmp_path):
     np.testing.assert_array_equal(acted(loaded, 10), acted(agent, 10))
     assert loaded.world == agent.world
     assert loaded.config == agent.config
-    assert len(loaded.macros) == 3
-    for old, new in zip(agent.macros, loaded.macros, strict=True):
+    assert len(loaded.fitted.macros) == 3
+    for old, new in zip(agent.fitted.macros, loaded.fitted.macros, strict=True):
         assert torch.equal(old.mean, new.mean)
         assert torch.equal(old.actions, new.actions)
     real = loaded.with_planner(proposal=["bank", "queue", "gaussian"])
@@ -285,7 +285,7 @@ def about_a_part(agent):
     ]
     config = replace(agent.config, landmarks="none", proposal=["inverse", "inverse", "gaussian"])
     world = replace(agent.world, goal=["state"], goal_shapes=[[2]])
-    return Agent(agent.hierarchy, agent.graphs, agent.macros, readouts, config, world)
+    return Agent(agent.hierarchy, replace(agent.fitted, readouts=readouts), config, world)
 
 
 def test_goals_on_a_part_come_alone_or_as_a_batch(about_a_part):
@@ -325,7 +325,7 @@ def test_a_stack_learns_words_and_follows_them(tiny_run, tmp_path):
     agent.reset(["be on the right side", "be on the left side"])  # the wording that was held out
     here = np.tile(np.array([0.2, 0.8], np.float32), (2, 1))
     assert agent.act(here).shape == (2, 2)
-    met = agent.graphs[-1].data["row"][agent.planner.ways.goal_landmark]
+    met = agent.fitted.graphs[-1].data["row"][agent.planner.ways.goal_landmark]
     assert (open_dataset(config.dataset.path).column("state")[met, 0] > 0.5).tolist() == [True, False]
     assert (agent.plan.steps[-1].target is not None, agent.plan.steps[-1].energy) == (True, None)  # by the graph
     flat = agent.with_planner(num_levels=1, landmarks="none", proposal=["gaussian"])

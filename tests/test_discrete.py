@@ -114,7 +114,7 @@ def test_a_flat_planner_with_exact_dynamics_reaches_its_goal(warm_start):
         config.planner, landmarks="none", proposal=["gaussian"], horizon=[24], repeat=[4], replan=[4], budget=800,
         warm_start=warm_start,
     )  # fmt: skip
-    planner = HierarchicalPlanner(hierarchy, planner_config, None, torch.zeros(5), torch.ones(5), discrete=True)
+    planner = HierarchicalPlanner(hierarchy, planner_config, torch.zeros(5), torch.ones(5), discrete=True)
     goal, state = torch.rand(2, 6, 2, generator=torch.Generator().manual_seed(0))
     whole = ObservationGoal(planner.hierarchy.encode({"state": goal}))
     planner.start(whole, torch.Generator().manual_seed(0))
@@ -125,7 +125,7 @@ def test_a_flat_planner_with_exact_dynamics_reaches_its_goal(warm_start):
     assert closest.max() < 0.06  # about a step; a grid allows no less than half of one
     with pytest.raises(ValueError, match=r"planner.discrete_solver is null; allowed: a solver"):
         HierarchicalPlanner(
-            hierarchy, replace(planner_config, discrete_solver=None), None, torch.zeros(5), torch.ones(5), discrete=True
+            hierarchy, replace(planner_config, discrete_solver=None), torch.zeros(5), torch.ones(5), discrete=True
         )
 
 

@@ -143,7 +143,7 @@ def test_the_legend_of_one_task_fits_and_names_all_that_is_drawn(agent):
         "flat": [Trace(1, False, path, path[0], subgoals[:1], [])],
     }  # fmt: skip
     decoder: Any = SimpleNamespace(states=path, decode=lambda level, latent: path[: len(latent)])
-    graph: LandmarkGraph = agent.graphs[0]
+    graph: LandmarkGraph = agent.fitted.graphs[0]
     where = np.random.default_rng(0).random((graph.data.num_nodes, 2))
     figure = figures.episodes(traces, decoder, {"flat": (graph, where)}, [])
     figure.draw_without_rendering()

@@ -28,7 +28,13 @@ class Aim:
 
 
 class Goal(ABC):
-    """What each of B episodes is to reach. Goals are values: `keep` and `observe` answer new ones."""
+    """What each of B episodes is to reach. Goals are values: `keep` and `observe` answer new ones.
+
+    Attributes:
+        part: what a part of the state is to be, (B, G), not a number where it does not matter; None for other goals.
+    """
+
+    part: Tensor | None = None
 
     @property
     @abstractmethod
@@ -101,28 +107,35 @@ class PartGoal(Goal):
     """A part of an observation: the squared distance, in deviations of the data, of what is read from the latent.
 
     Args:
-        value: what the part is to be, (B, G); not a number where it does not matter.
+        part: what it is to be, (B, G); not a number where it does not matter.
         readouts: of every level, bottom first.
+        width: see `PlannerConfig.goal_width`.
     """
 
-    def __init__(self, value: Tensor, readouts: Sequence[Readout]) -> None:
-        self.value = value
+    def __init__(self, part: Tensor, readouts: Sequence[Readout], width: float | None = None) -> None:
+        self.part: Tensor = part
         self.readouts = readouts
+        self.width = width
 
     @property
     def size(self) -> int:
-        return len(self.value)
+        return len(self.part)
 
     def energy(self, level: int, latent: Tensor) -> Tensor:
         readout = self.readouts[level]
-        apart = (readout(latent) - _beside(self.value, latent)) / readout.std
-        return torch.where(_beside(self.value, latent).isnan(), 0.0, apart).square().sum(-1)
+        apart = (readout(latent) - beside(self.part, latent)) / readout.std
+        return self._sum(torch.where(beside(self.part, latent).isnan(), 0.0, apart))
 
     def keep(self, rows: Tensor) -> PartGoal:
-        return PartGoal(self.value[rows], self.readouts)
+        return PartGoal(self.part[rows], self.readouts, self.width)
 
     def error(self, level: int) -> Tensor:
-        return _error(self.readouts[level], ~self.value.isnan())
+        return self._sum(_error(self.readouts[level], ~self.part.isnan()))
+
+    def _sum(self, apart: Tensor) -> Tensor:
+        """Distances of the part's numbers, in deviations, (..., G) -> (...)."""
+        squared = apart.square()
+        return (squared if self.width is None else torch.log1p(squared / self.width**2)).sum(-1)
 
 
 class Region(Goal):
@@ -146,21 +159,21 @@ class Region(Goal):
     def energy(self, level: int, latent: Tensor) -> Tensor:
         readout = self.readouts[level]
         told = readout(latent)
-        outside = torch.relu(_beside(self.low, latent) - told) + torch.relu(told - _beside(self.high, latent))
+        outside = torch.relu(beside(self.low, latent) - told) + torch.relu(told - beside(self.high, latent))
         return (outside / readout.std).square().sum(-1)
 
     def depth(self, level: int, latent: Tensor) -> Tensor:
         """Distance to the nearest side from within, in deviations of the data, (B, ..., D) -> (B, ...); 0 outside."""
         readout = self.readouts[level]
         told = readout(latent)
-        inside = torch.minimum(told - _beside(self.low, latent), _beside(self.high, latent) - told)
+        inside = torch.minimum(told - beside(self.low, latent), beside(self.high, latent) - told)
         return torch.relu((inside / readout.std).amin(-1))
 
     def keep(self, rows: Tensor) -> Region:
         return Region(self.low[rows], self.high[rows], self.readouts)
 
     def error(self, level: int) -> Tensor:
-        return _error(self.readouts[level], self.low.isfinite() | self.high.isfinite())
+        return _error(self.readouts[level], self.low.isfinite() | self.high.isfinite()).square().sum(-1)
 
 
 class AnyOf(Goal):
@@ -247,6 +260,10 @@ class InOrder(Goal):
         self.tolerance = tolerance
         self.judge = judge
         self.at = torch.zeros(self.size, dtype=torch.long) if at is None else at
+        parts = [goal.part for goal in self.goals]
+        self.part = (
+            None if any(part is None for part in parts) else self._now([part for part in parts if part is not None])
+        )
 
     @property
     def size(self) -> int:
@@ -294,6 +311,7 @@ class KeepOut(Goal):
         self.goal = goal
         self.region = region
         self.margin = margin
+        self.part = goal.part
 
     @property
     def size(self) -> int:
@@ -328,15 +346,15 @@ class KeepOut(Goal):
 
 def squared_distance(points: Tensor, target: Tensor) -> Tensor:
     """(B, ..., D), (B, D) -> (B, ...)."""
-    return (points - _beside(target, points)).square().sum(-1)
+    return (points - beside(target, points)).square().sum(-1)
 
 
 def _error(readout: Readout, matters: Tensor) -> Tensor:
-    """Squared error of reading what matters, (B, G) -> (B,), in deviations of the data."""
-    return torch.where(matters, (readout.error / readout.std).square(), 0.0).sum(-1)
+    """Error of foreseeing what matters, in deviations of the data; 0 of the rest, (B, G)."""
+    return torch.where(matters, readout.foreseen / readout.std, 0.0)
 
 
-def _beside(value: Tensor, points: Tensor) -> Tensor:
+def beside(value: Tensor, points: Tensor) -> Tensor:
     """(B, G) with as many axes in between as (B, ..., D) has."""
     return value.reshape(len(value), *(1 for _ in points.shape[1:-1]), value.shape[-1])
 

@@ -103,7 +103,7 @@ def build_macros(latents: Trajectories, period: int, config: MacroConfig, seed: 
     valid = np.maximum(latents.ep_len - period, 0)
     if not valid.any():
         raise ValueError(f"{latents.path}: no episode holds an action of {period} steps and the row it leads to")
-    rows = np.concatenate([o + np.arange(n) for o, n in zip(latents.ep_offset, valid, strict=True)])
+    rows = latents.starts(period)
     left = np.concatenate([n - np.arange(n) for n in valid])  # valid rows from each on, itself included
     queue = np.asarray(action[rows[-config.queue :]], np.float64)
     low, high = np.quantile(queue, QUANTILES, axis=0)

@@ -24,8 +24,8 @@ class LevelPlan:
         here: the energy of staying where it is, how far that is from the target or goal, (B,).
         actions: actions of this level, (B, H, A); None where a landmark was handed down as it is.
         predicted: the latents they lead to, (B, H, D); None with `actions`.
-        energy: how far they stay from the target or goal, the least over the horizon, with what `planner.disagreement` and
-            failures before add, (B,); None with `actions`.
+        energy: how far they stay from the target or goal, the least over the horizon, with what `planner.prior`,
+            `planner.cost_to_go`, `planner.disagreement` and failures before add, (B,); None with `actions`.
         disagreement: variance of the predicted latents among the members of an ensemble, summed over their dimensions,
             (B, H); None for other predictors.
         penalty: what of `energy` the subgoal costs because it failed before, (B,); None where nothing has.
@@ -33,6 +33,9 @@ class LevelPlan:
         multipliers: their prices, (B, K), of solvers that find them.
         rejected: other subgoals that the search tried; None at level 0 and where there was no search.
         route: that the target lies on, of a target among landmarks.
+        unlikely: -log p(real) of each of the macro-actions, (B, H); None where the search has no prior.
+        to_go: steps of this level to the goal, by what the level has learned of them, from here and after each action, (B, H + 1);
+            None where `planner.cost_to_go` does not count.
         verdict: on the level's last subgoal that was judged; None at level 0.
         horizon: steps of this level within which it is to meet the goal, (B,); 0 where it aims at a subgoal. None where
             `planner.schedule` is fixed.
@@ -54,6 +57,8 @@ class LevelPlan:
     multipliers: Tensor | None = None
     rejected: Rejected | None = None
     route: Route | None = None
+    unlikely: Tensor | None = None
+    to_go: Tensor | None = None
     verdict: Verdict | None = None
     horizon: Tensor | None = None
 
@@ -76,6 +81,12 @@ class LevelPlan:
         lines = [f"level {self.level}, planned at step {self.made_at}, aims at {aim}; energy {told(self.here)} here"]
         if self.energy is not None:
             lines[0] += f", {told(self.energy)} where it plans to come"
+        if self.unlikely is not None:
+            chances = ", ".join(f"{chance:.0%}" for chance in (-self.unlikely[episode]).exp().tolist())
+            lines.append(f"its macro-actions look real with {chances}")
+        if self.to_go is not None:
+            now, *then = (f"{left:.1f}" for left in self.to_go[episode].tolist())
+            lines.append(f"has {now} of its steps to go, then {', '.join(then)}")
         if self.violation is not None:
             lines.append(f"violates the constraints by {told(self.violation)}")
             if self.multipliers is not None:

@@ -16,14 +16,15 @@ from hiwm.build import build
 from hiwm.checks import at_least, within
 from hiwm.hierarchy import Hierarchy, Inputs
 from hiwm.levels.action_encoders.raw import RawActionEncoder
-from hiwm.planning.calibration import Calibration, check_disagreement
-from hiwm.planning.goals import Aim, Goal, squared_distance
-from hiwm.planning.landmarks import LandmarkGraph
-from hiwm.planning.macros import MacroActions
+from hiwm.planning.calibration import check_disagreement
+from hiwm.planning.fitted import Fitted
+from hiwm.planning.goals import Aim, Goal, beside, squared_distance
 from hiwm.planning.memory import Memory, repeated
 from hiwm.planning.plan import LevelPlan, Plan
+from hiwm.planning.prior import Rollout
 from hiwm.planning.proposals import (
     FREE,
+    PRIMITIVE,
     PROPOSALS,
     REAL,
     Mixture,
@@ -43,7 +44,13 @@ from hiwm.planning.subgoals import Subgoals
 from hiwm.planning.wayfinder import Wayfinder
 
 LANDMARKS = ("none", "direct", "search")
-WEIGHTS = ("goal_weight", "disagreement")  # lists that may be empty, which means 0 for every level
+NOTHING = Fitted()
+WEIGHTS = (
+    "goal_weight",
+    "prior",
+    "cost_to_go",
+    "disagreement",
+)  # lists that may be empty, which means 0 for every level
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,8 @@ class PlannerConfig:
         proposal: gaussian: search from N(0, std). inverse: the inverse model's actions, no search. inverse+search:
             search around the inverse model's actions. queue: search from the mean and deviation of recent real actions.
             bank: of the real sequences that started nearest to here, search around the one that leads nearest to the
-            target by the level's predictor; as many are tried as a round of the search has candidates. A search's name
+            target by the level's predictor; as many are tried as a round of the search has candidates. prior: search the
+            noise that the level's prior turns into macro-actions (see `hiwm.planning.prior`). Another search's name
             with +inverse or +bank behind it, e.g. gaussian+inverse+bank: its first round also tries the inverse model's
             actions, or the nearest real sequences in place of half of the candidates.
         horizon: steps of the level a plan looks ahead.
@@ -74,6 +82,10 @@ class PlannerConfig:
         inverse_std: deviation around the inverse model's actions, or around the bank's sequence.
         macro_bound: macro-actions are clamped to +- this many deviations, with queue and bank instead to the 2 % and 98 %
             quantiles of recent real ones; level 0's actions to those in the data.
+        goal_width: energy of a goal on a part of the state: null for the squared distance in deviations of the data; else, of
+            every number of it, log(1 + (distance / width)^2), the distance in those deviations (the Cauchy or Lorentzian
+            loss; Levine et al. 2016, arXiv 1504.00702, equation 4 add such a term for precision): what is nearly there is
+            finished before anything else is begun.
         goal_weight: of the goal's energy in the search of a level below the top, beside the subgoal's; the top level's entry
             is not read, none at all means 0. A lower level often sees the goal more sharply than the one above it.
         schedule: fixed: plans aimed at the goal always look the whole horizon ahead. shrink: once one meets the goal, later
@@ -86,6 +98,10 @@ class PlannerConfig:
         milliseconds: longest search of a level, for the whole batch; null: none. A search stops after the round that another
             one would take beyond it, with the best so far, so that plans are not reproducible. The budget still counts: to
             plan by time alone, raise it and the solver's iterations by the same factor.
+        prior: weight, in the energy of a search with the proposal prior, of -log p(real) of the macro-actions up to the step
+            that counts; empty for none.
+        cost_to_go: weight, in the energy of a search, of the steps of the level from there to the goal, by what the level has
+            learned of them (see `hiwm.planning.cost_to_go`); empty for none. For goals on a part of the state.
         disagreement: weight, in the energy of a search, of the expected squared error of the level's ensemble, the largest up
             to the step that counts (see `Calibration.doubt`); empty for none. With 1 it weighs as much as a squared distance
             in the level's latents.
@@ -107,8 +123,11 @@ class PlannerConfig:
     milliseconds: float | None = None
     feedback: float = 0.0
     patience: float = 3.0
+    goal_width: float | None = None
     goal_weight: Sequence[float] = ()
     schedule: str = "fixed"
+    prior: Sequence[float] = ()
+    cost_to_go: Sequence[float] = ()
     disagreement: Sequence[float] = ()
 
     def check(self, num_levels: int) -> None:
@@ -128,27 +147,35 @@ class PlannerConfig:
                 raise ValueError(f"planner.{key} is {list(values)}; allowed: one entry for each of {num_levels} levels")
         at_least("planner.", 1, hops=self.hops, patience=self.patience)
         at_least("planner.", 0, feedback=self.feedback)
-        if self.milliseconds is not None:
-            within("planner.", "(0, inf)", milliseconds=self.milliseconds)
+        for key in ("milliseconds", "goal_width"):
+            if (value := getattr(self, key)) is not None:
+                within("planner.", "(0, inf)", **{key: value})
         for key in ("horizon", "replan", "repeat"):
             at_least("planner.", 1, **{f"{key}[{k}]": getattr(self, key)[k] for k in range(num_levels)})
         for key in WEIGHTS:
             at_least("planner.", 0, **{f"{key}[{k}]": weight for k, weight in enumerate(getattr(self, key))})
         for k in range(num_levels):
-            if self.proposal[k] not in PROPOSALS:
-                raise ValueError(f"planner.proposal[{k}] is {self.proposal[k]!r}; allowed: {', '.join(PROPOSALS)}")
+            allowed = PROPOSALS if k else PRIMITIVE
+            if self.proposal[k] not in allowed:
+                raise ValueError(f"planner.proposal[{k}] is {self.proposal[k]!r}; allowed: {', '.join(allowed)}")
             if k and self.horizon[k] % self.repeat[k]:
                 raise ValueError(
                     f"planner.horizon[{k}] is {self.horizon[k]}; allowed: a multiple of repeat {self.repeat[k]}"
                 )
             if self.replan[k] % self.replan[0]:
                 raise ValueError(f"planner.replan is {list(self.replan)}; allowed: multiples of the first")
-        for k, weight in enumerate(self.disagreement[:num_levels]):
-            if weight and not self.searches(k, num_levels - 1):
+        for k, weight in enumerate(self.prior[:num_levels]):
+            if weight and self.proposal[k] != "prior":
                 raise ValueError(
-                    f"planner.disagreement[{k}] is {weight}; allowed: 0, for level {k} does not search: it follows the inverse "
-                    "model or hands a landmark down"
+                    f"planner.prior[{k}] is {weight}; allowed: 0, for planner.proposal[{k}] is {self.proposal[k]!r}, not prior"
                 )
+        for key in ("cost_to_go", "disagreement"):
+            for k, weight in enumerate(getattr(self, key)[:num_levels]):
+                if weight and not self.searches(k, num_levels - 1):
+                    raise ValueError(
+                        f"planner.{key}[{k}] is {weight}; allowed: 0, for level {k} does not search: it follows the inverse "
+                        "model or hands a landmark down"
+                    )
 
     def searches(self, k: int, top: int) -> bool:
         """Whether level k of a stack with this top searches its actions."""
@@ -165,27 +192,24 @@ class HierarchicalPlanner:
     Args:
         hierarchy: the levels; all of them plan.
         config: how.
-        landmarks: graph over the top level's latents, unless config.landmarks is none.
         action_low, action_high: bounds of primitive actions, (A,).
+        fitted: what config asks for: of landmarks the graph over the top level's latents.
         allow: packages trusted for the solver's class besides hiwm's own.
-        macros: real actions of each level, for the proposals queue and bank.
         discrete: whether primitive actions are one-hot vectors.
-        calibrations: of each level's ensemble, for config.disagreement; None for levels without one.
     """
 
     def __init__(
         self,
         hierarchy: Hierarchy,
         config: PlannerConfig,
-        landmarks: LandmarkGraph | None,
         action_low: Tensor,
         action_high: Tensor,
+        fitted: Fitted = NOTHING,
         allow: Sequence[str] = (),
-        macros: Sequence[MacroActions] = (),
         discrete: bool = False,
-        calibrations: Sequence[Calibration | None] = (),
     ) -> None:
         config.check(len(hierarchy))
+        landmarks = fitted.graphs[len(hierarchy) - 1] if fitted.graphs else None
         if config.landmarks != "none" and landmarks is None:
             raise ValueError(
                 f"planner.landmarks is {config.landmarks!r} but the hierarchy has no graph on its top level"
@@ -221,13 +245,27 @@ class HierarchicalPlanner:
         if landmarks is not None and config.landmarks != "none":
             self.ways = Wayfinder(landmarks, self.top, config.hops, config.feedback, config.patience)
         self.schedule = None if config.schedule == "fixed" else Schedule(hierarchy.periods, config.horizon)
-        self.macros = macros
+        self.macros = fitted.macros
         self._check_macros()
-        self.calibrations = [*calibrations, *[None] * len(hierarchy)][: len(hierarchy)]
+        self.calibrations = [*fitted.calibrations, *[None] * len(hierarchy)][: len(hierarchy)]
         for k, (weight, known) in enumerate(zip(config.disagreement, self.calibrations, strict=False)):
             if weight:
                 steps = 0 if known is None else known.steps
                 check_disagreement(k, weight, hierarchy.levels[k].predictor, steps, config.horizon[k])
+        self.priors = [*fitted.priors, *[None] * len(hierarchy)][: len(hierarchy)]
+        for k, prior in enumerate(self.priors):
+            if prior is None and config.proposal[k] == "prior":
+                raise ValueError(
+                    f"planner.proposal[{k}] is 'prior' but level {k} has learned none; allowed: another proposal, or `hiwm train` "
+                    f"with prior.levels=[{k}]"
+                )
+        self.costs = [*fitted.costs, *[None] * len(hierarchy)][: len(hierarchy)]
+        for k, (weight, cost) in enumerate(zip(config.cost_to_go, self.costs, strict=False)):
+            if weight and cost is None:
+                raise ValueError(
+                    f"planner.cost_to_go[{k}] is {weight} but level {k} has learned none; allowed: 0, or `hiwm train` with "
+                    f"cost_to_go.levels=[{k}]"
+                )
         self.discrete = discrete
         self.solvers: list[Solver[Any]] = [build(config.solver, allow)] * len(hierarchy)
         if discrete:
@@ -244,6 +282,11 @@ class HierarchicalPlanner:
             raise ValueError(
                 f"planner.proposal[{self.top}] is {self.config.proposal[self.top]!r}; allowed: {', '.join(FREE)}, for "
                 "an inverse model cannot be asked for a goal that is no whole observation"
+            )
+        if goal.part is None and any(self._weight("cost_to_go", k) for k in range(len(self.hierarchy))):
+            raise ValueError(
+                f"planner.cost_to_go is {list(self.config.cost_to_go)}; allowed: 0 for every level, for a {type(goal).__name__} "
+                "is no goal on a part of the state"
             )
         self.generator = generator
         self.goal = goal
@@ -323,7 +366,7 @@ class HierarchicalPlanner:
             above = self.parts[k + 1]
             assert above is not None, "levels plan from the top"
             steps = above.due - (self.step - above.made_at)
-            here, weight = squared_distance(latents[k + 1], above.subgoal), self._goal_weight(k)
+            here, weight = squared_distance(latents[k + 1], above.subgoal), self._weight("goal_weight", k)
             if weight:
                 here = here + weight * self.goal.energy(k, latent)
             aim, left = self._subgoal(k, above.subgoal), steps / period
@@ -355,7 +398,7 @@ class HierarchicalPlanner:
 
     def _subgoal(self, k: int, target: Tensor) -> Aim:
         """A latent of the level above level k, and the goal as far as level k is to mind it."""
-        weight = self._goal_weight(k)
+        weight = self._weight("goal_weight", k)
 
         def energy(latent: Tensor) -> Tensor:
             self.other_calls += passes_of(latent) * latent[..., 0].numel()
@@ -389,18 +432,21 @@ class HierarchicalPlanner:
 
         again = self._again(k, latent, here)
         tried = Tried()
-        doubts = self.config.disagreement[k] if self.config.disagreement else 0.0
+        doubts, to_go = self._weight("disagreement", k), self._weight("cost_to_go", k)
         known = self.calibrations[k]
 
         def energy(candidates: Tensor) -> Scores:
             samples = candidates.shape[1]
-            actions = space.actions(candidates.flatten(0, 1))  # (B * S, H, A)
-            predicted, variance = level.predictor.rollout_spread(repeated(present, samples), actions)
-            self.calls += passes_of(candidates) * level.predictor.passes * predicted.shape[0] * predicted.shape[1]
-            predicted = predicted.unflatten(0, (-1, samples))
+            chosen = space.actions(candidates.flatten(0, 1))  # (B * S, H, A)
+            ways = self._rollout(k, repeated(latent, samples), repeated(present, samples), chosen)
+            predicted, variance = ways.latents.unflatten(0, (-1, samples)), ways.variance
             forbidden = self.goal.violation(k, predicted)
             violation = None if forbidden is None else forbidden.sum(-1, keepdim=True)
             away, cost = aim.energy(predicted), again(predicted)
+            if ways.unlikely is not None:
+                away = away + self._weight("prior", k) * ways.unlikely.cumsum(1).unflatten(0, (-1, samples))
+            if to_go:
+                away = away + to_go * self._cost_to_go(k, predicted)
             if doubts:
                 assert known is not None, "checked at the start"
                 assert variance is not None, "checked at the start"
@@ -414,15 +460,34 @@ class HierarchicalPlanner:
         proposal = self._propose(k, latent, present, aim, steps_left, energy)
         found = self.solvers[k].solve(energy, proposal, self.samples[k], self.generator, deadline)
         self.kept[k] = found.kept
-        actions = space.actions(found.actions)
-        predicted, variance = level.predictor.rollout_spread(present, actions)
-        self.calls += level.predictor.passes * predicted.shape[0] * predicted.shape[1]
+        way = self._rollout(k, latent, present, space.actions(found.actions))
+        actions, predicted, variance = way.actions, way.latents, way.variance
         cost = again(predicted.unsqueeze(1))
         return LevelPlan(
             k, aim.latent, aim.level, predicted[:, 0], self.hierarchy.periods[k], self.step, here, actions, predicted,
             found.energy, None if variance is None else variance.sum(-1), None if cost is None else cost[:, 0, 0],
             found.violation, found.multipliers, tried.rejected(latent, predicted[:, 0]) if k > 0 else None, route,
+            unlikely=way.unlikely,
+            to_go=self._cost_to_go(k, torch.cat([latent.unsqueeze(1), predicted], 1)) if to_go else None,
         )  # fmt: skip
+
+    def _rollout(self, k: int, latent: Tensor, carried: Any, chosen: Tensor) -> Rollout:
+        """Where choices of level k lead, (B, D), what its predictor carries along there, (B, H, A)."""
+        predictor, prior = self.hierarchy.levels[k].predictor, self.priors[k]
+        passes = passes_of(chosen) * chosen.shape[0] * chosen.shape[1]
+        self.calls += predictor.passes * passes
+        if prior is None or self._proposal(k).first != "prior":
+            return Rollout(chosen, *predictor.rollout_spread(carried, chosen))
+        self.other_calls += prior.passes * passes
+        return prior.rollout(predictor, latent, carried, chosen)
+
+    def _cost_to_go(self, k: int, latent: Tensor) -> Tensor:
+        """Steps of level k to the goal, (B, ..., D) -> (B, ...)."""
+        cost, part = self.costs[k], self.goal.part
+        assert cost is not None, "checked at the start"
+        assert part is not None, "checked when episodes begin"
+        self.other_calls += passes_of(latent) * latent[..., 0].numel()
+        return cost(latent, beside(part, latent))
 
     def _again(self, k: int, latent: Tensor, here: Tensor) -> Callable[[Tensor], Tensor | None]:
         """What plans of level k cost for trying again what failed, (B, S, H, D) -> (B, S, H); None where nothing has."""
@@ -457,7 +522,7 @@ class HierarchicalPlanner:
         asked = None
         if name.asks_inverse:
             asked = space.choices(self._follow_inverse(k, latent, present, aim, steps_left)[0])
-        if name.first == "gaussian":
+        if name.first in ("gaussian", "prior"):
             proposal = anywhere(space, len(latent), self.config.std[k])
         elif name.first == "queue":
             proposal = like_real(space, len(latent), self.macros[k])
@@ -503,8 +568,10 @@ class HierarchicalPlanner:
         name = Mixture.of(self.config.proposal[k])
         return name.without_inverse() if 0 < k == self.top else name
 
-    def _goal_weight(self, k: int) -> float:
-        return self.config.goal_weight[k] if self.config.goal_weight else 0.0
+    def _weight(self, name: str, k: int) -> float:
+        """Level k's entry of one of `WEIGHTS`."""
+        weights = getattr(self.config, name)
+        return weights[k] if weights else 0.0
 
     def _searches(self, k: int) -> bool:
         return self.config.searches(k, self.top)

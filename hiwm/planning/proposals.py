@@ -13,10 +13,12 @@ from hiwm.planning.solvers.solver import Energy, Proposal, best_of
 
 REAL = ("queue", "bank")
 PROPOSALS = (
-    "gaussian", "inverse", "inverse+search", *REAL,
+    "gaussian", "inverse", "inverse+search", *REAL, "prior",
     "gaussian+inverse", "gaussian+bank", "gaussian+inverse+bank", "queue+inverse", "queue+bank", "queue+inverse+bank",
     "bank+inverse", "inverse+search+bank",
 )  # fmt: skip
+
+PRIMITIVE = tuple(name for name in PROPOSALS if name != "prior")  # those of level 0, whose actions are no macro-actions
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Mixture:
     """A proposal's name taken apart.
 
     Args:
-        first: where the search begins, gaussian, inverse+search, queue or bank; inverse: there is none.
+        first: where the search begins, gaussian, inverse+search, queue, bank or prior; inverse: there is none.
         guesses: what its first round also tries, inverse (the inverse model's actions) or bank (real sequences).
     """
 
@@ -53,8 +55,8 @@ class Mixture:
         return Mixture(first, tuple(guess for guess in self.guesses if guess != "inverse"))
 
 
-#: those that ask no inverse model
-FREE = tuple(name for name in PROPOSALS if not Mixture.of(name).asks_inverse)
+#: those that any level has, without an inverse model or a prior
+FREE = tuple(name for name in PRIMITIVE if not Mixture.of(name).asks_inverse)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What a latent says about the part of the state that goals are about.
 
 A goal on a part of the state needs no decoder of observations: a small network reads that part from each level's latent.
-It learns after the levels, from latents that no longer change, so that it describes them and does not shape them.
+It learns after the levels, from latents that no longer change, so that it describes them and does not shape them. Its
+linear half is the least-squares solution, which reads a latent that holds the part as it is without any error.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from torch.nn import functional as F
 
 from hiwm.checks import at_least
 from hiwm.data.store import Trajectories
+from hiwm.levels.level import Level
 from hiwm.levels.networks import mlp
+from hiwm.planning.fitting import minimize
+
+LINEAR_ROWS = 50_000  # that least squares are solved over
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class GoalConfig:
 
 
 class Readout(nn.Module):
-    """g = mean + std * MLP(z): a part of the state from a level's latent.
+    """g = mean + std * (W z + b + MLP(z)): a part of the state from a level's latent.
 
     Args:
         dim_latent: size D of the latent.
@@ -58,22 +63,46 @@ class Readout(nn.Module):
     Attributes:
         mean, std: of the part in the data, (G,).
         error: root mean square error on held-out episodes, in the part's own units, (G,).
+        foreseen: the same of latents that the level predicts one step ahead from real actions, (G,): how sharply it can
+            tell where its plans end.
     """
 
     mean: Tensor
     std: Tensor
     error: Tensor
+    foreseen: Tensor
 
     def __init__(self, *, dim_latent: int, dim: int, width: int, depth: int) -> None:
         super().__init__()
         self.depth = depth
+        self.linear = nn.Linear(dim_latent, dim)
         self.net = mlp(dim_latent, width, depth, dim)
-        for name in ("mean", "std", "error"):
+        for name in ("mean", "std", "error", "foreseen"):
             self.register_buffer(name, torch.ones(dim))
 
     def forward(self, latent: Tensor) -> Tensor:
         """(..., D) -> (..., G)."""
-        return self.mean + self.std * self.net(latent)
+        return self.mean + self.std * self.told(latent)
+
+    def told(self, latent: Tensor) -> Tensor:
+        """The part in deviations from its mean, (..., D) -> (..., G)."""
+        return self.linear(latent) + self.net(latent)
+
+    def fit_linear(self, latent: Tensor, part: Tensor) -> None:
+        """Before training: mean, deviation and least squares of latents (N, D) and parts (N, G); the MLP adds nothing yet."""
+        self.mean.copy_(part.mean(0))
+        self.std.copy_(part.std(0).clamp_min(1e-6))
+        # in double precision, and by a method that minds no dimension that is constant or told twice
+        known = torch.cat([latent, torch.ones_like(latent[:, :1])], 1).double().cpu()
+        wanted = ((part - self.mean) / self.std).double().cpu()
+        solved = torch.linalg.lstsq(known, wanted, driver="gelsd").solution.to(self.linear.weight)
+        last = self.net[-1]
+        assert isinstance(last, nn.Linear), "an MLP ends in a linear layer"
+        with torch.no_grad():
+            self.linear.weight.copy_(solved[:-1].T)
+            self.linear.bias.copy_(solved[-1])
+            last.weight.zero_()
+            last.bias.zero_()
 
     def save(self, path: Path) -> None:
         """One safetensors file."""
@@ -96,12 +125,22 @@ def goal_part(dataset: Trajectories, columns: Sequence[str]) -> np.ndarray:
 
 
 def fit_readout(
-    latents: Trajectories, part: np.ndarray, config: GoalConfig, *, validation: float, seed: int, device: torch.device
+    level: Level,
+    latents: Trajectories,
+    period: int,
+    part: np.ndarray,
+    config: GoalConfig,
+    *,
+    validation: float,
+    seed: int,
+    device: torch.device,
 ) -> Readout:
     """Learn to read the part of the state from a level's cached latents.
 
     Args:
-        latents: with a column `latent`, (N, D).
+        level: whose predictions are measured too.
+        latents: with columns `latent`, (N, D), and `action`, (N, A), those of the level.
+        period: environment steps, which are rows, in one step of the level.
         part: what to read, (N, G), row by row.
         config: how.
         validation: share of the episodes held out, to measure the error.
@@ -115,19 +154,23 @@ def fit_readout(
     rows = torch.from_numpy(seen.rows).to(device)
     readout = Readout(dim_latent=column.shape[1], dim=target.shape[1], width=config.width, depth=config.depth)
     readout.to(device)
-    readout.mean.copy_(target[rows].mean(0))
-    readout.std.copy_(target[rows].std(0).clamp_min(1e-6))
-    optimizer = torch.optim.AdamW(readout.parameters(), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps + 1)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(config.steps):
+    some = rows[torch.randperm(len(rows), generator=generator)[:LINEAR_ROWS].to(device)]
+    readout.fit_linear(column[some], target[some])
+
+    def loss() -> Tensor:
         drawn = rows[torch.randint(len(rows), (config.batch,), generator=generator).to(device)]
-        loss = F.smooth_l1_loss(readout.net(column[drawn]), (target[drawn] - readout.mean) / readout.std)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    readout.eval().requires_grad_(False)
+        return F.smooth_l1_loss(readout.told(column[drawn]), (target[drawn] - readout.mean) / readout.std)
+
+    minimize(loss, readout, config.steps, config.learning_rate)
     unseen = torch.from_numpy(held_out.rows).to(device)
     readout.error.copy_((readout(column[unseen]) - target[unseen]).square().mean(0).sqrt())
+    now = torch.from_numpy(held_out.starts(period)).to(device)
+    if len(now):
+        action = torch.from_numpy(np.array(latents.column("action"))).to(device)
+        with torch.no_grad():
+            then = level.predict(column[now], action[now])
+        readout.foreseen.copy_((readout(then) - target[now + period]).square().mean(0).sqrt())
+    else:  # no episode is long enough to tell
+        readout.foreseen.copy_(readout.error)
     return readout

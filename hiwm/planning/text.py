@@ -25,6 +25,7 @@ from hiwm.checks import at_least
 from hiwm.data.store import Trajectories
 from hiwm.envs.captions import Caption
 from hiwm.levels.networks import mlp
+from hiwm.planning.fitting import minimize
 from hiwm.planning.goals import Goal
 
 DIM_TEXT = 384  # of MiniLM's embeddings
@@ -194,19 +195,15 @@ def _fit(
     count = torch.tensor([len(words) - 1 for words in wordings])
     first = count.cumsum(0) - count
     head = TextHead(dim_latent=column.shape[1], dim=config.dim, width=config.width, depth=config.depth).to(device)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps + 1)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(config.steps):
+
+    def loss() -> Tensor:
         drawn = seen[torch.randint(len(seen), (config.batch,), generator=generator).to(device)]
         worded = first + (torch.rand(len(count), generator=generator) * count).long()
         logits, meets = head.every_pair(known[worded.to(device)], column[drawn]), true[:, drawn]
-        loss = contrast(logits, meets) + F.binary_cross_entropy_with_logits(logits, meets.float())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    head.eval().requires_grad_(False)
+        return contrast(logits, meets) + F.binary_cross_entropy_with_logits(logits, meets.float())
+
+    minimize(loss, head, config.steps, config.learning_rate)
     best = head.every_pair(torch.stack([words[-1] for words in wordings]), column[held_out]).topk(TOP).indices
     head.precision.copy_(true[:, held_out].gather(1, best).float().mean())
     return head

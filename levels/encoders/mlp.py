@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from hiwm.levels.encoders.identity import IdentityEncoder
 from hiwm.levels.networks import mlp
@@ -12,21 +12,26 @@ from hiwm.levels.parts import Encoder
 
 
 class MLPEncoder(Encoder):
-    """z = MLP(inputs).
+    """z = MLP(inputs), or MLP(inputs) + W inputs.
 
     Args:
         inputs: shape of one step of every input.
         dim: size D of the latent.
         width: units a hidden layer.
         depth: hidden layers.
+        skip: whether there is the linear way past the hidden layers, by which numbers arrive as sharply as they came.
     """
 
-    def __init__(self, *, inputs: Mapping[str, tuple[int, ...]], dim: int, width: int = 256, depth: int = 2) -> None:
+    def __init__(
+        self, *, inputs: Mapping[str, tuple[int, ...]], dim: int, width: int = 256, depth: int = 2, skip: bool = False
+    ) -> None:
         super().__init__()
         self.flatten = IdentityEncoder(inputs=inputs)
         self.net = mlp(self.flatten.dim, width, depth, dim)
+        self.skip = nn.Linear(self.flatten.dim, dim, bias=False) if skip else None
         self.dim = dim
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Each (..., *shape) -> (..., D)."""
-        return self.net(self.flatten(inputs))
+        x = self.flatten(inputs)
+        return self.net(x) if self.skip is None else self.net(x) + self.skip(x)

@@ -353,6 +353,18 @@ def test_split_that_leaves_nothing_is_refused(tmp_path, lengths, share):
         dataset.split(share)
 
 
+def test_starts_are_rows_that_enough_rows_follow_in_their_episode(tmp_path):
+    dataset = open_dataset(write(tmp_path / "data.h5", make_episodes()))
+    assert LENGTHS == (5, 1, 8, 3)
+    assert dataset.starts(1).tolist() == [0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 14, 15]
+    assert dataset.starts(4).tolist() == [0, 6, 7, 8, 9]
+    assert dataset.starts(8).tolist() == []
+    training, validation = dataset.split(0.3)
+    assert len(training.ep_len) == 3
+    assert training.starts(4).tolist() == [0, 6, 7, 8, 9]
+    assert validation.starts(2).tolist() == [14]
+
+
 def test_an_unknown_column_lists_those_there_are(tmp_path):
     dataset = open_dataset(write(tmp_path / "data.h5", make_episodes()))
     with pytest.raises(DatasetError, match=r"data\.h5.*'position'.*'action', 'pixels', 'state', 'step'"):

@@ -27,6 +27,7 @@ CASES = {
     "pixels and proprioception": (["level@levels.level0=pixels"], 0, IMAGE | {"joints": (4,)}, 1),
     "encoder=identity": (["encoder@levels.level1.encoder=identity"], 1, LATENT, 3),
     "encoder=mlp": (["encoder@levels.level0.encoder=mlp"], 0, STATE, 1),
+    "encoder.skip=true": (["encoder@levels.level0.encoder=mlp", "+levels.level0.encoder.skip=true"], 0, STATE, 1),
     "encoder=mlp16": (["encoder@levels.level1.encoder=mlp16"], 1, LATENT, 3),
     "encoder=conv": (["encoder@levels.level0.encoder=conv"], 0, IMAGE, 1),
     "encoder=vit": (

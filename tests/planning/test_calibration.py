@@ -17,6 +17,7 @@ from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
 from hiwm.levels.predictors.ensemble import EnsemblePredictor
 from hiwm.planning.calibration import NOMINAL, Calibration, Foretold, calibrate, fit_calibration, steps_ahead
+from hiwm.planning.fitted import Fitted
 from hiwm.planning.planner import HierarchicalPlanner
 
 MEMBERS, STEPS, DIM = 5, 3, 4
@@ -131,7 +132,7 @@ def test_an_ensemble_is_calibrated_on_its_open_loop_errors():
 
 def planner_of(predictor, calibration, **changes):
     config = replace(FLAT, budget=3000, horizon=[8], repeat=[1], replan=[8], solver=CEM, **changes)
-    return HierarchicalPlanner(stack_of(predictor), config, None, LOW, HIGH, calibrations=[calibration])
+    return HierarchicalPlanner(stack_of(predictor), config, LOW, HIGH, Fitted(calibrations=[calibration]))
 
 
 def test_the_penalty_avoids_what_was_never_seen():
@@ -200,7 +201,7 @@ def test_a_weight_that_means_nothing_is_refused(predictor, calibrated, changes, 
     known = fit_calibration(hierarchy.levels[0], walked(), 1, 0.5) if calibrated else None
     config = replace(FLAT, repeat=[1], disagreement=[0.3])
     with pytest.raises(ValueError, match=message):
-        HierarchicalPlanner(hierarchy, replace(config, **changes), None, LOW, HIGH, calibrations=[known])
+        HierarchicalPlanner(hierarchy, replace(config, **changes), LOW, HIGH, Fitted(calibrations=[known]))
 
 
 def test_a_list_of_weights_has_one_a_level():
@@ -219,16 +220,16 @@ def test_training_calibrates_and_saves(tiny_run, tmp_path):
     config = experiment(tiny_run, tmp_path, "planner.landmarks=none", "planner.disagreement=[0.0,0.5]")
     train(config)
     agent = load_agent(config.folder / "hierarchy")
-    assert agent.calibrations[0] is None
-    assert agent.calibrations[1].steps == 20
-    assert agent.calibrations[1].scale.isfinite().all()
+    assert agent.fitted.calibrations[0] is None
+    assert agent.fitted.calibrations[1].steps == 20
+    assert agent.fitted.calibrations[1].scale.isfinite().all()
     agent.reset(np.full((2, 2), 0.8, np.float32))
     agent.act(np.full((2, 2), 0.2, np.float32))
     careful = agent.plan.steps[1]
     assert (careful.disagreement > 0).all()
     agent.save(tmp_path / "again")
-    again = load_agent(tmp_path / "again").calibrations[1]
-    assert torch.equal(again.scaled, agent.calibrations[1].scaled)
+    again = load_agent(tmp_path / "again").fitted.calibrations[1]
+    assert torch.equal(again.scaled, agent.fitted.calibrations[1].scaled)
     assert len(agent.with_planner(num_levels=1, proposal=["gaussian"]).planner.calibrations) == 1
 
 

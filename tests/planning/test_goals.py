@@ -19,14 +19,28 @@ def dataset(tmp_path_factory):
     turn = rng.normal(size=(3, 6))
     latent = np.tanh(0.3 * ((state - state.mean(0)) / state.std(0)) @ turn).astype(np.float32)
     columns = {"latent": latent, "cube": state[:, :2].astype(np.float32), "arm": state[:, 2:].astype(np.float32)}
+    columns["action"] = np.roll(latent, -2, 0)  # says where the latent will be two rows on
     return Trajectories(tmp_path_factory.mktemp("data"), columns, np.full(20, 100), np.arange(20) * 100)
+
+
+class Halfway:
+    """A level of two rows a step that gets only so far as a part of the way."""
+
+    def __init__(self, share):
+        self.share = share
+
+    def predict(self, latent, action):
+        return latent + self.share * (action - latent)
+
+
+def fit(dataset, part, share=1.0):
+    config = GoalConfig(columns=["cube"], width=64, steps=600, batch=256)
+    return fit_readout(Halfway(share), dataset, 2, part, config, validation=0.2, seed=0, device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def readout(dataset):
-    part = goal_part(dataset, ["cube"])
-    config = GoalConfig(columns=["cube"], width=64, steps=600, batch=256)
-    return fit_readout(dataset, part, config, validation=0.2, seed=0, device=torch.device("cpu"))
+    return fit(dataset, goal_part(dataset, ["cube"]))
 
 
 def test_a_readout_reads_the_part_and_knows_its_error(dataset, readout):
@@ -37,11 +51,31 @@ def test_a_readout_reads_the_part_and_knows_its_error(dataset, readout):
     assert (error < 0.25 * dataset.column("cube").std(0)).all()  # units differ tenfold
 
 
+def test_a_readout_knows_the_error_of_what_is_foreseen_two_rows_ahead(dataset, readout):
+    # of the truth: that of reading it, but for each episode's first two rows
+    np.testing.assert_allclose(readout.foreseen.numpy(), readout.error.numpy(), rtol=0.1)
+    halfway = fit(dataset, goal_part(dataset, ["cube"]), 0.5)
+    column, cube = torch.from_numpy(dataset.column("latent")), dataset.column("cube")
+    rows = np.concatenate([np.arange(start, start + 98) for start in range(1600, 2000, 100)])
+    read = halfway((column[rows] + column[rows + 2]) / 2).numpy()
+    expected = np.sqrt(np.square(read - cube[rows + 2]).mean(0))
+    np.testing.assert_allclose(halfway.foreseen.numpy(), expected, rtol=1e-4)
+    assert (expected > 2 * readout.error.numpy()).all()
+
+
+def test_a_part_that_the_latent_holds_as_it_is_is_read_without_error(dataset):
+    """Even where a number is told twice and another is constant."""
+    latent = np.concatenate([dataset.column("cube")] * 2 + [np.ones((2000, 1), np.float32)], 1)
+    held = Trajectories(
+        dataset.path, dict(dataset.columns) | {"latent": latent, "action": latent}, dataset.ep_len, dataset.ep_offset
+    )
+    assert (fit(held, goal_part(held, ["cube"])).error < 1e-4 * torch.tensor(dataset.column("cube").std(0))).all()
+
+
 def test_a_readout_does_not_learn_from_held_out_episodes(dataset, readout):
     part = goal_part(dataset, ["cube"]).copy()
     part[1600:] = 1e3
-    config = GoalConfig(columns=["cube"], width=64, steps=600, batch=256)
-    again = fit_readout(dataset, part, config, validation=0.2, seed=0, device=torch.device("cpu"))
+    again = fit(dataset, part)
     assert torch.equal(again.mean, readout.mean)
     assert torch.equal(again.net[0].weight, readout.net[0].weight)
     assert again.error.min() > 100
@@ -58,7 +92,7 @@ def test_a_readout_is_saved_whole(readout, tmp_path):
 def goals(readout):
     both = [readout, readout]
     low = readout.mean + readout.std * random(4, 2, seed=4)
-    box = Region(low, low + 0.5 * readout.std, both)
+    box = Region(low, low + 2 * readout.std, both)
     return {
         "observation": ObservationGoal([random(4, 6, seed=1), random(4, 6, seed=2)]),
         "part": PartGoal(random(4, 2, seed=3), both),
@@ -99,6 +133,23 @@ def test_goals_are_met_where_they_should_be(readout):
     # in deviations of the data, so that units do not matter
     off = PartGoal(readout(latent) + readout.std, [readout])
     torch.testing.assert_close(off.energy(0, latent), torch.full((4,), 2.0), rtol=1e-3, atol=1e-4)
+
+
+def test_a_goal_of_some_width_has_what_is_nearly_there_finished_first():
+    wanted = torch.tensor([[0.0, 0.0], [0.0, torch.nan]])
+    squared, finishing = PartGoal(wanted, [Plain()]), PartGoal(wanted, [Plain()], 0.5)
+    points = torch.tensor([[1.0, 20.0]]).expand(2, -1)
+    expected = np.log1p(4), np.log1p(16)
+    np.testing.assert_allclose(finishing.energy(0, points), [sum(expected), expected[0]], rtol=1e-5)
+    np.testing.assert_allclose(finishing.keep(torch.tensor([1])).energy(0, points[1:]), expected[:1], rtol=1e-5)
+    # the same step towards the goal: of the near number, then of the far one
+    near, far = torch.tensor([[0.0, 20.0]]).expand(2, -1), torch.tensor([[1.0, 10.0]]).expand(2, -1)
+    assert finishing.energy(0, near)[0] < finishing.energy(0, far)[0]
+    assert squared.energy(0, near)[0] > squared.energy(0, far)[0]
+    # errors are energies of the same shape
+    readout = Plain()
+    readout.foreseen = torch.tensor([1.0, 20.0])
+    np.testing.assert_allclose(PartGoal(wanted, [readout], 0.5).error(0), [sum(expected), expected[0]], rtol=1e-5)
 
 
 def test_squared_distance_goes_beside_its_own_row():

@@ -13,6 +13,7 @@ from hiwm.config import load_config
 from hiwm.data.store import open_dataset
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
+from hiwm.planning.fitted import Fitted
 from hiwm.planning.goals import InOrder, KeepOut, ObservationGoal, PartGoal, Region, squared_distance
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
@@ -81,7 +82,7 @@ def points(number, seed=0):
 def stack_planner(agent, **changes):
     """A planner over the trained tiny stack."""
     config = replace(agent.config, **changes)
-    return HierarchicalPlanner(agent.hierarchy, config, agent.graphs[-1], LOW, HIGH, macros=agent.macros)
+    return HierarchicalPlanner(agent.hierarchy, config, LOW, HIGH, agent.fitted)
 
 
 def walk(planner, state, steps):
@@ -96,7 +97,7 @@ def walk(planner, state, steps):
 def test_flat_planner_with_exact_dynamics_reaches_its_goal(exact):
     position, goal = points(6, 1), points(6, 2)
     assert (position - goal).norm(dim=1).max() > 0.7  # fourteen steps of full length
-    planner = start(HierarchicalPlanner(exact, FLAT, None, LOW, HIGH), goal)
+    planner = start(HierarchicalPlanner(exact, FLAT, LOW, HIGH), goal)
     plans, _ = walk(planner, position, 40)
     path = position + STEP * torch.stack([plan.action for plan in plans]).cumsum(0)
     assert (path - goal).norm(dim=2).amin(0).max() < 0.05  # arrival ends an episode: the closest counts
@@ -105,7 +106,7 @@ def test_flat_planner_with_exact_dynamics_reaches_its_goal(exact):
 
 def test_predictions_are_those_of_the_actions_and_energy_is_the_least_distance(exact):
     position, goal = points(3, 1), points(3, 2)
-    part = start(HierarchicalPlanner(exact, FLAT, None, LOW, HIGH), goal).plan({"state": position}).steps[0]
+    part = start(HierarchicalPlanner(exact, FLAT, LOW, HIGH), goal).plan({"state": position}).steps[0]
     expected = position.unsqueeze(1) + STEP * part.actions.cumsum(1)
     torch.testing.assert_close(part.predicted, expected)
     torch.testing.assert_close(part.energy, (expected - goal.unsqueeze(1)).square().sum(-1).amin(1))
@@ -116,7 +117,7 @@ def test_predictions_are_those_of_the_actions_and_energy_is_the_least_distance(e
 
 
 def test_actions_stay_within_the_bounds_of_the_data(exact):
-    planner = start(HierarchicalPlanner(exact, FLAT, None, 0.1 * LOW, 0.2 * HIGH), points(4, 2))
+    planner = start(HierarchicalPlanner(exact, FLAT, 0.1 * LOW, 0.2 * HIGH), points(4, 2))
     actions = torch.cat([part.steps[0].actions for part in walk(planner, points(4, 1), 6)[0]])
     assert actions.min() >= -0.1 - 1e-6
     assert actions.max() <= 0.2 + 1e-6
@@ -196,7 +197,7 @@ def test_each_level_aims_at_the_subgoal_of_the_level_above(agent):
 
 
 def test_direct_targets_are_landmarks_or_the_goal_itself(agent):
-    graph = agent.graphs[-1]
+    graph = agent.fitted.graphs[-1]
     goal = points(8, 2)
     planner = start(stack_planner(agent), goal)
     plans, _ = walk(planner, points(8, 1), 25)
@@ -217,7 +218,7 @@ def test_direct_targets_are_landmarks_or_the_goal_itself(agent):
 
 def test_a_target_is_the_successor_of_the_nearest_landmark(agent, tiny_run):
     """Standing on a landmark, the target is the next one on the shortest path; hops=2, the one after."""
-    graph = agent.graphs[-1]
+    graph = agent.fitted.graphs[-1]
     by_row = {int(row): i for i, row in enumerate(graph.data.row)}
     rows = sorted(by_row)
     states = torch.from_numpy(open_dataset(tiny_run.config.dataset.path).column("state")[rows].copy())
@@ -328,7 +329,7 @@ def test_the_planner_names_what_does_not_fit(agent, changes, message):
 
 def test_landmarks_without_a_graph_are_refused(exact):
     with pytest.raises(ValueError, match=r"planner.landmarks is 'direct' but the hierarchy has no graph"):
-        HierarchicalPlanner(exact, replace(FLAT, landmarks="direct"), None, LOW, HIGH)
+        HierarchicalPlanner(exact, replace(FLAT, landmarks="direct"), LOW, HIGH)
 
 
 def test_flat_with_landmarks_searches_for_the_next_landmark(agent):
@@ -341,7 +342,7 @@ def test_flat_with_landmarks_searches_for_the_next_landmark(agent):
     (part,) = flat.plan.steps
     assert part.actions.shape == (4, 6, 2)
     own = flat.hierarchy.encode({"state": torch.from_numpy(goal)})[0]
-    on_graph = (part.target.unsqueeze(1) == agent.graphs[0].latents).all(2).any(1)
+    on_graph = (part.target.unsqueeze(1) == agent.fitted.graphs[0].latents).all(2).any(1)
     assert (on_graph | (part.target == own).all(1)).all()
     assert isinstance(action, np.ndarray)
 
@@ -389,7 +390,7 @@ def test_an_agent_near_its_target_goes_on_from_it(exact):
     edges = torch.tensor([[0, 1, 3], [1, 2, 1]])
     graph = LandmarkGraph(Data(x=where, edge_index=edges, edge_attr=torch.ones(3)), edge_steps=10)
     config = replace(FLAT, landmarks="direct", hops=1)
-    planner = HierarchicalPlanner(exact, config, graph, LOW, HIGH)
+    planner = HierarchicalPlanner(exact, config, LOW, HIGH, Fitted(graphs=[graph]))
     start(planner, torch.tensor([[2.0, 0.0]]))
     near = torch.tensor([[1.0, 0.25]])  # landmark 3 is the nearest, landmark 1 is near
     assert planner.ways.next(near, 0).latent.tolist() == [[1.0, 0.0]]
@@ -402,7 +403,7 @@ def test_every_solver_plans_within_the_budget_and_arrives(exact, name):
     solver = load_config([f"solver@planner.solver={name}"]).planner.solver
     config = replace(FLAT, budget=400, solver=solver, warm_start=True, std=[1.0])
     position, goal = points(4, 1), points(4, 2)
-    planner = start(HierarchicalPlanner(exact, config, None, LOW, HIGH), goal)
+    planner = start(HierarchicalPlanner(exact, config, LOW, HIGH), goal)
     plans, _ = walk(planner, position, 40)
     path = position + STEP * torch.stack([plan.action for plan in plans]).cumsum(0)
     arrived = (path - goal).norm(dim=2).amin(0) < 0.1
@@ -451,13 +452,13 @@ def proposals_of(planner):
 
 
 def test_a_warm_start_tries_the_plan_before_shifted(exact):
-    cold = start(HierarchicalPlanner(exact, FLAT, None, LOW, HIGH), points(4, 2))
+    cold = start(HierarchicalPlanner(exact, FLAT, LOW, HIGH), points(4, 2))
     asked = proposals_of(cold)
     walk(cold, points(4, 1), 6)
     assert all(proposal.guesses is None for proposal, _ in asked)
 
     config = replace(FLAT, warm_start=True, replan=[10], budget=50)
-    planner = start(HierarchicalPlanner(exact, config, None, LOW, HIGH), points(4, 2))
+    planner = start(HierarchicalPlanner(exact, config, LOW, HIGH), points(4, 2))
     asked = proposals_of(planner)
     _, state = walk(planner, points(4, 1), 10)
     planner.keep(torch.tensor([1, 3]))
@@ -491,7 +492,7 @@ def test_a_time_limit_ends_a_search_after_its_first_round(exact):
     solver = {"_target_": "hiwm.planning.solvers.cem.CEM", "iterations": 10}
     for limit, rounds in ((None, 10), (1e-6, 1), (1e6, 10)):
         config = replace(FLAT, solver=solver, milliseconds=limit)
-        planner = start(HierarchicalPlanner(exact, config, None, LOW, HIGH), points(4, 2))
+        planner = start(HierarchicalPlanner(exact, config, LOW, HIGH), points(4, 2))
         plan = planner.plan({"state": points(4, 1)})
         assert plan.predictor_calls == 20 * (rounds * planner.samples[0] + 1)
 
@@ -506,7 +507,7 @@ def one_level(name, k):
 def test_proposals_from_real_actions_find_better_plans_than_chance_within_their_bounds(agent, name, k):
     planner = start(stack_planner(agent, landmarks="none", budget=400, proposal=one_level(name, k)), points(8, 2))
     plan = planner.plan({"state": points(8, 1)})
-    part, macros, level = plan.steps[k], agent.macros[k], agent.hierarchy.levels[k]
+    part, macros, level = plan.steps[k], agent.fitted.macros[k], agent.hierarchy.levels[k]
     low, high = (LOW, HIGH) if k == 0 else (macros.low, macros.high)
     rng = torch.Generator().manual_seed(0)
     drawn = low + (high - low) * torch.rand(part.actions.shape, generator=rng)
@@ -530,7 +531,7 @@ def test_the_bank_alone_answers_with_a_real_sequence(agent, k):
     changes = {"landmarks": "none", "budget": 400, "inverse_std": [0.0] * 3, "proposal": one_level("bank", k)}
     planner = start(stack_planner(agent, **changes), points(5, 2))
     actions = planner.plan({"state": points(5, 1)}).steps[k].actions
-    real = agent.macros[k].actions[agent.macros[k].steps >= actions.shape[1], : actions.shape[1]]
+    real = agent.fitted.macros[k].actions[agent.fitted.macros[k].steps >= actions.shape[1], : actions.shape[1]]
     assert (actions.unsqueeze(1) == real).all((2, 3)).any(1).all()
 
 
@@ -546,7 +547,7 @@ def test_the_bank_takes_the_best_of_the_nearest(exact):
     config = replace(FLAT, proposal=["bank"], horizon=[2], replan=[1], repeat=[1], inverse_std=[0.0], budget=32)
     for inverse_std in (0.0, 0.3):
         planner = HierarchicalPlanner(
-            exact, replace(config, inverse_std=[inverse_std]), None, LOW, HIGH, macros=[macros]
+            exact, replace(config, inverse_std=[inverse_std]), LOW, HIGH, Fitted(macros=[macros])
         )
         assert planner.samples == [4]
         plan = start(planner, torch.tensor([[1.0, 0.0]])).plan({"state": torch.zeros(1, 2)})
@@ -570,7 +571,7 @@ def test_a_proposals_name_is_taken_apart():
     assert taken["inverse+search"] == Mixture("inverse+search")
     assert taken["inverse+search+bank"] == Mixture("inverse+search", ("bank",))
     assert taken["gaussian+inverse+bank"] == Mixture("gaussian", ("inverse", "bank"))
-    assert {name for name in PROPOSALS if not taken[name].asks_inverse} == set(FREE)
+    assert {name for name in PROPOSALS if not taken[name].asks_inverse} == {*FREE, "prior"}
     assert FREE == ("gaussian", "queue", "bank", "gaussian+bank", "queue+bank")
     assert {name for name in PROPOSALS if taken[name].asks_bank} == {name for name in PROPOSALS if "bank" in name}
     at_top = {name: taken[name].without_inverse() for name in PROPOSALS}
@@ -601,7 +602,7 @@ def test_a_mixture_also_tries_the_inverse_models_actions_and_real_ones(agent, na
             latent = agent.hierarchy.levels[1].predict(latent, actions[-1])
         expected.append(torch.stack(actions, 1).unsqueeze(1))
     if "bank" in mixture.guesses:
-        expected.append(agent.macros[1].nearest(here, -(-planner.samples[1] // 2), 2))
+        expected.append(agent.fitted.macros[1].nearest(here, -(-planner.samples[1] // 2), 2))
     expected = torch.cat(expected, 1)
     torch.testing.assert_close(proposed.guesses, expected)
     # within bounds that hold them, and no wider than that
@@ -630,7 +631,7 @@ def test_the_banks_guess_is_taken_where_it_is_best(exact):
     actions = torch.tensor([[-1.0, 0], [1, 0], [0, 1], [0.5, 0]]).unsqueeze(1).repeat(1, 2, 1)
     macros = MacroActions(*torch.zeros(2, 2), LOW, HIGH, torch.zeros(4, 2), actions, torch.full((4,), 2))
     config = replace(FLAT, proposal=["gaussian+bank"], horizon=[2], replan=[1], repeat=[1], std=[0.0], budget=48)
-    planner = HierarchicalPlanner(exact, config, None, LOW, HIGH, macros=[macros])
+    planner = HierarchicalPlanner(exact, config, LOW, HIGH, Fitted(macros=[macros]))
     assert planner.samples == [8]
     plan = start(planner, torch.tensor([[1.0, 0.0]])).plan({"state": torch.zeros(1, 2)})
     assert torch.equal(plan.steps[0].actions[0], actions[1])
@@ -639,7 +640,7 @@ def test_the_banks_guess_is_taken_where_it_is_best(exact):
 
 @pytest.mark.parametrize("name", ["gaussian+bank", "inverse+search+bank", "gaussian+inverse+bank", "bank+inverse"])
 def test_a_mixture_needs_what_its_parts_need(agent, name):
-    bare = Agent(agent.hierarchy, agent.graphs, [], [], agent.config, agent.world)
+    bare = Agent(agent.hierarchy, Fitted(agent.fitted.graphs), agent.config, agent.world)
     message = rf"planner.proposal\[1\] is '{name.replace('+', '[+]')}' but the hierarchy has no real actions of level 1"
     with pytest.raises(ValueError, match=message):
         bare.with_planner(proposal=one_level(name, 1))
@@ -651,7 +652,7 @@ def test_a_mixture_needs_what_its_parts_need(agent, name):
     assert planner.plan({"state": points(2, 1)}).steps[2].actions.shape == (2, 4, 4)
     if Mixture.of(name).asks_inverse:
         flat = HierarchicalPlanner(
-            agent.hierarchy.truncate(1), replace(FLAT, proposal=[name]), None, LOW, HIGH, macros=agent.macros
+            agent.hierarchy.truncate(1), replace(FLAT, proposal=[name]), LOW, HIGH, Fitted(macros=agent.fitted.macros)
         )
         with pytest.raises(ValueError, match=r"allowed: gaussian, queue, bank, gaussian\+bank, queue\+bank, for"):
             begin(flat, PartGoal(torch.zeros(1, 2), [Itself()]))
@@ -661,7 +662,7 @@ def test_held_actions_are_the_means_of_real_ones(exact):
     actions = torch.rand(7, 20, 2, generator=torch.Generator().manual_seed(0))
     macros = MacroActions(*torch.zeros(2, 2), LOW, HIGH, torch.rand(7, 2), actions, torch.full((7,), 20))
     config = replace(FLAT, proposal=["bank"], inverse_std=[0.0])
-    planner = start(HierarchicalPlanner(exact, config, None, LOW, HIGH, macros=[macros]), points(3, 2))
+    planner = start(HierarchicalPlanner(exact, config, LOW, HIGH, Fitted(macros=[macros])), points(3, 2))
     (part,) = planner.plan({"state": points(3, 1)}).steps
     held = actions.unflatten(1, (4, 5)).mean(2).repeat_interleave(5, 1)
     assert torch.isclose(part.actions.unsqueeze(1), held).all((2, 3)).any(1).all()
@@ -679,7 +680,7 @@ def test_real_proposals_cost_what_the_gaussian_does(agent, name):
 
 @pytest.mark.parametrize("name", ["queue", "bank"])
 def test_a_proposal_without_its_real_actions_is_refused(agent, name):
-    agent = Agent(agent.hierarchy, agent.graphs, [], [], agent.config, agent.world)  # no proposal needs any
+    agent = Agent(agent.hierarchy, Fitted(agent.fitted.graphs), agent.config, agent.world)  # no proposal needs any
     message = (
         rf"planner.proposal\[1\] is '{name}' but the hierarchy has no real actions of level 1 saved; allowed: gaussian"
     )
@@ -690,7 +691,7 @@ def test_a_proposal_without_its_real_actions_is_refused(agent, name):
 
 
 def test_a_horizon_beyond_the_bank_is_refused(agent):
-    longest = agent.macros[2].longest
+    longest = agent.fitted.macros[2].longest
     assert longest == 13  # 80 steps in periods of 6
     changes = {"landmarks": "none", "budget": 2000, "proposal": one_level("bank", 2)}
     stack_planner(agent, horizon=[6, 2, longest], **changes)
@@ -710,7 +711,7 @@ def test_a_single_level_of_chunks_proposes_real_ones(agent):
     )  # fmt: skip
     config = replace(FLAT, horizon=[4], replan=[4], repeat=[1], inverse_std=[0.0])
     for name in ("queue", "bank"):
-        planner = HierarchicalPlanner(hierarchy, replace(config, proposal=[name]), None, LOW, HIGH, macros=[macros])
+        planner = HierarchicalPlanner(hierarchy, replace(config, proposal=[name]), LOW, HIGH, Fitted(macros=[macros]))
         plan = start(planner, points(3, 2)).plan({"state": points(3, 1)})
         actions = plan.steps[0].actions
         assert actions.shape == (3, 4, 4)
@@ -718,7 +719,7 @@ def test_a_single_level_of_chunks_proposes_real_ones(agent):
         if name == "bank":
             assert (actions.unsqueeze(1) == chunks).all((2, 3)).any(1).all()
     with pytest.raises(ValueError, match=r"planner.proposal\[0\] is 'inverse'; allowed: gaussian, queue, bank"):
-        HierarchicalPlanner(hierarchy, replace(config, proposal=["inverse"]), None, LOW, HIGH)
+        HierarchicalPlanner(hierarchy, replace(config, proposal=["inverse"]), LOW, HIGH)
 
 
 class Itself(torch.nn.Module):
@@ -743,17 +744,17 @@ def path_of(planner, position, steps):
 def test_a_goal_on_a_part_of_the_state_leaves_the_rest_alone(exact):
     position = torch.tensor([[0.1, 0.2], [0.9, 0.8]])
     goal = PartGoal(torch.tensor([[0.8, torch.nan], [0.2, torch.nan]]), [Itself()])
-    plans, path = path_of(begin(HierarchicalPlanner(exact, FLAT, None, LOW, HIGH), goal), position, 60)
+    plans, path = path_of(begin(HierarchicalPlanner(exact, FLAT, LOW, HIGH), goal), position, 60)
     part = plans[0].steps[0]
     assert part.target is None
-    torch.testing.assert_close(part.energy, (part.predicted[..., 0] - goal.value[:, :1]).square().amin(1))
-    assert (path[..., 0] - goal.value[:, 0]).abs().amin(0).max() < 0.05
+    torch.testing.assert_close(part.energy, (part.predicted[..., 0] - goal.part[:, :1]).square().amin(1))
+    assert (path[..., 0] - goal.part[:, 0]).abs().amin(0).max() < 0.05
 
 
 def test_waypoints_are_visited_in_order(exact):
     first, second = torch.tensor([[0.8, 0.2]]), torch.tensor([[0.2, 0.8]])
     goal = InOrder([ObservationGoal([point]) for point in (first, second)], tolerance=0.05**2)
-    planner = begin(HierarchicalPlanner(exact, replace(FLAT, replan=[1], budget=1000), None, LOW, HIGH), goal)
+    planner = begin(HierarchicalPlanner(exact, replace(FLAT, replan=[1], budget=1000), LOW, HIGH), goal)
     _, path = path_of(planner, torch.tensor([[0.2, 0.2]]), 60)
     reached = [int((path - point).norm(dim=-1).argmin()) for point in (first, second)]
     assert reached[0] < reached[1]
@@ -765,7 +766,7 @@ def test_a_graph_leads_to_where_the_part_is_right(exact):
     edges = torch.tensor([[0, 1, 1], [1, 2, 3]])
     graph = LandmarkGraph(Data(x=where, edge_index=edges, edge_attr=torch.ones(3)), edge_steps=10)
     config = replace(FLAT, landmarks="direct", hops=1)
-    planner = HierarchicalPlanner(exact, config, graph, LOW, HIGH)
+    planner = HierarchicalPlanner(exact, config, LOW, HIGH, Fitted(graphs=[graph]))
     begin(planner, PartGoal(torch.tensor([[1.9, torch.nan], [torch.nan, 0.9]]), [Itself()]))
     assert planner.ways.goal_landmark.tolist() == [2, 3]
     here = torch.tensor([[0.0, 0.0], [1.0, 0.9]])
@@ -780,7 +781,7 @@ def test_a_goal_that_worlds_apart_meet_is_met_in_the_episodes_own(exact):
     where = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [0.0, 5.0], [1.0, 5.0], [2.1, 5.0]])
     edges = torch.tensor([[0, 1, 3, 4], [1, 2, 4, 5]])  # two rows without a way between them
     graph = LandmarkGraph(Data(x=where, edge_index=edges, edge_attr=torch.ones(4)), edge_steps=10)
-    planner = HierarchicalPlanner(exact, replace(FLAT, landmarks="direct", hops=1), graph, LOW, HIGH)
+    planner = HierarchicalPlanner(exact, replace(FLAT, landmarks="direct", hops=1), LOW, HIGH, Fitted(graphs=[graph]))
     ways = begin(planner, PartGoal(torch.tensor([[2.1, torch.nan]] * 3), [Itself()])).ways
     aim = ways.next(torch.tensor([[0.0, 0.1], [0.0, 4.9], [0.9, 0.2]]), 0)
     assert aim.latent.tolist() == [[1, 0], [1, 5], [2, 0]]
@@ -795,7 +796,7 @@ def test_a_goal_that_worlds_apart_meet_is_met_in_the_episodes_own(exact):
 
 def test_an_inverse_model_cannot_be_asked_for_a_part(agent):
     planner = stack_planner(agent, landmarks="none").hierarchy.truncate(1)
-    flat = HierarchicalPlanner(planner, replace(FLAT, proposal=["inverse"]), None, LOW, HIGH)
+    flat = HierarchicalPlanner(planner, replace(FLAT, proposal=["inverse"]), LOW, HIGH)
     with pytest.raises(ValueError, match=r"planner.proposal\[0\] is 'inverse'; allowed: gaussian, queue, bank"):
         begin(flat, PartGoal(torch.zeros(1, 2), [Itself()]))
 
@@ -813,9 +814,9 @@ def test_a_forbidden_region_is_gone_around(exact):
     edges = ((apart > 0) & (apart < 0.21)).nonzero().T
     graph = LandmarkGraph(Data(x=where, edge_index=edges, edge_attr=torch.ones(edges.shape[1])), edge_steps=4)
     planners = {
-        "search": HierarchicalPlanner(exact, replace(FLAT, horizon=[40], replan=[2], budget=4000), None, LOW, HIGH),
+        "search": HierarchicalPlanner(exact, replace(FLAT, horizon=[40], replan=[2], budget=4000), LOW, HIGH),
         "graph": HierarchicalPlanner(
-            exact, replace(FLAT, landmarks="direct", replan=[2], budget=1000), graph, LOW, HIGH
+            exact, replace(FLAT, landmarks="direct", replan=[2], budget=1000), LOW, HIGH, Fitted(graphs=[graph])
         ),
     }
     for name, planner in planners.items():
@@ -853,9 +854,9 @@ def test_a_closed_door_is_learned_and_remembered(exact):
 
     config = replace(FLAT, landmarks="direct", hops=1, horizon=[6], repeat=[2], replan=[2], feedback=0.0)
     assert (
-        episode(HierarchicalPlanner(exact, config, graph, LOW, HIGH)) is None
+        episode(HierarchicalPlanner(exact, config, LOW, HIGH, Fitted(graphs=[graph]))) is None
     )  # stands before the closed door for ever
-    planner = HierarchicalPlanner(exact, replace(config, feedback=20.0), graph, LOW, HIGH)
+    planner = HierarchicalPlanner(exact, replace(config, feedback=20.0), LOW, HIGH, Fitted(graphs=[graph]))
     first, second = episode(planner), episode(planner)
     assert first is not None
     assert second is not None

@@ -7,6 +7,7 @@ import torch
 from test_planner import FLAT, HIGH, LOW, Itself, begin, exact, path_of, points, stack_planner, start, walk
 
 from hiwm.agent import Agent
+from hiwm.planning.fitted import Fitted
 from hiwm.planning.goals import Aim, AnyOf, Goal, InOrder, KeepOut, ObservationGoal, PartGoal, Region, Sum
 from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.schedule import Schedule, half_steps
@@ -20,7 +21,7 @@ class Line(torch.nn.Module):
 
     def __init__(self, error):
         super().__init__()
-        self.std, self.error = torch.ones(1), torch.full((1,), error)
+        self.std, self.foreseen = torch.ones(1), torch.full((1,), error)
 
     def forward(self, latent):
         return latent
@@ -141,7 +142,7 @@ def test_kept_episodes_keep_their_arrivals_and_other_goals_begin_anew():
 def test_errors_are_energies_in_the_goals_units():
     readouts = [Itself(), Itself()]
     for readout, error in zip(readouts, (1.0, 3.0), strict=True):
-        readout.std, readout.error = torch.tensor([1.0, 10.0]), torch.tensor([error, 5.0])
+        readout.std, readout.foreseen = torch.tensor([1.0, 10.0]), torch.tensor([error, 5.0])
     part = PartGoal(torch.tensor([[0.0, 0.0], [0.0, torch.nan], [torch.nan, 0.0]]), readouts)
     assert part.error(0).tolist() == [1.25, 1, 0.25]
     assert part.error(1).tolist() == [9.25, 9, 0.25]
@@ -165,8 +166,8 @@ def test_errors_are_energies_in_the_goals_units():
 
 
 def test_a_whole_observation_counts_as_reached_half_a_step_away(agent):
-    errors = half_steps(agent.hierarchy, agent.macros)
-    level, real = agent.hierarchy.levels[1], agent.macros[1]
+    errors = half_steps(agent.hierarchy, agent.fitted.macros)
+    level, real = agent.hierarchy.levels[1], agent.fitted.macros[1]
     ahead = level.rollout(real.start, real.actions[:, :1])[:, 0]
     torch.testing.assert_close(errors[1].sqrt(), (ahead - real.start).norm(dim=1).square().mean().sqrt() / 2)
     goal = ObservationGoal(agent.hierarchy.encode({"state": points(3)}), errors)
@@ -178,7 +179,7 @@ def test_a_whole_observation_counts_as_reached_half_a_step_away(agent):
     shrinking.act(points(3, 1).numpy())
     assert [part.horizon.tolist() for part in shrinking.plan.steps][2] == [4] * 3
     with pytest.raises(ValueError, match=r"planner.schedule is 'shrink' but .* no real actions of level 0 saved"):
-        Agent(agent.hierarchy, agent.graphs, [], [], shrinking.config, agent.world)
+        Agent(agent.hierarchy, Fitted(agent.fitted.graphs), shrinking.config, agent.world)
 
 
 class Nameless(ObservationGoal):
@@ -188,7 +189,7 @@ class Nameless(ObservationGoal):
 
 
 def test_what_has_no_error_or_follows_landmarks_is_refused(agent, exact):
-    shrink = HierarchicalPlanner(exact, replace(FLAT, schedule="shrink"), None, LOW, HIGH)
+    shrink = HierarchicalPlanner(exact, replace(FLAT, schedule="shrink"), LOW, HIGH)
     for goal in (ObservationGoal([points(2)]), Nameless([points(2)], [torch.ones(())])):
         with pytest.raises(ValueError, match=rf"planner.schedule is 'shrink' but {type(goal).__name__} tells no error"):
             begin(shrink, goal)
@@ -201,7 +202,7 @@ def test_what_has_no_error_or_follows_landmarks_is_refused(agent, exact):
 
 def exactly(error=0.02):
     readout = Itself()
-    readout.error = torch.full((2,), error)
+    readout.foreseen = torch.full((2,), error)
     return [readout]
 
 
@@ -209,7 +210,7 @@ def test_a_flat_planner_arrives_when_it_said_it_would(exact):
     """With the exact model, whatever the distance: every step leaves one less, or the search finds a shorter way."""
     position, target = torch.tensor([[0.1, 0.1], [0.1, 0.5]]), torch.tensor([[0.5, 0.1], [0.2, 0.5]])
     config = replace(FLAT, schedule="shrink", replan=[1], repeat=[1], budget=4000, std=[1.0], warm_start=True)
-    planner = begin(HierarchicalPlanner(exact, config, None, LOW, HIGH), PartGoal(target, exactly(0.03)))
+    planner = begin(HierarchicalPlanner(exact, config, LOW, HIGH), PartGoal(target, exactly(0.03)))
     plans, path = path_of(planner, position, 20)
     left = torch.stack([plan.steps[0].horizon for plan in plans])  # (20, 2)
     away = (path - target).norm(dim=-1)
@@ -229,7 +230,7 @@ def part_goal(agent, where, errors):
 
         def __init__(self, k, error):
             super().__init__()
-            self.target, self.error = agent.hierarchy.encode({"state": where})[k], torch.full((1,), error)
+            self.target, self.foreseen = agent.hierarchy.encode({"state": where})[k], torch.full((1,), error)
 
         def forward(self, latent):
             target = self.target.reshape(len(where), *(1 for _ in latent.shape[1:-1]), -1)
@@ -270,7 +271,7 @@ def test_another_waypoint_begins_with_the_whole_horizon(exact):
     places = [torch.tensor([[x, 0.5]]) for x in (0.3, 0.9)]
     goal = InOrder([PartGoal(place, exactly()) for place in places], tolerance=0.03**2)
     config = replace(FLAT, schedule="shrink", replan=[1], budget=2000, repeat=[1])
-    planner = begin(HierarchicalPlanner(exact, config, None, LOW, HIGH), goal)
+    planner = begin(HierarchicalPlanner(exact, config, LOW, HIGH), goal)
     plans, _ = walk(planner, torch.tensor([[0.1, 0.5]]), 12)
     horizons = [plan.steps[0].horizon.item() for plan in plans]
     assert planner.goal.at.item() == 1

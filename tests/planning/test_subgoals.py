@@ -44,7 +44,9 @@ def test_a_subgoal_is_reached_within_half_its_distance_or_failed_when_its_time_i
     assert verdict.made_at.tolist() == [20, 20]
     torch.testing.assert_close(verdict.energy, torch.tensor([2.1, 2.0]).square())  # the nearest it came
     assert verdict.scale.tolist() == [16, 16]
-    assert not subgoals.judge(HERE, 31).any()  # each is judged once
+    assert not subgoals.judge(THERE, 31).any()  # each is judged once: it may have come there by another way
+    assert subgoals.verdict.outcome.tolist() == [UNREACHED, REACHED]
+    assert blamed(subgoals) == [1, 0]
     assert verdict.text(0) == "subgoal of step 20 not reached in time: came to 0.52 of its distance"
     assert verdict.text(1) == "subgoal of step 20 reached: came to 0.50 of its distance"
 
@@ -71,6 +73,7 @@ def test_what_the_level_below_sees_no_way_to_has_failed_at_once():
     subgoals.answer(3, torch.tensor([4.1, 3.9]))  # beyond and within half of the four steps
     assert subgoals.judge(HERE, 4).tolist() == [True, False]
     assert subgoals.verdict.outcome.tolist() == [UNREACHABLE, NOTHING]
+    assert subgoals.handed.failed.tolist() == [[False, True], [False, False]]
     assert "the level below saw no way" in subgoals.verdict.text(0)
     assert subgoals.verdict.text(1) == ""
     subgoals.answer(0, torch.tensor([4.1, 4.1]))
@@ -185,7 +188,7 @@ def planner(walls=False, seed=0, **changes):
     below.predictor, above.predictor, above.encoder = Moves(STEP, walls), Moves(5 * STEP), Same()
     hierarchy = Hierarchy([below, above], specs).eval().requires_grad_(False)
     config = replace(CONFIG, **changes)
-    made = HierarchicalPlanner(hierarchy, config, None, torch.full((2,), -1.0), torch.full((2,), 1.0))
+    made = HierarchicalPlanner(hierarchy, config, torch.full((2,), -1.0), torch.full((2,), 1.0))
     made.start(ObservationGoal([GOAL, GOAL]), torch.Generator().manual_seed(seed))
     return made
 
@@ -267,6 +270,17 @@ def test_level_0_plans_with_the_levels_that_plan_anew():
     below, above = plans[5].steps
     assert below.made_at == above.made_at == 5
     assert torch.equal(below.target, above.subgoal)
+
+
+def test_all_levels_below_one_that_plans_anew_do_so_too(agent, monkeypatch):
+    made = agent.with_planner(landmarks="none", replan=[3, 9, 9], budget=400, feedback=1.0).planner
+    goal = ObservationGoal(agent.hierarchy.encode({"state": torch.rand(2, 2)}))
+    made.start(goal, torch.Generator().manual_seed(0))
+    judge, failed = made._judge, {3: 2, 6: 1}
+    monkeypatch.setattr(made, "_judge", lambda latents: (judge(latents), failed.get(made.step, -1))[1])
+    plans = [made.plan({"state": torch.rand(2, 2)}) for _ in range(8)]
+    assert [part.made_at for part in plans[3].steps] == [3, 3, 3]
+    assert [part.made_at for part in plans[6].steps] == [6, 6, 3]
 
 
 def test_new_episodes_know_nothing_of_what_failed():

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from test_planner import points
+
+from hiwm.agent import Agent, load_agent
+from hiwm.config import load_config
+from hiwm.data.store import Trajectories
+from hiwm.experiment import collect, train
+from hiwm.planning.cost_to_go import CostToGo, CostToGoConfig, fit_cost_to_go
+from hiwm.planning.goals import AnyOf, InOrder, KeepOut, PartGoal, Region
+
+CONFIG = CostToGoConfig(
+    levels=[1],
+    width=64,
+    depth=2,
+    steps=2500,
+    batch=256,
+    learning_rate=3e-3,
+    discount=0.8,
+    expectile=0.9,
+    target_rate=0.02,
+)
+
+
+def behind_a_lock(tmp_path, seed=0):
+    """A button and a drawer, 0 or 1: either is pushed at random, but the drawer moves only while the button is 1."""
+    rng = np.random.default_rng(seed)
+    state = np.zeros((60, 100, 2), np.float32)
+    state[:, 0] = rng.integers(0, 2, (60, 2))
+    for t in range(1, 100):
+        which, moves = rng.integers(0, 3, 60), state[:, t - 1].copy()
+        moves[which == 0, 0] = 1 - moves[which == 0, 0]
+        free = (which == 1) & (state[:, t - 1, 0] == 1)
+        moves[free, 1] = 1 - moves[free, 1]
+        state[:, t] = moves
+    part = state.reshape(-1, 2)
+    turned = part @ np.float32([[0.6, 0.8], [-0.8, 0.6]])  # a latent need not hold the part as it is
+    return Trajectories(tmp_path, {"latent": turned}, np.full(60, 100), np.arange(60) * 100), part
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return behind_a_lock(tmp_path_factory.mktemp("data"))
+
+
+def fit(latents, part, **changes):
+    return fit_cost_to_go(
+        latents, part, 1, replace(CONFIG, **changes), validation=0.2, seed=0, device=torch.device("cpu")
+    )
+
+
+@pytest.fixture(scope="module")
+def cost(world):
+    return fit(*world)
+
+
+def to_go(cost, state, goal):
+    latent = torch.tensor([state], dtype=torch.float32) @ torch.tensor([[0.6, 0.8], [-0.8, 0.6]])
+    return cost(latent, torch.tensor([goal], dtype=torch.float32)).item()
+
+
+def test_costs_count_the_steps_of_the_shortest_way(cost):
+    close = [0.0, 0.0]
+    ways = {
+        (0, 0): 0,
+        (1, 0): 1,
+        (1, 1): 2,
+        (0, 1): 3,
+    }  # the drawer is open, the button as it should be: press, close, press
+    for state, steps in ways.items():
+        assert to_go(cost, state, close) == pytest.approx(steps, abs=0.5)
+    assert to_go(cost, (0, 1), [1.0, 0.0]) == pytest.approx(2, abs=0.5)
+
+
+def test_held_out_episodes_tell_what_costs_are_worth(cost):
+    ahead = cost.ahead.tolist()
+    assert ahead[0] == pytest.approx(1, abs=0.6)  # the median of 0, 1 and 1
+    assert 1 < ahead[1] <= 2.5
+    assert ahead[1] < ahead[3] < 3.5  # nothing is farther than three steps
+
+
+def test_what_is_left_open_costs_nothing(cost):
+    assert to_go(cost, (0, 1), [torch.nan, 1.0]) == pytest.approx(0, abs=0.3)
+    assert to_go(cost, (0, 1), [torch.nan, 0.0]) == pytest.approx(2, abs=0.5)
+    assert to_go(cost, (1, 1), [0.0, torch.nan]) == pytest.approx(1, abs=0.5)
+
+
+def test_goals_stand_beside_any_number_of_latents(cost):
+    latent, goal = torch.randn(3, 5, 2, 2), torch.randn(3, 1, 1, 2)
+    together = cost(latent, goal)
+    assert together.shape == (3, 5, 2)
+    torch.testing.assert_close(together[1, 2, 0], cost(latent[1, 2, 0], goal[1, 0, 0]))
+
+
+def test_what_the_data_never_reached_is_far(world):
+    latents, part = world
+    kept = np.repeat(np.arange(60) % 2, 100)[:, None].astype(np.float32)  # by each episode, from its start to its end
+    columns = {"latent": np.concatenate([latents.column("latent"), kept], 1)}
+    cost = fit(replace(latents, columns=columns), np.concatenate([part, kept], 1))
+    here = torch.from_numpy(columns["latent"][:1])
+    near, far = (cost(here, torch.tensor([[*part[0], number]])).item() for number in (kept[0, 0], 1 - kept[0, 0]))
+    assert near < 0.5
+    assert far > 8
+
+
+def test_costs_do_not_learn_from_held_out_episodes(world, cost):
+    latents, part = world
+    other, noise = part.copy(), latents.column("latent").copy()
+    other[4800:], noise[4800:] = 7.0, 9.0
+    again = fit(Trajectories(latents.path, {"latent": noise}, latents.ep_len, latents.ep_offset), other)
+    for name, value in cost.state_dict().items():
+        if name != "ahead":
+            assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_a_cost_is_saved_whole(cost, tmp_path):
+    cost.save(tmp_path / "cost.safetensors")
+    loaded = CostToGo.load(tmp_path / "cost.safetensors")
+    latent, goal = torch.randn(9, 2), torch.randn(9, 2)
+    assert torch.equal(loaded(latent, goal), cost(latent, goal))
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    options = (
+        "tracking=none", "goal.columns=[state]", "cost_to_go.levels=[1,2]", "cost_to_go.steps=50", "cost_to_go.width=16",
+        "planner.landmarks=none", "planner.proposal=[inverse+search,inverse+search,gaussian]", "planner.cost_to_go=[0,0,5]",
+    )  # fmt: skip
+    config = load_config(tiny.overrides(root, *options))
+    collect(config)
+    train(config)
+    return load_agent(root / "tiny" / "hierarchy", allow=["tiny"])
+
+
+def test_a_search_counts_the_steps_to_the_goal(trained):
+    goal = {"state": points(3).numpy()}
+    trained.reset(goal)
+    trained.act(points(3, 1).numpy())
+    top, cost = trained.plan.steps[2], trained.fitted.costs[2]
+    latent = trained.hierarchy.encode({"state": points(3, 1)})[2]
+    left = cost(torch.cat([latent.unsqueeze(1), top.predicted], 1), points(3).unsqueeze(1))
+    torch.testing.assert_close(top.to_go, left)
+    away = trained.planner.goal.energy(2, top.predicted) + 5 * left[:, 1:]
+    torch.testing.assert_close(top.energy, away.amin(1), rtol=1e-4, atol=1e-4)
+    now, then = left[0, :2].tolist()
+    assert f"has {now:.1f} of its steps to go, then {then:.1f}" in trained.plan.explain()
+    indifferent = trained.with_planner(cost_to_go=[])
+    indifferent.reset(goal)
+    indifferent.act(points(3, 1).numpy())
+    assert indifferent.plan.steps[2].to_go is None
+    assert indifferent.plan.other_calls < trained.plan.other_calls
+    assert indifferent.plan.predictor_calls == trained.plan.predictor_calls
+
+
+def test_goals_say_what_the_part_is_to_be(trained):
+    first, second = (PartGoal(points(2, seed), trained.readouts) for seed in (0, 1))
+    box = Region(points(2) + 1, points(2) + 2, trained.readouts)
+    order = InOrder([first, second], tolerance=0.0, at=torch.tensor([1, 0]))
+    assert torch.equal(order.part, torch.stack([second.part[0], first.part[1]]))
+    assert torch.equal(KeepOut(first, box).keep(torch.tensor([1])).part, first.part[1:])
+    for goal in (box, AnyOf([first, second]), InOrder([first, box], tolerance=0.0)):
+        assert goal.part is None
+        with pytest.raises(
+            ValueError, match=rf"planner.cost_to_go is \[0, 0, 5\]; .* a {type(goal).__name__} is no goal"
+        ):
+            trained.reset(goal)
+
+
+def test_what_cannot_be_is_refused(trained):
+    without, config = replace(trained.fitted, costs=()), replace(trained.config, cost_to_go=[0, 5, 0])
+    with pytest.raises(
+        ValueError, match=r"cost_to_go\[1\] is 5 but level 1 has learned none; .*cost_to_go.levels=\[1\]"
+    ):
+        Agent(trained.hierarchy, without, config, trained.world)
+    with pytest.raises(ValueError, match=r"planner.cost_to_go\[0\] is 1; allowed: 0, for level 0 does not search"):
+        trained.with_planner(cost_to_go=[1, 0, 0], proposal=["inverse", "inverse+search", "gaussian"])
+    with pytest.raises(ValueError, match=r"cost_to_go.levels holds 3; allowed: 1 to 2"):
+        CostToGoConfig(levels=[3]).check(3, ["state"])
+    with pytest.raises(ValueError, match=r"cost_to_go.levels is \[1\]; allowed: none, for goal.columns names no part"):
+        CostToGoConfig(levels=[1]).check(3, [])
+    with pytest.raises(ValueError, match=r"cost_to_go.expectile is 1.0; allowed: in \(0, 1\)"):
+        CostToGoConfig(expectile=1.0)

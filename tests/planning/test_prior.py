@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from test_planner import HIGH, LOW, points, start
+
+from hiwm.agent import load_agent
+from hiwm.config import load_config
+from hiwm.data.store import Trajectories
+from hiwm.experiment import collect, train
+from hiwm.planning.planner import HierarchicalPlanner
+from hiwm.planning.prior import MacroPrior, PriorConfig, fit_prior
+
+PERIOD = 2
+
+
+class Sideways:
+    """A level whose macro-action moves the first or the second number of its latent, by how far it is from 0."""
+
+    predictor = SimpleNamespace(scale=torch.ones(3))
+
+    @staticmethod
+    def predict(latent, action):
+        first, second = torch.relu(action[..., :1]), torch.relu(-action[..., :1])
+        return latent + torch.cat([first, second, torch.zeros_like(first)], -1)
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory):
+    """The third number says which of two modes, near -2 and near 2, the one number of a macro-action is from."""
+    rng = np.random.default_rng(0)
+    latent = rng.normal(size=(4000, 3)).astype(np.float32)
+    side = np.sign(rng.normal(size=4000))
+    latent[:, 2] = side * (1 + 0.1 * rng.normal(size=4000))
+    known = rng.random(4000) < 0.5  # the other half leaves open which
+    latent[~known, 2] = 0.0
+    action = (2 * side + 0.2 * rng.normal(size=4000))[:, None].astype(np.float32)
+    action = np.concatenate([action, rng.normal(size=(4000, 1)).astype(np.float32)], 1)
+    columns = {"latent": latent, "action": action}
+    return Trajectories(tmp_path_factory.mktemp("data"), columns, np.full(40, 100), np.arange(40) * 100)
+
+
+@pytest.fixture(scope="module")
+def prior(latents):
+    config = PriorConfig(levels=[1], width=64, depth=2, steps=1500, batch=256, learning_rate=3e-3)
+    return fit_prior(Sideways(), latents, PERIOD, config, validation=0.2, seed=0, device=torch.device("cpu"))
+
+
+def states(third, number=500):
+    return torch.tensor([[0.0, 0.0, third]]).expand(number, -1)
+
+
+def noise(number=500):
+    return torch.randn(number, 2, generator=torch.Generator().manual_seed(7))
+
+
+def test_noise_becomes_what_occurs_in_the_state(prior):
+    for third in (-1.0, 1.0):
+        made = prior(states(third), noise())
+        assert ((made[:, 0] - 2 * third).abs() < 0.8).float().mean() > 0.9
+        # what nothing depends on stays as it was drawn
+        assert made[:, 1].std() == pytest.approx(1, abs=0.2)
+    either = prior(states(0.0), noise())[:, 0]
+    assert 0.35 < (either > 1).float().mean() < 0.65
+    assert 0.35 < (either < -1).float().mean() < 0.65
+
+
+def test_the_critic_knows_what_lies_between_the_modes(prior):
+    here = states(0.0, 3)
+    between = torch.tensor([[2.0, 0.0], [0.0, 0.0], [-2.0, 0.0]])
+    unlikely = prior.unlikely(here, between, Sideways.predict(here, between))
+    assert unlikely[1] > 2 + max(unlikely[0], unlikely[2])
+    assert (unlikely >= 0).all()
+    torch.testing.assert_close(
+        unlikely, -torch.sigmoid(prior.logit(here, between, Sideways.predict(here, between))).log()
+    )
+
+
+def test_it_knows_how_much_there_was_to_learn(prior):
+    gaussian, flown = prior.told.tolist()
+    assert 0.9 < gaussian <= 1
+    assert 0.4 < flown < gaussian
+
+
+def test_a_prior_does_not_learn_from_held_out_episodes_nor_from_their_ends(latents, prior):
+    action = latents.column("action").copy()
+    action[3200:] = 99.0
+    action[np.arange(100, 4001, 100)[:, None] - [1, 2]] = -99.0  # rows too near an end hold no action
+    other = Trajectories(latents.path, {**latents.columns, "action": action}, latents.ep_len, latents.ep_offset)
+    config = PriorConfig(levels=[1], width=64, depth=2, steps=1500, batch=256, learning_rate=3e-3)
+    again = fit_prior(Sideways(), other, PERIOD, config, validation=0.2, seed=0, device=torch.device("cpu"))
+    for name, value in prior.state_dict().items():
+        if name != "told":
+            assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_a_prior_is_saved_whole(prior, tmp_path):
+    prior.save(tmp_path / "prior.safetensors")
+    loaded = MacroPrior.load(tmp_path / "prior.safetensors")
+    here = states(0.3)
+    assert torch.equal(loaded(here, noise()), prior(here, noise()))
+    assert torch.equal(loaded.logit(here, noise(), here), prior.logit(here, noise(), here))
+    assert torch.equal(loaded.told, prior.told)
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    options = (
+        "tracking=none", "prior.levels=[1,2]", "prior.steps=50", "prior.width=16", "prior.depth=1",
+        "planner.landmarks=none", "planner.proposal=[inverse+search,inverse+search,prior]", "planner.prior=[0,0,2]",
+    )  # fmt: skip
+    config = load_config(tiny.overrides(root, *options))
+    collect(config)
+    train(config)
+    return load_agent(root / "tiny" / "hierarchy", allow=["tiny"])
+
+
+def test_an_agent_searches_the_noise_of_its_prior(trained):
+    trained.reset(points(3).numpy())
+    trained.act(points(3, 1).numpy())
+    top, prior = trained.plan.steps[2], trained.fitted.priors[2]
+    level, latent = trained.hierarchy.levels[2], trained.hierarchy.encode({"state": points(3, 1)})[2]
+    # the plan holds macro-actions, not noise: they lead where it says, and are as likely as it says
+    here, expected = latent, []
+    for h in range(top.actions.shape[1]):
+        then = level.predict(here, top.actions[:, h])
+        torch.testing.assert_close(then, top.predicted[:, h])
+        expected.append(prior.unlikely(here, top.actions[:, h], then))
+        here = then
+    torch.testing.assert_close(top.unlikely, torch.stack(expected, 1))
+    away = (top.predicted - top.target.unsqueeze(1)).square().sum(-1) + 2 * top.unlikely.cumsum(1)
+    torch.testing.assert_close(top.energy, away.amin(1))
+    assert trained.plan.steps[1].unlikely is None
+    assert "look real with" in trained.plan.explain()
+    assert trained.plan.explain().count("look real with") == 1
+
+
+def test_priors_cost_passes_but_no_predictor_calls(trained):
+    def calls(**changes):
+        agent = trained.with_planner(**changes)
+        agent.reset(points(3).numpy())
+        agent.act(points(3, 1).numpy())
+        return agent.plan.predictor_calls, agent.plan.other_calls
+
+    with_prior = calls()
+    without = calls(proposal=["inverse+search", "inverse+search", "gaussian"], prior=[])
+    assert with_prior[0] == without[0]
+    searched = trained.planner.samples[2] * trained.planner.solvers[2].cost * 4 + 4
+    assert with_prior[1] - without[1] == pytest.approx(MacroPrior.passes * searched)
+
+
+def test_macro_actions_are_rolled_out_from_where_the_last_one_led(trained):
+    latent, chosen = (
+        trained.hierarchy.encode({"state": points(2)})[2],
+        torch.randn(2, 3, 6)[..., : trained.fitted.priors[2].flow[-1].out_features],
+    )
+    way = trained.fitted.priors[2].rollout(trained.hierarchy.levels[2].predictor, latent, latent, chosen)
+    torch.testing.assert_close(way.actions[:, 1], trained.fitted.priors[2](way.latents[:, 0], chosen[:, 1]))
+    assert way.variance is None
+
+
+def test_what_cannot_be_is_refused(trained, tmp_path):
+    planner = trained.planner
+    with pytest.raises(ValueError, match=r"planner.proposal\[2\] is 'prior' but level 2 has learned none"):
+        HierarchicalPlanner(trained.hierarchy, planner.config, LOW, HIGH)
+    with pytest.raises(ValueError, match=r"planner.proposal\[0\] is 'prior'; allowed: gaussian, .*"):
+        replace(planner.config, proposal=["prior"] * 3).check(3)
+    with pytest.raises(ValueError, match=r"planner.prior\[1\] is 1; allowed: 0, for planner.proposal\[1\] is"):
+        replace(planner.config, prior=[0, 1, 0]).check(3)
+    with pytest.raises(ValueError, match=r"planner.prior\[2\]"):
+        replace(planner.config, prior=[0, 0, -1]).check(3)
+    with pytest.raises(ValueError, match=r"prior.levels holds 3; allowed: 1 to 2"):
+        PriorConfig(levels=[1, 3]).check(3)
+    with pytest.raises(ValueError, match=r"prior.levels holds 0"):
+        train(load_config(tiny.overrides(tmp_path, "tracking=none", "prior.levels=[0]")))
+    assert not (tmp_path / "tiny" / "levels").exists()
+    assert start(planner, points(1))
