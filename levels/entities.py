@@ -9,32 +9,31 @@ from torch_geometric.nn import MessagePassing
 from hiwm.levels.networks import mlp
 
 
+SHARPNESS = (3.0, 10.0)  # of the offsets between objects, whose features have a deviation near 1
+
+
 class EntityLayer(MessagePassing):
-    """h_i' = h_i + MLP([h_i, sum over j != i of MLP([h_i, h_j - h_i])]): permutation-equivariant.
+    """h_i' = h_i + MLP([h_i, sum over j != i of MLP([h_i, h_j - h_i, e_ij])]): permutation-equivariant.
 
     An interaction network (Battaglia et al. 2016, arXiv 1612.00222) on relative features.
 
     Args:
         entities: number N of objects.
-        width: size of an object's features.
+        width: size of an object's features, and of an edge's.
     """
 
-    edges: Tensor
-
-    def __init__(self, entities: int, width: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__(aggr="sum", node_dim=-2)
-        self.relation = mlp(2 * width, width, 1, width)
+        self.relation = mlp(3 * width, width, 1, width)
         self.update_ = mlp(2 * width, width, 1, width)
-        pairs = torch.cartesian_prod(torch.arange(entities), torch.arange(entities)).T
-        self.register_buffer("edges", pairs[:, pairs[0] != pairs[1]], persistent=False)
 
-    def forward(self, h: Tensor) -> Tensor:
-        """(..., N, width) -> (..., N, width)."""
-        received = self.propagate(self.edges, h=h) if self.edges.numel() else torch.zeros_like(h)
+    def forward(self, h: Tensor, pairs: Tensor, edges: Tensor) -> Tensor:
+        """(..., N, width), which objects (2, E), (..., E, width) -> (..., N, width)."""
+        received = self.propagate(pairs, h=h, edges=edges) if pairs.numel() else torch.zeros_like(h)
         return h + self.update_(torch.cat([h, received], -1))
 
-    def message(self, h_i: Tensor, h_j: Tensor) -> Tensor:
-        return self.relation(torch.cat([h_i, h_j - h_i], -1))
+    def message(self, h_i: Tensor, h_j: Tensor, edges: Tensor) -> Tensor:
+        return self.relation(torch.cat([h_i, h_j - h_i, edges], -1))
 
 
 class EntityNetwork(nn.Module):
@@ -50,11 +49,20 @@ class EntityNetwork(nn.Module):
 
     def __init__(self, entities: int, dim_in: int, dim_out: int, width: int, depth: int) -> None:
         super().__init__()
-        layers = [EntityLayer(entities, width) for _ in range(depth)]
-        self.net = nn.Sequential(
-            nn.Linear(dim_in, width), nn.GELU(), *layers, nn.LayerNorm(width), nn.Linear(width, dim_out)
-        )
+        self.embed = nn.Sequential(nn.Linear(dim_in, width), nn.GELU())
+        self.offset = nn.Linear((1 + len(SHARPNESS)) * dim_in, width)
+        self.layers = nn.ModuleList([EntityLayer(width) for _ in range(depth)])
+        self.answer = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim_out))
+        self.skip = nn.Linear(dim_in, dim_out, bias=False)
+        pairs = torch.cartesian_prod(torch.arange(entities), torch.arange(entities)).T
+        self.register_buffer("pairs", pairs[:, pairs[0] != pairs[1]], persistent=False)
 
     def forward(self, objects: Tensor) -> Tensor:
         """(..., N, dim_in) -> (..., N, dim_out)."""
-        return self.net(objects)
+        of, to = self.pairs
+        offsets = objects[..., of, :] - objects[..., to, :]
+        edges = self.offset(torch.cat([offsets, *(torch.tanh(sharp * offsets) for sharp in SHARPNESS)], -1))
+        h = self.embed(objects)
+        for layer in self.layers:
+            h = layer(h, self.pairs, edges)
+        return self.answer(h) + self.skip(objects)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hiwm.levels.entities import EntityNetwork
 from hiwm.levels.networks import mlp
+
+RELATED = 64  # features that message passing adds to an object
 
 
 class InverseModel(nn.Module):
     """a = MLP([source, target, steps / reach]), the mean action of the data between two moments.
+
+    With a source made of objects, MLP([source, network(objects), target, steps / reach]), the network a message passing.
 
     Args:
         dim_source: size of the latent the action is taken from.
@@ -18,18 +23,36 @@ class InverseModel(nn.Module):
         reach: largest number of steps of the level below trained on; more steps left are read as `reach`.
         width: units a hidden layer.
         depth: hidden layers.
+        entities: number of objects the source is made of; None for a source that is not made of objects.
     """
 
     def __init__(
-        self, *, dim_source: int, dim_target: int, dim_action: int, reach: int, width: int = 256, depth: int = 3
+        self,
+        *,
+        dim_source: int,
+        dim_target: int,
+        dim_action: int,
+        reach: int,
+        width: int = 256,
+        depth: int = 3,
+        entities: int | None = None,
     ) -> None:
         super().__init__()
         if reach < 1:
             raise ValueError(f"inverse.reach is {reach}; allowed: at least 1 step of the level below")
+        self.relations = None
+        if entities is not None:
+            if dim_source % entities:
+                raise ValueError(f"inverse.entities is {entities}; allowed: a divisor of the source's size {dim_source}")
+            self.shape = (entities, dim_source // entities)
+            self.relations = EntityNetwork(*self.shape, RELATED, RELATED, 2)
+            dim_source += entities * RELATED
         self.net = mlp(dim_source + dim_target + 1, width, depth, dim_action)
         self.reach = reach
 
     def forward(self, source: Tensor, target: Tensor, steps_left: Tensor) -> Tensor:
         """(..., D_source), (..., D_target), (...) -> (..., A_below)."""
+        if self.relations is not None:
+            source = torch.cat([source, self.relations(source.unflatten(-1, self.shape)).flatten(-2)], -1)
         share = (steps_left.clamp(1, self.reach) / self.reach).unsqueeze(-1)
         return self.net(torch.cat([source, target, share], -1))

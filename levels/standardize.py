@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 
 class Standardize(nn.Module):
-    """(x - mean) / max(std, floor), element by element, for every named input.
+    """(x - mean) / max(std, floor), element by element, for every named input; objects (N, F) share their statistics.
+
+    Each object by itself would lose its kind (one-hot, so constant) and the frame in which two positions can be compared.
 
     Without it a static background is the easiest thing to predict and the latent keeps nothing else.
 
@@ -29,8 +31,12 @@ class Standardize(nn.Module):
     def fit(self, mean: Mapping[str, Tensor], std: Mapping[str, Tensor]) -> None:
         """Take mean and deviation, one tensor of the input's shape each."""
         for name in self.names:
-            self.get_buffer(f"{name}_mean").copy_(mean[name])
-            self.get_buffer(f"{name}_std").copy_(std[name].clamp_min(self.floor))
+            m, s = mean[name], std[name]
+            if m.dim() == 2:
+                centre = m.mean(0)
+                m, s = centre, (s.square() + (m - centre).square()).mean(0).sqrt()
+            self.get_buffer(f"{name}_mean").copy_(m)
+            self.get_buffer(f"{name}_std").copy_(s.clamp_min(self.floor))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each (..., *shape), any number type -> float, same shape."""

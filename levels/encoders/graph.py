@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from hiwm.levels.encoders.identity import IdentityEncoder
 from hiwm.levels.entities import EntityNetwork
 from hiwm.levels.parts import Encoder
 
@@ -14,22 +15,36 @@ class GraphEncoder(Encoder):
     """z = [z_1, ..., z_N], z_i = network(objects)_i: permuting the objects permutes the parts of the latent.
 
     Args:
-        inputs: one input of shape (N, F): N objects of F features.
+        inputs: one input of shape (N, F), N objects of F features, or (N F), as an identity level below puts them out.
+        entities: number N of objects, where the input does not say it.
         dim: size of one object's part of the latent; D = N * dim.
         width: size of an object's features inside.
         depth: layers of message passing.
     """
 
-    def __init__(self, *, inputs: Mapping[str, tuple[int, ...]], dim: int = 8, width: int = 64, depth: int = 2) -> None:
+    def __init__(
+        self,
+        *,
+        inputs: Mapping[str, tuple[int, ...]],
+        dim: int = 8,
+        entities: int | None = None,
+        width: int = 64,
+        depth: int = 2,
+    ) -> None:
         super().__init__()
-        if len(inputs) != 1 or len(shape := next(iter(inputs.values()))) != 2:
+        shape, *others = inputs.values()
+        if entities is not None and len(shape) == 1 and shape[0] % entities == 0:
+            shape = (entities, shape[0] // entities)
+        if others or len(shape) != 2 or entities not in (None, shape[0]):
             raise ValueError(
-                f"GraphEncoder: inputs are {dict(inputs)}; allowed: one input of shape (objects, features)"
+                f"GraphEncoder: inputs are {dict(inputs)}, entities is {entities}; "
+                "allowed: one input of shape (objects, features), or one of (objects * features,) and entities = objects"
             )
-        (self.name,) = inputs
-        self.network = EntityNetwork(shape[0], shape[1], dim, width, depth)
+        self.flat = IdentityEncoder(inputs=inputs)
+        self.shape = shape
+        self.network = EntityNetwork(*shape, dim, width, depth)
         self.dim = shape[0] * dim
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """(..., N, F) -> (..., N * dim)."""
-        return self.network(inputs[self.name]).flatten(-2)
+        """(..., N, F) or (..., N * F) -> (..., N * dim)."""
+        return self.network(self.flat(inputs).unflatten(-1, self.shape)).flatten(-2)

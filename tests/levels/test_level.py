@@ -39,6 +39,10 @@ CASES = {
         0, IMAGE, 1,
     ),
     "encoder=graph": (["encoder@levels.level0.encoder=graph"], 0, OBJECTS, 1),
+    "encoder=graph, inverse.entities=5": (
+        ["encoder@levels.level1.encoder=graph", "levels.level1.encoder.entities=5", "+levels.level1.inverse.entities=5"],
+        1, LATENT, 3,
+    ),
     "predictor=graph": (
         ["encoder@levels.level0.encoder=graph", "predictor@levels.level0.predictor=graph", "levels.level0.predictor.entities=3"],
         0, OBJECTS, 1,
@@ -285,6 +289,36 @@ def test_objects_may_be_permuted():
     torch.testing.assert_close(level.predict(permuted.flatten(1), action).unflatten(-1, (3, -1)), after[:, order])
 
 
+def test_objects_of_a_flat_latent_may_be_permuted():
+    parts = composed("encoder=graph, inverse.entities=5")
+    level = build(parts, {"latent": (15,)}).eval()
+    objects, order = torch.randn(6, 5, 3), torch.tensor([2, 0, 4, 1, 3])
+    latent = level.encode({"latent": objects.flatten(1)}).unflatten(-1, (5, -1))
+    torch.testing.assert_close(level.encode({"latent": objects[:, order].flatten(1)}).unflatten(-1, (5, -1)), latent[:, order])
+
+
+def test_objects_hear_of_one_another():
+    level = build(composed("encoder=graph"), OBJECTS).eval()
+    objects = draw(OBJECTS, 6)["objects"]
+    moved = objects.clone()
+    moved[:, 0] += 1
+    before, after = (level.encode({"objects": o}).unflatten(-1, (3, -1)) for o in (objects, moved))
+    assert not torch.allclose(before[:, 1], after[:, 1], atol=1e-3)
+
+
+def test_an_inverse_model_reads_offsets_between_objects():
+    sizes = {"dim_target": 1, "dim_action": 1, "reach": 1, "width": 16, "depth": 1}
+    plain, relational = (InverseModel(dim_source=6, entities=n, **sizes) for n in (None, 2))
+    assert relational.net[0].in_features > plain.net[0].in_features
+    for inverse, changes in ((plain, False), (relational, True)):
+        torch.nn.init.zeros_(inverse.net[0].weight[:, :6])
+        source, other = torch.randn(2, 4, 6)
+        asked = (torch.zeros(4, 1), torch.ones(4))
+        assert torch.allclose(inverse(source, *asked), inverse(other, *asked)) != changes
+    with pytest.raises(ValueError, match=r"inverse\.entities is 4; allowed: a divisor of the source's size 6"):
+        InverseModel(dim_source=6, entities=4, **sizes)
+
+
 def test_macro_actions_see_what_they_should():
     latent, actions = torch.randn(4, 5), torch.randn(4, 3, DIM_BELOW)
     for name, sees_latent, sees_order in (("mlp", True, True), ("transformer", True, True), ("mean", False, False)):
@@ -327,6 +361,8 @@ def test_wrong_coefs_are_refused_by_name(config, inputs, change):
         (["collapse@levels.level0=pixels"], STATE, "exactly one image"),
         (["encoder@levels.level0.encoder=vit", "levels.level0.encoder.patch=7"], IMAGE, "patch is 7"),
         (["encoder@levels.level0.encoder=graph"], STATE, "objects, features"),
+        (["encoder@levels.level0.encoder=graph", "levels.level0.encoder.entities=3"], STATE, "entities is 3; allowed"),
+        (["encoder@levels.level0.encoder=graph", "levels.level0.encoder.entities=2"], OBJECTS, "entities is 2; allowed"),
         (["predictor@levels.level0.predictor=graph", "levels.level0.predictor.entities=3"], STATE, "entities is 3"),
         (
             ["predictor@levels.level0.predictor=transformer", "levels.level0.predictor.heads=5"],
@@ -396,6 +432,17 @@ def test_standardize_gives_mean_0_and_deviation_1():
         assert value.shape == data[name].shape
         torch.testing.assert_close(value.mean(0), torch.zeros(value.shape[1:]), atol=1e-4, rtol=0)
         torch.testing.assert_close(value.std(0), torch.ones(value.shape[1:]), atol=1e-4, rtol=0)
+
+
+def test_objects_share_their_mean_and_deviation():
+    objects = torch.randn(500, 3, 2) + torch.tensor([[5.0, 1.0], [5.0, 2.0], [8.0, 3.0]])
+    standardize = Standardize({"objects": (3, 2)}, 1e-3)
+    standardize.fit({"objects": objects.mean(0)}, {"objects": objects.std(0)})
+    value = standardize({"objects": objects})["objects"]
+    torch.testing.assert_close(value.mean((0, 1)), torch.zeros(2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(value.std((0, 1)), torch.ones(2), atol=1e-2, rtol=0)
+    offset = (objects[:, 0] - objects[:, 1]) / objects.std((0, 1))
+    torch.testing.assert_close(value[:, 0] - value[:, 1], offset, atol=1e-2, rtol=1e-2)
 
 
 def test_standardize_survives_constant_columns():
