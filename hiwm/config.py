@@ -192,7 +192,9 @@ def _explained(error: Exception, overrides: list[str]) -> str:
             break
         if name not in there:
             keys = sorted(map(str, there))
-            return f"unknown key {'.'.join(path[: i + 1])}; allowed: {', '.join(keys)}" + _nearest(name, keys)
+            whole = ".".join(path[: i + 1])
+            new = f", or +{whole}=... for one that is not spelt out" if path[0] == "levels" and i > 1 else ""
+            return f"unknown key {whole}; allowed: {', '.join(keys) or 'none'}{new}" + _nearest(name, keys)
         there = there[name]
     return message
 

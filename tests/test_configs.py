@@ -109,6 +109,7 @@ def test_files_of_other_seeds_lie_apart():
         ("planer.hops=1", "unknown key planer; allowed: .*. Did you mean planner"),
         ("planner.hop=1", "unknown key planner.hop; allowed: .*. Did you mean hops"),
         ("levels.level1.predictor.widht=1", "unknown key levels.level1.predictor.widht; .* Did you mean width"),
+        ("levels.level1.training.steps=5", r"allowed: none, or \+levels.level1.training.steps=... for one"),
         ("levels.level9.horizon=1", "unknown key levels.level9; allowed: level0, level1, level2"),
         ("+extra=3", "unknown key extra"),
         ("training.steps=many", "training.steps is 'many'; allowed: a whole number"),

@@ -4,7 +4,8 @@ The energy of a goal on a part of the state is as high after the first of the th
 higher: to close a drawer that is locked, a button must be pressed that the goal wants as it is. A search that looks a step or
 two ahead sees no reason to. So a small network learns, after the levels and from the same data, the cost to go from a latent to
 what a part of the state is to be: implicit value learning without actions (GCIVL; Kostrikov et al. 2022, arXiv 2110.06169,
-equation 5; Park et al. 2025, arXiv 2410.20092), goals relabelled in hindsight (Andrychowicz et al. 2017, arXiv 1707.01495).
+equation 5; Park et al. 2025, arXiv 2410.20092), with one target for both networks, the more careful of their slow copies, and
+goals relabelled in hindsight (Andrychowicz et al. 2017, arXiv 1707.01495).
 """
 
 from __future__ import annotations
@@ -26,10 +27,8 @@ from hiwm.levels.networks import mlp
 from hiwm.planning.fitting import minimize
 
 MEMBERS = 2  # networks; the higher cost of the two is bootstrapped from, against the optimism of the expectile
-FUTURE, HERE = (
-    0.6,
-    0.1,
-)  # shares of goals from the same episode's future and of the state itself; the rest from anywhere
+FUTURE = 0.6  # share of goals from the same episode's future
+HERE = 0.1  # share of goals that are the state itself; the rest is from anywhere
 AHEAD = (1, 2, 4, 8)  # steps after which held-out episodes tell what costs were worth
 MASKED = 0.5  # share of goals that leave numbers open, each with this chance again
 
@@ -125,7 +124,7 @@ class CostToGo(nn.Module):
         return torch.stack([network(x).squeeze(-1) for network in self.networks])
 
     def forward(self, latent: Tensor, goal: Tensor) -> Tensor:
-        """Steps of the level, the mean of the networks: arguments as in `told`, (...)."""
+        """Steps of the level, the mean of the networks, at most those of 1 - discount^n = 0.999: arguments as in `told`, (...)."""
         left = (1 - self.told(latent, goal).mean(0)).clamp(1e-3, 1)
         return left.log() / math.log(self.discount)
 
@@ -187,9 +186,9 @@ def fit_cost_to_go(
         return torch.rand(*shape, generator=generator)
 
     def goals(at: Tensor, end: Tensor) -> Tensor:
-        """Of states in these rows, (B,) -> (B, G)."""
-        ahead = period * (uniform(len(at)).clamp_min(1e-9).log() / math.log(config.discount)).long()
-        later = torch.minimum(at + ahead, end - 1)
+        """Of states in these rows of episodes that end before those, (B,) -> (B, G)."""
+        ahead = 1 + (uniform(len(at)).clamp_min(1e-9).log() / math.log(config.discount)).long()
+        later = at + period * torch.minimum(ahead, (end - 1 - at) // period)  # whole steps, so that backups meet them
         anywhere = rows[torch.randint(len(rows), at.shape, generator=generator)]
         kind = uniform(len(at))
         goal = parts[torch.where(kind < HERE, at, torch.where(kind < HERE + FUTURE, later, anywhere)).to(device)]
@@ -200,13 +199,16 @@ def fit_cost_to_go(
         chosen = torch.randint(len(starts), (config.batch,), generator=generator)
         at = starts[chosen]
         goal = goals(at, ends[chosen])
-        apart = ((parts[at.to(device)] - goal) / cost.std).abs()
-        reached = ~(apart > config.tolerance).any(-1)
+        reached, then_reached = (
+            ~(((parts[row.to(device)] - goal) / cost.std).abs() > config.tolerance).any(-1) for row in (at, at + period)
+        )
         with torch.no_grad():
             for kept, new in zip(slow.parameters(), cost.parameters(), strict=True):
                 kept.lerp_(new, config.target_rate)
             onward = slow.told(column[(at + period).to(device)], goal).amax(0).clamp(0, 1)
-            target = torch.where(reached, 0.0, 1 - config.discount * (1 - onward))
+            # the last rows of an episode have no step of their own to learn from that they are there
+            onward = onward.masked_fill(then_reached, 0.0)
+            target = (1 - config.discount * (1 - onward)).masked_fill(reached, 0.0)
         error = target - cost.told(column[at.to(device)], goal)
         weight = torch.where(error < 0, config.expectile, 1 - config.expectile)
         return (weight * error.square()).mean()

@@ -85,6 +85,13 @@ def test_held_out_episodes_tell_what_costs_are_worth(cost):
     assert ahead[1] < ahead[3] < 3.5  # nothing is farther than three steps
 
 
+def test_the_end_of_an_episode_can_be_a_goal(tmp_path):
+    part = np.tile(np.arange(6, dtype=np.float32), 60)[:, None]  # 0 to 5, step by step, and 5 has no step of its own
+    cost = fit(Trajectories(tmp_path, {"latent": part}, np.full(60, 6), np.arange(60) * 6), part)
+    for start in range(5):
+        assert cost(torch.tensor([[float(start)]]), torch.tensor([[5.0]])).item() == pytest.approx(5 - start, abs=0.5)
+
+
 def test_what_is_left_open_costs_nothing(cost):
     assert to_go(cost, (0, 1), [torch.nan, 1.0]) == pytest.approx(0, abs=0.3)
     assert to_go(cost, (0, 1), [torch.nan, 0.0]) == pytest.approx(2, abs=0.5)
