@@ -31,7 +31,6 @@ from hiwm.tracking import make_tracker
 from hiwm.training.checkpoint import METRICS
 from hiwm.training.monitor import alarms
 
-EQUAL_CALLS = 0.05  # share by which numbers of predictor calls that are called equal may differ
 KEPT = "kept.json"  # column of the true state -> R2 from each level
 
 
@@ -155,23 +154,18 @@ def _headline(agents: dict[str, Any]) -> str:
         low, high = numbers["interval"]
         return f"{100 * numbers['success']:.1f} % [{100 * low:.0f}, {100 * high:.0f}] of {numbers['episodes']} episodes"
 
-    def calls(name: str) -> tuple[float, str]:
-        numbers = agents[name]
-        return numbers["predictor_calls"], f"{numbers['predictor_calls']:.0f} + {numbers['other_calls']:.0f}"
-
-    budget, told = calls(HIERARCHICAL)
-    sentences = [
-        f"The stack reaches {rate(HIERARCHICAL)}, with {told} calls an environment step (predictor + encoder and inverse models)."
+    whole = agents[HIERARCHICAL]
+    told = (
+        f"The stack reaches {rate(HIERARCHICAL)}, with {whole['predictor_calls']:.0f} predictor calls and "
+        f"{whole['other_calls']:.0f} passes through other networks an environment step."
+    )
+    others = [
+        f"{name} {rate(name)} ({numbers['predictor_calls'] / whole['predictor_calls']:.2f} times its predictor calls, "
+        f"{numbers['other_calls']:.0f} other passes)"
+        for name, numbers in agents.items()
+        if name != HIERARCHICAL
     ]
-    others = {name: calls(name) for name in agents if name != HIERARCHICAL}
-    equal = {name for name, (number, _) in others.items() if abs(number - budget) <= EQUAL_CALLS * budget}
-    for intro, chosen in (("With as many predictor calls", equal), ("With another number", set(others) - equal)):
-        if chosen:
-            listed = ", ".join(
-                f"{name} {rate(name)} ({told} calls)" for name, (_, told) in others.items() if name in chosen
-            )
-            sentences.append(f"{intro}: {listed}.")
-    return " ".join(sentences)
+    return f"{told} Beside it: {', '.join(others)}." if others else told
 
 
 def _protocol(config: Config) -> str:

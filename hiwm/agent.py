@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -144,7 +145,7 @@ class Agent:
         A caption or a list of them is a goal too where the stack was trained with `text.learn=true`.
 
         Where goals are about a part of the state, `World.goal`, a dict needs those columns only; one array is a whole
-        observation all the same. Other goals (`hiwm.planning.goals`) are made with `Agent.readouts` and are always a batch.
+        observation all the same. Other goals (`hiwm.planning.goals`) are made of `part_goal` and `region`, and are always a batch.
         """
         observation: Any = goal  # numbers in lists are taken too
         if isinstance(goal, Goal):
@@ -154,7 +155,9 @@ class Agent:
         elif isinstance(goal, Sequence) and goal and isinstance(goal[0], str):
             wanted, self._single = self._said(goal), False
         elif self.world.goal and isinstance(goal, Mapping):
-            wanted, self._single = self._part(goal)
+            if missing := [name for name in self.world.goal if name not in goal]:
+                raise ValueError(f"the goal has {sorted(goal)}; needed: a dict with {missing[0]!r} too")
+            wanted, self._single = self.part_goal(goal), self._is_single(goal)
         else:
             tensors, self._single = self._tensors(observation)
             wanted = ObservationGoal(self.hierarchy.encode(tensors), self.goal_errors)
@@ -173,7 +176,11 @@ class Agent:
         tensors, single = self._tensors(observation)
         batch = len(next(iter(tensors.values())))
         if batch != self._batch or single != self._single:
-            raise ValueError(f"{batch} observations for {self._batch} goals; allowed: as many as reset() was given")
+            here, there = (
+                "one without a batch axis" if alone else f"a batch of {size}"
+                for alone, size in ((single, batch), (self._single, self._batch))
+            )
+            raise ValueError(f"the observation is {here}, the goal of reset() was {there}; allowed: the same")
         self._plan = self.planner.plan(tensors)
         action = self._plan.action.cpu().numpy()
         if self.world.discrete:
@@ -192,23 +199,43 @@ class Agent:
             raise ValueError(f"goals are captions, {captions[0]!r}, which needs a stack trained with text.learn=true")
         return TextGoal(embed(captions).to(self.hierarchy.device), self.texts)
 
-    def _part(self, goal: Mapping[str, np.ndarray]) -> tuple[Goal, bool]:
-        """The goal on a part of the state, and whether it is a single one."""
-        names = self.world.goal
-        if any(name not in goal for name in names):
-            raise ValueError(f"the goal has {sorted(goal)}; needed: a dict with {list(names)}")
-        parts, single = [], False
-        for name, shape in zip(names, map(tuple, self.world.goal_shapes), strict=True):
-            part = torch.as_tensor(np.array(goal[name], np.float32), device=self.hierarchy.device)
-            single = tuple(part.shape) == shape
-            if not single and tuple(part.shape[1:]) != shape:
+    def part_goal(self, part: Mapping[str, Any]) -> PartGoal:
+        """What a part of the state is to be.
+
+        Args:
+            part: columns that goals are about (`goal.columns`), each of its own shape or with a batch axis in front, in its own
+                unit; not a number, or a column that is not there: does not matter.
+        """
+        return PartGoal(self._columns(part, torch.nan), self.readouts, self.config.goal_width)
+
+    def region(self, low: Mapping[str, Any], high: Mapping[str, Any]) -> Region:
+        """Anywhere in a box: its bounds as `part_goal` takes a part; a column that is not there has none."""
+        least, most = torch.broadcast_tensors(self._columns(low, -torch.inf), self._columns(high, torch.inf))
+        return Region(least, most, self.readouts, self.config.goal_width)
+
+    def _columns(self, part: Mapping[str, Any], other: float) -> Tensor:
+        """The columns that goals are about, side by side, (B, G), with `other` for those that are not there."""
+        shapes = dict(zip(self.world.goal, map(tuple, self.world.goal_shapes), strict=True))
+        if not any(name in part for name in shapes):
+            raise ValueError(
+                f"the goal has {sorted(part)}; allowed: {list(shapes) or 'none, for goal.columns is empty'}"
+            )
+        columns = []
+        for name, shape in shapes.items():
+            values = np.full(shape, other, np.float32) if name not in part else np.asarray(part[name], np.float32)
+            if values.shape != shape and values.shape[1:] != shape:
                 raise ValueError(
-                    f"the goal's {name} has the shape {tuple(part.shape)}; allowed: {shape} or (batch, *{shape})"
+                    f"the goal's {name} has the shape {values.shape}; allowed: {shape} or (batch, *{shape})"
                 )
-            parts.append(part.reshape(1 if single else len(part), -1))
-        if len({len(part) for part in parts}) > 1:
-            raise ValueError(f"goals of {[len(part) for part in parts]} episodes; allowed: the same for {list(names)}")
-        return PartGoal(torch.cat(parts, 1), self.readouts, self.config.goal_width), single
+            columns.append(torch.from_numpy(values.reshape(-1, math.prod(shape))).to(self.hierarchy.device))
+        batch = max(len(column) for column in columns)
+        if wrong := [len(column) for column in columns if len(column) not in (1, batch)]:
+            raise ValueError(f"goals of {[batch, *wrong]} episodes; allowed: the same for {list(shapes)}")
+        return torch.cat([column.expand(batch, -1) for column in columns], 1)
+
+    def _is_single(self, goal: Mapping[str, Any]) -> bool:
+        shapes = zip(self.world.goal, self.world.goal_shapes, strict=True)
+        return all(np.shape(goal[name]) == tuple(shape) for name, shape in shapes)
 
     def _tensors(self, observation: Observation) -> tuple[dict[str, Tensor], bool]:
         """Named tensors with a batch dimension, and whether there was none."""

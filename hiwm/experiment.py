@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -43,6 +42,7 @@ from hiwm.planning.text import TextHead, check_text, fit_texts
 from hiwm.progress import TrainingProgress
 from hiwm.tracking import flatten, make_tracker
 from hiwm.training.distributed import Processes, barrier, start_processes
+from hiwm.training.fingerprint import fingerprint
 from hiwm.training.stages import describe, train_stack
 
 
@@ -51,6 +51,21 @@ def run(config: Config) -> None:
     collect(config)
     train(config)
     evaluate(config)
+
+
+def check(config: Config) -> None:
+    """Refuse, before any work, what the config alone shows that training or planning would refuse."""
+    levels = len(config.stack.levels)
+    config.planner.check(levels)
+    config.prior.check(levels)
+    config.cost_to_go.check(levels, config.goal.columns)
+    config.planner.check_learned(levels, config.prior.levels, config.cost_to_go.levels)
+    _check_macros(config)
+    if config.text.learn:
+        try:
+            check_text()
+        except ImportError as error:
+            raise ConfigError(f"text.learn is true: {error}") from error
 
 
 def collect(config: Config) -> Trajectories:
@@ -72,6 +87,8 @@ def collect(config: Config) -> Trajectories:
         raise ConfigError(
             f"dataset.path: there is no {path}, and an .npz is not collected here; allowed: a path that ends in .h5"
         )
+    check(config)
+    _check_columns(config, _observed(config), config.environment["_target_"])
     path.parent.mkdir(parents=True, exist_ok=True)
     collection = Collection(
         make_env=_environment(config, config.dataset.behaviour),
@@ -100,14 +117,10 @@ def collect(config: Config) -> Trajectories:
 def train(config: Config) -> None:
     """Train the levels that are not there yet, build the landmark graphs, keep real actions, save the hierarchy."""
     processes = _prepare(config)
-    config.planner.check(len(config.stack.levels))
-    config.prior.check(len(config.stack.levels))
-    config.cost_to_go.check(len(config.stack.levels), config.goal.columns)
-    _check_macros(config)
+    check(config)
     dataset = open_dataset(config.dataset.path)
     _check_environment(config, dataset.metadata.get("environment"), config.dataset.path)
-    for name in config.goal.columns:
-        dataset.column(name)
+    _check_columns(config, list(dataset.columns), dataset.path)
     captions = captions_of(config, dataset) if config.text.learn else []
     _check_disagreement(config, dataset)
     tracker = make_tracker(config if processes.is_main else replace(config, tracking="none"))
@@ -192,6 +205,11 @@ def evaluate(config: Config) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads",
         "agents": {name: summarize(outcome) for name, outcome in outcomes.items()},
     }
+    if path.exists():  # of other settings; hours may have gone into it
+        for suffix in (".json", ".npz"):
+            if (old := path.with_suffix(suffix)).exists():
+                old.replace(old.with_stem(f"{path.stem}-{found['identity']}"))
+        say(f"evaluation of other settings, kept as {path.stem}-{found['identity']}.json")
     save_traces(path.with_suffix(".npz"), outcomes)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(result, indent=1))
@@ -244,6 +262,27 @@ def _fit(
     )
 
 
+def _once(
+    config: Config,
+    hierarchy: Hierarchy,
+    k: int,
+    name: str,
+    kind: Any,
+    settings: Mapping[str, Any],
+    fit: Callable[[], Any],
+) -> Any:
+    """A network fitted to level k: fitted now and kept, or what an earlier run with the same level and settings kept."""
+    identity = fingerprint([hierarchy.specs[k].fingerprint, settings, config.dataset.validation, config.seed])
+    path = config.folder / "fitted" / f"{name}{k}-{identity}.safetensors"
+    if not path.exists():
+        entry = fit()
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        entry.save(temporary)
+        temporary.replace(path)
+    return kind.load(path, str(next(hierarchy.parameters()).device))
+
+
 def _fit_readouts(
     config: Config, dataset: Trajectories, hierarchy: Hierarchy, latents: Sequence[Trajectories], processes: Processes
 ) -> list[Readout]:
@@ -253,16 +292,13 @@ def _fit_readouts(
     part = goal_part(dataset, config.goal.columns)
     readouts = []
     for k, (level, cached, period) in enumerate(zip(hierarchy.levels, latents, hierarchy.periods, strict=True)):
-        readout = fit_readout(
-            level,
-            cached,
-            period,
-            part,
-            config.goal,
-            validation=config.dataset.validation,
-            seed=config.seed,
-            device=processes.device,
-        )
+        readout = _once(
+            config, hierarchy, k, "readout", Readout, asdict(config.goal),
+            partial(
+                fit_readout, level, cached, period, part, config.goal, validation=config.dataset.validation,
+                seed=config.seed, device=processes.device,
+            ),
+        )  # fmt: skip
         told, foreseen = (
             ", ".join(f"{error:.3g}" for error in errors.tolist()) for errors in (readout.error, readout.foreseen)
         )
@@ -280,15 +316,13 @@ def _fit_priors(
     """Which macro-actions occur, of the levels that are to learn it; None for the others."""
     priors: list[MacroPrior | None] = [None] * len(hierarchy)
     for k in config.prior.levels:
-        prior = fit_prior(
-            hierarchy.levels[k],
-            latents[k],
-            hierarchy.periods[k],
-            config.prior,
-            validation=config.dataset.validation,
-            seed=config.seed,
-            device=processes.device,
-        )
+        prior = _once(
+            config, hierarchy, k, "prior", MacroPrior, asdict(config.prior) | {"levels": None},
+            partial(
+                fit_prior, hierarchy.levels[k], latents[k], hierarchy.periods[k], config.prior,
+                validation=config.dataset.validation, seed=config.seed, device=processes.device,
+            ),
+        )  # fmt: skip
         gaussian, flown = (f"{100 * share:.0f}" for share in prior.told.tolist())
         say(
             f"prior of level {k}: real macro-actions are told from Gaussian ones in {gaussian} % of the states, from its own in "
@@ -304,15 +338,14 @@ def _fit_costs(
     """How far goals are, of the levels that are to learn it; None for the others."""
     costs: list[CostToGo | None] = [None] * len(hierarchy)
     for k in config.cost_to_go.levels:
-        cost = fit_cost_to_go(
-            latents[k],
-            goal_part(dataset, config.goal.columns),
-            hierarchy.periods[k],
-            config.cost_to_go,
-            validation=config.dataset.validation,
-            seed=config.seed,
-            device=processes.device,
-        )
+        cost = _once(
+            config, hierarchy, k, "cost_to_go", CostToGo,
+            asdict(config.cost_to_go) | {"levels": None, "columns": list(config.goal.columns)},
+            partial(
+                fit_cost_to_go, latents[k], goal_part(dataset, config.goal.columns), hierarchy.periods[k],
+                config.cost_to_go, validation=config.dataset.validation, seed=config.seed, device=processes.device,
+            ),
+        )  # fmt: skip
         steps, ahead = (", ".join(f"{number:.3g}" for number in numbers) for numbers in (AHEAD, cost.ahead.tolist()))
         say(f"cost to go of level {k}: to where held-out episodes came in {steps} steps, {ahead}")
         costs[k] = cost
@@ -321,10 +354,6 @@ def _fit_costs(
 
 def captions_of(config: Config, dataset: Trajectories) -> list[Caption]:
     """What the environment says of the states in the data."""
-    try:
-        check_text()
-    except ImportError as error:
-        raise ConfigError(f"text.learn is true: {error}") from error
     environment: Any = _environment(config, {})()
     try:
         describe = environment.get_wrapper_attr("captions")
@@ -409,7 +438,18 @@ def check_trained(config: Config) -> None:
     """Refuse a config that the saved hierarchy was not trained with."""
     saved = yaml.safe_load((config.folder / "config.yaml").read_text())
     wanted = config.as_dict()
-    for key in ("inputs", "strides", "levels", "landmarks", "macros", "goal", "text", "training"):
+    for key in (
+        "inputs",
+        "strides",
+        "levels",
+        "landmarks",
+        "macros",
+        "goal",
+        "text",
+        "prior",
+        "cost_to_go",
+        "training",
+    ):
         if key not in saved:  # an older version's; the planner refuses what it cannot do without
             continue
         before, now = (flatten({key: described[key]}) for described in (saved, wanted))
@@ -419,6 +459,19 @@ def check_trained(config: Config) -> None:
             raise ConfigError(
                 f"{config.folder / 'hierarchy'} was trained with {told}; `hiwm train` with this config first, or give another name"
             )
+
+
+def _observed(config: Config) -> list[str]:
+    """Columns that the environment's observations give a dataset."""
+    space = _environment(config, {})().observation_space
+    return list(space) if isinstance(space, gymnasium.spaces.Dict) else [config.dataset.column]
+
+
+def _check_columns(config: Config, there: Sequence[str], where: object) -> None:
+    """Refuse columns that an environment or a dataset does not have, by the key that asks for them."""
+    for key, names in (("inputs", config.inputs), ("state", config.state), ("goal.columns", config.goal.columns)):
+        if missing := [name for name in names if name not in there]:
+            raise ConfigError(f"{key} holds {missing[0]!r}; allowed: {sorted(there)}, the columns of {where}")
 
 
 def _check_macros(config: Config) -> None:
@@ -500,7 +553,7 @@ def evaluation_identity(config: Config, agent: Agent) -> str:
     parts = [
         [spec.fingerprint for spec in agent.hierarchy.specs],
         asdict(config.planner), asdict(config.landmarks), asdict(config.macros), asdict(config.goal),
-        asdict(config.evaluation),
+        asdict(config.prior), asdict(config.cost_to_go), asdict(config.evaluation),
         config.environment, config.seed,
     ]  # fmt: skip
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return fingerprint(parts)

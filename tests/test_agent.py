@@ -16,7 +16,7 @@ from hiwm.agent import Agent, load_agent
 from hiwm.config import load_config
 from hiwm.data.store import open_dataset
 from hiwm.experiment import captions_of, train
-from hiwm.planning.goals import KeepOut, PartGoal
+from hiwm.planning.goals import InOrder, KeepOut, PartGoal
 from hiwm.planning.readout import Readout
 from hiwm.planning.text import TextConfig
 
@@ -99,13 +99,15 @@ def test_act_before_reset_is_refused(agent):
 @pytest.mark.parametrize("observation", [STATES[:3], STATES[:1], STATES[0]])
 def test_another_batch_than_the_goals_is_refused(agent, observation):
     agent.reset(GOALS)
-    with pytest.raises(ValueError, match=r"for 4 goals"):
+    with pytest.raises(ValueError, match="goal of reset.. was a batch of 4; allowed: the same"):
         agent.act(observation)
 
 
 def test_single_after_a_single_goal_only(agent):
     agent.reset(GOALS[0])
-    with pytest.raises(ValueError, match="1 observations for 1 goals"):
+    with pytest.raises(
+        ValueError, match="the observation is a batch of 1, the goal of reset\\(\\) was one without a batch axis"
+    ):
         agent.act(STATES[:1])
 
 
@@ -126,7 +128,7 @@ def test_keep(agent, rows):
     agent.act(STATES)
     planned = agent.plan.steps[0].actions
     agent.keep(rows)
-    with pytest.raises(ValueError, match="4 observations for 2 goals"):
+    with pytest.raises(ValueError, match="the observation is a batch of 4, the goal of reset\\(\\) was a batch of 2"):
         agent.act(STATES)
     action = agent.act(STATES[[0, 2]])
     np.testing.assert_array_equal(action, planned[[0, 2], 1])
@@ -303,8 +305,31 @@ def test_goals_on_a_part_come_alone_or_as_a_batch(about_a_part):
         ValueError, match=r"the goal's state has the shape \(3,\); allowed: \(2,\) or \(batch, \*\(2,\)\)"
     ):
         agent.reset({"state": np.zeros(3)})
-    with pytest.raises(ValueError, match=r"the goal has \['cube'\]; needed: a dict with \['state'\]"):
+    with pytest.raises(ValueError, match=r"the goal has \['cube'\]; needed: a dict with 'state' too"):
         agent.reset({"cube": np.zeros(2)})
+
+
+def test_goals_on_a_part_are_made_by_column_as_the_config_says(about_a_part):
+    agent = about_a_part
+    world = replace(agent.world, goal=["place", "turn"], goal_shapes=[[1], [1]])
+    agent = Agent(agent.hierarchy, agent.fitted, replace(agent.config, goal_width=0.2), world)
+    goal = agent.part_goal({"turn": [0.5]})
+    assert goal.part.isnan().tolist() == [[True, False]]
+    assert goal.part[0, 1] == 0.5
+    assert goal.width == 0.2
+    assert agent.part_goal({"turn": [[1], [2], [3]], "place": [9]}).part.tolist() == [[9, 1], [9, 2], [9, 3]]
+    box = agent.region({"place": [0]}, {"place": [[1], [2]], "turn": [4]})
+    assert box.low.tolist() == [[0, -np.inf]] * 2
+    assert box.high.tolist() == [[1, 4], [2, 4]]
+    assert box.width == 0.2
+    agent.reset(InOrder([box, agent.part_goal({"turn": [[1], [2]]})], tolerance=0.1))
+    assert agent.act(np.full((2, 2), 0.5, np.float32)).shape == (2, 2)
+    with pytest.raises(ValueError, match=r"the goal has \['trun'\]; allowed: \['place', 'turn'\]"):
+        agent.part_goal({"trun": [1]})
+    with pytest.raises(ValueError, match=r"goals of \[3, 2\] episodes"):
+        agent.part_goal({"turn": [[1], [2], [3]], "place": [[1], [2]]})
+    with pytest.raises(ValueError, match=r"the goal's turn has the shape \(2,\); allowed: \(1,\)"):
+        agent.part_goal({"turn": [1, 2]})
 
 
 def test_words_need_heads(agent):

@@ -105,11 +105,31 @@ def test_unknown_verb(capsys):
         ("environment._target_=nowhere.Room", "nowhere.Room"),
         ("landmarks.edge_steps=90", "landmarks.edge_steps"),
         ("macros.bank=0", "macros.bank is 0"),
-        ("inputs=[pixels]", "pixels"),
+        ("inputs=[pixels]", "inputs holds 'pixels'; allowed: ['action', 'state']"),
+        ("state=[place]", "state holds 'place'; allowed: "),
+        ("goal.columns=[place]", "goal.columns holds 'place'; allowed: "),
     ],
 )
 def test_mistakes_are_named_in_one_line(spoiled, override, named, capsys):
     assert named in refused(capsys, "train", *spoiled, override)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("prior.levels=[7]", "prior.levels holds 7"),
+        ("cost_to_go.levels=[2]", "goal.columns is empty"),
+        ("planner.proposal=[inverse,inverse,prior] planner.landmarks=none", "prior.levels=[2]"),
+        ("planner.cost_to_go=[0,0,5] planner.landmarks=none", "cost_to_go.levels=[2]"),
+        ("planner.prior=[0,0,3]", "planner.prior[2] is 3"),
+        ("planner.proposal=[gaussian,gaussian]", "one entry for each of 3 levels"),
+        ("planner.proposal=[bank,inverse,gaussian] macros.length=5", "macros.length is 5"),
+        ("goal.columns=[place]", "goal.columns holds 'place'; allowed: ['state'], the columns of "),
+    ],
+)
+def test_what_the_config_alone_shows_is_refused_before_anything_is_collected(tmp_path, override, named, capsys):
+    assert named in refused(capsys, "run", *tiny.overrides(tmp_path, "tracking=none"), *override.split())
+    assert not list(tmp_path.rglob("*.h5*"))
 
 
 def test_a_bank_of_shorter_sequences_than_the_horizon_is_refused_before_training(spoiled, capsys):
@@ -225,6 +245,9 @@ def test_a_changed_planner_is_evaluated_anew_with_the_same_levels(spoiled, tmp_p
     after = json.loads(path.read_text())
     assert after["identity"] != before["identity"]
     assert list(after["agents"]) == ["hierarchical"]
+    kept = path.with_stem(f"evaluation-{before['identity']}")
+    assert json.loads(kept.read_text()) == before
+    assert kept.with_suffix(".npz").exists()
 
 
 def test_stopped_by_hand(spoiled, capsys, monkeypatch):

@@ -106,14 +106,15 @@ def test_the_best_agents_are_bold(page, tiny_run):
     assert bold == [name for name, numbers in agents.items() if numbers["success"] == best]
 
 
-def test_the_headline_says_as_many_calls_only_where_they_are():
+def test_the_headline_puts_calls_beside_one_another():
     def numbers(calls):
         return {"success": 0.5, "interval": [0.4, 0.6], "episodes": 10, "predictor_calls": calls, "other_calls": 7.0}
 
     said = _headline({"hierarchical": numbers(100.0), "flat": numbers(104.0), "half": numbers(50.0)})
-    assert "The stack reaches 50.0 % [40, 60] of 10 episodes, with 100 + 7 calls" in said
-    assert "With as many predictor calls: flat 50.0 % [40, 60] of 10 episodes (104 + 7 calls)." in said
-    assert "With another number: half 50.0 % [40, 60] of 10 episodes (50 + 7 calls)." in said
+    assert "50.0 % [40, 60] of 10 episodes, with 100 predictor calls and 7 passes through other networks an env" in said
+    assert "flat 50.0 % [40, 60] of 10 episodes (1.04 times its predictor calls, 7 other passes), half 50.0 %" in said
+    assert said.endswith("(0.50 times its predictor calls, 7 other passes).")
+    assert "Beside it" not in _headline({"hierarchical": numbers(100.0)})
 
 
 def test_health_far_outside_does_not_squash_the_rest():

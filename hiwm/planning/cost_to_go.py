@@ -38,7 +38,7 @@ class CostToGoConfig:
     """How costs to go are learned.
 
     Args:
-        levels: those that learn one, from 1 up.
+        levels: those that learn one.
         width: units a hidden layer.
         depth: hidden layers.
         steps: optimiser steps.
@@ -71,11 +71,12 @@ class CostToGoConfig:
 
     def check(self, num_levels: int, columns: Sequence[str]) -> None:
         """Raise a ValueError when a stack of `num_levels` has no such levels, or goals are about no columns."""
-        if wrong := [k for k in self.levels if not 0 < k < num_levels]:
-            raise ValueError(f"cost_to_go.levels holds {wrong[0]}; allowed: 1 to {num_levels - 1}")
+        if wrong := [k for k in self.levels if not 0 <= k < num_levels]:
+            raise ValueError(f"cost_to_go.levels holds {wrong[0]}; allowed: 0 to {num_levels - 1}")
         if self.levels and not columns:
             raise ValueError(
-                f"cost_to_go.levels is {list(self.levels)}; allowed: none, for goal.columns names no part of the state"
+                f"cost_to_go.levels is {list(self.levels)} but goal.columns is empty; allowed: goal.columns that name the part of "
+                "the state goals are about, or no levels"
             )
 
 
@@ -213,7 +214,7 @@ def fit_cost_to_go(
         weight = torch.where(error < 0, config.expectile, 1 - config.expectile)
         return (weight * error.square()).mean()
 
-    minimize(loss, cost, config.steps, config.learning_rate)
+    minimize(loss, cost, config.steps, config.learning_rate, "cost to go")
     for i, steps in enumerate(AHEAD):
         now = torch.from_numpy(held_out.starts(steps * period))
         if len(now):

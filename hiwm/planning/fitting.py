@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from hiwm.console import Bar
 
-def minimize(loss: Callable[[], Tensor], network: nn.Module, steps: int, learning_rate: float) -> None:
+
+def minimize(loss: Callable[[], Tensor], network: nn.Module, steps: int, learning_rate: float, label: str) -> None:
     """AdamW with a one-cycle schedule; the network does not learn any more afterwards.
 
     Args:
@@ -16,12 +18,15 @@ def minimize(loss: Callable[[], Tensor], network: nn.Module, steps: int, learnin
         network: whose parameters it depends on.
         steps: of the optimiser.
         learning_rate: its peak.
+        label: what the person who waits is told.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1)
-    for _ in range(steps):
-        optimizer.zero_grad(set_to_none=True)
-        loss().backward()
-        optimizer.step()
-        schedule.step()
+    with Bar(label, steps, "steps") as bar:
+        for step in range(steps):
+            optimizer.zero_grad(set_to_none=True)
+            loss().backward()
+            optimizer.step()
+            schedule.step()
+            bar.update(step + 1)
     network.eval().requires_grad_(False)

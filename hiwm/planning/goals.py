@@ -113,6 +113,7 @@ class PartGoal(Goal):
     """
 
     def __init__(self, part: Tensor, readouts: Sequence[Readout], width: float | None = None) -> None:
+        _check_size(part, readouts)
         self.part: Tensor = part
         self.readouts = readouts
         self.width = width
@@ -124,18 +125,13 @@ class PartGoal(Goal):
     def energy(self, level: int, latent: Tensor) -> Tensor:
         readout = self.readouts[level]
         apart = (readout(latent) - beside(self.part, latent)) / readout.std
-        return self._sum(torch.where(beside(self.part, latent).isnan(), 0.0, apart))
+        return _energy(torch.where(beside(self.part, latent).isnan(), 0.0, apart), self.width)
 
     def keep(self, rows: Tensor) -> PartGoal:
         return PartGoal(self.part[rows], self.readouts, self.width)
 
     def error(self, level: int) -> Tensor:
-        return self._sum(_error(self.readouts[level], ~self.part.isnan()))
-
-    def _sum(self, apart: Tensor) -> Tensor:
-        """Distances of the part's numbers, in deviations, (..., G) -> (...)."""
-        squared = apart.square()
-        return (squared if self.width is None else torch.log1p(squared / self.width**2)).sum(-1)
+        return _energy(_error(self.readouts[level], ~self.part.isnan()), self.width)
 
 
 class Region(Goal):
@@ -144,13 +140,16 @@ class Region(Goal):
     Args:
         low, high: its bounds, (B, G); infinite where there is none.
         readouts: of every level, bottom first.
+        width: see `PlannerConfig.goal_width`.
     """
 
-    def __init__(self, low: Tensor, high: Tensor, readouts: Sequence[Readout]) -> None:
+    def __init__(self, low: Tensor, high: Tensor, readouts: Sequence[Readout], width: float | None = None) -> None:
+        _check_size(low, readouts)
         if low.shape != high.shape or (low > high).any():
             raise ValueError(f"low {low.tolist()} and high {high.tolist()} are no bounds; allowed: low <= high, (B, G)")
         self.low, self.high = low, high
         self.readouts = readouts
+        self.width = width
 
     @property
     def size(self) -> int:
@@ -160,7 +159,7 @@ class Region(Goal):
         readout = self.readouts[level]
         told = readout(latent)
         outside = torch.relu(beside(self.low, latent) - told) + torch.relu(told - beside(self.high, latent))
-        return (outside / readout.std).square().sum(-1)
+        return _energy(outside / readout.std, self.width)
 
     def depth(self, level: int, latent: Tensor) -> Tensor:
         """Distance to the nearest side from within, in deviations of the data, (B, ..., D) -> (B, ...); 0 outside."""
@@ -170,10 +169,10 @@ class Region(Goal):
         return torch.relu((inside / readout.std).amin(-1))
 
     def keep(self, rows: Tensor) -> Region:
-        return Region(self.low[rows], self.high[rows], self.readouts)
+        return Region(self.low[rows], self.high[rows], self.readouts, self.width)
 
     def error(self, level: int) -> Tensor:
-        return _error(self.readouts[level], self.low.isfinite() | self.high.isfinite()).square().sum(-1)
+        return _energy(_error(self.readouts[level], self.low.isfinite() | self.high.isfinite()), self.width)
 
 
 class AnyOf(Goal):
@@ -250,7 +249,7 @@ class InOrder(Goal):
 
     Args:
         goals: the waypoints, for the same episodes.
-        tolerance: energy at which one counts as reached.
+        tolerance: energy at which one counts as reached, in the goals' own terms: with `goal_width` a logarithm.
         judge: level whose latents tell; 0, which sees most sharply.
         at: waypoint of each episode, (B,); none for the first.
     """
@@ -271,6 +270,11 @@ class InOrder(Goal):
 
     def energy(self, level: int, latent: Tensor) -> Tensor:
         return self._now([goal.energy(level, latent) for goal in self.goals])
+
+    def latent(self, level: int) -> Tensor | None:
+        latents = [goal.latent(level) for goal in self.goals]
+        known = [latent for latent in latents if latent is not None]
+        return self._now(known) if len(known) == len(latents) else None
 
     def keep(self, rows: Tensor) -> InOrder:
         return InOrder([goal.keep(rows) for goal in self.goals], self.tolerance, self.judge, self.at[rows.cpu()])
@@ -347,6 +351,18 @@ class KeepOut(Goal):
 def squared_distance(points: Tensor, target: Tensor) -> Tensor:
     """(B, ..., D), (B, D) -> (B, ...)."""
     return (points - beside(target, points)).square().sum(-1)
+
+
+def _energy(apart: Tensor, width: float | None) -> Tensor:
+    """Of distances of the part's numbers, in deviations, (..., G) -> (...)."""
+    squared = apart.square()
+    return (squared if width is None else torch.log1p(squared / width**2)).sum(-1)
+
+
+def _check_size(part: Tensor, readouts: Sequence[Readout]) -> None:
+    size = len(readouts[0].std)
+    if part.dim() != 2 or part.shape[1] != size:
+        raise ValueError(f"a goal of the shape {tuple(part.shape)}; allowed: (batch, {size}), what the readouts tell")
 
 
 def _error(readout: Readout, matters: Tensor) -> Tensor:

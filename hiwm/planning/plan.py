@@ -24,8 +24,9 @@ class LevelPlan:
         here: the energy of staying where it is, how far that is from the target or goal, (B,).
         actions: actions of this level, (B, H, A); None where a landmark was handed down as it is.
         predicted: the latents they lead to, (B, H, D); None with `actions`.
-        energy: how far they stay from the target or goal, the least over the horizon, with what `planner.prior`,
-            `planner.cost_to_go`, `planner.disagreement` and failures before add, (B,); None with `actions`.
+        nearest: how near they come to the target or goal, the least energy of that over the horizon, (B,); None with `actions`.
+        energy: what the search made least: the same with what `planner.prior`, `planner.cost_to_go`, `planner.disagreement` and
+            failures before add, (B,); None with `actions`.
         disagreement: variance of the predicted latents among the members of an ensemble, summed over their dimensions,
             (B, H); None for other predictors.
         penalty: what of `energy` the subgoal costs because it failed before, (B,); None where nothing has.
@@ -50,6 +51,7 @@ class LevelPlan:
     here: Tensor
     actions: Tensor | None = None
     predicted: Tensor | None = None
+    nearest: Tensor | None = None
     energy: Tensor | None = None
     disagreement: Tensor | None = None
     penalty: Tensor | None = None
@@ -79,8 +81,12 @@ class LevelPlan:
         else:
             aim = "the goal itself" if self.target is not None else "any latent that meets the goal"
         lines = [f"level {self.level}, planned at step {self.made_at}, aims at {aim}; energy {told(self.here)} here"]
-        if self.energy is not None:
-            lines[0] += f", {told(self.energy)} where it plans to come"
+        if self.nearest is not None and self.energy is not None:
+            lines[0] += f", {told(self.nearest)} where it plans to come"
+            if told(self.energy) != told(self.nearest):
+                lines[0] += f" ({told(self.energy)} with all that counts)"
+        if self.horizon is not None and self.horizon[episode] > 0:
+            lines.append(f"is to meet the goal within {int(self.horizon[episode])} of its steps")
         if self.unlikely is not None:
             chances = ", ".join(f"{chance:.0%}" for chance in (-self.unlikely[episode]).exp().tolist())
             lines.append(f"its macro-actions look real with {chances}")
@@ -114,7 +120,7 @@ class Plan:
         action: the primitive action it puts out now, (B, A).
         milliseconds: time of the planning call, for the whole batch.
         predictor_calls: one-step predictions it took, an environment (mean over the batch).
-        other_calls: passes through encoders and inverse models it took, likewise.
+        other_calls: passes through all other networks it took: encoders, inverse models, priors, costs to go; likewise.
     """
 
     steps: tuple[LevelPlan, ...]

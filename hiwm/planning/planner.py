@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -169,13 +169,33 @@ class PlannerConfig:
                 raise ValueError(
                     f"planner.prior[{k}] is {weight}; allowed: 0, for planner.proposal[{k}] is {self.proposal[k]!r}, not prior"
                 )
+        for k in range(num_levels):
+            if self.proposal[k] == "prior" and not self.searches(k, num_levels - 1):
+                raise ValueError(
+                    f"planner.proposal[{k}] is 'prior', but level {k} does not search: planner.landmarks is "
+                    f"{self.landmarks!r}; allowed: planner.landmarks none or search, or another proposal"
+                )
         for key in ("cost_to_go", "disagreement"):
             for k, weight in enumerate(getattr(self, key)[:num_levels]):
                 if weight and not self.searches(k, num_levels - 1):
                     raise ValueError(
                         f"planner.{key}[{k}] is {weight}; allowed: 0, for level {k} does not search: it follows the inverse "
-                        "model or hands a landmark down"
+                        "model (planner.proposal) or hands a landmark down (planner.landmarks direct)"
                     )
+
+    def check_learned(self, num_levels: int, priors: Collection[int], costs: Collection[int]) -> None:
+        """Raise a ValueError when it asks for a prior or a cost to go of other levels than have learned one."""
+        for k in range(num_levels):
+            if self.proposal[k] == "prior" and k not in priors:
+                raise ValueError(
+                    f"planner.proposal[{k}] is 'prior' but level {k} learns none; allowed: another proposal, or `hiwm train` "
+                    f"with prior.levels=[{k}]"
+                )
+            if k < len(self.cost_to_go) and self.cost_to_go[k] and k not in costs:
+                raise ValueError(
+                    f"planner.cost_to_go[{k}] is {self.cost_to_go[k]} but level {k} learns none; allowed: 0, or `hiwm train` with "
+                    f"cost_to_go.levels=[{k}]"
+                )
 
     def searches(self, k: int, top: int) -> bool:
         """Whether level k of a stack with this top searches its actions."""
@@ -253,19 +273,12 @@ class HierarchicalPlanner:
                 steps = 0 if known is None else known.steps
                 check_disagreement(k, weight, hierarchy.levels[k].predictor, steps, config.horizon[k])
         self.priors = [*fitted.priors, *[None] * len(hierarchy)][: len(hierarchy)]
-        for k, prior in enumerate(self.priors):
-            if prior is None and config.proposal[k] == "prior":
-                raise ValueError(
-                    f"planner.proposal[{k}] is 'prior' but level {k} has learned none; allowed: another proposal, or `hiwm train` "
-                    f"with prior.levels=[{k}]"
-                )
         self.costs = [*fitted.costs, *[None] * len(hierarchy)][: len(hierarchy)]
-        for k, (weight, cost) in enumerate(zip(config.cost_to_go, self.costs, strict=False)):
-            if weight and cost is None:
-                raise ValueError(
-                    f"planner.cost_to_go[{k}] is {weight} but level {k} has learned none; allowed: 0, or `hiwm train` with "
-                    f"cost_to_go.levels=[{k}]"
-                )
+        config.check_learned(
+            len(hierarchy),
+            [k for k, prior in enumerate(self.priors) if prior is not None],
+            [k for k, cost in enumerate(self.costs) if cost is not None],
+        )
         self.discrete = discrete
         self.solvers: list[Solver[Any]] = [build(config.solver, allow)] * len(hierarchy)
         if discrete:
@@ -286,7 +299,7 @@ class HierarchicalPlanner:
         if goal.part is None and any(self._weight("cost_to_go", k) for k in range(len(self.hierarchy))):
             raise ValueError(
                 f"planner.cost_to_go is {list(self.config.cost_to_go)}; allowed: 0 for every level, for a {type(goal).__name__} "
-                "is no goal on a part of the state"
+                "is no goal on a part of the state (`Agent.part_goal`; or a dict, where goal.columns names the part)"
             )
         self.generator = generator
         self.goal = goal
@@ -388,9 +401,9 @@ class HierarchicalPlanner:
             assert part.predicted is not None, "no landmarks: every level searches or follows"
             part = replace(part, horizon=self.schedule.planned(k, part.predicted, self.step))
         # a level can tell whether the subgoal is within reach if it looks that far and minds nothing else
-        elif k < self.top and not weight and self.config.horizon[k] * period >= steps:
-            assert part.energy is not None, "a level below searches or follows"
-            self.subgoals[k + 1].answer(above.made_at, part.energy)
+        elif k < self.top and self.config.horizon[k] * period >= steps and not any(self._weight(w, k) for w in WEIGHTS):
+            assert part.nearest is not None, "a level below searches or follows"
+            self.subgoals[k + 1].answer(above.made_at, part.nearest)
         if k == 0:
             return part
         self.subgoals[k].hand_down(latent, part.subgoal, self.step, part.due)
@@ -426,7 +439,7 @@ class HierarchicalPlanner:
             forbidden = self.goal.violation(k, predicted)
             return LevelPlan(
                 k, aim.latent, aim.level, predicted[:, 0], self.hierarchy.periods[k], self.step, here, actions, predicted,
-                reached, None if variance is None else variance.sum(-1),
+                reached, reached, None if variance is None else variance.sum(-1),
                 violation=None if forbidden is None else forbidden.sum(-1, keepdim=True), route=route,
             )  # fmt: skip
 
@@ -463,9 +476,10 @@ class HierarchicalPlanner:
         way = self._rollout(k, latent, present, space.actions(found.actions))
         actions, predicted, variance = way.actions, way.latents, way.variance
         cost = again(predicted.unsqueeze(1))
+        nearest = aim.energy(predicted.unsqueeze(1)).amin(-1).squeeze(1)
         return LevelPlan(
             k, aim.latent, aim.level, predicted[:, 0], self.hierarchy.periods[k], self.step, here, actions, predicted,
-            found.energy, None if variance is None else variance.sum(-1), None if cost is None else cost[:, 0, 0],
+            nearest, found.energy, None if variance is None else variance.sum(-1), None if cost is None else cost[:, 0, 0],
             found.violation, found.multipliers, tried.rejected(latent, predicted[:, 0]) if k > 0 else None, route,
             unlikely=way.unlikely,
             to_go=self._cost_to_go(k, torch.cat([latent.unsqueeze(1), predicted], 1)) if to_go else None,

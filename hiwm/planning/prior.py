@@ -63,7 +63,7 @@ class PriorConfig:
         """Raise a ValueError when a stack of `num_levels` has no such levels."""
         if wrong := [k for k in self.levels if not 0 < k < num_levels]:
             raise ValueError(
-                f"prior.levels holds {wrong[0]}; allowed: 1 to {num_levels - 1}, levels with macro-actions"
+                f"prior.levels holds {wrong[0]}; allowed: levels with macro-actions, above 0 and below {num_levels}"
             )
 
 
@@ -225,8 +225,8 @@ def fit_prior(
             then, elsewhere = level.predict(here, real), level.predict(here, made)
         return F.softplus(-prior.logit(here, real, then)).mean() + F.softplus(prior.logit(here, made, elsewhere)).mean()
 
-    minimize(flow_loss, prior.flow, config.steps, config.learning_rate)
-    minimize(critic_loss, prior.critic, config.steps, config.learning_rate)
+    minimize(flow_loss, prior.flow, config.steps, config.learning_rate, "prior")
+    minimize(critic_loss, prior.critic, config.steps, config.learning_rate, "critic")
     prior.eval()
     unseen = torch.from_numpy(held_out.starts(period)).to(device)
     if len(unseen):

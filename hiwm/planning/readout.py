@@ -2,7 +2,7 @@
 
 A goal on a part of the state needs no decoder of observations: a small network reads that part from each level's latent.
 It learns after the levels, from latents that no longer change, so that it describes them and does not shape them. Its
-linear half is the least-squares solution, which reads a latent that holds the part as it is without any error.
+linear half begins as the least-squares solution, which reads a latent that holds the part as it is without any error.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def fit_readout(
         drawn = rows[torch.randint(len(rows), (config.batch,), generator=generator).to(device)]
         return F.smooth_l1_loss(readout.told(column[drawn]), (target[drawn] - readout.mean) / readout.std)
 
-    minimize(loss, readout, config.steps, config.learning_rate)
+    minimize(loss, readout, config.steps, config.learning_rate, "readout")
     unseen = torch.from_numpy(held_out.rows).to(device)
     readout.error.copy_((readout(column[unseen]) - target[unseen]).square().mean(0).sqrt())
     now = torch.from_numpy(held_out.starts(period)).to(device)

@@ -203,7 +203,7 @@ def _fit(
         logits, meets = head.every_pair(known[worded.to(device)], column[drawn]), true[:, drawn]
         return contrast(logits, meets) + F.binary_cross_entropy_with_logits(logits, meets.float())
 
-    minimize(loss, head, config.steps, config.learning_rate)
+    minimize(loss, head, config.steps, config.learning_rate, "captions")
     best = head.every_pair(torch.stack([words[-1] for words in wordings]), column[held_out]).topk(TOP).indices
     head.precision.copy_(true[:, held_out].gather(1, best).float().mean())
     return head

@@ -294,7 +294,9 @@ def test_objects_of_a_flat_latent_may_be_permuted():
     level = build(parts, {"latent": (15,)}).eval()
     objects, order = torch.randn(6, 5, 3), torch.tensor([2, 0, 4, 1, 3])
     latent = level.encode({"latent": objects.flatten(1)}).unflatten(-1, (5, -1))
-    torch.testing.assert_close(level.encode({"latent": objects[:, order].flatten(1)}).unflatten(-1, (5, -1)), latent[:, order])
+    torch.testing.assert_close(
+        level.encode({"latent": objects[:, order].flatten(1)}).unflatten(-1, (5, -1)), latent[:, order]
+    )
 
 
 def test_objects_hear_of_one_another():
@@ -362,7 +364,11 @@ def test_wrong_coefs_are_refused_by_name(config, inputs, change):
         (["encoder@levels.level0.encoder=vit", "levels.level0.encoder.patch=7"], IMAGE, "patch is 7"),
         (["encoder@levels.level0.encoder=graph"], STATE, "objects, features"),
         (["encoder@levels.level0.encoder=graph", "levels.level0.encoder.entities=3"], STATE, "entities is 3; allowed"),
-        (["encoder@levels.level0.encoder=graph", "levels.level0.encoder.entities=2"], OBJECTS, "entities is 2; allowed"),
+        (
+            ["encoder@levels.level0.encoder=graph", "levels.level0.encoder.entities=2"],
+            OBJECTS,
+            "entities is 2; allowed",
+        ),
         (["predictor@levels.level0.predictor=graph", "levels.level0.predictor.entities=3"], STATE, "entities is 3"),
         (
             ["predictor@levels.level0.predictor=transformer", "levels.level0.predictor.heads=5"],

@@ -19,7 +19,7 @@ from hiwm.planning.wayfinder import Wayfinder
 NUMBERS = torch.arange(2.0)
 PART = LevelPlan(
     level=1, target=torch.zeros(2, 3), target_level=2, subgoal=torch.zeros(2, 4), due=10, made_at=5, here=NUMBERS + 4,
-    actions=torch.zeros(2, 1, 2), predicted=torch.zeros(2, 1, 4), energy=NUMBERS + 1,
+    actions=torch.zeros(2, 1, 2), predicted=torch.zeros(2, 1, 4), nearest=NUMBERS + 1, energy=NUMBERS + 1,
 )  # fmt: skip
 
 
@@ -87,6 +87,17 @@ def test_candidates_that_are_no_number_are_not_told():
     told = found.rejected(torch.tensor([[0.0]]), torch.tensor([[4.0]]))
     assert told.text(0, 1.0) == []
     assert "rejected nothing much different" in replace(PART, rejected=told).explain()
+
+
+def test_what_else_counts_is_told_apart_from_how_near_a_plan_comes():
+    first = replace(PART, energy=PART.energy + 7).explain(1).splitlines()[0]
+    assert first.endswith("energy 5 here, 2 where it plans to come (9 with all that counts)")
+
+
+def test_a_date_is_told_in_steps():
+    told = replace(PART, horizon=torch.tensor([0, 2]))
+    assert "  is to meet the goal within 2 of its steps" in told.explain(1).splitlines()
+    assert "is to meet" not in told.explain(0)
 
 
 def test_a_level_says_what_it_aims_at_what_it_hands_down_and_what_became_of_the_last():

@@ -177,7 +177,22 @@ def test_a_region_is_reached_anywhere_within_and_has_a_depth():
     half = Region(torch.tensor([[-torch.inf, 5.0]]), torch.tensor([[torch.inf, torch.inf]]), [Plain()])
     assert half.energy(0, torch.tensor([[9.0, 5.0], [9.0, -5.0]])[None]).tolist() == [[0, 1]]
     with pytest.raises(ValueError, match="allowed: low <= high"):
+        Region(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]]), [Plain()])
+    with pytest.raises(ValueError, match=r"a goal of the shape \(1, 1\); allowed: \(batch, 2\)"):
         Region(torch.tensor([[1.0]]), torch.tensor([[0.0]]), [Plain()])
+    with pytest.raises(ValueError, match=r"a goal of the shape \(3,\); allowed: \(batch, 2\)"):
+        PartGoal(torch.zeros(3), [Plain()])
+
+
+def test_a_width_is_a_regions_too():
+    wide = Region(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 40.0]]), [Plain()], 0.5)
+    np.testing.assert_allclose(wide.energy(0, torch.tensor([[[3.0, 20.0], [1.0, 20.0]]])), [[np.log(5), 0]], rtol=1e-6)
+
+
+def test_waypoints_that_are_observations_are_latents():
+    ways = [ObservationGoal([torch.full((2, 1), place)]) for place in (1.0, 2.0)]
+    assert InOrder(ways, 0.1, at=torch.tensor([0, 1])).latent(0).tolist() == [[1.0], [2.0]]
+    assert InOrder([ways[0], PartGoal(torch.zeros(2, 2), [Plain()])], 0.1).latent(0) is None
 
 
 def test_part_of_a_part_may_not_matter():

@@ -420,8 +420,8 @@ def test_passes_with_a_gradient_count_three_times(agent):
     rollouts = [3 * 3 * planner.samples[k] + 1 for k in range(3)]
     steps = [planner.config.horizon[k] * rollouts[k] for k in range(3)]
     assert plan.predictor_calls == sum(steps)
-    # encoded: here and, where a level above asked, the latents of the search
-    assert plan.other_calls == 3 + sum(steps[k] - planner.config.horizon[k] for k in (0, 1))
+    # encoded: here and, where a level above asked, the latents of the search and of what it found
+    assert plan.other_calls == 3 + sum(steps[k] for k in (0, 1))
     assert all(part.actions is not None and not part.actions.requires_grad for part in plan.steps)
 
 

@@ -110,7 +110,7 @@ def test_a_prior_is_saved_whole(prior, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def config(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     options = (
         "tracking=none", "prior.levels=[1,2]", "prior.steps=50", "prior.width=16", "prior.depth=1",
@@ -119,7 +119,25 @@ def trained(tmp_path_factory):
     config = load_config(tiny.overrides(root, *options))
     collect(config)
     train(config)
-    return load_agent(root / "tiny" / "hierarchy", allow=["tiny"])
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(config):
+    return load_agent(config.folder / "hierarchy", allow=["tiny"])
+
+
+def test_what_was_fitted_is_kept_until_its_settings_change(config, monkeypatch):
+    fitted = []
+    monkeypatch.setattr("hiwm.experiment.fit_prior", lambda *a, **k: fitted.append(a[2]) or fit_prior(*a, **k))
+    train(config)
+    assert not fitted
+    train(replace(config, prior=replace(config.prior, levels=[2])))  # another level is no other setting
+    assert not fitted
+    train(replace(config, prior=replace(config.prior, steps=3)))
+    assert fitted == [config.strides[1] * config.strides[0], config.strides[2] * config.strides[1] * config.strides[0]]
+    train(config)
+    assert len(fitted) == 2
 
 
 def test_an_agent_searches_the_noise_of_its_prior(trained):
@@ -168,15 +186,17 @@ def test_macro_actions_are_rolled_out_from_where_the_last_one_led(trained):
 
 def test_what_cannot_be_is_refused(trained, tmp_path):
     planner = trained.planner
-    with pytest.raises(ValueError, match=r"planner.proposal\[2\] is 'prior' but level 2 has learned none"):
+    with pytest.raises(ValueError, match=r"planner.proposal\[2\] is 'prior' but level 2 learns none"):
         HierarchicalPlanner(trained.hierarchy, planner.config, LOW, HIGH)
     with pytest.raises(ValueError, match=r"planner.proposal\[0\] is 'prior'; allowed: gaussian, .*"):
         replace(planner.config, proposal=["prior"] * 3).check(3)
     with pytest.raises(ValueError, match=r"planner.prior\[1\] is 1; allowed: 0, for planner.proposal\[1\] is"):
         replace(planner.config, prior=[0, 1, 0]).check(3)
+    with pytest.raises(ValueError, match=r"planner.proposal\[2\] is 'prior', but level 2 does not search: planner.landmarks is 'd"):
+        replace(planner.config, landmarks="direct").check(3)
     with pytest.raises(ValueError, match=r"planner.prior\[2\]"):
         replace(planner.config, prior=[0, 0, -1]).check(3)
-    with pytest.raises(ValueError, match=r"prior.levels holds 3; allowed: 1 to 2"):
+    with pytest.raises(ValueError, match=r"prior.levels holds 3; allowed: levels with macro-actions, above 0 and below 3"):
         PriorConfig(levels=[1, 3]).check(3)
     with pytest.raises(ValueError, match=r"prior.levels holds 0"):
         train(load_config(tiny.overrides(tmp_path, "tracking=none", "prior.levels=[0]")))
