@@ -319,14 +319,12 @@ def _fit_priors(
         prior = _once(
             config, hierarchy, k, "prior", MacroPrior, asdict(config.prior) | {"levels": None},
             partial(
-                fit_prior, hierarchy.levels[k], latents[k], hierarchy.periods[k], config.prior,
+                fit_prior, latents[k], hierarchy.periods[k], config.prior,
                 validation=config.dataset.validation, seed=config.seed, device=processes.device,
             ),
         )  # fmt: skip
-        gaussian, flown = (f"{100 * share:.0f}" for share in prior.told.tolist())
         say(
-            f"prior of level {k}: real macro-actions are told from Gaussian ones in {gaussian} % of the states, from its own in "
-            f"{flown} % (50: alike)"
+            f"prior of level {k}: its held-out loss is {prior.relative_loss:.2f} of what N(0, I) in every state would have"
         )
         priors[k] = prior
     return priors

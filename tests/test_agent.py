@@ -99,7 +99,7 @@ def test_act_before_reset_is_refused(agent):
 @pytest.mark.parametrize("observation", [STATES[:3], STATES[:1], STATES[0]])
 def test_another_batch_than_the_goals_is_refused(agent, observation):
     agent.reset(GOALS)
-    with pytest.raises(ValueError, match="goal of reset.. was a batch of 4; allowed: the same"):
+    with pytest.raises(ValueError, match=r"goal of reset\(\) was a batch of 4; allowed: the same"):
         agent.act(observation)
 
 

@@ -121,7 +121,6 @@ def test_mistakes_are_named_in_one_line(spoiled, override, named, capsys):
         ("cost_to_go.levels=[2]", "goal.columns is empty"),
         ("planner.proposal=[inverse,inverse,prior] planner.landmarks=none", "prior.levels=[2]"),
         ("planner.cost_to_go=[0,0,5] planner.landmarks=none", "cost_to_go.levels=[2]"),
-        ("planner.prior=[0,0,3]", "planner.prior[2] is 3"),
         ("planner.proposal=[gaussian,gaussian]", "one entry for each of 3 levels"),
         ("planner.proposal=[bank,inverse,gaussian] macros.length=5", "macros.length is 5"),
         ("goal.columns=[place]", "goal.columns holds 'place'; allowed: ['state'], the columns of "),

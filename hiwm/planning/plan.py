@@ -25,8 +25,8 @@ class LevelPlan:
         actions: actions of this level, (B, H, A); None where a landmark was handed down as it is.
         predicted: the latents they lead to, (B, H, D); None with `actions`.
         nearest: how near they come to the target or goal, the least energy of that over the horizon, (B,); None with `actions`.
-        energy: what the search made least: the same with what `planner.prior`, `planner.cost_to_go`, `planner.disagreement` and
-            failures before add, (B,); None with `actions`.
+        energy: what the search made least: the same with what `planner.cost_to_go`, `planner.disagreement` and failures
+            before add, (B,); None with `actions`.
         disagreement: variance of the predicted latents among the members of an ensemble, summed over their dimensions,
             (B, H); None for other predictors.
         penalty: what of `energy` the subgoal costs because it failed before, (B,); None where nothing has.
@@ -34,7 +34,6 @@ class LevelPlan:
         multipliers: their prices, (B, K), of solvers that find them.
         rejected: other subgoals that the search tried; None at level 0 and where there was no search.
         route: that the target lies on, of a target among landmarks.
-        unlikely: -log p(real) of each of the macro-actions, (B, H); None where the search has no prior.
         to_go: steps of this level to the goal, by what the level has learned of them, from here and after each action, (B, H + 1);
             None where `planner.cost_to_go` does not count.
         verdict: on the level's last subgoal that was judged; None at level 0.
@@ -59,7 +58,6 @@ class LevelPlan:
     multipliers: Tensor | None = None
     rejected: Rejected | None = None
     route: Route | None = None
-    unlikely: Tensor | None = None
     to_go: Tensor | None = None
     verdict: Verdict | None = None
     horizon: Tensor | None = None
@@ -87,9 +85,6 @@ class LevelPlan:
                 lines[0] += f" ({told(self.energy)} with all that counts)"
         if self.horizon is not None and self.horizon[episode] > 0:
             lines.append(f"is to meet the goal within {int(self.horizon[episode])} of its steps")
-        if self.unlikely is not None:
-            chances = ", ".join(f"{chance:.0%}" for chance in (-self.unlikely[episode]).exp().tolist())
-            lines.append(f"its macro-actions look real with {chances}")
         if self.to_go is not None:
             now, *then = (f"{left:.1f}" for left in self.to_go[episode].tolist())
             lines.append(f"has {now} of its steps to go, then {', '.join(then)}")

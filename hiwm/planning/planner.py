@@ -47,7 +47,6 @@ LANDMARKS = ("none", "direct", "search")
 NOTHING = Fitted()
 WEIGHTS = (
     "goal_weight",
-    "prior",
     "cost_to_go",
     "disagreement",
 )  # lists that may be empty, which means 0 for every level
@@ -98,8 +97,6 @@ class PlannerConfig:
         milliseconds: longest search of a level, for the whole batch; null: none. A search stops after the round that another
             one would take beyond it, with the best so far, so that plans are not reproducible. The budget still counts: to
             plan by time alone, raise it and the solver's iterations by the same factor.
-        prior: weight, in the energy of a search with the proposal prior, of -log p(real) of the macro-actions up to the step
-            that counts; empty for none.
         cost_to_go: weight, in the energy of a search, of the steps of the level from there to the goal, by what the level has
             learned of them (see `hiwm.planning.cost_to_go`); empty for none. For goals on a part of the state.
         disagreement: weight, in the energy of a search, of the expected squared error of the level's ensemble, the largest up
@@ -126,7 +123,6 @@ class PlannerConfig:
     goal_width: float | None = None
     goal_weight: Sequence[float] = ()
     schedule: str = "fixed"
-    prior: Sequence[float] = ()
     cost_to_go: Sequence[float] = ()
     disagreement: Sequence[float] = ()
 
@@ -164,11 +160,6 @@ class PlannerConfig:
                 )
             if self.replan[k] % self.replan[0]:
                 raise ValueError(f"planner.replan is {list(self.replan)}; allowed: multiples of the first")
-        for k, weight in enumerate(self.prior[:num_levels]):
-            if weight and self.proposal[k] != "prior":
-                raise ValueError(
-                    f"planner.prior[{k}] is {weight}; allowed: 0, for planner.proposal[{k}] is {self.proposal[k]!r}, not prior"
-                )
         for k in range(num_levels):
             if self.proposal[k] == "prior" and not self.searches(k, num_levels - 1):
                 raise ValueError(
@@ -456,8 +447,6 @@ class HierarchicalPlanner:
             forbidden = self.goal.violation(k, predicted)
             violation = None if forbidden is None else forbidden.sum(-1, keepdim=True)
             away, cost = aim.energy(predicted), again(predicted)
-            if ways.unlikely is not None:
-                away = away + self._weight("prior", k) * ways.unlikely.cumsum(1).unflatten(0, (-1, samples))
             if to_go:
                 away = away + to_go * self._cost_to_go(k, predicted)
             if doubts:
@@ -481,7 +470,6 @@ class HierarchicalPlanner:
             k, aim.latent, aim.level, predicted[:, 0], self.hierarchy.periods[k], self.step, here, actions, predicted,
             nearest, found.energy, None if variance is None else variance.sum(-1), None if cost is None else cost[:, 0, 0],
             found.violation, found.multipliers, tried.rejected(latent, predicted[:, 0]) if k > 0 else None, route,
-            unlikely=way.unlikely,
             to_go=self._cost_to_go(k, torch.cat([latent.unsqueeze(1), predicted], 1)) if to_go else None,
         )  # fmt: skip
 

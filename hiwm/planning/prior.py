@@ -1,18 +1,15 @@
-"""Which macro-actions of a level occur in a state, and how likely each is.
+"""Which macro-actions of a level occur in a state.
 
-SIGReg makes macro-actions as a whole N(0, I), and nearly independent of the state; nearly is not enough. Between
-what the data did with one object and with another lie macro-actions that it never did, and there a predictor moves both at
-once. A search finds those. So two small networks learn, after the levels, what is real:
-
-- a flow maps noise to macro-actions of a state: with the proposal `prior` a search chooses the noise. Conditional flow
-  matching (Lipman et al. 2023, arXiv 2210.02747, with straight paths), integrated in two midpoint steps; as many passes
-  in Euler steps would shrink N(0, I) to a deviation of 0.72.
-- a critic tells real macro-actions from made-up ones, by where the level's predictor says that they lead: noise-contrastive
-  estimation (Gutmann and Hyvaerinen 2010). A flow is continuous, so it cannot leave out what lies between two modes.
+SIGReg makes macro-actions as a whole N(0, I), and nearly independent of the state; nearly is not enough. With several
+objects, some of N(0, I) belongs to macro-actions that the data never shows, in which a predictor moves two objects at once. A
+search finds those. So a flow learns, after the levels, to turn noise into macro-actions of a state, and with the proposal
+`prior` a search chooses the noise: conditional flow matching (Lipman et al. 2023, arXiv 2210.02747, equation 9, with straight
+paths), integrated in two midpoint steps; as many passes in Euler steps would shrink N(0, I) to a deviation of 0.72.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +22,14 @@ from torch.nn import functional as F
 
 from hiwm.checks import at_least
 from hiwm.data.store import Trajectories
-from hiwm.levels.level import Level
 from hiwm.levels.networks import mlp
 from hiwm.levels.parts import Predictor
 from hiwm.planning.fitting import minimize
 
 STEPS = 2  # of the midpoint rule
-FLOWN = 0.75  # share of the made-up macro-actions that the flow makes, the rest is Gaussian
-WIDER = 1.25  # deviation of the Gaussian ones: a search may try more than N(0, I)
+# Held-out loss, a dimension, of the best flow to N(0, I) whatever the state: of E[(m - x)^2 | (1 - t) x + t m] over times t,
+# the integral of 1 / ((1 - t)^2 + t^2).
+UNINFORMED = math.pi / 2
 
 
 @dataclass(frozen=True)
@@ -41,9 +38,9 @@ class PriorConfig:
 
     Args:
         levels: those that learn a prior, from 1 up.
-        width: units a hidden layer of both networks.
-        depth: their hidden layers.
-        steps: optimiser steps of each.
+        width: units a hidden layer of the flow.
+        depth: its hidden layers.
+        steps: optimiser steps.
         batch: macro-actions in a step.
         learning_rate: peak; a one-cycle schedule.
     """
@@ -68,7 +65,7 @@ class PriorConfig:
 
 
 class MacroPrior(nn.Module):
-    """Flow and critic of one level.
+    """The flow of one level.
 
     Args:
         dim_latent: size D of its latent.
@@ -77,23 +74,19 @@ class MacroPrior(nn.Module):
         depth: hidden layers.
 
     Attributes:
-        scale: of the latent's change in one step, (D,), the predictor's.
-        told: share of held-out macro-actions that the critic tells from Gaussian and from flown ones of the same state, with
-            a real and a made-up one beside each other, (2,): 0.5 would be a prior that needs no learning.
+        relative_loss: its loss on held-out episodes over that of N(0, I) whatever the state, a number: 1 where there was nothing to
+            learn; not a number where no episode was long enough to tell.
     """
 
-    scale: Tensor
-    told: Tensor
-    #: network passes to make a macro-action and to judge it
-    passes = 2 * STEPS + 1
+    relative_loss: Tensor
+    #: network passes to make a macro-action
+    passes = 2 * STEPS
 
     def __init__(self, *, dim_latent: int, dim_action: int, width: int, depth: int) -> None:
         super().__init__()
         self.depth = depth
         self.flow = mlp(dim_latent + dim_action + 1, width, depth, dim_action)
-        self.critic = mlp(2 * dim_latent + dim_action, width, depth, 1)
-        self.register_buffer("scale", torch.ones(dim_latent))
-        self.register_buffer("told", torch.ones(2))
+        self.register_buffer("relative_loss", torch.tensor(torch.nan))
 
     def velocity(self, latent: Tensor, point: Tensor, time: Tensor) -> Tensor:
         """Of a point on its way from noise (time 0) to a macro-action (time 1): (..., D), (..., A), (..., 1) -> (..., A)."""
@@ -108,14 +101,6 @@ class MacroPrior(nn.Module):
             point = point + self.velocity(latent, middle, start + 1 / (2 * STEPS)) / STEPS
         return point
 
-    def logit(self, latent: Tensor, action: Tensor, then: Tensor) -> Tensor:
-        """Of going from a latent by a macro-action to where the predictor leads: log p(real) / p(made up), (...)."""
-        return self.critic(torch.cat([latent, action, (then - latent) / self.scale], -1)).squeeze(-1)
-
-    def unlikely(self, latent: Tensor, action: Tensor, then: Tensor) -> Tensor:
-        """-log p(real), of a critic that saw as many real as made-up ones; arguments as in `logit`, (...)."""
-        return F.softplus(-self.logit(latent, action, then))
-
     def rollout(self, predictor: Predictor, latent: Tensor, carried: object, noise: Tensor) -> Rollout:
         """Follow the macro-actions that noise stands for where each step has led.
 
@@ -125,20 +110,18 @@ class MacroPrior(nn.Module):
             carried: what the predictor carries along there.
             noise: (B, H, A).
         """
-        actions, latents, unlikely, variances = [], [], [], []
+        actions, latents, variances = [], [], []
         for chosen in noise.unbind(1):
             action = self(latent, chosen)
             then, variance, carried = predictor.step_spread(carried, action)
             actions.append(action)
             latents.append(then)
-            unlikely.append(self.unlikely(latent, action, then))
             variances += [] if variance is None else [variance]
             latent = then
         return Rollout(
             torch.stack(actions, 1),
             torch.stack(latents, 1),
             torch.stack(variances, 1) if variances else None,
-            torch.stack(unlikely, 1),
         )
 
     def save(self, path: Path) -> None:
@@ -149,9 +132,9 @@ class MacroPrior(nn.Module):
     def load(path: Path, device: str = "cpu") -> MacroPrior:
         """What `save` wrote."""
         tensors = load_file(path, device=device)
-        width, dim_latent = tensors["flow.0.weight"].shape[0], len(tensors["scale"])
-        dim_action = tensors["flow.0.weight"].shape[1] - dim_latent - 1
-        prior = MacroPrior(dim_latent=dim_latent, dim_action=dim_action, width=width, depth=int(tensors.pop("depth")))
+        depth, (width, dim_in) = int(tensors.pop("depth")), tensors["flow.0.weight"].shape
+        dim_action = len(tensors[f"flow.{3 * depth}.bias"])
+        prior = MacroPrior(dim_latent=dim_in - dim_action - 1, dim_action=dim_action, width=width, depth=depth)
         prior.load_state_dict(tensors)
         return prior.to(device).eval().requires_grad_(False)
 
@@ -164,17 +147,14 @@ class Rollout:
         actions: the macro-actions, (B, H, A).
         latents: after each, (B, H, D).
         variance: among the members of an ensemble, (B, H, D); None for other predictors.
-        unlikely: -log p(real) of each step, (B, H); None without a prior.
     """
 
     actions: Tensor
     latents: Tensor
     variance: Tensor | None
-    unlikely: Tensor | None = None
 
 
 def fit_prior(
-    level: Level,
     latents: Trajectories,
     period: int,
     config: PriorConfig,
@@ -186,8 +166,7 @@ def fit_prior(
     """Learn which macro-actions occur in a state.
 
     Args:
-        level: whose macro-actions; its predictor says where they lead.
-        latents: its cache, columns `latent` and `action`.
+        latents: of a level, columns `latent` and `action`.
         period: environment steps, which are rows, in one of its steps.
         config: how.
         validation: share of the episodes held out.
@@ -198,42 +177,23 @@ def fit_prior(
     seen, held_out = latents.split(validation)
     latent, action = (torch.from_numpy(np.array(latents.column(name))).to(device) for name in ("latent", "action"))
     prior = MacroPrior(dim_latent=latent.shape[1], dim_action=action.shape[1], width=config.width, depth=config.depth)
-    prior.to(device).scale.copy_(level.predictor.scale)
+    prior.to(device)
     starts = torch.from_numpy(seen.starts(period))
     if not len(starts):
         raise ValueError(f"{latents.path}: no episode holds an action of {period} steps and the row it leads to")
     generator = torch.Generator().manual_seed(seed)
 
-    def draw() -> tuple[Tensor, Tensor]:
-        rows = starts[torch.randint(len(starts), (config.batch,), generator=generator)].to(device)
-        return latent[rows], action[rows]
-
-    def noise(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=generator).to(device)
-
-    def flow_loss() -> Tensor:
-        here, real = draw()
-        start, time = noise(real), torch.rand(len(real), 1, generator=generator).to(device)
+    def flow_loss(rows: Tensor) -> Tensor:
+        here, real = latent[rows.to(device)], action[rows.to(device)]
+        start = torch.randn(real.shape, generator=generator).to(device)
+        time = torch.rand(len(real), 1, generator=generator).to(device)
         return F.mse_loss(prior.velocity(here, (1 - time) * start + time * real, time), real - start)
 
-    def critic_loss() -> Tensor:
-        here, real = draw()
-        made = WIDER * noise(real)
-        flown = round(FLOWN * len(made))
-        with torch.no_grad():
-            made[:flown] = prior(here[:flown], made[:flown])
-            then, elsewhere = level.predict(here, real), level.predict(here, made)
-        return F.softplus(-prior.logit(here, real, then)).mean() + F.softplus(prior.logit(here, made, elsewhere)).mean()
+    def loss() -> Tensor:
+        return flow_loss(starts[torch.randint(len(starts), (config.batch,), generator=generator)])
 
-    minimize(flow_loss, prior.flow, config.steps, config.learning_rate, "prior")
-    minimize(critic_loss, prior.critic, config.steps, config.learning_rate, "critic")
-    prior.eval()
-    unseen = torch.from_numpy(held_out.starts(period)).to(device)
+    minimize(loss, prior, config.steps, config.learning_rate, "prior")
+    unseen = torch.from_numpy(held_out.starts(period))
     if len(unseen):
-        with torch.no_grad():
-            here, real = latent[unseen], action[unseen]
-            gaussian, flown = noise(real), prior(here, noise(real))
-            logit = prior.logit(here, real, level.predict(here, real))
-            made_up = [prior.logit(here, made, level.predict(here, made)) for made in (gaussian, flown)]
-            prior.told.copy_(torch.stack([(logit > other).float().mean() for other in made_up]))
+        prior.relative_loss.copy_(flow_loss(unseen) / UNINFORMED)
     return prior

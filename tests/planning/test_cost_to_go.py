@@ -183,15 +183,15 @@ def test_goals_say_what_the_part_is_to_be(trained):
 
 def test_what_cannot_be_is_refused(trained):
     without, config = replace(trained.fitted, costs=()), replace(trained.config, cost_to_go=[0, 5, 0])
-    with pytest.raises(
-        ValueError, match=r"cost_to_go\[1\] is 5 but level 1 learns none; .*cost_to_go.levels=\[1\]"
-    ):
+    with pytest.raises(ValueError, match=r"cost_to_go\[1\] is 5 but level 1 learns none; .*cost_to_go.levels=\[1\]"):
         Agent(trained.hierarchy, without, config, trained.world)
     with pytest.raises(ValueError, match=r"planner.cost_to_go\[0\] is 1; allowed: 0, for level 0 does not search"):
         trained.with_planner(cost_to_go=[1, 0, 0], proposal=["inverse", "inverse+search", "gaussian"])
     with pytest.raises(ValueError, match=r"cost_to_go.levels holds 3; allowed: 0 to 2"):
         CostToGoConfig(levels=[3]).check(3, ["state"])
-    with pytest.raises(ValueError, match=r"cost_to_go.levels is \[1\] but goal.columns is empty; allowed: goal.columns that name"):
+    with pytest.raises(
+        ValueError, match=r"cost_to_go.levels is \[1\] but goal.columns is empty; allowed: goal.columns that name"
+    ):
         CostToGoConfig(levels=[1]).check(3, [])
     with pytest.raises(ValueError, match=r"cost_to_go.expectile is 1.0; allowed: in \(0, 1\)"):
         CostToGoConfig(expectile=1.0)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,17 +18,6 @@ from hiwm.planning.prior import MacroPrior, PriorConfig, fit_prior
 PERIOD = 2
 
 
-class Sideways:
-    """A level whose macro-action moves the first or the second number of its latent, by how far it is from 0."""
-
-    predictor = SimpleNamespace(scale=torch.ones(3))
-
-    @staticmethod
-    def predict(latent, action):
-        first, second = torch.relu(action[..., :1]), torch.relu(-action[..., :1])
-        return latent + torch.cat([first, second, torch.zeros_like(first)], -1)
-
-
 @pytest.fixture(scope="module")
 def latents(tmp_path_factory):
     """The third number says which of two modes, near -2 and near 2, the one number of a macro-action is from."""
@@ -45,10 +33,14 @@ def latents(tmp_path_factory):
     return Trajectories(tmp_path_factory.mktemp("data"), columns, np.full(40, 100), np.arange(40) * 100)
 
 
+def fit(latents):
+    config = PriorConfig(levels=[1], width=64, depth=2, steps=1500, batch=256, learning_rate=3e-3)
+    return fit_prior(latents, PERIOD, config, validation=0.2, seed=0, device=torch.device("cpu"))
+
+
 @pytest.fixture(scope="module")
 def prior(latents):
-    config = PriorConfig(levels=[1], width=64, depth=2, steps=1500, batch=256, learning_rate=3e-3)
-    return fit_prior(Sideways(), latents, PERIOD, config, validation=0.2, seed=0, device=torch.device("cpu"))
+    return fit(latents)
 
 
 def states(third, number=500):
@@ -70,21 +62,17 @@ def test_noise_becomes_what_occurs_in_the_state(prior):
     assert 0.35 < (either < -1).float().mean() < 0.65
 
 
-def test_the_critic_knows_what_lies_between_the_modes(prior):
-    here = states(0.0, 3)
-    between = torch.tensor([[2.0, 0.0], [0.0, 0.0], [-2.0, 0.0]])
-    unlikely = prior.unlikely(here, between, Sideways.predict(here, between))
-    assert unlikely[1] > 2 + max(unlikely[0], unlikely[2])
-    assert (unlikely >= 0).all()
-    torch.testing.assert_close(
-        unlikely, -torch.sigmoid(prior.logit(here, between, Sideways.predict(here, between))).log()
-    )
-
-
-def test_it_knows_how_much_there_was_to_learn(prior):
-    gaussian, flown = prior.told.tolist()
-    assert 0.9 < gaussian <= 1
-    assert 0.4 < flown < gaussian
+def test_it_knows_how_much_there_was_to_learn(latents):
+    rng = np.random.default_rng(1)
+    gaussian = rng.normal(size=(4000, 2)).astype(np.float32)
+    signed = np.abs(gaussian) * [1, 0] * np.sign(latents.column("latent")[:, 2:]) + gaussian * [0, 1]
+    signed[:, 0] += (latents.column("latent")[:, 2] == 0) * gaussian[:, 0]  # as a whole N(0, I) too
+    for action, least, most in ((gaussian, 0.96, 1.06), (signed.astype(np.float32), 0.8, 0.94)):
+        columns = {"latent": latents.column("latent"), "action": action}
+        assert least < fit(Trajectories(latents.path, columns, latents.ep_len, latents.ep_offset)).relative_loss < most
+    lengths = np.array([100] * 32 + [PERIOD] * 8)  # held-out episodes too short to tell
+    short = Trajectories(latents.path, latents.columns, lengths, np.cumsum(lengths) - lengths)
+    assert fit(short).relative_loss.isnan()
 
 
 def test_a_prior_does_not_learn_from_held_out_episodes_nor_from_their_ends(latents, prior):
@@ -92,10 +80,9 @@ def test_a_prior_does_not_learn_from_held_out_episodes_nor_from_their_ends(laten
     action[3200:] = 99.0
     action[np.arange(100, 4001, 100)[:, None] - [1, 2]] = -99.0  # rows too near an end hold no action
     other = Trajectories(latents.path, {**latents.columns, "action": action}, latents.ep_len, latents.ep_offset)
-    config = PriorConfig(levels=[1], width=64, depth=2, steps=1500, batch=256, learning_rate=3e-3)
-    again = fit_prior(Sideways(), other, PERIOD, config, validation=0.2, seed=0, device=torch.device("cpu"))
+    again = fit(other)
     for name, value in prior.state_dict().items():
-        if name != "told":
+        if name != "relative_loss":
             assert torch.equal(value, again.state_dict()[name]), name
 
 
@@ -104,8 +91,7 @@ def test_a_prior_is_saved_whole(prior, tmp_path):
     loaded = MacroPrior.load(tmp_path / "prior.safetensors")
     here = states(0.3)
     assert torch.equal(loaded(here, noise()), prior(here, noise()))
-    assert torch.equal(loaded.logit(here, noise(), here), prior.logit(here, noise(), here))
-    assert torch.equal(loaded.told, prior.told)
+    assert torch.equal(loaded.relative_loss, prior.relative_loss)
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
@@ -114,7 +100,7 @@ def config(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     options = (
         "tracking=none", "prior.levels=[1,2]", "prior.steps=50", "prior.width=16", "prior.depth=1",
-        "planner.landmarks=none", "planner.proposal=[inverse+search,inverse+search,prior]", "planner.prior=[0,0,2]",
+        "planner.landmarks=none", "planner.proposal=[inverse+search,inverse+search,prior]",
     )  # fmt: skip
     config = load_config(tiny.overrides(root, *options))
     collect(config)
@@ -129,7 +115,7 @@ def trained(config):
 
 def test_what_was_fitted_is_kept_until_its_settings_change(config, monkeypatch):
     fitted = []
-    monkeypatch.setattr("hiwm.experiment.fit_prior", lambda *a, **k: fitted.append(a[2]) or fit_prior(*a, **k))
+    monkeypatch.setattr("hiwm.experiment.fit_prior", lambda *a, **k: fitted.append(a[1]) or fit_prior(*a, **k))
     train(config)
     assert not fitted
     train(replace(config, prior=replace(config.prior, levels=[2])))  # another level is no other setting
@@ -143,21 +129,15 @@ def test_what_was_fitted_is_kept_until_its_settings_change(config, monkeypatch):
 def test_an_agent_searches_the_noise_of_its_prior(trained):
     trained.reset(points(3).numpy())
     trained.act(points(3, 1).numpy())
-    top, prior = trained.plan.steps[2], trained.fitted.priors[2]
+    top = trained.plan.steps[2]
     level, latent = trained.hierarchy.levels[2], trained.hierarchy.encode({"state": points(3, 1)})[2]
-    # the plan holds macro-actions, not noise: they lead where it says, and are as likely as it says
-    here, expected = latent, []
+    # the plan holds macro-actions, not noise: they lead where it says
+    here = latent
     for h in range(top.actions.shape[1]):
-        then = level.predict(here, top.actions[:, h])
-        torch.testing.assert_close(then, top.predicted[:, h])
-        expected.append(prior.unlikely(here, top.actions[:, h], then))
-        here = then
-    torch.testing.assert_close(top.unlikely, torch.stack(expected, 1))
-    away = (top.predicted - top.target.unsqueeze(1)).square().sum(-1) + 2 * top.unlikely.cumsum(1)
+        here = level.predict(here, top.actions[:, h])
+        torch.testing.assert_close(here, top.predicted[:, h])
+    away = (top.predicted - top.target.unsqueeze(1)).square().sum(-1)
     torch.testing.assert_close(top.energy, away.amin(1))
-    assert trained.plan.steps[1].unlikely is None
-    assert "look real with" in trained.plan.explain()
-    assert trained.plan.explain().count("look real with") == 1
 
 
 def test_priors_cost_passes_but_no_predictor_calls(trained):
@@ -168,7 +148,7 @@ def test_priors_cost_passes_but_no_predictor_calls(trained):
         return agent.plan.predictor_calls, agent.plan.other_calls
 
     with_prior = calls()
-    without = calls(proposal=["inverse+search", "inverse+search", "gaussian"], prior=[])
+    without = calls(proposal=["inverse+search", "inverse+search", "gaussian"])
     assert with_prior[0] == without[0]
     searched = trained.planner.samples[2] * trained.planner.solvers[2].cost * 4 + 4
     assert with_prior[1] - without[1] == pytest.approx(MacroPrior.passes * searched)
@@ -190,13 +170,13 @@ def test_what_cannot_be_is_refused(trained, tmp_path):
         HierarchicalPlanner(trained.hierarchy, planner.config, LOW, HIGH)
     with pytest.raises(ValueError, match=r"planner.proposal\[0\] is 'prior'; allowed: gaussian, .*"):
         replace(planner.config, proposal=["prior"] * 3).check(3)
-    with pytest.raises(ValueError, match=r"planner.prior\[1\] is 1; allowed: 0, for planner.proposal\[1\] is"):
-        replace(planner.config, prior=[0, 1, 0]).check(3)
-    with pytest.raises(ValueError, match=r"planner.proposal\[2\] is 'prior', but level 2 does not search: planner.landmarks is 'd"):
+    with pytest.raises(
+        ValueError, match=r"planner.proposal\[2\] is 'prior', but level 2 does not search: planner.landmarks is 'd"
+    ):
         replace(planner.config, landmarks="direct").check(3)
-    with pytest.raises(ValueError, match=r"planner.prior\[2\]"):
-        replace(planner.config, prior=[0, 0, -1]).check(3)
-    with pytest.raises(ValueError, match=r"prior.levels holds 3; allowed: levels with macro-actions, above 0 and below 3"):
+    with pytest.raises(
+        ValueError, match=r"prior.levels holds 3; allowed: levels with macro-actions, above 0 and below 3"
+    ):
         PriorConfig(levels=[1, 3]).check(3)
     with pytest.raises(ValueError, match=r"prior.levels holds 0"):
         train(load_config(tiny.overrides(tmp_path, "tracking=none", "prior.levels=[0]")))
