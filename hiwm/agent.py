@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -287,11 +287,17 @@ def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = (
         folder: what `hiwm train` or `Agent.save` wrote.
         device: "cpu", "cuda", ...
         allow: packages trusted for the parts' classes besides hiwm's own.
+
+    Raises:
+        ValueError: another version of hiwm wrote it.
     """
     folder = Path(folder)
     hierarchy = load_hierarchy(folder, allow, device)
     described = yaml.safe_load((folder / "agent.yaml").read_text())
-
+    if unknown := sorted(described["planner"].keys() - {field.name for field in fields(PlannerConfig)}):
+        raise ValueError(
+            f"{folder / 'agent.yaml'} is another version's: it has planner.{unknown[0]}; `hiwm train` again saves the same levels anew"
+        )
     fitted = Fitted.load(folder, len(hierarchy), device)
     config, world = PlannerConfig(**described["planner"]), World(**described["world"])
     agent = Agent(hierarchy, fitted, config, world, allow=allow)

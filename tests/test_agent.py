@@ -397,3 +397,11 @@ def test_an_agent_is_saved_with_readouts_and_experience(about_a_part, tmp_path):
     agent.reset(goal)
     loaded.reset(goal)
     np.testing.assert_array_equal(agent.act(np.full((4, 2), 0.5)), loaded.act(np.full((4, 2), 0.5)))
+
+
+def test_a_hierarchy_of_another_version_is_refused(saved):
+    described = yaml.safe_load((saved / "agent.yaml").read_text())
+    described["planner"]["telepathy"] = 1.0
+    (saved / "agent.yaml").write_text(yaml.safe_dump(described))
+    with pytest.raises(ValueError, match=r"another version's: it has planner.telepathy; `hiwm train` again"):
+        load_agent(saved, allow=["tiny"])

@@ -89,7 +89,10 @@ class LevelPlan:
             now, *then = (f"{left:.1f}" for left in self.to_go[episode].tolist())
             lines.append(f"has {now} of its steps to go, then {', '.join(then)}")
         if self.violation is not None:
-            lines.append(f"violates the constraints by {told(self.violation)}")
+            inside = (self.violation[episode] > 0).any()
+            lines.append(
+                f"enters what is forbidden by {told(self.violation)}" if inside else "stays out of what is forbidden"
+            )
             if self.multipliers is not None:
                 lines[-1] += f", at prices of {told(self.multipliers)}"
         if self.level > 0:

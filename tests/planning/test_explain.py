@@ -116,15 +116,14 @@ def test_a_level_says_what_it_aims_at_what_it_hands_down_and_what_became_of_the_
     ({"energy": None, "actions": None, "predicted": None}, "energy 4 here\n  hands down that until step 15"),
     ({"penalty": NUMBERS + 0.5}, "until step 15, at a cost of 0.5 for what failed before"),
     ({"penalty": NUMBERS}, "until step 15"),
-    ({"violation": torch.tensor([[0.5, -0.1], [0, 0]])}, "violates the constraints by 0.5, -0.1"),
+    ({"violation": torch.tensor([[0.5, -0.1], [0, 0]])}, "enters what is forbidden by 0.5, -0.1"),
+    ({"violation": torch.tensor([[-0.5], [0]])}, "stays out of what is forbidden"),
     ({"violation": torch.ones(2, 1), "multipliers": torch.full((2, 1), 7.0)}, "by 1, at prices of 7"),
 ])  # fmt: skip
 def test_reasons_in_words(changes, told):
     text = replace(PART, **changes).explain()
     assert told in text
-    assert (
-        text.endswith(told) or "of 2 edges" in told or "energy 4" in told or "constraints" in told or "prices" in told
-    )
+    assert text.endswith(told) or "of 2 edges" in told or "energy 4" in told or "forbidden" in told or "prices" in told
 
 
 def test_level_0_hands_nothing_down_and_the_plan_begins_at_the_top():
@@ -187,4 +186,4 @@ def test_constraints_and_their_prices_are_in_the_plan(agent):
             assert (part.multipliers is not None) == ("solver" in changes)
             if part.level and searched:
                 assert (part.rejected.violation[:, 0] > 0).all()
-            assert "violates the constraints by" in part.explain()
+            assert "what is forbidden" in part.explain()
