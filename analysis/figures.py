@@ -107,6 +107,7 @@ def episodes(
     decoder: StateDecoder,
     graphs: Mapping[str, tuple[LandmarkGraph, np.ndarray]],
     walls: Sequence[Wall],
+    labels: Sequence[str],
     most: int = 3,
 ) -> Figure:
     """A row an agent, a column a task: path, start, goal, landmark graph and the subgoals its levels handed down.
@@ -116,6 +117,7 @@ def episodes(
         decoder: what latents mean.
         graphs: agent -> the graph it plans on and the true states of its landmarks (M, C); agents without one are left out.
         walls: rectangles of the map; none for worlds without one.
+        labels: of the two numbers of a state that are drawn.
         most: tasks shown; those that tell the agents apart come first.
     """
     tasks = _telling_tasks(traces)[:most]
@@ -124,7 +126,7 @@ def episodes(
     for row, (agent, of_agent) in zip(grid, traces.items(), strict=True):
         for axes, task in zip(row, tasks, strict=True):
             trace = next(trace for trace in of_agent if trace.task == task)
-            _map(axes, walls, decoder.states)
+            _map(axes, walls, decoder.states, labels)
             if agent in graphs:
                 _graph(axes, *graphs[agent], color=GRAPH)
             for level in range(len(trace.subgoals) - 1, 0, -1):
@@ -146,18 +148,21 @@ def episodes(
     return figure
 
 
-def landmark_graphs(graphs: Sequence[LandmarkGraph], states: Sequence[np.ndarray], walls: Sequence[Wall]) -> Figure:
+def landmark_graphs(
+    graphs: Sequence[LandmarkGraph], states: Sequence[np.ndarray], walls: Sequence[Wall], labels: Sequence[str]
+) -> Figure:
     """The landmarks of every level where they lie in the world, and the edges between them.
 
     Args:
         graphs: of each level.
         states: true states of their landmarks, (M, C) each.
         walls: rectangles of the map.
+        labels: of the two numbers of a state that are drawn.
     """
     figure = Figure(figsize=(4.3 * len(graphs), 3.9), layout="constrained")
     for level, (axes, graph, where) in enumerate(zip(figure.subplots(1, len(graphs), squeeze=False)[0], graphs, states,
                                                      strict=True)):  # fmt: skip
-        _map(axes, walls, where)
+        _map(axes, walls, where, labels)
         _graph(axes, graph, where, color=LEVEL_COLORS[level])
         axes.plot(*where[:, :2].T, ".", ms=2.5, color=INK)
         edges = graph.edges.shape[1]
@@ -196,15 +201,15 @@ def _graph(axes: Axes, graph: LandmarkGraph, where: np.ndarray, color: str) -> N
     axes.plot([], [], color=color, lw=1.2, label="landmark graph")  # in the legend, edges this faint would not be seen
 
 
-def _map(axes: Axes, walls: Sequence[Wall], states: np.ndarray) -> None:
+def _map(axes: Axes, walls: Sequence[Wall], states: np.ndarray, labels: Sequence[str]) -> None:
     patches = [Rectangle((x, y), width, height) for x, y, width, height in walls]
     axes.add_collection(PatchCollection(patches, facecolor=WALL, edgecolor=WALL))
     if not walls:  # no map: where the data went
         axes.plot(*states[::10, :2].T, ".", ms=1, color=WALL)
     axes.set_aspect("equal")
     axes.autoscale_view()
-    axes.set_xlabel("x (world units)" if walls else "state[0]", fontsize=8)
-    axes.set_ylabel("y (world units)" if walls else "state[1]", fontsize=8)
+    axes.set_xlabel(labels[0], fontsize=8)
+    axes.set_ylabel(labels[1], fontsize=8)
     axes.tick_params(labelsize=7)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -108,8 +109,9 @@ def _draw(
         walls = getattr(environment, "walls", [])  # optional in the contract of hiwm.envs
         environment.close()
     on_map = where[0].shape[1] >= 2
+    labels = ["x (world units)", "y (world units)"] if walls else _numbers(dataset, config.state)
     if on_map:
-        drawn["landmarks"] = figures.landmark_graphs(agent.fitted.graphs, where, walls)
+        drawn["landmarks"] = figures.landmark_graphs(agent.fitted.graphs, where, walls, labels)
     if evaluation is not None:
         drawn["success"] = figures.success_bars(evaluation["agents"])
         if on_map:
@@ -117,8 +119,16 @@ def _draw(
             for name, planned in make_agents(agent, config.evaluation).items():
                 if planned.planner.ways is not None:
                     graphs[name] = (planned.planner.ways.landmarks, where[planned.planner.top])
-            drawn["episodes"] = figures.episodes(traces, StateDecoder(agent, dataset, config.state), graphs, walls)
+            drawn["episodes"] = figures.episodes(
+                traces, StateDecoder(agent, dataset, config.state), graphs, walls, labels
+            )
     return drawn
+
+
+def _numbers(dataset: Trajectories, columns: Sequence[str]) -> list[str]:
+    """Names of the columns' numbers, in order: place[0], place[1], ..."""
+    sizes = {name: math.prod(dataset.column(name).shape[1:]) for name in columns}
+    return [f"{name}[{i}]" for name, size in sizes.items() for i in range(size)]
 
 
 def _calibrated(agent: Agent) -> dict[int, Calibration]:

@@ -47,6 +47,8 @@ class EntityNetwork(nn.Module):
         depth: layers.
     """
 
+    pairs: Tensor
+
     def __init__(self, entities: int, dim_in: int, dim_out: int, width: int, depth: int) -> None:
         super().__init__()
         self.embed = nn.Sequential(nn.Linear(dim_in, width), nn.GELU())

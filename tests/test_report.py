@@ -146,8 +146,10 @@ def test_the_legend_of_one_task_fits_and_names_all_that_is_drawn(agent):
     decoder: Any = SimpleNamespace(states=path, decode=lambda level, latent: path[: len(latent)])
     graph: LandmarkGraph = agent.fitted.graphs[0]
     where = np.random.default_rng(0).random((graph.data.num_nodes, 2))
-    figure = figures.episodes(traces, decoder, {"flat": (graph, where)}, [])
+    figure = figures.episodes(traces, decoder, {"flat": (graph, where)}, [], ["east", "north"])
     figure.draw_without_rendering()
+    assert {axes.get_xlabel() for axes in figure.axes} == {"east"}
+    assert {axes.get_ylabel() for axes in figure.axes} == {"north"}
     (legend,) = figure.legends
     assert {text.get_text() for text in legend.get_texts()} == {
         "path", "start", "goal", "landmark graph", "subgoals of level 1", "subgoals of level 2",
