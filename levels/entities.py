@@ -8,8 +8,9 @@ from torch_geometric.nn import MessagePassing
 
 from hiwm.levels.networks import mlp
 
-
-SHARPNESS = (3.0, 10.0)  # of the offsets between objects, whose features have a deviation near 1
+# Of the offsets between objects, whose features have a deviation near 1. Two objects that touch differ by a hundredth of what
+# they differ by elsewhere; a saturating offset makes that as large as anything, so that a latent keeps it.
+SHARPNESS = (3.0, 10.0)
 
 
 class EntityLayer(MessagePassing):
@@ -18,8 +19,7 @@ class EntityLayer(MessagePassing):
     An interaction network (Battaglia et al. 2016, arXiv 1612.00222) on relative features.
 
     Args:
-        entities: number N of objects.
-        width: size of an object's features, and of an edge's.
+        width: size of an object's features h_i, and of an edge's e_ij.
     """
 
     def __init__(self, width: int) -> None:
@@ -28,7 +28,7 @@ class EntityLayer(MessagePassing):
         self.update_ = mlp(2 * width, width, 1, width)
 
     def forward(self, h: Tensor, pairs: Tensor, edges: Tensor) -> Tensor:
-        """(..., N, width), which objects (2, E), (..., E, width) -> (..., N, width)."""
+        """Objects (..., N, width), from which to which the E edges lead (2, E), edges (..., E, width) -> (..., N, width)."""
         received = self.propagate(pairs, h=h, edges=edges) if pairs.numel() else torch.zeros_like(h)
         return h + self.update_(torch.cat([h, received], -1))
 
@@ -37,7 +37,10 @@ class EntityLayer(MessagePassing):
 
 
 class EntityNetwork(nn.Module):
-    """Layers of message passing between a linear embedding and a linear readout of every object.
+    """Layers of message passing between a linear embedding and a linear readout of every object, and a linear way past them.
+
+    An edge is made of the offset of its two objects, x_j - x_i, as it is and through tanh(c (x_j - x_i)) for every c of
+    `SHARPNESS`.
 
     Args:
         entities: number N of objects.
