@@ -46,7 +46,7 @@ class Calibration:
     Coverage is told of two kinds of regions. *Intervals*, of one latent dimension, by that Student's t: Gaussian errors are in
     them exactly as often as they should, however the dimensions depend on one another, for it is the mean over them that is
     counted. *Balls*, of the whole latent, whose radius is a quantile of the fitted half (split conformal): they need no shape
-    of the errors, only episodes that are alike.
+    of the errors, only moments that are alike, which those of one episode are only in part: the check on the other half tells.
 
     Args:
         scale: expected squared error over disagreement, (H,).
@@ -185,7 +185,7 @@ def _most_likely_scale(ratios: Tensor, freedom: int) -> Tensor:
 
 
 def _quantiles(scores: Tensor) -> Tensor:
-    """Split-conformal quantiles of (W,) at `NOMINAL`, (N,): a new score is below with at least that probability."""
+    """Split-conformal quantiles of (W,) at `NOMINAL`, (N,): a new score is below with at least that probability, of scores that are exchangeable."""
     number = len(scores)
     ranks = [min(number, math.ceil((number + 1) * share)) for share in NOMINAL]
     return scores.sort().values[[rank - 1 for rank in ranks]]

@@ -15,7 +15,7 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 from torch_geometric.utils import scatter
 
-PRECISION = 1e-3  # of expected costs, in edges
+PRECISION = 1e-3  # in edges: sweeps, in which costs only fall, end when none falls by more
 
 
 @dataclass(frozen=True)
