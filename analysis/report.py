@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 from jinja2 import Template
 from matplotlib.figure import Figure
 
@@ -28,6 +29,7 @@ from hiwm.evaluation.evaluate import HIERARCHICAL, make_agents
 from hiwm.evaluation.traces import load_traces
 from hiwm.experiment import check_trained, evaluation_identity
 from hiwm.planning.calibration import NOMINAL, Calibration
+from hiwm.planning.cost_to_go import AHEAD
 from hiwm.tracking import make_tracker
 from hiwm.training.checkpoint import METRICS
 from hiwm.training.monitor import alarms
@@ -69,6 +71,8 @@ def report(config: Config) -> Path:
         reasons={trace.task: moments(trace.why) for trace in traces.get(HIERARCHICAL, []) if trace.why},
         levels=levels,
         kept=kept,
+        read=_read(agent, dataset),
+        learned=_learned(agent),
         calibrated={k: summary(calibration) for k, calibration in _calibrated(agent).items()},
         nominal=", ".join(f"{100 * share:.0f}" for share in NOMINAL),
         distances=distance_correlation(agent, dataset, pairs=1000),
@@ -129,6 +133,31 @@ def _numbers(dataset: Trajectories, columns: Sequence[str]) -> list[str]:
     """Names of the columns' numbers, in order: place[0], place[1], ..."""
     sizes = {name: math.prod(dataset.column(name).shape[1:]) for name in columns}
     return [f"{name}[{i}]" for name, size in sizes.items() for i in range(size)]
+
+
+def _read(agent: Agent, dataset: Trajectories) -> list[dict[str, Any]]:
+    """Of every number that goals are about, the readouts' errors: seen and foreseen, level by level."""
+    if not agent.readouts:
+        return []
+    errors = torch.stack([error for readout in agent.readouts for error in (readout.error, readout.foreseen)], 1)
+    rows = zip(_numbers(dataset, agent.world.goal), agent.readouts[0].std.tolist(), errors.tolist(), strict=True)
+    return [{"name": name, "std": std, "errors": its} for name, std, its in rows]
+
+
+def _learned(agent: Agent) -> list[str]:
+    """What priors and costs to go are worth, in a sentence each."""
+    priors = [
+        f"prior of level {k}: held-out loss {prior.relative_loss:.2f} of what N(0, I) in every state would have; 1: nothing to learn"
+        for k, prior in enumerate(agent.fitted.priors)
+        if prior is not None
+    ]
+    costs = [
+        f"cost to go of level {k}, median to where held-out episodes came in "
+        + ", ".join(f"{n} steps: {told:.3g}" for n, told in zip(AHEAD, cost.ahead.tolist(), strict=True))
+        for k, cost in enumerate(agent.fitted.costs)
+        if cost is not None
+    ]
+    return priors + costs
 
 
 def _calibrated(agent: Agent) -> dict[int, Calibration]:

@@ -43,7 +43,9 @@ class InverseModel(nn.Module):
         self.relations = None
         if entities is not None:
             if dim_source % entities:
-                raise ValueError(f"inverse.entities is {entities}; allowed: a divisor of the source's size {dim_source}")
+                raise ValueError(
+                    f"inverse.entities is {entities}; allowed: a divisor of the source's size {dim_source}"
+                )
             self.shape = (entities, dim_source // entities)
             self.relations = EntityNetwork(*self.shape, RELATED, RELATED, 2)
             dim_source += entities * RELATED

@@ -10,14 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib import image
 
 from hiwm.analysis import figures
-from hiwm.analysis.report import _headline, moments, report
+from hiwm.analysis.report import _headline, _learned, _read, moments, report
 from hiwm.config import ConfigError, load_config
 from hiwm.evaluation.episodes import Trace
 from hiwm.evaluation.traces import load_traces
+from hiwm.planning.cost_to_go import CostToGo
 from hiwm.planning.landmarks import LandmarkGraph
+from hiwm.planning.prior import MacroPrior
+from hiwm.planning.readout import Readout
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +160,27 @@ def test_the_legend_of_one_task_fits_and_names_all_that_is_drawn(agent):
     }  # fmt: skip
     assert figure.bbox.x0 <= legend.get_window_extent().x0
     assert legend.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_what_was_fitted_is_told():
+    readouts = [Readout(dim_latent=3, dim=3, width=4, depth=1) for _ in range(2)]
+    for k, readout in enumerate(readouts):
+        readout.std.copy_(torch.tensor([1.0, 2.0, 3.0]))
+        readout.error.copy_(torch.arange(3) + 10.0 * k)
+        readout.foreseen.copy_(torch.arange(3) + 10.0 * k + 5)
+    prior = MacroPrior(dim_latent=3, dim_action=2, width=4, depth=1)
+    prior.relative_loss.fill_(0.875)
+    cost = CostToGo(dim_latent=3, dim=3, width=4, depth=1, discount=0.9)
+    cost.ahead.copy_(torch.tensor([1.0, 1.9, 3.5, 4.5]))
+    fitted: Any = SimpleNamespace(priors=[None, prior], costs=[cost, None])
+    agent: Any = SimpleNamespace(readouts=readouts, fitted=fitted, world=SimpleNamespace(goal=["cubes", "drawer"]))
+    columns: Any = SimpleNamespace(column={"cubes": np.zeros((5, 2)), "drawer": np.zeros(5)}.__getitem__)
+    assert _read(agent, columns) == [
+        {"name": "cubes[0]", "std": 1, "errors": [0, 5, 10, 15]},
+        {"name": "cubes[1]", "std": 2, "errors": [1, 6, 11, 16]},
+        {"name": "drawer[0]", "std": 3, "errors": [2, 7, 12, 17]},
+    ]
+    assert _learned(agent) == [
+        "prior of level 1: held-out loss 0.88 of what N(0, I) in every state would have; 1: nothing to learn",
+        "cost to go of level 0, median to where held-out episodes came in 1 steps: 1, 2 steps: 1.9, 4 steps: 3.5, 8 steps: 4.5",
+    ]
