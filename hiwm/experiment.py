@@ -295,7 +295,7 @@ def _fit_readouts(
         readout = _once(
             config, hierarchy, k, "readout", Readout, asdict(config.goal),
             partial(
-                fit_readout, level, cached, period, part, config.goal, validation=config.dataset.validation,
+                fit_readout, level.predictor, cached, period, part, config.goal, validation=config.dataset.validation,
                 seed=config.seed, device=processes.device,
             ),
         )  # fmt: skip

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from hiwm.checks import at_least
 from hiwm.data.store import Trajectories
-from hiwm.levels.level import Level
 from hiwm.levels.networks import mlp
+from hiwm.levels.parts import Predictor
 from hiwm.planning.fitting import minimize
 
 LINEAR_ROWS = 50_000  # that least squares are solved over
@@ -125,7 +125,7 @@ def goal_part(dataset: Trajectories, columns: Sequence[str]) -> np.ndarray:
 
 
 def fit_readout(
-    level: Level,
+    predictor: Predictor,
     latents: Trajectories,
     period: int,
     part: np.ndarray,
@@ -138,7 +138,7 @@ def fit_readout(
     """Learn to read the part of the state from a level's cached latents.
 
     Args:
-        level: whose predictions are measured too.
+        predictor: of the level, whose predictions are measured too.
         latents: with columns `latent`, (N, D), and `action`, (N, A), those of the level.
         period: environment steps, which are rows, in one step of the level.
         part: what to read, (N, G), row by row.
@@ -165,12 +165,14 @@ def fit_readout(
     minimize(loss, readout, config.steps, config.learning_rate, "readout")
     unseen = torch.from_numpy(held_out.rows).to(device)
     readout.error.copy_((readout(column[unseen]) - target[unseen]).square().mean(0).sqrt())
-    now = torch.from_numpy(held_out.starts(period)).to(device)
-    if len(now):
+    context = predictor.context
+    first = torch.from_numpy(held_out.starts(context * period)).to(device)
+    if len(first):
         action = torch.from_numpy(np.array(latents.column("action"))).to(device)
+        rows = first.unsqueeze(1) + period * torch.arange(context, device=device)
         with torch.no_grad():
-            then = level.predict(column[now], action[now])
-        readout.foreseen.copy_((readout(then) - target[now + period]).square().mean(0).sqrt())
+            then, _ = predictor.step(predictor.remember(column[rows], action[rows[:, :-1]]), action[rows[:, -1]])
+        readout.foreseen.copy_((readout(then) - target[rows[:, -1] + period]).square().mean(0).sqrt())
     else:  # no episode is long enough to tell
         readout.foreseen.copy_(readout.error)
     return readout

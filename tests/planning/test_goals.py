@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from hiwm.data.store import Trajectories
+from hiwm.levels.parts import Predictor
 from hiwm.planning.goals import AnyOf, InOrder, KeepOut, ObservationGoal, PartGoal, Region, Sum, squared_distance
 from hiwm.planning.readout import GoalConfig, Readout, fit_readout, goal_part
 
@@ -23,19 +24,38 @@ def dataset(tmp_path_factory):
     return Trajectories(tmp_path_factory.mktemp("data"), columns, np.full(20, 100), np.arange(20) * 100)
 
 
-class Halfway:
-    """A level of two rows a step that gets only so far as a part of the way."""
+class Halfway(Predictor):
+    """Of a level of two rows a step; gets only so far as a part of the way."""
 
     def __init__(self, share):
+        super().__init__(6)
         self.share = share
 
-    def predict(self, latent, action):
+    def forward(self, latent, action):
         return latent + self.share * (action - latent)
 
 
-def fit(dataset, part, share=1.0):
-    config = GoalConfig(columns=["cube"], width=64, steps=600, batch=256)
-    return fit_readout(Halfway(share), dataset, 2, part, config, validation=0.2, seed=0, device=torch.device("cpu"))
+class Looking(Predictor):
+    """Answers where it was a step before."""
+
+    context = 2
+
+    def forward(self, latent, action):
+        raise AssertionError("it needs two latents")
+
+    def start(self, latent):
+        return latent, latent
+
+    def step(self, state, action):
+        return state[0], (state[1], state[0])
+
+    def correct(self, state, latent):
+        return state[0], latent
+
+
+def fit(dataset, part, share=1.0, predictor=None):
+    config, predictor = GoalConfig(columns=["cube"], width=64, steps=600, batch=256), predictor or Halfway(share)
+    return fit_readout(predictor, dataset, 2, part, config, validation=0.2, seed=0, device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +81,14 @@ def test_a_readout_knows_the_error_of_what_is_foreseen_two_rows_ahead(dataset, r
     expected = np.sqrt(np.square(read - cube[rows + 2]).mean(0))
     np.testing.assert_allclose(halfway.foreseen.numpy(), expected, rtol=1e-4)
     assert (expected > 2 * readout.error.numpy()).all()
+
+
+def test_what_is_foreseen_rests_on_the_predictors_context(dataset):
+    looking = fit(dataset, goal_part(dataset, ["cube"]), predictor=Looking(6))
+    column, cube = torch.from_numpy(dataset.column("latent")), dataset.column("cube")
+    before = np.concatenate([np.arange(start, start + 96) for start in range(1600, 2000, 100)])
+    expected = np.sqrt(np.square(looking(column[before]).numpy() - cube[before + 4]).mean(0))
+    np.testing.assert_allclose(looking.foreseen.numpy(), expected, rtol=1e-4)
 
 
 def test_a_part_that_the_latent_holds_as_it_is_is_read_without_error(dataset):
