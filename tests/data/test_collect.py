@@ -274,7 +274,10 @@ def test_an_interrupted_collection_goes_on(tmp_path, capfd, uninterrupted, worke
     command = ["collect", *overrides(tmp_path, f"dataset.workers={workers}")]
     path, parts = tmp_path / "datasets" / "tiny.h5", tmp_path / "datasets" / "tiny.parts"
     killed = subprocess.Popen(
-        [sys.executable, "-m", "hiwm", *command], stderr=subprocess.DEVNULL, start_new_session=True
+        [sys.executable, "-m", "hiwm", *command],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored below a shell's background job
     )
     try:
         for _ in range(12_000):  # two minutes, on a machine with other things to do
