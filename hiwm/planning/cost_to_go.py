@@ -122,7 +122,8 @@ class CostToGo(nn.Module):
         known = ~goal.isnan()
         wanted = torch.where(known, (goal - self.mean) / self.std, 0.0)
         x = torch.cat([latent, wanted, known.to(latent)], -1)
-        return torch.stack([network(x).squeeze(-1) for network in self.networks])
+        # float32 again: near 1, bfloat16 is too coarse for the logarithm of what is left
+        return torch.stack([network(x).squeeze(-1).float() for network in self.networks])
 
     def forward(self, latent: Tensor, goal: Tensor) -> Tensor:
         """Steps of the level, the mean of the networks, at most those of 1 - discount^n = 0.999: arguments as in `told`, (...)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from hiwm.build import build
 from hiwm.checks import at_least, within
 from hiwm.hierarchy import Hierarchy, Inputs
 from hiwm.levels.action_encoders.raw import RawActionEncoder
+from hiwm.levels.precision import half_precision
 from hiwm.planning.calibration import check_disagreement
 from hiwm.planning.fitted import Fitted
 from hiwm.planning.goals import Aim, Goal, beside, squared_distance
@@ -102,6 +104,8 @@ class PlannerConfig:
         disagreement: weight, in the energy of a search, of the expected squared error of the level's ensemble, the largest up
             to the step that counts (see `Calibration.doubt`); empty for none. With 1 it weighs as much as a squared distance
             in the level's latents.
+        half_precision: whether a search's candidates are predicted in bfloat16 where the processor is fast at it. The way that
+            is chosen is predicted again in float32.
     """
 
     landmarks: str
@@ -125,6 +129,7 @@ class PlannerConfig:
     schedule: str = "fixed"
     cost_to_go: Sequence[float] = ()
     disagreement: Sequence[float] = ()
+    half_precision: bool = True
 
     def check(self, num_levels: int) -> None:
         """Raise a ValueError that names the key when the config does not fit a stack of `num_levels`."""
@@ -256,6 +261,7 @@ class HierarchicalPlanner:
         if landmarks is not None and config.landmarks != "none":
             self.ways = Wayfinder(landmarks, self.top, config.hops, config.feedback, config.patience)
         self.schedule = None if config.schedule == "fixed" else Schedule(hierarchy.periods, config.horizon)
+        self.precision = half_precision(hierarchy.device) if config.half_precision else nullcontext()
         self.macros = fitted.macros
         self._check_macros()
         self.calibrations = [*fitted.calibrations, *[None] * len(hierarchy)][: len(hierarchy)]
@@ -439,14 +445,16 @@ class HierarchicalPlanner:
         doubts, to_go = self._weight("disagreement", k), self._weight("cost_to_go", k)
         known = self.calibrations[k]
 
-        def energy(candidates: Tensor) -> Scores:
+        def judged(candidates: Tensor) -> tuple[Rollout, Tensor, Tensor | None, Scores]:
+            """Ways (B * S, H, ...) of candidates (B, S, C, F), how near they come (B, S), for having failed (B, S, H), all."""
             samples = candidates.shape[1]
             chosen = space.actions(candidates.flatten(0, 1))  # (B * S, H, A)
             ways = self._rollout(k, repeated(latent, samples), repeated(present, samples), chosen)
             predicted, variance = ways.latents.unflatten(0, (-1, samples)), ways.variance
             forbidden = self.goal.violation(k, predicted)
             violation = None if forbidden is None else forbidden.sum(-1, keepdim=True)
-            away, cost = aim.energy(predicted), again(predicted)
+            near, cost = aim.energy(predicted), again(predicted)
+            away = near
             if to_go:
                 away = away + to_go * self._cost_to_go(k, predicted)
             if doubts:
@@ -455,21 +463,27 @@ class HierarchicalPlanner:
                 away = away + doubts * known.doubt(variance).unflatten(0, (-1, samples))
             # the least over the horizon, not its mean or last: a detour must not be taxed
             scores = Scores((away if cost is None else away + cost).amin(-1), violation)
+            return ways, near.amin(-1), cost, scores
+
+        def energy(candidates: Tensor) -> Scores:
+            with self.precision:
+                ways, _, cost, scores = judged(candidates)
             if k > 0:
-                tried.add(predicted[:, :, 0], scores, None if cost is None else cost[:, :, 0])
+                first = ways.latents[:, 0].unflatten(0, candidates.shape[:2])
+                tried.add(first, scores, None if cost is None else cost[:, :, 0])
             return scores
 
         proposal = self._propose(k, latent, present, aim, steps_left, energy)
         found = self.solvers[k].solve(energy, proposal, self.samples[k], self.generator, deadline)
         self.kept[k] = found.kept
-        way = self._rollout(k, latent, present, space.actions(found.actions))
+        way, nearest, cost, scores = judged(found.actions.unsqueeze(1))  # in full precision
+        scores = scores.without_nan()
         actions, predicted, variance = way.actions, way.latents, way.variance
-        cost = again(predicted.unsqueeze(1))
-        nearest = aim.energy(predicted.unsqueeze(1)).amin(-1).squeeze(1)
         return LevelPlan(
             k, aim.latent, aim.level, predicted[:, 0], self.hierarchy.periods[k], self.step, here, actions, predicted,
-            nearest, found.energy, None if variance is None else variance.sum(-1), None if cost is None else cost[:, 0, 0],
-            found.violation, found.multipliers, tried.rejected(latent, predicted[:, 0]) if k > 0 else None, route,
+            nearest[:, 0], scores.energy[:, 0], None if variance is None else variance.sum(-1),
+            None if cost is None else cost[:, 0, 0], None if scores.violation is None else scores.violation[:, 0],
+            found.multipliers, tried.rejected(latent, predicted[:, 0]) if k > 0 else None, route,
             to_go=self._cost_to_go(k, torch.cat([latent.unsqueeze(1), predicted], 1)) if to_go else None,
         )  # fmt: skip
 
