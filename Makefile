@@ -13,11 +13,12 @@ demo: $(VENV)/user  ## the main job: three levels on a maze, planner against fla
 test: $(VENV)/dev  ## all tests
 	$(BIN)/pytest
 
-check: $(VENV)/dev  ## format, lint, types, import rules, tests
+check: $(VENV)/dev  ## format, lint, types, import rules, whether benchmarks still import, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+	$(BIN)/pytest tests/benchmarks --collect-only -o python_files='bench_*.py'
 	$(MAKE) test
 
 bench: $(VENV)/dev  ## speed and memory, as ratios side by side

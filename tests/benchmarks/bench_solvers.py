@@ -1,8 +1,9 @@
 """Our CEM against stable-worldmodel's: same predictor, candidates, rounds and elites, one environment and fifty."""
 
-import contextlib
 import io
 import time
+from contextlib import nullcontext, redirect_stdout
+from functools import partial
 from types import SimpleNamespace
 
 import gymnasium
@@ -10,14 +11,20 @@ import numpy as np
 import pytest
 import torch
 
+from hiwm.levels.precision import half_precision
 from hiwm.levels.predictors.mlp import ResidualMLPPredictor
+from hiwm.planning.goals import squared_distance
 from hiwm.planning.memory import repeated
-from hiwm.planning.plan import least_distance
 from hiwm.planning.solvers.cem import CEM
 from hiwm.planning.solvers.solver import Proposal, Scores
 
 SAMPLES, ITERATIONS, ELITES, HORIZON, LATENT, ACTION = 300, 3, 30, 10, 8, 2
 TIMES = 15
+
+
+def least_distance(predicted, goal):
+    """Of a way, (N, H, D), to (N, D)."""
+    return squared_distance(predicted, goal).amin(-1)
 
 
 def medians(functions):
@@ -65,8 +72,10 @@ def test_milliseconds_a_search(batch):
         return Scores(least_distance(predicted, goal.repeat_interleave(SAMPLES, 0)).unflatten(0, (-1, SAMPLES)))
 
     @torch.no_grad()
-    def ours():
-        return cem.solve(energy, proposal, SAMPLES, torch.Generator().manual_seed(0)).energy
+    def ours(precision):
+        with precision:
+            found = cem.solve(energy, proposal, SAMPLES, torch.Generator().manual_seed(0))
+        return least_distance(predictor.rollout(latent, found.actions), goal)
 
     def theirs(together):
         solver = swm.CEMSolver(
@@ -76,13 +85,16 @@ def test_milliseconds_a_search(batch):
         solver.configure(action_space=space, n_envs=batch, config=SimpleNamespace(horizon=HORIZON, action_block=1))
 
         def solve():
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints its time
+            with redirect_stdout(io.StringIO()):  # it prints its time
                 actions = solver.solve({"latent": latent, "goal": goal})["actions"]
             return least_distance(predictor.rollout(latent, actions), goal)
 
         return solve
 
-    searches = {"ours": ours} | {f"theirs, {size} at once": theirs(size) for size in sorted({1, batch})}
+    searches = {
+        "ours": partial(ours, half_precision(latent.device)),  # as the planner does
+        "ours, float32": partial(ours, nullcontext()),
+    } | {f"theirs, {size} at once": theirs(size) for size in sorted({1, batch})}
     spent = medians(searches)
     print(
         f"\n{batch} environments, {SAMPLES} candidates, {ITERATIONS} rounds, horizon {HORIZON}: milliseconds a search"
