@@ -195,13 +195,15 @@ def evaluate(config: Config) -> dict[str, Any]:
             bars[name].__exit__(None, None, None)
 
     make_env = _environment(config, config.evaluation.environment)
+    commit = _commit()  # before hours in which the code may change
     outcomes = evaluate_agents(agents, make_env, config.evaluation, config.state, report)
     result = {
         "identity": identity,
         "experiment": config.name,
         "seed": config.seed,
         "protocol": {key: getattr(config.evaluation, key) for key in ("num_tasks", "max_steps", "seed", "flat_budget")},
-        "commit": _commit(),
+        "planner": asdict(config.planner),
+        "commit": commit,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads",
         "agents": {name: summarize(outcome) for name, outcome in outcomes.items()},
     }

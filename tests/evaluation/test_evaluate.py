@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
@@ -166,7 +166,8 @@ def test_a_baseline_that_does_not_fit_is_named(agent, tiny_run, changes, message
 
 def test_evaluation_json(tiny_run):
     written = json.loads((tiny_run.folder / "evaluation.json").read_text())
-    assert set(written) == {"identity", "experiment", "seed", "protocol", "commit", "machine", "agents"}
+    assert set(written) == {"identity", "experiment", "seed", "protocol", "planner", "commit", "machine", "agents"}
+    assert written["planner"] == json.loads(json.dumps(asdict(tiny_run.config.planner)))
     assert written["experiment"] == "tiny"
     assert written["protocol"] == {"num_tasks": 2, "max_steps": 60, "seed": 1, "flat_budget": 1}
     assert list(written["agents"]) == ["hierarchical", "flat", "flat_landmarks"]
