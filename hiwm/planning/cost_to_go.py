@@ -207,10 +207,8 @@ def fit_cost_to_go(
         with torch.no_grad():
             for kept, new in zip(slow.parameters(), cost.parameters(), strict=True):
                 kept.lerp_(new, config.target_rate)
-            onward = slow.told(column[(at + period).to(device)], goal).amax(0).clamp(0, 1)
-            # the last rows of an episode have no step of their own to learn from that they are there
-            onward = onward.masked_fill(then_reached, 0.0)
-            target = (1 - config.discount * (1 - onward)).masked_fill(reached, 0.0)
+            onward = slow.told(column[(at + period).to(device)], goal)
+            target = backup(onward, reached, then_reached, config.discount)
         error = target - cost.told(column[at.to(device)], goal)
         weight = torch.where(error < 0, config.expectile, 1 - config.expectile)
         return (weight * error.square()).mean()
@@ -222,3 +220,17 @@ def fit_cost_to_go(
             now = now[torch.randint(len(now), (config.batch,), generator=generator)].to(device)
             cost.ahead[i] = cost(column[now], parts[now + steps * period]).median()
     return cost
+
+
+def backup(onward: Tensor, reached: Tensor, then_reached: Tensor, discount: float) -> Tensor:
+    """1 - discount^n of states, by what the networks tell of where a step leads: (MEMBERS, B) -> (B,).
+
+    Args:
+        onward: what they tell. The one that holds the goal for farthest counts, as in clipped double Q-learning (Fujimoto et al. 2018,
+            equation 10): what the data does not show must not seem near.
+        reached: whether the goal is met in the state, (B,).
+        then_reached: whether it is where the step leads, (B,); the last rows of an episode have no step of their own to learn that from.
+        discount: of a step.
+    """
+    left = onward.amax(0).clamp(0, 1).masked_fill(then_reached, 0.0)
+    return (1 - discount * (1 - left)).masked_fill(reached, 0.0)

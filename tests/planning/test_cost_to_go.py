@@ -12,7 +12,7 @@ from hiwm.agent import Agent, load_agent
 from hiwm.config import load_config
 from hiwm.data.store import Trajectories
 from hiwm.experiment import collect, train
-from hiwm.planning.cost_to_go import CostToGo, CostToGoConfig, fit_cost_to_go
+from hiwm.planning.cost_to_go import CostToGo, CostToGoConfig, backup, fit_cost_to_go
 from hiwm.planning.goals import AnyOf, InOrder, KeepOut, PartGoal, Region
 
 CONFIG = CostToGoConfig(
@@ -195,3 +195,10 @@ def test_what_cannot_be_is_refused(trained):
         CostToGoConfig(levels=[1]).check(3, [])
     with pytest.raises(ValueError, match=r"cost_to_go.expectile is 1.0; allowed: in \(0, 1\)"):
         CostToGoConfig(expectile=1.0)
+
+
+def test_a_state_is_as_far_as_the_most_cautious_network_tells():
+    onward = torch.tensor([[0.5, 0.2, 0.9, 1.5], [0.1, 0.6, 0.9, 0.9]])
+    reached, then_reached = torch.tensor([[False, False, True, False], [False, True, True, False]])
+    told = backup(onward, reached, then_reached, 0.9)
+    torch.testing.assert_close(told, torch.tensor([1 - 0.9 * 0.5, 1 - 0.9, 0.0, 1.0]))

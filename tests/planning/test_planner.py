@@ -13,6 +13,7 @@ from hiwm.config import load_config
 from hiwm.data.store import open_dataset
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
+from hiwm.levels.precision import half_precision
 from hiwm.planning.fitted import Fitted
 from hiwm.planning.goals import InOrder, KeepOut, ObservationGoal, PartGoal, Region, squared_distance
 from hiwm.planning.landmarks import LandmarkGraph
@@ -122,6 +123,23 @@ def test_actions_stay_within_the_bounds_of_the_data(exact):
     assert actions.min() >= -0.1 - 1e-6
     assert actions.max() <= 0.2 + 1e-6
     assert actions.max() == pytest.approx(0.2)  # the bound is active
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_only_candidates_are_predicted_in_half_precision(exact, monkeypatch, half):
+    position, seen = points(3, 1), []
+    rollout = HierarchicalPlanner._rollout
+
+    def spy(planner, k, latent, carried, chosen):
+        seen.append((len(latent), torch.is_autocast_enabled("cpu")))
+        return rollout(planner, k, latent, carried, chosen)
+
+    monkeypatch.setattr(HierarchicalPlanner, "_rollout", spy)
+    planner = start(HierarchicalPlanner(exact, replace(FLAT, half_precision=half), LOW, HIGH), points(3, 2))
+    planner.plan({"state": position})
+    supported = isinstance(half_precision(torch.device("cpu")), torch.autocast)
+    assert {autocast for batch, autocast in seen if batch > 3} == {half and supported}
+    assert [autocast for batch, autocast in seen if batch == 3] == [False]  # the way that is chosen
 
 
 @pytest.mark.parametrize(
