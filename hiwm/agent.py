@@ -15,11 +15,12 @@ import yaml
 from torch import Tensor
 
 from hiwm.hierarchy import Hierarchy, load_hierarchy
+from hiwm.planning.config import PlannerConfig
 from hiwm.planning.experience import Experience
 from hiwm.planning.fitted import Fitted
 from hiwm.planning.goals import Goal, KeepOut, ObservationGoal, PartGoal, Region
 from hiwm.planning.plan import Plan
-from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
+from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.readout import Readout
 from hiwm.planning.schedule import half_steps
 from hiwm.planning.text import TextGoal, TextHead, embed

@@ -17,10 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hiwm.checks import at_least, matches, spell
 from hiwm.evaluation.evaluate import EvaluationConfig
+from hiwm.planning.config import PlannerConfig
 from hiwm.planning.cost_to_go import CostToGoConfig
 from hiwm.planning.landmarks import LandmarkConfig
 from hiwm.planning.macros import MacroConfig
-from hiwm.planning.planner import PlannerConfig
 from hiwm.planning.prior import PriorConfig
 from hiwm.planning.readout import GoalConfig
 from hiwm.planning.text import TextConfig

@@ -10,7 +10,7 @@ from hiwm.build import build, locate
 from hiwm.config import Config, ConfigError, load_config
 from hiwm.evaluation.evaluate import make_agents
 from hiwm.hierarchy import Hierarchy, LevelSpec
-from hiwm.planning.planner import PlannerConfig
+from hiwm.planning.config import PlannerConfig
 
 EXPERIMENTS = sorted(path.stem for path in (tiny.ROOT / "configs" / "experiment").glob("*.yaml"))
 EVALUATIONS = sorted(path.stem for path in (tiny.ROOT / "configs" / "evaluation").glob("*.yaml"))

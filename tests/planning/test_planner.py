@@ -14,11 +14,12 @@ from hiwm.data.store import open_dataset
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
 from hiwm.levels.precision import half_precision
+from hiwm.planning.config import PlannerConfig
 from hiwm.planning.fitted import Fitted
 from hiwm.planning.goals import InOrder, KeepOut, ObservationGoal, PartGoal, Region, squared_distance
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
-from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
+from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.proposals import FREE, PROPOSALS, Mixture, SearchSpace
 
 STEP = 0.05

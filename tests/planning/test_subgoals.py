@@ -11,8 +11,9 @@ import torch
 from hiwm.config import load_config
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Encoder, Predictor
+from hiwm.planning.config import PlannerConfig
 from hiwm.planning.goals import ObservationGoal
-from hiwm.planning.planner import HierarchicalPlanner, PlannerConfig
+from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.reasons import NOTHING, REACHED, UNREACHABLE, UNREACHED
 from hiwm.planning.subgoals import Subgoals
 
