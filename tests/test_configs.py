@@ -78,8 +78,8 @@ def test_a_solver_is_chosen_by_its_name():
 
 @pytest.mark.parametrize("evaluation", EVALUATIONS)
 def test_evaluations(evaluation):
-    deep = ["experiment=fourroom-deep"] if evaluation == "depth" else []  # it is about four levels
-    config = load_config([*deep, f"evaluation={evaluation}"])
+    about = {"depth": ["experiment=fourroom-deep"], "manipulation": ["experiment=cube-single"]}
+    config = load_config([*about.get(evaluation, []), f"evaluation={evaluation}"])
     assert config.evaluation.baselines
     names = {field.name for field in fields(PlannerConfig)} | {"num_levels", "margin"}
     for name, changes in config.evaluation.baselines.items():
