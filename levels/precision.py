@@ -1,4 +1,4 @@
-"""Half precision where the processor is fast at it."""
+"""Half precision where the processor has it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 def half_precision(device: torch.device) -> AbstractContextManager:
     """An autocast to bfloat16, or nothing on devices without native support for it."""
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = device.type == "cpu" and torch.backends.mkldnn.is_available()
-        fast = fast and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # no public name tells
-    return torch.autocast(device.type, torch.bfloat16) if fast else nullcontext()
+        native = device.type == "cpu" and torch.backends.mkldnn.is_available()
+        native = native and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # no public name tells
+    return torch.autocast(device.type, torch.bfloat16) if native else nullcontext()

@@ -65,8 +65,8 @@ class PlannerConfig:
         disagreement: weight, in the energy of a search, of the expected squared error of the level's ensemble, the largest up
             to the step that counts (see `Calibration.doubt`); empty for none. With 1 it weighs as much as a squared distance
             in the level's latents.
-        half_precision: whether a search's candidates are predicted in bfloat16 where the processor is fast at it. The way that
-            is chosen is predicted again in float32.
+        half_precision: whether a search's candidates are predicted in bfloat16 where the processor has it. The way that is
+            chosen is predicted again in float32. Measure it: some processors are slower at it.
     """
 
     landmarks: str
@@ -90,7 +90,7 @@ class PlannerConfig:
     schedule: str = "fixed"
     cost_to_go: Sequence[float] = ()
     disagreement: Sequence[float] = ()
-    half_precision: bool = True
+    half_precision: bool = False
 
     def check(self, num_levels: int) -> None:
         """Raise a ValueError that names the key when the config does not fit a stack of `num_levels`."""
