@@ -144,7 +144,7 @@ def main(folders: Sequence[str]) -> None:
         ("evaluation", rows_of(paths, "evaluation"), markdown),
         ("ablation", rows_of(paths, "ablation"), markdown_by_agent),
         ("depth", rows_of(paths, "depth"), markdown_by_agent),
-        ("disagreement", rows_of(paths, "disagreement"), markdown_by_agent),
+        ("manipulation", rows_of(paths, "manipulation"), markdown_by_agent),
         ("closed_door", rows_of(paths, "closed_door"), markdown_by_agent),
         ("keep_out", rows_of(paths, "keep_out"), markdown_by_agent),
         ("levels", health_of(paths), markdown_of_rows),
