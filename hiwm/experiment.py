@@ -201,7 +201,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "identity": identity,
         "experiment": config.name,
         "seed": config.seed,
-        "protocol": {key: getattr(config.evaluation, key) for key in ("num_tasks", "max_steps", "seed", "flat_budget")},
+        "protocol": asdict(config.evaluation),
         "planner": asdict(config.planner),
         "commit": commit,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads",

@@ -47,10 +47,10 @@ class Episodes:
         success: (N,).
         steps: environment steps until success or the limit, (N,).
         inside: how many of them ended in the forbidden box, (N,); empty where there is none.
-        plan_ms: milliseconds of each planning call over the episodes it planned for.
+        plan_ms: milliseconds of planning in each environment step, over the episodes planned for; where no level was due, nearly none.
         planned: episodes each planning call planned for.
         predictor_calls: one-step predictions in all.
-        other_calls: passes through encoders and inverse models in all.
+        other_calls: passes through encoders, inverse models, priors and costs to go in all; not through the readouts of goals.
         traces: the first episode of each task.
     """
 

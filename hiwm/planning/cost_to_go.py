@@ -189,8 +189,7 @@ def fit_cost_to_go(
 
     def goals(at: Tensor, end: Tensor) -> Tensor:
         """Of states in these rows of episodes that end before those, (B,) -> (B, G)."""
-        ahead = 1 + (uniform(len(at)).clamp_min(1e-9).log() / math.log(config.discount)).long()
-        later = at + period * torch.minimum(ahead, (end - 1 - at) // period)  # whole steps, so that backups meet them
+        later = hindsight(at, end, period, config.discount, uniform(len(at)))
         anywhere = rows[torch.randint(len(rows), at.shape, generator=generator)]
         kind = uniform(len(at))
         goal = parts[torch.where(kind < HERE, at, torch.where(kind < HERE + FUTURE, later, anywhere)).to(device)]
@@ -220,6 +219,22 @@ def fit_cost_to_go(
             now = now[torch.randint(len(now), (config.batch,), generator=generator)].to(device)
             cost.ahead[i] = cost(column[now], parts[now + steps * period]).median()
     return cost
+
+
+def hindsight(at: Tensor, end: Tensor, period: int, discount: float, drawn: Tensor) -> Tensor:
+    """Rows of goals a geometric number of steps after rows `at`, of episodes that end before rows `end`, (B,) each -> (B,).
+
+    Whole steps, so that backups meet them (hindsight relabelling: Andrychowicz et al. 2017; geometric: Eysenbach et al. 2021).
+
+    Args:
+        at: where the steps start; at least one of them fits in.
+        end: see above.
+        period: rows in a step.
+        discount: of a step; a step more is that much rarer.
+        drawn: from U(0, 1).
+    """
+    ahead = 1 + (drawn.clamp_min(1e-9).log() / math.log(discount)).long()
+    return at + period * torch.minimum(ahead, (end - 1 - at) // period)
 
 
 def backup(onward: Tensor, reached: Tensor, then_reached: Tensor, discount: float) -> Tensor:

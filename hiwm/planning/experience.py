@@ -1,7 +1,8 @@
 """What an agent finds out about a landmark graph while it acts: the memory that outlasts an episode.
 
 A graph says what was possible when the data were collected. A way that leads nowhere today, for a door is closed, costs more
-from then on; one that turns out to lead on costs what it did, and one that was never seen in the data is added.
+from then on; when ways are next looked for, one that turned out to lead on costs what it did, and one that was never seen in
+the data is there.
 """
 
 from __future__ import annotations
@@ -23,14 +24,12 @@ class Experience:
 
     Args:
         graph: as the data have it; stays as it is.
-        length_cost: of found edges, relative to their length; as in `LandmarkConfig`.
     """
 
-    def __init__(self, graph: LandmarkGraph, length_cost: float = 0.1) -> None:
+    def __init__(self, graph: LandmarkGraph) -> None:
         if graph.outcomes is not None:
             raise ValueError("planner.feedback needs a graph of landmarks.outcomes best; it has expected ones")
         self.known = graph
-        self.length_cost = length_cost
         self.forget()
 
     def forget(self) -> None:
@@ -56,8 +55,8 @@ class Experience:
         near_end = torch.cdist(at[end], at)[:, self.edges[1]] <= reach
         self.added = self.added + cost * (near_start & near_end).any(0)
 
-    def crossed(self, start: Tensor, end: Tensor) -> bool:
-        """Ways that were gone in one edge's time, (N,) and (N,): they cost what they did; whether anything changed."""
+    def crossed(self, start: Tensor, end: Tensor) -> None:
+        """Ways that were gone in one edge's time, (N,) and (N,): they cost what they did, new ones what an edge costs on average."""
         ways = torch.unique(torch.stack([start, end])[:, start != end], dim=1)
         number = len(self.known.latents)
         names, mine = ways[0] * number + ways[1], self.edges[0] * number + self.edges[1]
@@ -65,11 +64,10 @@ class Experience:
         self.added = torch.where(again, 0.0, self.added)
         new = ways[:, ~torch.isin(names, mine)]
         if new.shape[1]:
-            length = (self.known.latents[new[0]] - self.known.latents[new[1]]).norm(dim=1)
+            cost = self.known.weights.mean().expand(new.shape[1])
             self.edges = torch.cat([self.edges, new], 1)
-            self.weights = torch.cat([self.weights, 1 + self.length_cost * length / self.known.edge_length])
-            self.added = torch.cat([self.added, torch.zeros_like(length)])
-        return bool(again.any()) or new.shape[1] > 0
+            self.weights = torch.cat([self.weights, cost])
+            self.added = torch.cat([self.added, torch.zeros_like(cost)])
 
     def save(self, path: Path) -> None:
         """One safetensors file."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hiwm.checks import at_least
 from hiwm.planning.readout import Readout
 
 
@@ -176,7 +177,7 @@ class Region(Goal):
 
 
 class AnyOf(Goal):
-    """Whichever is nearest of several goals for the same episodes."""
+    """Whichever is nearest of several goals for the same episodes; what one of them forbids is forbidden on the way to any."""
 
     def __init__(self, goals: Sequence[Goal]) -> None:
         self.goals = _of_one_size(goals)
@@ -245,7 +246,7 @@ class Sum(Goal):
 
 
 class InOrder(Goal):
-    """Waypoints: the first goal until it is reached, then the next; the last one stays.
+    """Waypoints: the first goal until it is reached, then the next; the last one stays. A `KeepOut` counts while it is next.
 
     Args:
         goals: the waypoints, for the same episodes.
@@ -286,7 +287,11 @@ class InOrder(Goal):
         return self._now([goal.sharper(level) for goal in self.goals])
 
     def violation(self, level: int, latent: Tensor) -> Tensor | None:
-        return _total([goal.violation(level, latent) for goal in self.goals])
+        violations = [goal.violation(level, latent) for goal in self.goals]
+        if all(violation is None for violation in violations):
+            return None
+        nothing = latent.new_zeros(latent.shape[:-1])
+        return self._now([nothing if violation is None else violation for violation in violations])
 
     def observe(self, latents: Sequence[Tensor]) -> InOrder:
         reached = (self.energy(self.judge, latents[self.judge]) <= self.tolerance).cpu()
@@ -311,11 +316,18 @@ class KeepOut(Goal):
     """
 
     def __init__(self, goal: Goal, region: Region, margin: float = 0.0) -> None:
+        if not isinstance(region, Region):
+            raise ValueError(
+                f"the region to keep out of is a {type(region).__name__}; allowed: a Region (`Agent.region`)"
+            )
+        at_least("KeepOut.", 0, margin=margin)
         _of_one_size([goal, region])
         self.goal = goal
         self.region = region
         self.margin = margin
         self.part = goal.part
+        #: the region with its margin, for every level
+        self.wider = [_widened(region, margin * readout.std) for readout in region.readouts]
 
     @property
     def size(self) -> int:
@@ -337,15 +349,17 @@ class KeepOut(Goal):
         return self.goal.sharper(level)
 
     def violation(self, level: int, latent: Tensor) -> Tensor:
-        margin = self.margin * self.region.readouts[level].std
-        wider = Region(self.region.low - margin, self.region.high + margin, self.region.readouts)
-        entered = _total([wider.depth(level, latent), self.goal.violation(level, latent)])
+        entered = _total([self.wider[level].depth(level, latent), self.goal.violation(level, latent)])
         assert entered is not None, "the region always answers"
         return entered
 
     def observe(self, latents: Sequence[Tensor]) -> KeepOut:
         goal = self.goal.observe(latents)
         return self if goal is self.goal else KeepOut(goal, self.region, self.margin)
+
+
+def _widened(region: Region, margin: Tensor) -> Region:
+    return Region(region.low - margin, region.high + margin, region.readouts)
 
 
 def squared_distance(points: Tensor, target: Tensor) -> Tensor:

@@ -177,10 +177,7 @@ def build_landmarks(latents: Trajectories, actions: np.ndarray, config: Landmark
     most = int(latents.ep_len.max())
     if most <= steps:
         raise ValueError(f"landmarks.edge_steps is {steps}; allowed: less than the longest episode, {most} rows")
-    starts = np.concatenate(
-        [np.arange(o, o + max(0, n - steps)) for o, n in zip(latents.ep_offset, latents.ep_len, strict=True)]
-    )
-    rows = np.concatenate([np.arange(o, o + n) for o, n in zip(latents.ep_offset, latents.ep_len, strict=True)])
+    starts, rows = latents.starts(steps), latents.rows
     candidates = np.sort(rng.choice(rows, min(config.candidates, len(rows)), replace=False))
     points = torch.from_numpy(column[candidates])
     chosen = farthest_points(points, config.landmarks, rng)

@@ -128,6 +128,7 @@ class Wayfinder:
         edge_steps = self.landmarks.edge_steps
         self.past = [(past, landmark) for past, landmark in self.past if past >= step - edge_steps]
         if self.past and self.past[0][0] == step - edge_steps:
+            # counts from the next failure or goal on: who has just gone a way needs no other one
             experience.crossed(self.past[0][1], here)
         self.past.append((step, here))
         cost = self._cost(here)

@@ -169,7 +169,7 @@ def test_evaluation_json(tiny_run):
     assert set(written) == {"identity", "experiment", "seed", "protocol", "planner", "commit", "machine", "agents"}
     assert written["planner"] == json.loads(json.dumps(asdict(tiny_run.config.planner)))
     assert written["experiment"] == "tiny"
-    assert written["protocol"] == {"num_tasks": 2, "max_steps": 60, "seed": 1, "flat_budget": 1}
+    assert written["protocol"] == json.loads(json.dumps(asdict(tiny_run.config.evaluation)))
     assert list(written["agents"]) == ["hierarchical", "flat", "flat_landmarks"]
     for name, numbers in written["agents"].items():
         assert set(numbers) == {

@@ -12,7 +12,7 @@ from hiwm.agent import Agent, load_agent
 from hiwm.config import load_config
 from hiwm.data.store import Trajectories
 from hiwm.experiment import collect, train
-from hiwm.planning.cost_to_go import CostToGo, CostToGoConfig, backup, fit_cost_to_go
+from hiwm.planning.cost_to_go import CostToGo, CostToGoConfig, backup, fit_cost_to_go, hindsight
 from hiwm.planning.goals import AnyOf, InOrder, KeepOut, PartGoal, Region
 
 CONFIG = CostToGoConfig(
@@ -49,9 +49,9 @@ def world(tmp_path_factory):
     return behind_a_lock(tmp_path_factory.mktemp("data"))
 
 
-def fit(latents, part, **changes):
+def fit(latents, part, period=1, **changes):
     return fit_cost_to_go(
-        latents, part, 1, replace(CONFIG, **changes), validation=0.2, seed=0, device=torch.device("cpu")
+        latents, part, period, replace(CONFIG, **changes), validation=0.2, seed=0, device=torch.device("cpu")
     )
 
 
@@ -76,6 +76,31 @@ def test_costs_count_the_steps_of_the_shortest_way(cost):
     for state, steps in ways.items():
         assert to_go(cost, state, close) == pytest.approx(steps, abs=0.5)
     assert to_go(cost, (0, 1), [1.0, 0.0]) == pytest.approx(2, abs=0.5)
+
+
+@pytest.mark.parametrize("period", [1, 3])
+def test_future_goals_lie_whole_steps_ahead_within_the_episode(period):
+    at = torch.arange(100, 120).repeat_interleave(2000)
+    ends = torch.full_like(at, 124)
+    drawn = torch.rand(len(at), generator=torch.Generator().manual_seed(0))
+    rows = hindsight(at, ends, period, 0.8, drawn) - at
+    assert (rows % period == 0).all()
+    steps = rows // period
+    assert (steps >= 1).all()
+    assert (at + period * steps < 124).all()
+    first = steps[at == 100]
+    for number in (1, 2, 3):  # each a fifth rarer than the one before
+        assert (first == number).float().mean() == pytest.approx(0.2 * 0.8 ** (number - 1), abs=0.03)
+    assert (first == 23 // period).any()  # the last step that fits in
+
+
+def test_costs_count_steps_of_the_level_not_rows(world):
+    latents, part = world
+    slow = {"latent": np.repeat(latents.column("latent"), 2, 0)}  # every state for two rows
+    twice = Trajectories(latents.path, slow, 2 * latents.ep_len, 2 * latents.ep_offset)
+    cost = fit(twice, np.repeat(part, 2, 0), period=2)
+    assert to_go(cost, (0, 1), [0.0, 0.0]) == pytest.approx(3, abs=0.5)
+    assert to_go(cost, (1, 0), [0.0, 0.0]) == pytest.approx(1, abs=0.5)
 
 
 def test_held_out_episodes_tell_what_costs_are_worth(cost):

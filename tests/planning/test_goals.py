@@ -258,6 +258,14 @@ def test_what_is_forbidden_is_told_with_its_margin():
     assert reach.violation(0, points) is None
     assert KeepOut(reach, box).violation(0, points).tolist() == [[1, 0, 0]]
     torch.testing.assert_close(KeepOut(reach, box, 0.6).violation(0, points), torch.tensor([[1.6, 0.1, 0.0]]))
+    first = InOrder([KeepOut(reach, box), reach], tolerance=0.0)
+    assert first.violation(0, points).tolist() == [[1, 0, 0]]
+    then = InOrder([KeepOut(reach, box), reach], tolerance=0.0, at=torch.tensor([1]))
+    assert then.violation(0, points).tolist() == [[0, 0, 0]]  # waypoint 2 forbids nothing
+    assert InOrder([reach, reach], tolerance=0.0).violation(0, points) is None
+    for wrong, message in (((box, reach), "is a PartGoal; allowed: a Region"), ((reach, box, -1.0), "margin is -1.0")):
+        with pytest.raises(ValueError, match=message):
+            KeepOut(*wrong)
     both = Sum([KeepOut(reach, box), KeepOut(reach, box)])
     assert both.violation(0, points).tolist() == [[2, 0, 0]]
     assert torch.equal(KeepOut(reach, box).energy(0, points), reach.energy(0, points))

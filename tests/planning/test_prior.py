@@ -62,6 +62,17 @@ def test_noise_becomes_what_occurs_in_the_state(prior):
     assert 0.35 < (either < -1).float().mean() < 0.65
 
 
+def test_few_steps_keep_the_deviation():
+    """Of N(0, 1) at both ends, whose exact flow moves a point y by (2t - 1) / (t^2 + (1 - t)^2) y and ends where it began."""
+
+    class Exact(MacroPrior):
+        def velocity(self, latent, point, time):
+            return (2 * time - 1) / (time**2 + (1 - time) ** 2) * point
+
+    exact = Exact(dim_latent=3, dim_action=2, width=8, depth=1)
+    torch.testing.assert_close(exact(states(0.0), noise()), noise(), rtol=0.03, atol=0)
+
+
 def test_it_knows_how_much_there_was_to_learn(latents):
     rng = np.random.default_rng(1)
     gaussian = rng.normal(size=(4000, 2)).astype(np.float32)

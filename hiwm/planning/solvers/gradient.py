@@ -35,7 +35,7 @@ class Gradient(Solver[Descent]):
     violation until it is allowed. The energy must be differentiable with respect to the candidates.
 
     Args:
-        iterations: steps.
+        iterations: rounds, with a step between each two; the gradient of the last one is not used.
         learning_rate: length of a step, in deviations of the proposal.
         decay: of the running means of the gradient and of its square (beta_1, beta_2).
     """
