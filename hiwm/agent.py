@@ -117,6 +117,9 @@ class Agent:
 
     def with_planner(self, num_levels: int | None = None, **changes: Any) -> Agent:
         """The same levels planning otherwise, with nothing remembered or forbidden: `changes` are keys of PlannerConfig."""
+        known = [field.name for field in fields(PlannerConfig)]
+        if unknown := sorted(changes.keys() - set(known)):
+            raise ValueError(f"unknown key planner.{unknown[0]}; allowed: {', '.join(known)}")
         config = replace(self.config, **changes)
         return Agent(self.hierarchy, self.fitted, config, self.world, num_levels, self.seed, self.allow)
 
@@ -146,9 +149,15 @@ class Agent:
         A caption or a list of them is a goal too where the stack was trained with `text.learn=true`.
 
         Where goals are about a part of the state, `World.goal`, a dict needs those columns only; one array is a whole
-        observation all the same. Other goals (`hiwm.planning.goals`) are made of `part_goal` and `region`, and are always a batch.
+        observation all the same, unless a cost to go asks for the part and the array is that part. Other goals (`hiwm.planning.goals`) are made of `part_goal` and `region`, and are always a batch.
         """
         observation: Any = goal  # numbers in lists are taken too
+        if (
+            not isinstance(goal, (Goal, str, Mapping))
+            and any(self.config.cost_to_go)
+            and [*self.inputs] == [*self.world.goal]
+        ):
+            goal = {self.world.goal[0]: np.asarray(goal)}
         if isinstance(goal, Goal):
             wanted, self._single = goal, False
         elif isinstance(goal, str):
@@ -207,7 +216,10 @@ class Agent:
             part: columns that goals are about (`goal.columns`), each of its own shape or with a batch axis in front, in its own
                 unit; not a number, or a column that is not there: does not matter.
         """
-        return PartGoal(self._columns(part, torch.nan), self.readouts, self.config.goal_width)
+        wanted = self._columns(part, torch.nan)
+        if wanted.isnan().all(1).any():
+            raise ValueError(f"the goal's {sorted(part)} hold no number; allowed: at least one for every episode")
+        return PartGoal(wanted, self.readouts, self.config.goal_width)
 
     def region(self, low: Mapping[str, Any], high: Mapping[str, Any]) -> Region:
         """Anywhere in a box: its bounds as `part_goal` takes a part; a column that is not there has none."""

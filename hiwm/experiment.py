@@ -43,7 +43,7 @@ from hiwm.progress import TrainingProgress
 from hiwm.tracking import flatten, make_tracker
 from hiwm.training.distributed import Processes, barrier, start_processes
 from hiwm.training.fingerprint import fingerprint
-from hiwm.training.stages import describe, train_stack
+from hiwm.training.stages import check_longest, describe, train_stack
 
 
 def run(config: Config) -> None:
@@ -89,6 +89,7 @@ def collect(config: Config) -> Trajectories:
         )
     check(config)
     _check_columns(config, _observed(config), config.environment["_target_"])
+    check_longest(config.stack, config.dataset.steps, "the episodes to collect")
     path.parent.mkdir(parents=True, exist_ok=True)
     collection = Collection(
         make_env=_environment(config, config.dataset.behaviour),

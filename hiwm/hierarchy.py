@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hiwm.build import build
 from hiwm.levels.level import Level
+from hiwm.tensors import load_tensors
 
 Inputs = Mapping[str, Tensor]
 
@@ -165,6 +166,6 @@ def load_hierarchy(folder: str | Path, allow: Sequence[str] = (), device: str = 
     levels = []
     for k, spec in enumerate(specs):
         level = spec.build(allow)
-        level.load_state_dict(load_file(folder / f"level{k}.safetensors"))
+        level.load_state_dict(load_tensors(folder / f"level{k}.safetensors"))
         levels.append(level)
     return Hierarchy(levels, specs).to(device).eval().requires_grad_(False)

@@ -54,6 +54,8 @@ class TrainingProgress:
         self.job = progress.job
         name = f"level {level}" + (f" {progress.job}" if progress.job != "training" else "")
         if self.bar is None:
+            if progress.step:
+                say(f"{self.title or name}: goes on from its checkpoint at step {progress.step:,}")
             self.bar = Bar(self.title or name, progress.steps, "steps", start=progress.step)
             self.bar.__enter__()
         if progress.home not in self.runs:

@@ -248,7 +248,7 @@ def test_with_planner(agent):
     np.testing.assert_array_equal(acted(agent), before)
     with pytest.raises(ValueError, match="num_levels is 4; allowed: 1 to 3"):
         agent.with_planner(num_levels=4)
-    with pytest.raises(TypeError, match="horizons"):
+    with pytest.raises(ValueError, match="unknown key planner.horizons; allowed: .*horizon"):
         agent.with_planner(horizons=[3])
 
 
@@ -330,6 +330,8 @@ def test_goals_on_a_part_are_made_by_column_as_the_config_says(about_a_part):
         agent.part_goal({"turn": [[1], [2], [3]], "place": [[1], [2]]})
     with pytest.raises(ValueError, match=r"the goal's turn has the shape \(2,\); allowed: \(1,\)"):
         agent.part_goal({"turn": [1, 2]})
+    with pytest.raises(ValueError, match=r"the goal's \['turn'\] hold no number"):
+        agent.part_goal({"turn": [[1], [np.nan]]})
 
 
 def test_words_need_heads(agent):
@@ -356,6 +358,9 @@ def test_a_stack_learns_words_and_follows_them(tiny_run, tmp_path):
     flat = agent.with_planner(num_levels=1, landmarks="none", proposal=["gaussian"])
     flat.reset("go on the right side")
     assert flat.act(here[0]).shape == (2,)
+    shrinking = agent.with_planner(landmarks="none", schedule="shrink")
+    shrinking.reset("go on the right side")
+    assert shrinking.act(here[0]).shape == (2,)
     agent.save(tmp_path / "again")
     assert len(load_agent(tmp_path / "again").texts) == 3
 

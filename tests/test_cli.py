@@ -188,6 +188,24 @@ def test_truncated_dataset(spoiled, tmp_path, capsys):
         assert str(path) in refused(capsys, "train", *spoiled)
 
 
+def test_truncated_weights(spoiled, tmp_path, capsys):
+    for path, verb in (
+        (next((tmp_path / "root" / "tiny" / "levels").glob("*/level.safetensors")), "train"),
+        (tmp_path / "root" / "tiny" / "hierarchy" / "level1.safetensors", "evaluate"),
+    ):
+        path.write_bytes(path.read_bytes()[:2000])
+        line = refused(capsys, verb, *spoiled)
+        assert f"{path} is damaged" in line
+        assert "remove it" in line
+
+
+def test_episodes_too_short_are_refused_before_they_are_collected(tmp_path, capsys):
+    line = refused(capsys, "collect", *tiny.overrides(tmp_path, "tracking=none", "dataset.steps=9"))
+    assert "the episodes to collect has 9" in line
+    assert "dataset.steps" in line
+    assert not list(tmp_path.rglob("*.h5*"))
+
+
 def test_not_a_trajectory_file(spoiled, tmp_path, capsys):
     path = tmp_path / "root" / "datasets" / "tiny.h5"
     with h5py.File(path, "w") as file:

@@ -95,7 +95,7 @@ def make_agents(agent: Agent, config: EvaluationConfig) -> dict[str, Agent]:
         margins[name] = changes.pop("margin", config.forbidden.margin)
         try:
             agents[name] = agent.with_planner(**changes)
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"evaluation.baselines.{name}: {error}") from error
     for name, margin in margins.items():
         if margin is not None and config.forbidden.low:

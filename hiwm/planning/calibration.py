@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from scipy.stats import spearmanr
 from scipy.stats import t as student_t
 from torch import Tensor
@@ -30,6 +30,7 @@ from torch import Tensor
 from hiwm.data.store import Trajectories
 from hiwm.levels.level import Level
 from hiwm.levels.parts import Predictor
+from hiwm.tensors import load_tensors
 
 NOMINAL = (0.5, 0.8, 0.9, 0.95)
 STEPS = 20  # most steps ahead
@@ -87,7 +88,7 @@ class Calibration:
     @staticmethod
     def load(path: Path, device: str = "cpu") -> Calibration:
         """What `save` wrote."""
-        return Calibration(**load_file(path, device=device))
+        return Calibration(**load_tensors(path, device=device))
 
 
 @dataclass(frozen=True)

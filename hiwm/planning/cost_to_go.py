@@ -18,13 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hiwm.checks import at_least, within
 from hiwm.data.store import Trajectories
 from hiwm.levels.networks import mlp
 from hiwm.planning.fitting import minimize
+from hiwm.tensors import load_tensors
 
 MEMBERS = 2  # networks; the higher cost of the two is bootstrapped from, against the optimism of the expectile
 FUTURE = 0.6  # share of goals from the same episode's future
@@ -138,7 +139,7 @@ class CostToGo(nn.Module):
     @staticmethod
     def load(path: Path, device: str = "cpu") -> CostToGo:
         """What `save` wrote."""
-        tensors = load_file(path, device=device)
+        tensors = load_tensors(path, device=device)
         depth, discount = int(tensors.pop("depth")), float(tensors.pop("discount"))
         dim, (width, dim_in) = len(tensors["std"]), tensors["networks.0.0.weight"].shape
         cost = CostToGo(dim_latent=dim_in - 2 * dim, dim=dim, width=width, depth=depth, discount=discount)

@@ -10,11 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch_geometric.data import Data
 
 from hiwm.planning.landmarks import LandmarkGraph
+from hiwm.tensors import load_tensors
 
 BESIDE = 2.0  # mean edges between the ends of ways that run beside one another
 
@@ -75,7 +76,7 @@ class Experience:
 
     def load(self, path: Path) -> None:
         """Take over what `save` wrote of the same graph."""
-        told = load_file(path, device=str(self.weights.device))
+        told = load_tensors(path, device=str(self.weights.device))
         number = self.known.edges.shape[1]
         if len(told["weights"]) < number or not torch.equal(told["edges"][:, :number], self.known.edges):
             raise ValueError(f"{path} is the experience of another landmark graph; remove it or train with its config")

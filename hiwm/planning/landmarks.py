@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch_geometric.data import Data
@@ -24,6 +24,7 @@ from torch_geometric.utils import add_self_loops, to_scipy_sparse_matrix
 from hiwm.checks import at_least
 from hiwm.data.store import Trajectories
 from hiwm.planning.outcomes import Outcomes, find_outcomes
+from hiwm.tensors import load_tensors
 
 OUTCOMES = ("best", "expected")
 
@@ -154,7 +155,7 @@ class LandmarkGraph:
     @staticmethod
     def load(path: Path, device: str = "cpu") -> LandmarkGraph:
         """What `save` wrote."""
-        tensors = load_file(path, device=device)
+        tensors = load_tensors(path, device=device)
         edge_steps = int(tensors.pop("edge_steps"))
         found = {name: tensors.pop(name) for name in list(tensors) if name.startswith("outcomes/")}
         told: dict[str, Any] = {name.removeprefix("outcomes/"): value for name, value in found.items()}

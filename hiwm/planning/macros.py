@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from hiwm.checks import at_least
 from hiwm.data.store import Trajectories
+from hiwm.tensors import load_tensors
 
 QUANTILES = (0.02, 0.98)
 
@@ -87,7 +88,7 @@ class MacroActions:
     @staticmethod
     def load(path: Path, device: str = "cpu") -> MacroActions:
         """What `save` wrote."""
-        return MacroActions(**load_file(path, device=device))
+        return MacroActions(**load_tensors(path, device=device))
 
 
 def build_macros(latents: Trajectories, period: int, config: MacroConfig, seed: int) -> MacroActions:

@@ -23,7 +23,6 @@ from hiwm.planning.fitted import Fitted
 from hiwm.planning.goals import Aim, Goal, beside, squared_distance
 from hiwm.planning.memory import Memory, repeated
 from hiwm.planning.plan import LevelPlan, Plan
-from hiwm.planning.prior import Rollout
 from hiwm.planning.proposals import (
     FREE,
     REAL,
@@ -38,6 +37,7 @@ from hiwm.planning.proposals import (
 )
 from hiwm.planning.reasons import Route
 from hiwm.planning.rejected import Tried
+from hiwm.planning.rollout import Rollout, follow
 from hiwm.planning.schedule import Schedule
 from hiwm.planning.solvers.solver import GRADIENT_COST, Energy, Proposal, Scores, Solver
 from hiwm.planning.subgoals import Subgoals
@@ -141,7 +141,7 @@ class HierarchicalPlanner:
             )
         if goal.part is None and any(self._weight("cost_to_go", k) for k in range(len(self.hierarchy))):
             raise ValueError(
-                f"planner.cost_to_go is {list(self.config.cost_to_go)}; allowed: 0 for every level, for a {type(goal).__name__} "
+                f"planner.cost_to_go is {list(self.config.cost_to_go)}; allowed: 0 for every level, for {type(goal).__name__} "
                 "is no goal on a part of the state (`Agent.part_goal`; or a dict, where goal.columns names the part)"
             )
         self.generator = generator
@@ -277,7 +277,8 @@ class HierarchicalPlanner:
         present = level.predictor.remember(latents, done)
 
         if self._proposal(k).first == "inverse":
-            actions, predicted, variance = self._follow_inverse(k, latent, present, aim, steps_left)
+            way = self._follow_inverse(k, latent, present, aim, steps_left)
+            actions, predicted, variance = way.actions, way.latents, way.variance
             reached = aim.energy(predicted.unsqueeze(1)).amin(-1).squeeze(1)
             forbidden = self.goal.violation(k, predicted)
             return LevelPlan(
@@ -341,7 +342,7 @@ class HierarchicalPlanner:
         if prior is None or self._proposal(k).first != "prior":
             return Rollout(chosen, *predictor.rollout_spread(carried, chosen))
         self.other_calls += prior.passes * passes
-        return prior.rollout(predictor, latent, carried, chosen)
+        return follow(predictor, latent, carried, lambda h, z: prior(z, chosen[:, h]), chosen.shape[1])
 
     def _cost_to_go(self, k: int, latent: Tensor) -> Tensor:
         """Steps of level k to the goal, (B, ..., D) -> (B, ...)."""
@@ -383,7 +384,7 @@ class HierarchicalPlanner:
         name, space = self._proposal(k), self.spaces[k]
         asked = None
         if name.asks_inverse:
-            asked = space.choices(self._follow_inverse(k, latent, present, aim, steps_left)[0])
+            asked = space.choices(self._follow_inverse(k, latent, present, aim, steps_left).actions)
         if name.first in ("gaussian", "prior"):
             proposal = anywhere(space, len(latent), self.config.std[k])
         elif name.first == "queue":
@@ -402,28 +403,22 @@ class HierarchicalPlanner:
             proposal = trying(proposal, from_bank(space, self.macros[k], latent, -(-self.samples[k] // 2)))
         return proposal
 
-    def _follow_inverse(
-        self, k: int, latent: Tensor, carried: Any, aim: Aim, steps_left: float
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _follow_inverse(self, k: int, latent: Tensor, carried: Any, aim: Aim, steps_left: float) -> Rollout:
         """Actions of level k that the inverse model of the aim's level asks for, step by predicted step.
 
-        Level k is at `latent`, where its predictor carries `carried` along. The answer: the actions, the latents they lead
-        to, the variance of an ensemble's members; (B, H, ...) each.
+        Level k is at `latent`, (B, D), where its predictor carries `carried` along.
         """
-        level, inverse = self.hierarchy.levels[k], self.hierarchy.levels[aim.level]
-        assert aim.latent is not None, "checked at the start"
-        actions, predicted, variances = [], [], []
-        for h in range(self.config.horizon[k]):
-            left = torch.full(latent.shape[:1], max(1.0, steps_left - h), device=latent.device)
-            action = self.spaces[k].clamp(inverse.delegate(latent, aim.latent, left))
-            latent, variance, carried = level.predictor.step_spread(carried, action)
-            actions.append(action)
-            predicted.append(latent)
-            if variance is not None:
-                variances.append(variance)
-        self.calls += level.predictor.passes * len(latent) * len(actions)
-        self.other_calls += len(latent) * len(actions)
-        return torch.stack(actions, 1), torch.stack(predicted, 1), torch.stack(variances, 1) if variances else None
+        predictor, inverse, target = self.hierarchy.levels[k].predictor, self.hierarchy.levels[aim.level], aim.latent
+        assert target is not None, "checked at the start"
+
+        def ask(h: int, here: Tensor) -> Tensor:
+            left = torch.full(here.shape[:1], max(1.0, steps_left - h), device=here.device)
+            return self.spaces[k].clamp(inverse.delegate(here, target, left))
+
+        steps = self.config.horizon[k]
+        self.calls += predictor.passes * len(latent) * steps
+        self.other_calls += len(latent) * steps
+        return follow(predictor, latent, carried, ask, steps)
 
     def _proposal(self, k: int) -> Mixture:
         """The level's proposal; above level 0 a top level has no inverse model above it and searches from a Gaussian."""

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hiwm.checks import at_least
 from hiwm.data.store import Trajectories
 from hiwm.levels.networks import mlp
-from hiwm.levels.parts import Predictor
 from hiwm.planning.fitting import minimize
+from hiwm.tensors import load_tensors
 
 STEPS = 2  # of the midpoint rule
 # Held-out loss, a dimension, of the best flow to N(0, I) whatever the state: of E[(m - x)^2 | (1 - t) x + t m] over times t,
@@ -101,29 +101,6 @@ class MacroPrior(nn.Module):
             point = point + self.velocity(latent, middle, start + 1 / (2 * STEPS)) / STEPS
         return point
 
-    def rollout(self, predictor: Predictor, latent: Tensor, carried: object, noise: Tensor) -> Rollout:
-        """Follow the macro-actions that noise stands for where each step has led.
-
-        Args:
-            predictor: of the level.
-            latent: (B, D).
-            carried: what the predictor carries along there.
-            noise: (B, H, A).
-        """
-        actions, latents, variances = [], [], []
-        for chosen in noise.unbind(1):
-            action = self(latent, chosen)
-            then, variance, carried = predictor.step_spread(carried, action)
-            actions.append(action)
-            latents.append(then)
-            variances += [] if variance is None else [variance]
-            latent = then
-        return Rollout(
-            torch.stack(actions, 1),
-            torch.stack(latents, 1),
-            torch.stack(variances, 1) if variances else None,
-        )
-
     def save(self, path: Path) -> None:
         """One safetensors file."""
         save_file(self.state_dict() | {"depth": torch.tensor(self.depth)}, path)
@@ -131,27 +108,12 @@ class MacroPrior(nn.Module):
     @staticmethod
     def load(path: Path, device: str = "cpu") -> MacroPrior:
         """What `save` wrote."""
-        tensors = load_file(path, device=device)
+        tensors = load_tensors(path, device=device)
         depth, (width, dim_in) = int(tensors.pop("depth")), tensors["flow.0.weight"].shape
         dim_action = len(tensors[f"flow.{3 * depth}.bias"])
         prior = MacroPrior(dim_latent=dim_in - dim_action - 1, dim_action=dim_action, width=width, depth=depth)
         prior.load_state_dict(tensors)
         return prior.to(device).eval().requires_grad_(False)
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """Where macro-actions lead, step by step.
-
-    Args:
-        actions: the macro-actions, (B, H, A).
-        latents: after each, (B, H, D).
-        variance: among the members of an ensemble, (B, H, D); None for other predictors.
-    """
-
-    actions: Tensor
-    latents: Tensor
-    variance: Tensor | None
 
 
 def fit_prior(

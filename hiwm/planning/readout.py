@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,6 +22,7 @@ from hiwm.data.store import Trajectories
 from hiwm.levels.networks import mlp
 from hiwm.levels.parts import Predictor
 from hiwm.planning.fitting import minimize
+from hiwm.tensors import load_tensors
 
 LINEAR_ROWS = 50_000  # that least squares are solved over
 
@@ -111,7 +112,7 @@ class Readout(nn.Module):
     @staticmethod
     def load(path: Path, device: str = "cpu") -> Readout:
         """What `save` wrote."""
-        tensors = load_file(path, device=device)
+        tensors = load_tensors(path, device=device)
         width, dim_latent = tensors["net.0.weight"].shape
         readout = Readout(dim_latent=dim_latent, dim=len(tensors["mean"]), width=width, depth=int(tensors.pop("depth")))
         readout.load_state_dict(tensors)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +27,7 @@ from hiwm.envs.captions import Caption
 from hiwm.levels.networks import mlp
 from hiwm.planning.fitting import minimize
 from hiwm.planning.goals import Goal
+from hiwm.tensors import load_tensors
 
 DIM_TEXT = 384  # of MiniLM's embeddings
 TOP = 10  # best latents of a caption that its precision is measured by
@@ -71,9 +72,11 @@ class TextHead(nn.Module):
 
     Attributes:
         precision: share of the captions' TOP best latents of held-out episodes of which they are true, wordings held out too.
+        error: mean of -log p over the captions' latents of held-out episodes of which they are true: what a reached goal shows.
     """
 
     precision: Tensor
+    error: Tensor
 
     def __init__(self, *, dim_latent: int, dim: int, width: int, depth: int) -> None:
         super().__init__()
@@ -81,6 +84,7 @@ class TextHead(nn.Module):
         self.text = nn.Linear(DIM_TEXT, dim + 1)  # the last is the offset
         self.latent = mlp(dim_latent, width, depth, dim)
         self.register_buffer("precision", torch.zeros(()))
+        self.register_buffer("error", torch.zeros(()))
 
     def forward(self, embedding: Tensor, latent: Tensor) -> Tensor:
         """Each caption (B, 384) with its own latents (B, ..., D) -> logits (B, ...)."""
@@ -99,7 +103,7 @@ class TextHead(nn.Module):
     @staticmethod
     def load(path: Path, device: str = "cpu") -> TextHead:
         """What `save` wrote."""
-        tensors = load_file(path, device=device)
+        tensors = load_tensors(path, device=device)
         width, dim_latent = tensors["latent.0.weight"].shape
         dim = len(tensors["text.bias"]) - 1
         head = TextHead(dim_latent=dim_latent, dim=dim, width=width, depth=int(tensors.pop("depth")))
@@ -128,6 +132,9 @@ class TextGoal(Goal):
 
     def keep(self, rows: Tensor) -> TextGoal:
         return TextGoal(self.embedding[rows], self.heads)
+
+    def error(self, level: int) -> Tensor:
+        return self.heads[level].error.expand(self.size)
 
 
 def check_text() -> None:
@@ -204,8 +211,9 @@ def _fit(
         return contrast(logits, meets) + F.binary_cross_entropy_with_logits(logits, meets.float())
 
     minimize(loss, head, config.steps, config.learning_rate, "captions")
-    best = head.every_pair(torch.stack([words[-1] for words in wordings]), column[held_out]).topk(TOP).indices
-    head.precision.copy_(true[:, held_out].gather(1, best).float().mean())
+    logits, meets = head.every_pair(torch.stack([words[-1] for words in wordings]), column[held_out]), true[:, held_out]
+    head.precision.copy_(meets.gather(1, logits.topk(TOP).indices).float().mean())
+    head.error.copy_(F.softplus(-logits)[meets].mean())
     return head
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from hiwm.levels.level import Level
+from hiwm.tensors import load_tensors
 
 CHECKPOINT, WEIGHTS, METRICS, LATENTS = "checkpoint.pt", "level.safetensors", "metrics.json", "latents.h5"
 
@@ -47,7 +48,7 @@ def load_trained(level: Level, home: Path) -> dict[str, float] | None:
     """Put the weights in `home` into the level and return its last validation; None where it was not trained yet."""
     if not is_trained(home):
         return None
-    level.load_state_dict(load_file(home / WEIGHTS))
+    level.load_state_dict(load_tensors(home / WEIGHTS))
     return json.loads((home / METRICS).read_text())
 
 

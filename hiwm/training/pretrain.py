@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from hiwm.build import build
 from hiwm.data.clips import ClipSampler
@@ -22,6 +21,7 @@ from hiwm.hierarchy import LevelSpec
 from hiwm.levels.encoders.vit import ViTEncoder
 from hiwm.levels.level import Level
 from hiwm.levels.masked import MaskedPrediction
+from hiwm.tensors import load_tensors
 from hiwm.training.checkpoint import CHECKPOINT, save_weights
 from hiwm.training.distributed import Processes
 from hiwm.training.fingerprint import fingerprint
@@ -94,7 +94,7 @@ def pretrain(
     weights = home / WEIGHTS
     trunk = level.encoder.trunk
     if weights.exists():
-        trunk.load_state_dict(load_file(weights))
+        trunk.load_state_dict(load_tensors(weights))
     else:
         home.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(seed)  # whatever other parts the level has

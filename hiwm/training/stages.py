@@ -329,20 +329,34 @@ def _check_batches(specs: Sequence[LevelSpec], training: TrainingConfig, process
             raise ValueError(f"{where}: {error}") from error
 
 
+def windows(config: StackConfig) -> list[tuple[int, int, int]]:
+    """Of every level its number, environment steps in one of its steps, and rows in a window."""
+    periods = np.cumprod(config.strides).tolist()
+    return [
+        (k, period, parts["horizon"] * period + 1)
+        for k, (parts, period) in enumerate(zip(config.levels, periods, strict=True))
+    ]
+
+
+def check_longest(config: StackConfig, longest: int, where: object) -> None:
+    """Refuse episodes that are all shorter than a level's window, naming the level."""
+    for k, period, rows in windows(config):
+        if longest < rows:
+            raise ValueError(
+                f"levels.level{k}: a window of {(rows - 1) // period} steps of {period} environment steps needs episodes of {rows} "
+                f"rows; the longest of {where} has {longest}. Lower strides or levels.level{k}.horizon, or collect longer episodes "
+                "(dataset.steps)"
+            )
+
+
 def check_windows(config: StackConfig, trajectories: Trajectories) -> list[Depth]:
     """How much of the data each level can use; refuses a level whose window is longer than every episode, naming it."""
-    longest, period, depths = int(trajectories.ep_len.max()), 1, []
-    for k, (parts, stride) in enumerate(zip(config.levels, config.strides, strict=True)):
-        period *= stride
-        rows = parts["horizon"] * period + 1
+    check_longest(config, int(trajectories.ep_len.max()), trajectories.path)
+    depths = []
+    for k, period, rows in windows(config):
         usable = float((trajectories.ep_len >= rows).mean())
         starts = float(np.maximum(trajectories.ep_len - rows + 1, 0).sum() / trajectories.num_steps)
         depths.append(Depth(k, period, rows, usable, starts))
-        if usable == 0:
-            raise ValueError(
-                f"levels.level{k}: a window of {parts['horizon']} steps of {period} environment steps needs episodes of {rows} "
-                f"rows; the longest in {trajectories.path} has {longest}. Lower strides or levels.level{k}.horizon"
-            )
         if starts < LEAST_STARTS:
             log.warning(
                 "level %d: its window of %d rows begins at only %.0f %% of the data's rows; lower strides or "

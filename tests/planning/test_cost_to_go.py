@@ -198,10 +198,12 @@ def test_goals_say_what_the_part_is_to_be(trained):
     order = InOrder([first, second], tolerance=0.0, at=torch.tensor([1, 0]))
     assert torch.equal(order.part, torch.stack([second.part[0], first.part[1]]))
     assert torch.equal(KeepOut(first, box).keep(torch.tensor([1])).part, first.part[1:])
+    trained.reset(points(2, 4).numpy())  # an array that is the part
+    assert torch.equal(trained.planner.goal.part, points(2, 4))
     for goal in (box, AnyOf([first, second]), InOrder([first, box], tolerance=0.0)):
         assert goal.part is None
         with pytest.raises(
-            ValueError, match=rf"planner.cost_to_go is \[0, 0, 5\]; .* a {type(goal).__name__} is no goal"
+            ValueError, match=rf"planner.cost_to_go is \[0, 0, 5\]; .* for {type(goal).__name__} is no goal"
         ):
             trained.reset(goal)
 

@@ -170,7 +170,9 @@ def test_macro_actions_are_rolled_out_from_where_the_last_one_led(trained):
         trained.hierarchy.encode({"state": points(2)})[2],
         torch.randn(2, 3, 6)[..., : trained.fitted.priors[2].flow[-1].out_features],
     )
-    way = trained.fitted.priors[2].rollout(trained.hierarchy.levels[2].predictor, latent, latent, chosen)
+    trained.reset(points(2).numpy())
+    trained.act(points(2, 1).numpy())
+    way = trained.planner._rollout(2, latent, latent, chosen)
     torch.testing.assert_close(way.actions[:, 1], trained.fitted.priors[2](way.latents[:, 0], chosen[:, 1]))
     assert way.variance is None
 

@@ -112,6 +112,7 @@ def test_words_never_heard_are_understood(data, fitted):
     latents, captions = data
     held_out = slice(3200, 4000)
     assert fitted.precision > 0.9
+    assert 0 < fitted.error < 0.5
     said = embed([caption.wordings[-1] for caption in captions])  # a sentence that was held out
     latent = torch.from_numpy(latents.column("latent")[held_out]).expand(4, -1, -1)
     true = torch.from_numpy(np.stack([caption.true[held_out] for caption in captions]))
