@@ -57,7 +57,7 @@ class Experience:
         self.added = self.added + cost * (near_start & near_end).any(0)
 
     def crossed(self, start: Tensor, end: Tensor) -> None:
-        """Ways that were gone in one edge's time, (N,) and (N,): they cost what they did, new ones what an edge costs on average."""
+        """Ways that were gone in one edge's time, (N,) and (N,): they cost what they did, new ones what an edge of their length does."""
         ways = torch.unique(torch.stack([start, end])[:, start != end], dim=1)
         number = len(self.known.latents)
         names, mine = ways[0] * number + ways[1], self.edges[0] * number + self.edges[1]
@@ -65,10 +65,10 @@ class Experience:
         self.added = torch.where(again, 0.0, self.added)
         new = ways[:, ~torch.isin(names, mine)]
         if new.shape[1]:
-            cost = self.known.weights.mean().expand(new.shape[1])
+            length = (self.known.latents[new[0]] - self.known.latents[new[1]]).norm(dim=1) / self.known.edge_length
             self.edges = torch.cat([self.edges, new], 1)
-            self.weights = torch.cat([self.weights, cost])
-            self.added = torch.cat([self.added, torch.zeros_like(cost)])
+            self.weights = torch.cat([self.weights, 1 + (self.known.weights.mean() - 1) * length])
+            self.added = torch.cat([self.added, torch.zeros_like(length)])
 
     def save(self, path: Path) -> None:
         """One safetensors file."""

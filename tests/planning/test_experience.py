@@ -7,12 +7,12 @@ from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.outcomes import Outcomes
 
 
-def line(number=8):
+def line(number=8, cost=1.0):
     """Landmarks 0, 1, ... on a line, edges to both neighbours."""
     at = torch.arange(float(number)).unsqueeze(1)
     right = torch.stack([torch.arange(number - 1), torch.arange(1, number)])
     edges = torch.cat([right, right.flip(0)], 1)
-    return LandmarkGraph(Data(x=at, edge_index=edges, edge_attr=torch.ones(edges.shape[1])), edge_steps=3)
+    return LandmarkGraph(Data(x=at, edge_index=edges, edge_attr=torch.full(edges[0].shape, cost)), edge_steps=3)
 
 
 def cost(graph, start, end):
@@ -36,10 +36,10 @@ def test_a_way_that_failed_costs_more_with_those_beside_it_until_it_is_crossed()
 
 
 def test_a_way_that_was_never_seen_is_added():
-    experience = Experience(line())
+    experience = Experience(line(cost=1.1))  # 1 + 0.1 x their relative length
     experience.crossed(torch.tensor([0, 0]), torch.tensor([5, 5]))
-    assert cost(experience.graph, 0, 5) == experience.known.weights.mean()
-    assert cost(experience.graph, 5, 0) == 5  # one way
+    assert cost(experience.graph, 0, 5) == pytest.approx(1 + 0.1 * 5)
+    assert cost(experience.graph, 5, 0) == pytest.approx(5.5)  # one way
     assert experience.graph.edges.shape[1] == experience.known.edges.shape[1] + 1
 
 
