@@ -152,12 +152,6 @@ class Agent:
         observation all the same, unless a cost to go asks for the part and the array is that part. Other goals (`hiwm.planning.goals`) are made of `part_goal` and `region`, and are always a batch.
         """
         observation: Any = goal  # numbers in lists are taken too
-        if (
-            not isinstance(goal, (Goal, str, Mapping))
-            and any(self.config.cost_to_go)
-            and [*self.inputs] == [*self.world.goal]
-        ):
-            goal = {self.world.goal[0]: np.asarray(goal)}
         if isinstance(goal, Goal):
             wanted, self._single = goal, False
         elif isinstance(goal, str):
@@ -168,6 +162,9 @@ class Agent:
             if missing := [name for name in self.world.goal if name not in goal]:
                 raise ValueError(f"the goal has {sorted(goal)}; needed: a dict with {missing[0]!r} too")
             wanted, self._single = self.part_goal(goal), self._is_single(goal)
+        elif any(self.config.cost_to_go) and [*self.inputs] == [*self.world.goal]:
+            part = {self.world.goal[0]: np.asarray(goal)}
+            wanted, self._single = self.part_goal(part), self._is_single(part)
         else:
             tensors, self._single = self._tensors(observation)
             wanted = ObservationGoal(self.hierarchy.encode(tensors), self.goal_errors)
