@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -72,8 +73,13 @@ class Memory:
 
 def repeated(carried: Any, times: int) -> Any:
     """What a rollout carries along, every row of every tensor in it `times` times: (B, ...) -> (B * times, ...)."""
+    return mapped(carried, lambda rows: rows.repeat_interleave(times, 0))
+
+
+def mapped(carried: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """What a rollout carries along, with every tensor in it changed."""
     if isinstance(carried, Tensor):
-        return carried.repeat_interleave(times, 0)
+        return change(carried)
     if isinstance(carried, (tuple, list)):
-        return type(carried)(repeated(part, times) for part in carried)
+        return type(carried)(mapped(part, change) for part in carried)
     return carried

@@ -37,7 +37,7 @@ from hiwm.planning.proposals import (
 )
 from hiwm.planning.reasons import Route
 from hiwm.planning.rejected import Tried
-from hiwm.planning.rollout import Rollout, follow
+from hiwm.planning.rollout import Rollout, follow, in_blocks
 from hiwm.planning.schedule import Schedule
 from hiwm.planning.solvers.solver import GRADIENT_COST, Energy, Proposal, Scores, Solver
 from hiwm.planning.subgoals import Subgoals
@@ -339,10 +339,16 @@ class HierarchicalPlanner:
         predictor, prior = self.hierarchy.levels[k].predictor, self.priors[k]
         passes = passes_of(chosen) * chosen.shape[0] * chosen.shape[1]
         self.calls += predictor.passes * passes
-        if prior is None or self._proposal(k).first != "prior":
-            return Rollout(chosen, *predictor.rollout_spread(carried, chosen))
-        self.other_calls += prior.passes * passes
-        return follow(predictor, latent, carried, lambda h, z: prior(z, chosen[:, h]), chosen.shape[1])
+        flow = prior if prior is not None and self._proposal(k).first == "prior" else None
+        if flow is not None:
+            self.other_calls += flow.passes * passes
+
+        def run(latent: Tensor, carried: Any, chosen: Tensor) -> Rollout:
+            if flow is None:
+                return Rollout(chosen, *predictor.rollout_spread(carried, chosen))
+            return follow(predictor, latent, carried, lambda h, z: flow(z, chosen[:, h]), chosen.shape[1])
+
+        return in_blocks(run, latent, carried, chosen)
 
     def _cost_to_go(self, k: int, latent: Tensor) -> Tensor:
         """Steps of level k to the goal, (B, ..., D) -> (B, ...)."""

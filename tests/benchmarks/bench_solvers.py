@@ -15,6 +15,7 @@ from hiwm.levels.precision import half_precision
 from hiwm.levels.predictors.mlp import ResidualMLPPredictor
 from hiwm.planning.goals import squared_distance
 from hiwm.planning.memory import repeated
+from hiwm.planning.rollout import Rollout, in_blocks
 from hiwm.planning.solvers.cem import CEM
 from hiwm.planning.solvers.solver import Proposal, Scores
 
@@ -68,8 +69,9 @@ def test_milliseconds_a_search(batch):
     cem = CEM(iterations=ITERATIONS, elite_share=ELITES / SAMPLES, min_std=0.0)
 
     def energy(candidates):
-        predicted = predictor.rollout_from(repeated(predictor.start(latent), SAMPLES), candidates.flatten(0, 1))
-        return Scores(least_distance(predicted, goal.repeat_interleave(SAMPLES, 0)).unflatten(0, (-1, SAMPLES)))
+        state, actions = repeated(predictor.start(latent), SAMPLES), candidates.flatten(0, 1)
+        way = in_blocks(lambda _, s, a: Rollout(a, predictor.rollout_from(s, a), None), state, state, actions)
+        return Scores(least_distance(way.latents, goal.repeat_interleave(SAMPLES, 0)).unflatten(0, (-1, SAMPLES)))
 
     @torch.no_grad()
     def ours(precision):
