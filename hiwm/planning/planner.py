@@ -339,14 +339,16 @@ class HierarchicalPlanner:
         predictor, prior = self.hierarchy.levels[k].predictor, self.priors[k]
         passes = passes_of(chosen) * chosen.shape[0] * chosen.shape[1]
         self.calls += predictor.passes * passes
-        flow = prior if prior is not None and self._proposal(k).first == "prior" else None
-        if flow is not None:
-            self.other_calls += flow.passes * passes
+        if prior is None or self._proposal(k).first != "prior":
 
-        def run(latent: Tensor, carried: Any, chosen: Tensor) -> Rollout:
-            if flow is None:
+            def run(latent: Tensor, carried: Any, chosen: Tensor) -> Rollout:
                 return Rollout(chosen, *predictor.rollout_spread(carried, chosen))
-            return follow(predictor, latent, carried, lambda h, z: flow(z, chosen[:, h]), chosen.shape[1])
+
+        else:
+            self.other_calls += prior.passes * passes
+
+            def run(latent: Tensor, carried: Any, chosen: Tensor) -> Rollout:
+                return follow(predictor, latent, carried, lambda h, z: prior(z, chosen[:, h]), chosen.shape[1])
 
         return in_blocks(run, latent, carried, chosen)
 
