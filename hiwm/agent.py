@@ -149,7 +149,8 @@ class Agent:
         A caption or a list of them is a goal too where the stack was trained with `text.learn=true`.
 
         Where goals are about a part of the state, `World.goal`, a dict needs those columns only; one array is a whole
-        observation all the same, unless a cost to go asks for the part and the array is that part. Other goals (`hiwm.planning.goals`) are made of `part_goal` and `region`, and are always a batch.
+        observation all the same, unless a cost to go asks for the part and the array is that part. Other goals
+        (`hiwm.planning.goals`) are made of `part_goal` and `region`, and are always a batch.
         """
         observation: Any = goal  # numbers in lists are taken too
         if isinstance(goal, Goal):

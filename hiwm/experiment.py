@@ -218,7 +218,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     temporary.write_text(json.dumps(result, indent=1))
     temporary.replace(path)
     tracker = make_tracker(config)
-    parameters = {"evaluation": asdict(config.evaluation), "planner": asdict(config.planner), "seed": config.seed}
+    parameters = {"evaluation": result["protocol"], "planner": result["planner"], "seed": config.seed}
     top = agent.hierarchy.specs[-1].fingerprint
     tags = {"hiwm.identity": identity, "hiwm.hierarchy": top, "hiwm.commit": result["commit"]}
     child = tracker.child(config.evaluation.name, parameters, tags)

@@ -329,7 +329,7 @@ def _check_batches(specs: Sequence[LevelSpec], training: TrainingConfig, process
             raise ValueError(f"{where}: {error}") from error
 
 
-def windows(config: StackConfig) -> list[tuple[int, int, int]]:
+def windows_of(config: StackConfig) -> list[tuple[int, int, int]]:
     """Of every level its number, environment steps in one of its steps, and rows in a window."""
     periods = np.cumprod(config.strides).tolist()
     return [
@@ -340,7 +340,7 @@ def windows(config: StackConfig) -> list[tuple[int, int, int]]:
 
 def check_longest(config: StackConfig, longest: int, where: object) -> None:
     """Refuse episodes that are all shorter than a level's window, naming the level."""
-    for k, period, rows in windows(config):
+    for k, period, rows in windows_of(config):
         if longest < rows:
             raise ValueError(
                 f"levels.level{k}: a window of {(rows - 1) // period} steps of {period} environment steps needs episodes of {rows} "
@@ -353,7 +353,7 @@ def check_windows(config: StackConfig, trajectories: Trajectories) -> list[Depth
     """How much of the data each level can use; refuses a level whose window is longer than every episode, naming it."""
     check_longest(config, int(trajectories.ep_len.max()), trajectories.path)
     depths = []
-    for k, period, rows in windows(config):
+    for k, period, rows in windows_of(config):
         usable = float((trajectories.ep_len >= rows).mean())
         starts = float(np.maximum(trajectories.ep_len - rows + 1, 0).sum() / trajectories.num_steps)
         depths.append(Depth(k, period, rows, usable, starts))

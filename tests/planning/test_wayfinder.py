@@ -2,32 +2,28 @@
 
 import pytest
 import torch
-from torch_geometric.data import Data
+from test_experience import line
 
 from hiwm.planning.goals import ObservationGoal
-from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.wayfinder import Wayfinder
 
-EDGE_STEPS = 3
+GRAPH = line(10)
 
 
 def latents(*places):
-    return torch.tensor([[float(place), 0.0] for place in places])
+    return torch.tensor([[float(place)] for place in places])
 
 
 @pytest.fixture
 def finder():
-    right = torch.stack([torch.arange(9), torch.arange(1, 10)])
-    edges = torch.cat([right, right.flip(0)], 1)
-    graph = LandmarkGraph(Data(x=latents(*range(10)), edge_index=edges, edge_attr=torch.ones(18)), EDGE_STEPS)
-    return Wayfinder(graph, level=0, hops=1, feedback=10.0, patience=2.0)
+    return Wayfinder(GRAPH, level=0, hops=1, feedback=10.0, patience=2.0)
 
 
 def walk(finder, places, steps):
-    """Aims of episodes that are at these places, each a list, at steps 0, EDGE_STEPS, ..."""
+    """Aims of episodes that are at these places, each a list, at steps 0, 3, ... of an edge each"""
     return [
         finder.next(latents(*here), step).latent[:, 0].tolist()
-        for here, step in zip(places, range(0, steps, EDGE_STEPS), strict=True)
+        for here, step in zip(places, range(0, steps, GRAPH.edge_steps), strict=True)
     ]
 
 
