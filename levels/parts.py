@@ -109,16 +109,6 @@ class Predictor(nn.Module, ABC):
             latents.append(latent)
         return torch.stack(latents, 1)
 
-    def rollout_spread(self, state: Any, actions: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`rollout_from`, and the variance among the members' own rollouts, both (B, H, D); None where there is but one."""
-        latents, variances = [], []
-        for action in actions.unbind(1):
-            latent, variance, state = self.step_spread(state, action)
-            latents.append(latent)
-            if variance is not None:
-                variances.append(variance)
-        return torch.stack(latents, 1), torch.stack(variances, 1) if variances else None
-
     def rollout_in_context(self, latents: Tensor, actions: Tensor) -> Tensor:
         """(B, H+1, D), (B, H, A) -> (B, H, D): one-step predictions within the first C latents, open loop after them."""
         state, predicted = self.start(latents[:, 0]), []

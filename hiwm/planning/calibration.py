@@ -30,6 +30,7 @@ from torch import Tensor
 from hiwm.data.store import Trajectories
 from hiwm.levels.level import Level
 from hiwm.levels.parts import Predictor
+from hiwm.planning.rollout import follow
 from hiwm.tensors import load_tensors
 
 NOMINAL = (0.5, 0.8, 0.9, 0.95)
@@ -215,8 +216,8 @@ def _foretell(level: Level, episodes: Trajectories, period: int, steps: int) -> 
     latent = torch.from_numpy(episodes.column("latent")[rows]).to(device)
     action = torch.from_numpy(episodes.column("action")[rows[:, :-1]]).to(device)
     state = predictor.remember(latent[:, :seen], action[:, : seen - 1])
-    mean, variance = predictor.rollout_spread(state, action[:, seen - 1 :])
-    assert variance is not None, "checked: there are members"
-    error, variance = (mean - latent[:, seen:]).double().square(), variance.double()
+    foretold = follow(predictor, latent[:, seen - 1], state, lambda h, _: action[:, seen - 1 + h], steps)
+    assert foretold.variance is not None, "checked: there are members"
+    error, variance = (foretold.latents - latent[:, seen:]).double().square(), foretold.variance.double()
     valid = torch.from_numpy(there[:, seen:]).to(device)
     return [Foretold(error[valid[:, h], h], variance[valid[:, h], h]) for h in range(steps)]

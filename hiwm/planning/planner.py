@@ -336,19 +336,17 @@ class HierarchicalPlanner:
 
     def _rollout(self, k: int, latent: Tensor, carried: Any, chosen: Tensor) -> Rollout:
         """Where choices of level k lead, (B, D), what its predictor carries along there, (B, H, A)."""
-        predictor, prior = self.hierarchy.levels[k].predictor, self.priors[k]
+        predictor = self.hierarchy.levels[k].predictor
+        prior = self.priors[k] if self._proposal(k).first == "prior" else None
         passes = passes_of(chosen) * chosen.shape[0] * chosen.shape[1]
         self.calls += predictor.passes * passes
-        if prior is None or self._proposal(k).first != "prior":
+        self.other_calls += 0 if prior is None else prior.passes * passes
 
-            def run(latent: Tensor, carried: Any, chosen: Tensor) -> Rollout:
-                return Rollout(chosen, *predictor.rollout_spread(carried, chosen))
+        def run(latent: Tensor, carried: Any, chosen: Tensor) -> Rollout:
+            def choose(h: int, here: Tensor) -> Tensor:
+                return chosen[:, h] if prior is None else prior(here, chosen[:, h])
 
-        else:
-            self.other_calls += prior.passes * passes
-
-            def run(latent: Tensor, carried: Any, chosen: Tensor) -> Rollout:
-                return follow(predictor, latent, carried, lambda h, z: prior(z, chosen[:, h]), chosen.shape[1])
+            return follow(predictor, latent, carried, choose, chosen.shape[1])
 
         return in_blocks(run, latent, carried, chosen)
 

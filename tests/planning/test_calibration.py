@@ -19,6 +19,7 @@ from hiwm.levels.predictors.ensemble import EnsemblePredictor
 from hiwm.planning.calibration import NOMINAL, Calibration, Foretold, calibrate, fit_calibration, steps_ahead
 from hiwm.planning.fitted import Fitted
 from hiwm.planning.planner import HierarchicalPlanner
+from hiwm.planning.rollout import follow
 
 MEMBERS, STEPS, DIM = 5, 3, 4
 CEM = {"_target_": "hiwm.planning.solvers.cem.CEM", "iterations": 8}
@@ -143,15 +144,15 @@ def test_the_penalty_avoids_what_was_never_seen():
     doubts = {}
     for weight in (0.0, 1.0):
         part = start(planner_of(predictor, known, disagreement=[weight]), goal).plan({"state": here}).steps[0]
-        variance = predictor.rollout_spread(predictor.start(here), part.actions)[1]
+        told = follow(predictor, here, predictor.start(here), lambda h, _, chosen=part.actions: chosen[:, h], 8)
         away = (part.predicted - goal.unsqueeze(1)).square().sum(-1)
-        counted = away + weight * known.doubt(variance)
+        counted = away + weight * known.doubt(told.variance)
         # the energy is the least, over the horizon, of the distance and the doubt up to there
         torch.testing.assert_close(part.energy, counted.amin(1))
-        torch.testing.assert_close(part.disagreement, variance.sum(-1))
+        torch.testing.assert_close(part.disagreement, told.variance.sum(-1))
         reached = counted.argmin(1, keepdim=True)
         assert away.gather(1, reached).max() < 0.05**2
-        doubts[weight] = known.doubt(variance).gather(1, reached)
+        doubts[weight] = known.doubt(told.variance).gather(1, reached)
     assert doubts[0.0].median() > 20 * doubts[1.0].median()
 
 

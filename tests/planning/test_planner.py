@@ -551,7 +551,8 @@ def test_the_bank_alone_answers_with_a_real_sequence(agent, k):
     planner = start(stack_planner(agent, **changes), points(5, 2))
     actions = planner.plan({"state": points(5, 1)}).steps[k].actions
     real = agent.fitted.macros[k].actions[agent.fitted.macros[k].steps >= actions.shape[1], : actions.shape[1]]
-    assert (actions.unsqueeze(1) == real).all((2, 3)).any(1).all()
+    # later rounds begin at the mean of equal candidates, which may be a rounding error away
+    assert (actions.unsqueeze(1) - real).abs().amax((2, 3)).amin(1).max() < 1e-6
 
 
 def test_the_bank_takes_the_best_of_the_nearest(exact):
