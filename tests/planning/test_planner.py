@@ -547,12 +547,13 @@ def test_proposals_from_real_actions_find_better_plans_than_chance_within_their_
 
 @pytest.mark.parametrize("k", range(3))
 def test_the_bank_alone_answers_with_a_real_sequence(agent, k):
+    # one round: a second would begin at the mean of equal candidates, on some processors a rounding error away
     changes = {"landmarks": "none", "budget": 400, "inverse_std": [0.0] * 3, "proposal": one_level("bank", k)}
+    changes["solver"] = {"_target_": "hiwm.planning.solvers.cem.CEM", "iterations": 1}
     planner = start(stack_planner(agent, **changes), points(5, 2))
     actions = planner.plan({"state": points(5, 1)}).steps[k].actions
     real = agent.fitted.macros[k].actions[agent.fitted.macros[k].steps >= actions.shape[1], : actions.shape[1]]
-    # later rounds begin at the mean of equal candidates, which may be a rounding error away
-    assert (actions.unsqueeze(1) - real).abs().amax((2, 3)).amin(1).max() < 1e-6
+    assert (actions.unsqueeze(1) == real).all((2, 3)).any(1).all()
 
 
 def test_the_bank_takes_the_best_of_the_nearest(exact):
