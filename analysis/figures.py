@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from hiwm.analysis.decode import Frames, StateDecoder
-from hiwm.evaluation.episodes import Trace
+from hiwm.evaluation.outcomes import Trace
 from hiwm.planning.landmarks import LandmarkGraph
 
 Wall = tuple[float, float, float, float]

@@ -24,12 +24,13 @@ from hiwm.build import build
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
 from hiwm.data.store import Trajectories, open_dataset
-from hiwm.evaluation.episodes import Trace
+from hiwm.evaluation.outcomes import Trace
 from hiwm.evaluation.evaluate import HIERARCHICAL, make_agents
 from hiwm.evaluation.traces import load_traces
-from hiwm.experiment import check_trained, evaluation_identity
+from hiwm.experiment import evaluation_identity
 from hiwm.planning.calibration import NOMINAL, Calibration
 from hiwm.planning.cost_to_go import AHEAD
+from hiwm.preflight import check_trained
 from hiwm.tracking import make_tracker
 from hiwm.training.checkpoint import METRICS
 from hiwm.training.monitor import alarms

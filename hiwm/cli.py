@@ -16,7 +16,7 @@ VERBS = {
     "run": ("", "collect, train, evaluate and report"),
 }
 
-STOPPED = "the same command goes on: collection from its last episodes, training from its last checkpoint, evaluation from its beginning"
+STOPPED = "the same command goes on: collection from its last episodes, training from its last checkpoint, evaluation from its last batch of episodes"
 
 USAGE = """hiwm: hierarchical world models
 

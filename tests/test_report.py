@@ -16,7 +16,7 @@ from matplotlib import image
 from hiwm.analysis import figures
 from hiwm.analysis.report import _headline, _learned, _read, moments, report
 from hiwm.config import ConfigError, load_config
-from hiwm.evaluation.episodes import Trace
+from hiwm.evaluation.outcomes import Trace
 from hiwm.evaluation.traces import load_traces
 from hiwm.planning.cost_to_go import CostToGo
 from hiwm.planning.landmarks import LandmarkGraph

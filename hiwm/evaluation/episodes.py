@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +14,8 @@ from gymnasium.vector import VectorEnv
 
 from hiwm.agent import Agent, Observation
 from hiwm.data.vector import make_vector
-
-
-@dataclass(frozen=True)
-class Trace:
-    """One episode, for a person to look at.
-
-    Args:
-        task: its number.
-        success: was the goal reached.
-        states: what was seen, (T, C): the state columns of an observation that is a dict, else the observation itself; of
-            a success, with the one that reached the goal.
-        goal: the same of the goal, (C,).
-        subgoals: for each level, the latent handed down at each step, (T, D_k).
-        why: the plan in words, whenever the top level planned.
-    """
-
-    task: int
-    success: bool
-    states: np.ndarray
-    goal: np.ndarray
-    subgoals: list[np.ndarray]
-    why: list[str]
-
-
-@dataclass
-class Episodes:
-    """Outcomes of a set of episodes.
-
-    Args:
-        task: task of each episode, (N,).
-        success: (N,).
-        steps: environment steps until success or the limit, (N,).
-        inside: how many of them ended in the forbidden box, (N,); empty where there is none.
-        plan_ms: milliseconds of planning in each environment step, over the episodes planned for; where no level was due, nearly none.
-        planned: episodes each planning call planned for.
-        predictor_calls: one-step predictions in all.
-        other_calls: passes through encoders, inverse models, priors and costs to go in all; not through the readouts of goals.
-        traces: the first episode of each task.
-    """
-
-    task: list[int] = field(default_factory=list)
-    success: list[bool] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    inside: list[int] = field(default_factory=list)
-    plan_ms: list[float] = field(default_factory=list)
-    planned: list[int] = field(default_factory=list)
-    predictor_calls: float = 0.0
-    other_calls: float = 0.0
-    traces: list[Trace] = field(default_factory=list)
+from hiwm.evaluation.outcomes import Episodes, Trace
+from hiwm.evaluation.parts import Parts
 
 
 @dataclass(frozen=True)
@@ -99,6 +52,7 @@ def run_episodes(
     report: Callable[[int, int, int], None],
     memory: Path | None = None,
     forbidden: Box | None = None,
+    done: Parts | None = None,
 ) -> Episodes:
     """Every task, `episodes` times.
 
@@ -115,6 +69,7 @@ def run_episodes(
         memory: folder of what the agent remembers (`Agent.experience`) of each batch, which knows nothing of the others:
             it begins with what is there and leaves what it knows in the end. None to begin with nothing and leave nothing.
         forbidden: steps in it are counted, by the true state.
+        done: batches that an interrupted call has run already; those of this one are added.
     """
     outcome = Episodes()
     size = min(num_envs, episodes)
@@ -123,9 +78,14 @@ def run_episodes(
         for task in range(1, num_tasks + 1):
             for first in range(0, episodes, size):
                 wanted = min(size, episodes - first)
-                numbers = range(first, first + wanted)
-                with _remembering(agent, memory, f"{task}-{first}"):
-                    _run_batch(agent, envs, task, numbers, max_steps, seed, state, outcome, forbidden)
+                numbers, name = range(first, first + wanted), f"{task}-{first}"
+                batch = None if done is None else done.load(name)
+                if batch is None:
+                    with _remembering(agent, memory, name):
+                        batch = _run_batch(agent, envs, task, numbers, max_steps, seed, state, forbidden)
+                    if done is not None:
+                        done.save(name, batch)
+                outcome += batch
                 report(len(outcome.success), sum(outcome.success), num_tasks * episodes)
     finally:
         envs.close()
@@ -155,9 +115,9 @@ def _run_batch(
     max_steps: int,
     seed: int,
     state: Sequence[str],
-    outcome: Episodes,
     forbidden: Box | None,
-) -> None:
+) -> Episodes:
+    outcome = Episodes()
     seeds = [episode_seed(seed, task, e) for e in numbers]
     # environments beyond those wanted repeat the last episode and are not looked at
     beyond = envs.num_envs - len(seeds)
@@ -202,14 +162,13 @@ def _run_batch(
             if len(running) == 0:
                 break
             agent.keep(~over)
-    outcome.task += [task] * len(numbers)
-    outcome.success += success.tolist()
-    outcome.steps += steps.tolist()
+    outcome.task, outcome.success, outcome.steps = [task] * len(numbers), success.tolist(), steps.tolist()
     if forbidden is not None:
-        outcome.inside += inside.tolist()
+        outcome.inside = inside.tolist()
     if seen:
         subgoals = [np.stack(level) for level in zip(*handed, strict=True)]
-        outcome.traces.append(Trace(task, bool(success[0]), np.stack(seen), _states(goals, state)[0], subgoals, why))
+        outcome.traces = [Trace(task, bool(success[0]), np.stack(seen), _states(goals, state)[0], subgoals, why)]
+    return outcome
 
 
 def _states(observations: Observation, state: Sequence[str]) -> np.ndarray:

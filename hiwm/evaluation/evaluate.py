@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,9 @@ import numpy as np
 
 from hiwm.agent import Agent
 from hiwm.checks import at_least
-from hiwm.evaluation.episodes import Box, Episodes, run_episodes
+from hiwm.evaluation.episodes import Box, run_episodes
+from hiwm.evaluation.outcomes import Episodes
+from hiwm.evaluation.parts import Parts
 from hiwm.evaluation.statistics import wilson_interval
 
 HIERARCHICAL = "hierarchical"
@@ -109,33 +110,40 @@ def evaluate(
     config: EvaluationConfig,
     state: Sequence[str],
     report: Callable[[str, int, int, int], None],
+    folder: Path,
 ) -> dict[str, Episodes]:
-    """Run every agent; `state` as in `run_episodes`, `report` is called with (agent, episodes done, successes, all).
+    """Run every agent, or go on where an interrupted call stopped.
+
+    Args:
+        agents: by name.
+        make_env: makes one environment.
+        config: the protocol.
+        state: as in `run_episodes`.
+        report: called with (agent, episodes done, successes, all).
+        folder: keeps the batches that are done; what is there must be of the same agents and protocol.
 
     Returns:
         Agent -> its episodes; those of a second and third try under "<agent>, try 2", ...
     """
     outcomes = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        for name, agent in agents.items():
-            for t in range(config.tries):
-                told = name if t == 0 else f"{name}, try {t + 1}"
-                outcomes[told] = run_episodes(
-                    agent,
-                    make_env,
-                    num_tasks=config.num_tasks,
-                    episodes=config.episodes
-                    if name == HIERARCHICAL
-                    else min(config.episodes, config.baseline_episodes),
-                    max_steps=config.max_steps,
-                    # one that remembers has a memory for every start and goal: episodes at once would share it
-                    num_envs=config.num_envs if agent.experience is None else 1,
-                    seed=config.seed + t,
-                    state=state,
-                    report=lambda done, won, of, told=told: report(told, done, won, of),
-                    memory=Path(config.memory or temporary) / name,
-                    forbidden=config.forbidden.box,
-                )
+    for name, agent in agents.items():
+        for t in range(config.tries):
+            told = name if t == 0 else f"{name}, try {t + 1}"
+            outcomes[told] = run_episodes(
+                agent,
+                make_env,
+                num_tasks=config.num_tasks,
+                episodes=config.episodes if name == HIERARCHICAL else min(config.episodes, config.baseline_episodes),
+                max_steps=config.max_steps,
+                # one that remembers has a memory for every start and goal: episodes at once would share it
+                num_envs=config.num_envs if agent.experience is None else 1,
+                seed=config.seed + t,
+                state=state,
+                report=lambda done, won, of, told=told: report(told, done, won, of),
+                memory=Path(config.memory or folder / "memory") / name,
+                forbidden=config.forbidden.box,
+                done=Parts(folder / told),
+            )
     return outcomes
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hiwm.evaluation.episodes import Episodes, Trace
+from hiwm.evaluation.outcomes import Episodes, Trace
 
 
 def save_traces(path: Path, outcomes: Mapping[str, Episodes]) -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from hiwm.data.collect import Collection, collect
 from hiwm.data.policies import NoisyExpertPolicy
+from hiwm.data.vector import make_vector
 from hiwm.envs.manipulation import NAMES, Manipulation, columns
 from hiwm.envs.manipulation_captions import describe
-from hiwm.evaluation.episodes import make_vector
 
 CUBES = {"cube-single": 1, "cube-double": 2, "cube-triple": 3, "scene": 1}
 GOAL = ("cubes", "buttons", "drawer", "window")

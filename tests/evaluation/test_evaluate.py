@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from tiny import TinyRoom
 
-from hiwm.evaluation.episodes import Episodes, Trace, episode_seed, run_episodes
+from hiwm.evaluation.episodes import episode_seed, run_episodes
 from hiwm.evaluation.evaluate import Forbidden, evaluate, make_agents, summarize
+from hiwm.evaluation.outcomes import Episodes, Trace
 from hiwm.evaluation.statistics import wilson_interval
 from hiwm.evaluation.traces import load_traces, save_traces
 
@@ -122,24 +123,56 @@ def test_report_and_traces(agent):
         assert [subgoals.shape for subgoals in trace.subgoals] == [(3, 2), (3, 4), (3, 4)]
 
 
-def measured_calls(agent, config):
+def measured_calls(agent, config, folder):
     """Predictor calls an environment step, in a room where nobody arrives: episodes all run to the limit."""
     agents = make_agents(agent, config)
-    outcomes = evaluate(agents, partial(TinyRoom, radius=-1.0), config, [], silent)
+    outcomes = evaluate(agents, partial(TinyRoom, radius=-1.0), config, [], silent, folder)
     return {name: summarize(outcome)["predictor_calls"] for name, outcome in outcomes.items()}
 
 
-def test_agents_plan_at_equal_compute(agent, tiny_run):
+def test_agents_plan_at_equal_compute(agent, tiny_run, tmp_path):
     config = replace(tiny_run.config.evaluation, num_tasks=1, episodes=2, max_steps=30)
-    once = measured_calls(agent, config)
+    once = measured_calls(agent, config, tmp_path / "once")
     assert set(once) == {"hierarchical", "flat", "flat_landmarks"}
     assert once["hierarchical"] == pytest.approx(agent.config.budget, rel=0.15)
     for name in ("flat", "flat_landmarks"):
         assert once[name] == pytest.approx(once["hierarchical"], rel=0.15)
-    twice = measured_calls(agent, replace(config, flat_budget=2))
+    twice = measured_calls(agent, replace(config, flat_budget=2), tmp_path / "twice")
     assert twice["hierarchical"] == once["hierarchical"]
     for name in ("flat", "flat_landmarks"):
         assert twice[name] == pytest.approx(2 * once[name], rel=0.1)
+
+
+def test_an_interrupted_evaluation_goes_on_with_its_next_batch(agent, tiny_run, tmp_path):
+    """Killed in a batch: those before it are not run again, and the answer is that of one that never stopped."""
+    config = replace(tiny_run.config.evaluation, num_tasks=2, episodes=3, num_envs=2, max_steps=12)
+    agents = make_agents(agent, config)
+
+    def outcomes(folder, report=silent):
+        RecordingRoom.seen = []
+        return evaluate(agents, RecordingRoom, config, [], report, folder)
+
+    def without_times(found):
+        told = {name: {**vars(outcome), "plan_ms": None, "traces": None} for name, outcome in found.items()}
+        traces = [(t.task, t.success, t.states.tolist(), t.why) for o in found.values() for t in o.traces]
+        return told, traces
+
+    whole = outcomes(tmp_path / "whole")
+    every = RecordingRoom.seen
+
+    def killed(name, done, won, of):
+        if (name, done) == ("flat", 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        outcomes(tmp_path / "parts", killed)
+    before = RecordingRoom.seen
+    # what a process that was killed while it wrote has left
+    (tmp_path / "parts" / "flat" / "2-0.tmp").write_text('{"task": [')
+    again = outcomes(tmp_path / "parts")
+    assert without_times(again) == without_times(whole)
+    assert 0 < len(RecordingRoom.seen) < len(every)
+    assert before + RecordingRoom.seen == every
 
 
 def test_baselines_share_the_levels(agent, tiny_run):
@@ -205,7 +238,7 @@ def test_tries_remember_and_episodes_know_nothing_of_one_another(agent, tiny_run
     config = replace(
         tiny_run.config.evaluation, num_tasks=1, episodes=2, max_steps=30, num_envs=2, tries=2, memory=str(tmp_path)
     )
-    outcomes = evaluate({"hierarchical": learner}, Stuck, config, [], silent)
+    outcomes = evaluate({"hierarchical": learner}, Stuck, config, [], silent, tmp_path / "parts")
     assert list(outcomes) == ["hierarchical", "hierarchical, try 2"]
     assert [each[:2] for each in found] == [(e, episode_seed(config.seed + t, 1, e)) for t in (0, 1) for e in (0, 1)]
     first, second, again, other = (remembered for *_, remembered in found)
@@ -213,14 +246,21 @@ def test_tries_remember_and_episodes_know_nothing_of_one_another(agent, tiny_run
     assert again > 0
     assert other > 0
     # another evaluation, in another process it may be, goes on from the folder
-    evaluate({"hierarchical": learner}, Stuck, replace(config, episodes=1, tries=1), [], silent)
+    evaluate({"hierarchical": learner}, Stuck, replace(config, episodes=1, tries=1), [], silent, tmp_path / "later")
     assert found[-1][2] > again
     # without one it begins with nothing
-    evaluate({"hierarchical": learner}, Stuck, replace(config, episodes=1, tries=1, memory=None), [], silent)
+    evaluate(
+        {"hierarchical": learner},
+        Stuck,
+        replace(config, episodes=1, tries=1, memory=None),
+        [],
+        silent,
+        tmp_path / "nothing",
+    )
     assert found[-1][2] == 0
 
 
-def test_steps_in_a_forbidden_box_are_counted(agent, tiny_run):
+def test_steps_in_a_forbidden_box_are_counted(agent, tiny_run, tmp_path):
     class Still(TinyRoom):
         def step(self, action):
             return self._observation(), 0.0, False, False, {"success": False}
@@ -229,12 +269,14 @@ def test_steps_in_a_forbidden_box_are_counted(agent, tiny_run):
         tiny_run.config.evaluation, num_tasks=2, episodes=1, max_steps=4,
         forbidden=Forbidden(low=[0.1, 0.1], high=[0.3, 0.3]), baselines={},
     )  # fmt: skip
-    outcome = evaluate(make_agents(agent, config), Still, config, [], silent)["hierarchical"]
+    outcome = evaluate(make_agents(agent, config), Still, config, [], silent, tmp_path / "parts")["hierarchical"]
     assert outcome.inside == [4, 4]
     numbers = summarize(outcome)["violations"]
     assert (numbers["share"], numbers["episodes"], numbers["steps"]) == (1, 2, 4)
     elsewhere = replace(config, forbidden=Forbidden(low=[0.6, 0.6], high=[1.0, 1.0]))
-    outcome = evaluate(make_agents(agent, elsewhere), Still, elsewhere, [], silent)["hierarchical"]
+    outcome = evaluate(make_agents(agent, elsewhere), Still, elsewhere, [], silent, tmp_path / "elsewhere")[
+        "hierarchical"
+    ]
     assert summarize(outcome)["violations"]["share"] == 0
 
 

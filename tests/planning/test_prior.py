@@ -126,7 +126,7 @@ def trained(config):
 
 def test_what_was_fitted_is_kept_until_its_settings_change(config, monkeypatch):
     fitted = []
-    monkeypatch.setattr("hiwm.experiment.fit_prior", lambda *a, **k: fitted.append(a[1]) or fit_prior(*a, **k))
+    monkeypatch.setattr("hiwm.fitter.fit_prior", lambda *a, **k: fitted.append(a[1]) or fit_prior(*a, **k))
     train(config)
     assert not fitted
     train(replace(config, prior=replace(config.prior, levels=[2])))  # another level is no other setting
