@@ -295,6 +295,17 @@ def test_kept_environments_choose_landmarks_as_if_they_had_been_alone(agent):
     torch.testing.assert_close(a.target, b.target)
 
 
+def test_what_a_plan_tells_may_be_differentiated(agent):
+    planner = stack_planner(agent, landmarks="none", proposal=["inverse+search", "inverse+search", "gaussian"])
+    start(planner, points(2))
+    plan = planner.plan({"state": points(2, seed=1)})
+    told = [value for part in plan.steps for value in vars(part).values()]
+    told += [value for part in plan.steps if part.rejected is not None for value in vars(part.rejected).values()]
+    tensors = [value for value in told if isinstance(value, torch.Tensor)]
+    assert len(tensors) > 20
+    assert not any(tensor.is_inference() for tensor in tensors)
+
+
 def test_same_seed_same_actions(agent):
     runs = []
     for seed in (0, 0, 1):

@@ -76,6 +76,14 @@ def test_all_of_them_are_here():
     assert names <= {path.stem for path in CONFIGS}
 
 
+def test_an_answer_may_be_differentiated_and_changed(solver, proposal):
+    """A search runs in inference mode, whose own tensors refuse both."""
+    found = solver.solve(bowl(randn(B, C, F)), proposal, SAMPLES, generator())
+    for tensor in (found.actions, found.energy, found.kept):
+        assert not tensor.is_inference()
+        tensor.add_(1.0).requires_grad_().square().sum().backward()
+
+
 def test_shapes(solver, proposal):
     found = solver.solve(bowl(randn(B, C, F)), proposal, SAMPLES, generator())
     assert found.actions.shape == (B, C, F)
