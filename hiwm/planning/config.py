@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hiwm.checks import at_least, within
-from hiwm.planning.proposals import PRIMITIVE, PROPOSALS
+from hiwm.planning.proposals import PRIMITIVE, PROPOSALS, Mixture
 from hiwm.planning.schedule import SCHEDULES
 
 LANDMARKS = ("none", "direct", "search")
@@ -153,6 +153,16 @@ class PlannerConfig:
                     f"planner.cost_to_go[{k}] is {self.cost_to_go[k]} but level {k} learns none; allowed: 0, or `hiwm train` with "
                     f"cost_to_go.levels=[{k}]"
                 )
+
+    def weight(self, name: str, k: int) -> float:
+        """Level k's entry of one of `WEIGHTS`."""
+        weights = getattr(self, name)
+        return weights[k] if weights else 0.0
+
+    def mixture(self, k: int, top: int) -> Mixture:
+        """Level k's proposal; above level 0 a top level has no inverse model above it and searches from a Gaussian."""
+        name = Mixture.of(self.proposal[k])
+        return name.without_inverse() if 0 < k == top else name
 
     def searches(self, k: int, top: int) -> bool:
         """Whether level k of a stack with this top searches its actions."""

@@ -49,6 +49,11 @@ class Fitted:
     priors: Sequence[MacroPrior | None] = ()
     costs: Sequence[CostToGo | None] = ()
 
+    def of(self, field: str, k: int) -> Any:
+        """Level k's entry of a field; None where it has none."""
+        entries = getattr(self, field)
+        return entries[k] if k < len(entries) else None
+
     def save(self, folder: Path) -> None:
         """A safetensors file for every entry."""
         for field, (_, name) in KINDS.items():

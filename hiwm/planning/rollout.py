@@ -29,6 +29,11 @@ class Rollout:
     latents: Tensor
     variance: Tensor | None
 
+    @property
+    def disagreement(self) -> Tensor | None:
+        """Variance summed over the latent's dimensions, (B, H)."""
+        return None if self.variance is None else self.variance.sum(-1)
+
 
 def follow(
     predictor: Predictor, latent: Tensor, carried: Any, choose: Callable[[int, Tensor], Tensor], steps: int

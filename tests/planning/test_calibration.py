@@ -163,7 +163,7 @@ def test_a_weight_of_none_changes_nothing_and_no_rollout_is_done_twice():
     plans = []
     for weights, calibration in (([], None), ([0.0], known), ([1.0], known)):
         planner = start(planner_of(predictor, calibration, disagreement=weights), goal)
-        level = planner.hierarchy.levels[0]
+        (level,) = planner.levels
         level.predictor = Counted(level.predictor)
         plans.append(planner.plan({"state": here}))
         assert plans[-1].predictor_calls == level.predictor.count / 2
@@ -231,7 +231,7 @@ def test_training_calibrates_and_saves(tiny_run, tmp_path):
     agent.save(tmp_path / "again")
     again = load_agent(tmp_path / "again").fitted.calibrations[1]
     assert torch.equal(again.scaled, agent.fitted.calibrations[1].scaled)
-    assert len(agent.with_planner(num_levels=1, proposal=["gaussian"]).planner.calibrations) == 1
+    assert len(agent.with_planner(num_levels=1, proposal=["gaussian"]).planner.levels) == 1
 
 
 def test_training_does_not_begin_where_the_planner_would_refuse(tiny_run, tmp_path):

@@ -21,6 +21,7 @@ from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
 from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.proposals import FREE, PROPOSALS, Mixture, SearchSpace
+from hiwm.planning.search import LevelSearch
 
 STEP = 0.05
 SOLVERS = sorted((tiny.ROOT / "configs" / "solver").glob("*.yaml"))
@@ -129,13 +130,13 @@ def test_actions_stay_within_the_bounds_of_the_data(exact):
 @pytest.mark.parametrize("half", [True, False])
 def test_only_candidates_are_predicted_in_half_precision(exact, monkeypatch, half):
     position, seen = points(3, 1), []
-    rollout = HierarchicalPlanner._rollout
+    rollout = LevelSearch._rollout
 
-    def spy(planner, k, latent, carried, chosen):
+    def spy(search, latent, carried, choices):
         seen.append((len(latent), torch.is_autocast_enabled("cpu")))
-        return rollout(planner, k, latent, carried, chosen)
+        return rollout(search, latent, carried, choices)
 
-    monkeypatch.setattr(HierarchicalPlanner, "_rollout", spy)
+    monkeypatch.setattr(LevelSearch, "_rollout", spy)
     planner = start(HierarchicalPlanner(exact, replace(FLAT, half_precision=half), LOW, HIGH), points(3, 2))
     planner.plan({"state": position})
     supported = isinstance(half_precision(torch.device("cpu")), torch.autocast)
@@ -185,7 +186,7 @@ def test_predictor_calls_stay_within_the_budget(agent, changes):
 
 def test_following_the_inverse_models_costs_their_horizon(agent):
     planner = stack_planner(agent, proposal=["inverse"] * 3, horizon=[6, 2, 4], replan=[3, 3, 6], budget=1)
-    assert planner.samples == [0, 0, 0]
+    assert [level.samples for level in planner.levels] == [0, 0, 0]
     plans, _ = walk(start(planner, points(2, 2)), points(2, 1), 6)
     # the top level is handed its landmark; below, one candidate each
     assert [plan.predictor_calls for plan in plans] == [8, 0, 0, 8, 0, 0]
@@ -447,7 +448,7 @@ def test_passes_with_a_gradient_count_three_times(agent):
     solver = {"_target_": "hiwm.planning.solvers.gradient.Gradient", "iterations": 3}
     planner = stack_planner(agent, landmarks="none", proposal=["gaussian"] * 3, budget=400, solver=solver)
     plan = start(planner, points(2, 2)).plan({"state": points(2, 1)})
-    rollouts = [3 * 3 * planner.samples[k] + 1 for k in range(3)]
+    rollouts = [3 * 3 * planner.levels[k].samples + 1 for k in range(3)]
     steps = [planner.config.horizon[k] * rollouts[k] for k in range(3)]
     assert plan.predictor_calls == sum(steps)
     # encoded: here and, where a level above asked, the latents of the search and of what it found
@@ -469,7 +470,7 @@ def test_shifted_choices():
 
 def proposals_of(planner):
     """The proposals that its searches are asked with from now on, and what they found."""
-    (solver,) = set(planner.solvers)
+    (solver,) = {level.solver for level in planner.levels}
     asked, solve = [], solver.solve
 
     def spy(energy, proposal, *others):
@@ -524,7 +525,7 @@ def test_a_time_limit_ends_a_search_after_its_first_round(exact):
         config = replace(FLAT, solver=solver, milliseconds=limit)
         planner = start(HierarchicalPlanner(exact, config, LOW, HIGH), points(4, 2))
         plan = planner.plan({"state": points(4, 1)})
-        assert plan.predictor_calls == 20 * (rounds * planner.samples[0] + 1)
+        assert plan.predictor_calls == 20 * (rounds * planner.levels[0].samples + 1)
 
 
 def one_level(name, k):
@@ -581,7 +582,7 @@ def test_the_bank_takes_the_best_of_the_nearest(exact):
         planner = HierarchicalPlanner(
             exact, replace(config, inverse_std=[inverse_std]), LOW, HIGH, Fitted(macros=[macros])
         )
-        assert planner.samples == [4]
+        assert planner.levels[0].samples == 4
         plan = start(planner, torch.tensor([[1.0, 0.0]])).plan({"state": torch.zeros(1, 2)})
         assert plan.predictor_calls == 4 * 4 * 2 + 2
         (part,) = plan.steps
@@ -630,21 +631,21 @@ def test_a_mixture_also_tries_the_inverse_models_actions_and_real_ones(agent, na
         latent, actions = here, []
         for left in (2.0, 1.0):
             action = agent.hierarchy.levels[2].delegate(latent, plan.steps[2].subgoal, torch.full((5,), left))
-            actions.append(planner.spaces[1].clamp(action))
+            actions.append(planner.levels[1].space.clamp(action))
             latent = agent.hierarchy.levels[1].predict(latent, actions[-1])
         expected.append(torch.stack(actions, 1).unsqueeze(1))
     if "bank" in mixture.guesses:
-        expected.append(agent.fitted.macros[1].nearest(here, -(-planner.samples[1] // 2), 2))
+        expected.append(agent.fitted.macros[1].nearest(here, -(-planner.levels[1].samples // 2), 2))
     expected = torch.cat(expected, 1)
     torch.testing.assert_close(proposed.guesses, expected)
     # within bounds that hold them, and no wider than that
     assert (proposed.low <= expected.amin(1)).all()
     assert (proposed.high >= expected.amax(1)).all()
     if mixture.first == "gaussian":
-        assert planner.spaces[1].high == pytest.approx(0.1)
+        assert planner.levels[1].space.high == pytest.approx(0.1)
     if mixture.first in ("gaussian", "queue"):
-        assert torch.equal(proposed.low, torch.minimum(planner.spaces[1].low, expected.amin(1)))
-        assert torch.equal(proposed.high, torch.maximum(planner.spaces[1].high, expected.amax(1)))
+        assert torch.equal(proposed.low, torch.minimum(planner.levels[1].space.low, expected.amin(1)))
+        assert torch.equal(proposed.high, torch.maximum(planner.levels[1].space.high, expected.amax(1)))
 
 
 def test_guesses_follow_the_plan_before(agent):
@@ -664,7 +665,7 @@ def test_the_banks_guess_is_taken_where_it_is_best(exact):
     macros = MacroActions(*torch.zeros(2, 2), LOW, HIGH, torch.zeros(4, 2), actions, torch.full((4,), 2))
     config = replace(FLAT, proposal=["gaussian+bank"], horizon=[2], replan=[1], repeat=[1], std=[0.0], budget=48)
     planner = HierarchicalPlanner(exact, config, LOW, HIGH, Fitted(macros=[macros]))
-    assert planner.samples == [8]
+    assert planner.levels[0].samples == 8
     plan = start(planner, torch.tensor([[1.0, 0.0]])).plan({"state": torch.zeros(1, 2)})
     assert torch.equal(plan.steps[0].actions[0], actions[1])
     assert plan.predictor_calls == 3 * 8 * 2 + 2

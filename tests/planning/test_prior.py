@@ -161,7 +161,7 @@ def test_priors_cost_passes_but_no_predictor_calls(trained):
     with_prior = calls()
     without = calls(proposal=["inverse+search", "inverse+search", "gaussian"])
     assert with_prior[0] == without[0]
-    searched = trained.planner.samples[2] * trained.planner.solvers[2].cost * 4 + 4
+    searched = trained.planner.levels[2].samples * trained.planner.levels[2].solver.cost * 4 + 4
     assert with_prior[1] - without[1] == pytest.approx(MacroPrior.passes * searched)
 
 
@@ -172,7 +172,7 @@ def test_macro_actions_are_rolled_out_from_where_the_last_one_led(trained):
     )
     trained.reset(points(2).numpy())
     trained.act(points(2, 1).numpy())
-    way = trained.planner._rollout(2, latent, latent, chosen)
+    way = trained.planner.levels[2]._rollout(latent, latent, chosen)
     torch.testing.assert_close(way.actions[:, 1], trained.fitted.priors[2](way.latents[:, 0], chosen[:, 1]))
     assert way.variance is None
 

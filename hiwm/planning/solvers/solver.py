@@ -6,7 +6,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import torch
@@ -102,8 +102,8 @@ class Solution:
 
     def usable(self) -> Solution:
         """Copies of what was made in inference mode, which a gradient could not pass and nothing could change in place."""
-        found = (getattr(self, part.name) for part in fields(Solution))
-        return Solution(*(None if value is None else value.clone() for value in found))
+        own = {name: value.clone() for name, value in vars(self).items() if value is not None}
+        return replace(self, **own)
 
 
 class Solver(ABC, Generic[State]):
