@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hiwm.hierarchy import Hierarchy, load_hierarchy
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.experience import Experience
 from hiwm.planning.fitted import Fitted
-from hiwm.planning.goals import Goal, KeepOut, ObservationGoal, PartGoal, Region
+from hiwm.planning.goals import Goal, KeepOut, LabelledStates, ObservationGoal, PartGoal, Region, Where
 from hiwm.planning.plan import Plan
 from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.readout import Readout
@@ -223,6 +223,23 @@ class Agent:
         """Anywhere in a box: its bounds as `part_goal` takes a part; a column that is not there has none."""
         least, most = torch.broadcast_tensors(self._columns(low, -torch.inf), self._columns(high, torch.inf))
         return Region(least, most, self.readouts, self.config.goal_width)
+
+    def labelled(self, states: Mapping[str, Any], forbidden: Sequence[bool]) -> LabelledStates:
+        """To keep out of: whatever is nearer to a forbidden one of these states than to any other of them.
+
+        Args:
+            states: every column that goals are about, each (N, *shape), in its own unit.
+            forbidden: which of them are, (N,).
+        """
+        labels = torch.as_tensor(np.asarray(forbidden), device=self.hierarchy.device)
+        return LabelledStates(self._columns(states, torch.nan), labels, self.readouts)
+
+    def where(self, predicate: Callable[[Mapping[str, Tensor]], Tensor]) -> Where:
+        """To keep out of: wherever a predicate on the part of the state that goals are about holds; see `Where`."""
+        shapes = dict(zip(self.world.goal, self.world.goal_shapes, strict=True))
+        if not shapes:
+            raise ValueError("nothing tells where the agent is; allowed: where goal.columns were trained with")
+        return Where(predicate, shapes, self.readouts)
 
     def _columns(self, part: Mapping[str, Any], other: float) -> Tensor:
         """The columns that goals are about, side by side, (B, G), with `other` for those that are not there."""

@@ -384,9 +384,29 @@ def test_a_forbidden_region_is_part_of_every_goal(about_a_part):
     goal = agent.planner.goal
     assert isinstance(goal, KeepOut)
     assert goal.margin == 0.1
-    torch.testing.assert_close(goal.region.high, torch.tensor([[0.6, 0.5]] * 3))
+    torch.testing.assert_close(goal.zone.high, torch.tensor([[0.6, 0.5]] * 3))
     with pytest.raises(ValueError, match=r"the bounds \[0.4\] and \[0.6\]; allowed: 2 numbers each, for \['state'\]"):
         agent.forbid([0.4], [0.6])
+
+
+def test_zones_are_told_in_columns_of_the_data(about_a_part):
+    agent = about_a_part
+    labelled = agent.labelled({"state": [[0.5, 0.2], [0.5, 0.8]]}, [True, False])
+    high = agent.where(lambda part: part["state"][..., 1] > 0.5)
+    states = np.array([[0.5, 0.25], [0.5, 0.75]], np.float32)
+    sharp, *others = agent.hierarchy.encode({"state": torch.from_numpy(states)})  # only level 0 of so short a training
+    assert (labelled.depth(0, sharp) > 0).tolist() == [True, False]
+    assert high.depth(0, sharp).tolist() == [0, 1]
+    assert [labelled.depth(k, latent).shape for k, latent in enumerate(others, 1)] == [(2,), (2,)]
+    agent.reset(KeepOut(agent.part_goal({"state": np.zeros((2, 2))}), high))
+    assert agent.act(states).shape == (2, 2)
+
+
+def test_zones_need_readouts(agent):
+    with pytest.raises(ValueError, match=r"allowed: where goal.columns were trained with"):
+        agent.where(lambda part: part["state"][..., 0])
+    with pytest.raises(ValueError, match=r"none, for goal.columns is empty"):
+        agent.labelled({"state": [[0.5, 0.2], [0.5, 0.8]]}, [True, False])
 
 
 def test_an_agent_is_saved_with_readouts_and_experience(about_a_part, tmp_path):

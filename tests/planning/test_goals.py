@@ -4,7 +4,18 @@ import torch
 
 from hiwm.data.store import Trajectories
 from hiwm.levels.parts import Predictor
-from hiwm.planning.goals import AnyOf, InOrder, KeepOut, ObservationGoal, PartGoal, Region, Sum, squared_distance
+from hiwm.planning.goals import (
+    AnyOf,
+    InOrder,
+    KeepOut,
+    LabelledStates,
+    ObservationGoal,
+    PartGoal,
+    Region,
+    Sum,
+    Where,
+    squared_distance,
+)
 from hiwm.planning.readout import GoalConfig, Readout, fit_readout, goal_part
 
 
@@ -263,9 +274,44 @@ def test_what_is_forbidden_is_told_with_its_margin():
     then = InOrder([KeepOut(reach, box), reach], tolerance=0.0, at=torch.tensor([1]))
     assert then.violation(0, points).tolist() == [[0, 0, 0]]  # waypoint 2 forbids nothing
     assert InOrder([reach, reach], tolerance=0.0).violation(0, points) is None
-    for wrong, message in (((box, reach), "is a PartGoal; allowed: a Region"), ((reach, box, -1.0), "margin is -1.0")):
+    for wrong, message in (
+        ((box, reach), "is a PartGoal; allowed: `Agent.region`"),
+        ((reach, box, -1.0), "margin is -1.0"),
+    ):
         with pytest.raises(ValueError, match=message):
             KeepOut(*wrong)
     both = Sum([KeepOut(reach, box), KeepOut(reach, box)])
     assert both.violation(0, points).tolist() == [[2, 0, 0]]
     assert torch.equal(KeepOut(reach, box).energy(0, points), reach.energy(0, points))
+
+
+def test_labelled_states_forbid_what_is_nearer_to_a_forbidden_one():
+    labels = torch.tensor([True, False, False])
+    zone = LabelledStates(torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 80.0]]), labels, [Plain()])  # deviations 1 and 20
+    points = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [0.0, 60.0]]])
+    # on the line between two states the depth is the distance from the border, at 2 deviations
+    torch.testing.assert_close(zone.depth(0, points)[0], torch.tensor([2.0, 1.0, 0.0, 0.0, 0.0]))
+    torch.testing.assert_close(zone.depth(0, points, 0.5)[0], torch.tensor([2.5, 1.5, 0.5, 0.0, 0.0]))
+    reach = PartGoal(torch.tensor([[4.0, 0.0]]), [Plain()])
+    told = KeepOut(reach, zone, 0.5)
+    assert torch.equal(told.violation(0, points), zone.depth(0, points, 0.5))
+    assert told.keep(torch.tensor([0, 0])).violation(0, points.repeat(2, 1, 1)).shape == (2, 5)
+    with pytest.raises(ValueError, match="all states have the same label"):
+        LabelledStates(torch.zeros(2, 2), torch.tensor([True, True]), [Plain()])
+    with pytest.raises(ValueError, match=r"allowed: \(N, 2\) with \(N,\) of true"):
+        LabelledStates(torch.zeros(2, 2), torch.tensor([1, 0]), [Plain()])
+
+
+def test_a_predicate_forbids_where_it_holds():
+    columns = {"x": (), "y": (1,)}
+    reach = PartGoal(torch.tensor([[4.0, 0.0]]), [Plain()])
+    points = torch.tensor([[[0.0, 7.0], [1.0, 5.0], [2.0, 3.0]]])
+    yes_or_no = Where(lambda part: (part["x"] > 0.5) & (part["y"][..., 0] > 4), columns, [Plain()])
+    assert KeepOut(reach, yes_or_no).violation(0, points).tolist() == [[0, 1, 0]]
+    deep = Where(lambda part: part["x"] - 1.5, columns, [Plain()])
+    assert KeepOut(reach, deep).violation(0, points).tolist() == [[0, 0, 0.5]]
+    assert KeepOut(reach, deep, 1.0).violation(0, points).tolist() == [[0, 0.5, 1.5]]
+    with pytest.raises(ValueError, match=r"margin is 1.0; allowed: 0, for the predicate answers yes or no"):
+        KeepOut(reach, yes_or_no, 1.0).violation(0, points)
+    with pytest.raises(ValueError, match=r"answers with the shape \(1, 3, 1\); allowed: \(1, 3\)"):
+        Where(lambda part: part["y"], columns, [Plain()]).depth(0, points)

@@ -16,7 +16,16 @@ from hiwm.levels.parts import Predictor
 from hiwm.levels.precision import half_precision
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.fitted import Fitted
-from hiwm.planning.goals import InOrder, KeepOut, ObservationGoal, PartGoal, Region, squared_distance
+from hiwm.planning.goals import (
+    InOrder,
+    KeepOut,
+    LabelledStates,
+    ObservationGoal,
+    PartGoal,
+    Region,
+    Where,
+    squared_distance,
+)
 from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
 from hiwm.planning.planner import HierarchicalPlanner
@@ -852,8 +861,14 @@ def test_a_forbidden_region_is_gone_around(exact):
             exact, replace(FLAT, landmarks="direct", replan=[2], budget=1000), LOW, HIGH, Fitted(graphs=[graph])
         ),
     }
+    inside = ((where > 0.35) & (where < 0.65)).all(1)  # of the landmarks, as labels
+    zones = {
+        "box": KeepOut(target, box, margin=0.05),
+        "predicate": KeepOut(target, Where(lambda part: 0.21 - (part["state"] - 0.5).abs().amax(-1), {"state": [2]}, [Itself()])),
+        "labels": KeepOut(target, LabelledStates(where, inside, [Itself()]), margin=0.05),
+    }  # fmt: skip
     for name, planner in planners.items():
-        for goal, enters in ((target, True), (KeepOut(target, box, margin=0.05), False)):
+        for goal, enters in ((target, True), *((zone, False) for zone in zones.values())):
             _, path = path_of(begin(planner, goal), position, 80)
             assert (path - target.latent(0)).norm(dim=-1).amin(0).max() < 0.1, name
             assert (box.depth(0, path.transpose(0, 1)) > 0).any().item() == enters, name

@@ -1,0 +1,140 @@
+"""Goals made of other goals: any of them, all of them at once, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hiwm.planning.goals.goal import Goal, of_one_size, same, total
+
+
+class AnyOf(Goal):
+    """Whichever is nearest of several goals for the same episodes; what one of them forbids is forbidden on the way to any."""
+
+    def __init__(self, goals: Sequence[Goal]) -> None:
+        self.goals = of_one_size(goals)
+
+    @property
+    def size(self) -> int:
+        return self.goals[0].size
+
+    def energy(self, level: int, latent: Tensor) -> Tensor:
+        return torch.stack([goal.energy(level, latent) for goal in self.goals]).amin(0)
+
+    def keep(self, rows: Tensor) -> AnyOf:
+        return AnyOf([goal.keep(rows) for goal in self.goals])
+
+    def error(self, level: int) -> Tensor:
+        return torch.stack([goal.error(level) for goal in self.goals]).amin(0)
+
+    def sharper(self, level: int) -> Tensor:
+        return torch.stack([goal.sharper(level) for goal in self.goals]).all(0)
+
+    def violation(self, level: int, latent: Tensor) -> Tensor | None:
+        return total([goal.violation(level, latent) for goal in self.goals])
+
+    def observe(self, latents: Sequence[Tensor]) -> AnyOf:
+        goals = [goal.observe(latents) for goal in self.goals]
+        return self if same(goals, self.goals) else AnyOf(goals)
+
+
+class Sum(Goal):
+    """Several goals for the same episodes at once.
+
+    Args:
+        goals: the goals.
+        weights: one each; none for 1.
+    """
+
+    def __init__(self, goals: Sequence[Goal], weights: Sequence[float] | None = None) -> None:
+        self.goals = of_one_size(goals)
+        self.weights = tuple(1.0 for _ in goals) if weights is None else tuple(weights)
+        if len(self.weights) != len(self.goals):
+            raise ValueError(f"{len(self.weights)} weights for {len(self.goals)} goals; allowed: one each")
+
+    @property
+    def size(self) -> int:
+        return self.goals[0].size
+
+    def energy(self, level: int, latent: Tensor) -> Tensor:
+        energies = [w * goal.energy(level, latent) for w, goal in zip(self.weights, self.goals, strict=True)]
+        return torch.stack(energies).sum(0)
+
+    def keep(self, rows: Tensor) -> Sum:
+        return Sum([goal.keep(rows) for goal in self.goals], self.weights)
+
+    def error(self, level: int) -> Tensor:
+        return torch.stack([w * goal.error(level) for w, goal in zip(self.weights, self.goals, strict=True)]).sum(0)
+
+    def sharper(self, level: int) -> Tensor:
+        return torch.stack([goal.sharper(level) for goal in self.goals]).all(0)
+
+    def violation(self, level: int, latent: Tensor) -> Tensor | None:
+        return total([goal.violation(level, latent) for goal in self.goals])
+
+    def observe(self, latents: Sequence[Tensor]) -> Sum:
+        goals = [goal.observe(latents) for goal in self.goals]
+        return self if same(goals, self.goals) else Sum(goals, self.weights)
+
+
+class InOrder(Goal):
+    """Waypoints: the first goal until it is reached, then the next; the last one stays. A `KeepOut` counts while it is next.
+
+    Args:
+        goals: the waypoints, for the same episodes.
+        tolerance: energy at which one counts as reached, in the goals' own terms: with `goal_width` a logarithm.
+        judge: level whose latents tell; 0, which sees most sharply.
+        at: waypoint of each episode, (B,); none for the first.
+    """
+
+    def __init__(self, goals: Sequence[Goal], tolerance: float, judge: int = 0, at: Tensor | None = None) -> None:
+        self.goals = of_one_size(goals)
+        self.tolerance = tolerance
+        self.judge = judge
+        self.at = torch.zeros(self.size, dtype=torch.long) if at is None else at
+        parts = [goal.part for goal in self.goals]
+        self.part = (
+            None if any(part is None for part in parts) else self._now([part for part in parts if part is not None])
+        )
+
+    @property
+    def size(self) -> int:
+        return self.goals[0].size
+
+    def energy(self, level: int, latent: Tensor) -> Tensor:
+        return self._now([goal.energy(level, latent) for goal in self.goals])
+
+    def latent(self, level: int) -> Tensor | None:
+        latents = [goal.latent(level) for goal in self.goals]
+        known = [latent for latent in latents if latent is not None]
+        return self._now(known) if len(known) == len(latents) else None
+
+    def keep(self, rows: Tensor) -> InOrder:
+        return InOrder([goal.keep(rows) for goal in self.goals], self.tolerance, self.judge, self.at[rows.cpu()])
+
+    def error(self, level: int) -> Tensor:
+        return self._now([goal.error(level) for goal in self.goals])
+
+    def sharper(self, level: int) -> Tensor:
+        return self._now([goal.sharper(level) for goal in self.goals])
+
+    def violation(self, level: int, latent: Tensor) -> Tensor | None:
+        violations = [goal.violation(level, latent) for goal in self.goals]
+        if all(violation is None for violation in violations):
+            return None
+        nothing = latent.new_zeros(latent.shape[:-1])
+        return self._now([nothing if violation is None else violation for violation in violations])
+
+    def observe(self, latents: Sequence[Tensor]) -> InOrder:
+        reached = (self.energy(self.judge, latents[self.judge]) <= self.tolerance).cpu()
+        at = (self.at + reached).clamp(max=len(self.goals) - 1)
+        goals = [goal.observe(latents) for goal in self.goals]
+        unchanged = same(goals, self.goals) and torch.equal(at, self.at)
+        return self if unchanged else InOrder(goals, self.tolerance, self.judge, at)
+
+    def _now(self, values: Sequence[Tensor]) -> Tensor:
+        """Of every waypoint's (B, ...) each episode's present one's."""
+        every = torch.stack(list(values))
+        return every[self.at.to(every.device), torch.arange(self.size, device=every.device)]
