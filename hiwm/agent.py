@@ -174,7 +174,7 @@ class Agent:
             low, high, margin = self._forbidden
             region = Region(low.expand(wanted.size, -1), high.expand(wanted.size, -1), self.readouts)
             wanted = KeepOut(wanted, region, margin)
-        self.planner.start(wanted, torch.Generator().manual_seed(self.seed))
+        self.planner.start(wanted, torch.Generator(self.hierarchy.device).manual_seed(self.seed))
         self._plan = None
 
     def act(self, observation: Observation) -> np.ndarray:

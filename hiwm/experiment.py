@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 
+import hiwm
 from hiwm.agent import Agent, World, load_agent
 from hiwm.build import build
 from hiwm.config import Config, ConfigError
@@ -28,12 +28,15 @@ from hiwm.evaluation.evaluate import make_agents, summarize
 from hiwm.evaluation.traces import save_traces
 from hiwm.fitter import Fitter, captions_of
 from hiwm.preflight import (
+    FITTED,
+    actions_of,
     check,
-    check_calibrated,
     check_columns,
     check_environment,
     check_trained,
+    check_untrained,
     environment_of,
+    is_one_hot,
     observed,
 )
 from hiwm.progress import TrainingProgress
@@ -104,7 +107,8 @@ def train(config: Config) -> None:
     dataset = open_dataset(config.dataset.path)
     check_environment(config, dataset.metadata.get("environment"), config.dataset.path)
     check_columns(config, list(dataset.columns), dataset.path)
-    check_calibrated(config, dataset)
+    actions = actions_of(dataset)
+    check_untrained(config, dataset, actions)
     captions = captions_of(config, dataset)
     tracker = make_tracker(config if processes.is_main else replace(config, tracking="none"))
     parameters = [
@@ -135,7 +139,6 @@ def train(config: Config) -> None:
         return
     latents = [open_dataset(cache) for cache in caches]
     fitted = Fitter(config, dataset, hierarchy, latents, processes.device).all(captions)
-    actions = _actions(dataset)
     low, high, discrete = actions.min(0).tolist(), actions.max(0).tolist(), is_one_hot(actions)
     shapes = [dataset.column(name).shape[1:] for name in config.goal.columns]
     world = World(config.environment, low, high, dataset.fingerprint, config.goal.columns, shapes, discrete)
@@ -180,7 +183,9 @@ def evaluate(config: Config) -> dict[str, Any]:
     make_env = environment_of(config, config.evaluation.environment)
     commit = _commit()  # before hours in which the code may change
     # of this code alone: batches of other code must not end up under its commit
-    parts = config.folder / f"{config.evaluation.name}-{identity}-{commit}.parts"
+    parts = config.folder / f"{config.evaluation.name}-{identity}-{commit or hiwm.__version__}.parts"
+    if commit.endswith("+"):  # which may be any code
+        shutil.rmtree(parts, ignore_errors=True)
     if parts.exists():
         say(f"evaluation {path}: going on with {len([*parts.rglob('*.json')])} batches of episodes that are done")
     outcomes = evaluate_agents(agents, make_env, config.evaluation, config.state, report, parts)
@@ -195,10 +200,11 @@ def evaluate(config: Config) -> dict[str, Any]:
         "agents": {name: summarize(outcome) for name, outcome in outcomes.items()},
     }
     if path.exists():  # of other settings; hours may have gone into it
+        other = json.loads(path.read_text())["identity"]
         for suffix in (".json", ".npz"):
             if (old := path.with_suffix(suffix)).exists():
-                old.replace(old.with_stem(f"{path.stem}-{found['identity']}"))
-        say(f"evaluation of other settings, kept as {path.stem}-{found['identity']}.json")
+                old.replace(old.with_stem(f"{path.stem}-{other}"))
+        say(f"evaluation of other settings, kept as {path.stem}-{other}.json")
     save_traces(path.with_suffix(".npz"), outcomes)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(result, indent=1))
@@ -241,21 +247,6 @@ def _say_results(agents: dict[str, Any]) -> None:
             )
 
 
-def is_one_hot(actions: np.ndarray) -> bool:
-    """Whether all of them (N, A) are one-hot vectors, which is how discrete actions are stored."""
-    return actions.shape[1] > 1 and bool(np.isin(actions, (0, 1)).all() and (actions.sum(1) == 1).all())
-
-
-def _actions(dataset: Trajectories) -> np.ndarray:
-    """The actions of the data (N, A), without those of the episodes' last rows, which lead nowhere."""
-    leads = np.ones(len(dataset.column("action")), bool)
-    leads[dataset.ep_offset + dataset.ep_len - 1] = False
-    actions = dataset.column("action")[leads].reshape(int(leads.sum()), -1)
-    if not np.isfinite(actions).all():
-        raise ConfigError(f"{dataset.path}: column 'action' has values that are not finite numbers")
-    return actions
-
-
 def _commit() -> str:
     """Of the code that runs, "+" behind it where files differ; "" outside a clone."""
     git = ["git", "-C", str(Path(__file__).parent)]
@@ -293,8 +284,7 @@ def evaluation_identity(config: Config, agent: Agent) -> str:
     """Stands for the hierarchy, the planner and the protocol of an evaluation."""
     parts = [
         [spec.fingerprint for spec in agent.hierarchy.specs],
-        asdict(config.planner), asdict(config.landmarks), asdict(config.macros), asdict(config.goal),
-        asdict(config.prior), asdict(config.cost_to_go), asdict(config.evaluation),
+        *(asdict(getattr(config, section)) for section in (*FITTED, "planner", "evaluation")),
         config.environment, config.seed,
     ]  # fmt: skip
     return fingerprint(parts)

@@ -69,7 +69,7 @@ class Fitter:
         """Real actions of every level."""
         periods = self.hierarchy.periods
         return [
-            build_macros(level, period, self.config.macros, self.config.seed)
+            build_macros(level, period, self.config.macros, self.config.seed).to(self.device)
             for level, period in zip(self.latents, periods, strict=True)
         ]
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import gymnasium
+import numpy as np
 import yaml
 
 from hiwm.build import build, locate
 from hiwm.config import Config, ConfigError
 from hiwm.data.store import Trajectories
+from hiwm.hierarchy import Hierarchy
 from hiwm.planning.calibration import check_disagreement, steps_ahead
 from hiwm.planning.proposals import Mixture
+from hiwm.planning.requirements import check_levels
 from hiwm.planning.text import check_text
 from hiwm.tracking import flatten
 from hiwm.training.stages import describe
 
-# sections whose values a saved hierarchy depends on
-TRAINED = ("inputs", "strides", "levels", "landmarks", "macros", "goal", "text", "prior", "cost_to_go", "training")
+# sections of what is fitted to trained levels, and keys whose values a saved hierarchy depends on
+FITTED = ("landmarks", "macros", "goal", "text", "prior", "cost_to_go")
+TRAINED = ("inputs", "strides", "levels", "training", *FITTED)
 
 
 def environment_of(config: Config, more: Mapping[str, Any] | None = None) -> Callable[[], gymnasium.Env]:
@@ -41,6 +44,11 @@ def check(config: Config) -> None:
     config.cost_to_go.check(levels, config.goal.columns)
     config.planner.check_learned(levels, config.prior.levels, config.cost_to_go.levels)
     _check_macros(config)
+    if config.planner.feedback and config.planner.landmarks != "none" and config.landmarks.outcomes != "best":
+        raise ConfigError(
+            f"planner.feedback is {config.planner.feedback} and landmarks.outcomes {config.landmarks.outcomes!r}; allowed: best, "
+            "for ways that failed cannot be told from bad luck, or a feedback of 0"
+        )
     if config.text.learn:
         try:
             check_text()
@@ -89,16 +97,15 @@ def _check_macros(config: Config) -> None:
             )
 
 
-def check_calibrated(config: Config, dataset: Trajectories) -> None:
-    """Refuse before training what the planner would refuse after it."""
-    if not any(config.planner.disagreement):
-        return
+def check_untrained(config: Config, dataset: Trajectories, actions: np.ndarray) -> None:
+    """Refuse before training what the planner would refuse after it, by levels that have learned nothing yet."""
     specs = describe(config.stack, config.training, dataset, config.seed)
-    for k, (spec, weight) in enumerate(zip(specs, config.planner.disagreement, strict=False)):
-        predictor, period = spec.build(config.allow).predictor, math.prod(config.strides[: k + 1])
-        if weight:
-            steps = steps_ahead(predictor, dataset, period, config.dataset.validation)
-            check_disagreement(k, weight, predictor, steps, config.planner.horizon[k])
+    hierarchy = Hierarchy([spec.build(config.allow) for spec in specs], specs)
+    for k, level in enumerate(hierarchy.levels):
+        if weight := config.planner.weight("disagreement", k):
+            steps = steps_ahead(level.predictor, dataset, hierarchy.periods[k], config.dataset.validation)
+            check_disagreement(k, weight, level.predictor, steps, config.planner.horizon[k])
+    check_levels(config.planner, hierarchy, is_one_hot(actions), config.allow)
 
 
 def check_environment(config: Config, found: Any, where: object) -> None:
@@ -107,3 +114,18 @@ def check_environment(config: Config, found: Any, where: object) -> None:
         raise ConfigError(
             f"{where} belongs to the environment {dict(found)}, the config says {dict(config.environment)}"
         )
+
+
+def is_one_hot(actions: np.ndarray) -> bool:
+    """Whether all of them (N, A) are one-hot vectors, which is how discrete actions are stored."""
+    return actions.shape[1] > 1 and bool(np.isin(actions, (0, 1)).all() and (actions.sum(1) == 1).all())
+
+
+def actions_of(dataset: Trajectories) -> np.ndarray:
+    """The actions of the data (N, A), without those of the episodes' last rows, which lead nowhere."""
+    leads = np.ones(len(dataset.column("action")), bool)
+    leads[dataset.ep_offset + dataset.ep_len - 1] = False
+    actions = dataset.column("action")[leads].reshape(int(leads.sum()), -1)
+    if not np.isfinite(actions).all():
+        raise ConfigError(f"{dataset.path}: column 'action' has values that are not finite numbers")
+    return actions

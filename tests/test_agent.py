@@ -396,7 +396,7 @@ def test_zones_are_told_in_columns_of_the_data(about_a_part):
     states = np.array([[0.5, 0.25], [0.5, 0.75]], np.float32)
     sharp, *others = agent.hierarchy.encode({"state": torch.from_numpy(states)})  # only level 0 of so short a training
     assert (labelled.depth(0, sharp) > 0).tolist() == [True, False]
-    assert high.depth(0, sharp).tolist() == [0, 1]
+    assert high.depth(0, sharp).tolist() == [-1, 1]
     assert [labelled.depth(k, latent).shape for k, latent in enumerate(others, 1)] == [(2,), (2,)]
     agent.reset(KeepOut(agent.part_goal({"state": np.zeros((2, 2))}), high))
     assert agent.act(states).shape == (2, 2)

@@ -147,8 +147,12 @@ def test_real_actions_are_part_of_what_was_trained_and_evaluated(spoiled, capsys
     )
     config = load_config(spoiled)
     agent = load_agent(config.folder / "hierarchy")
-    other = replace(config, macros=replace(config.macros, bank=7))
-    assert evaluation_identity(config, agent) != evaluation_identity(other, agent)
+    changes = {
+        "macros": {"bank": 7}, "landmarks": {"edge_steps": 7}, "goal": {"width": 7}, "text": {"dim": 7}, "prior": {"width": 7},
+        "cost_to_go": {"width": 7}, "planner": {"budget": 7}, "evaluation": {"max_steps": 7},
+    }  # fmt: skip
+    others = [replace(config, **{key: replace(getattr(config, key), **change)}) for key, change in changes.items()]
+    assert len({evaluation_identity(each, agent) for each in (config, *others)}) == 1 + len(changes)
 
 
 def test_an_older_hierarchy_without_real_actions_is_evaluated(spoiled, capsys):

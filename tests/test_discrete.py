@@ -16,12 +16,13 @@ from hiwm.config import load_config
 from hiwm.data.collect import Collection, collect
 from hiwm.data.policies import NoisyExpertPolicy, UniformPolicy
 from hiwm.data.store import open_dataset
-from hiwm.experiment import is_one_hot, run
+from hiwm.experiment import run
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
 from hiwm.planning.goals import ObservationGoal
 from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.proposals import SearchSpace, anywhere, around
+from hiwm.preflight import is_one_hot
 
 MOVES = torch.tensor(tiny.DiscreteRoom.MOVES, dtype=torch.float32)
 

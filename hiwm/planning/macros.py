@@ -81,6 +81,10 @@ class MacroActions:
         near = distance.topk(min(number, len(rows)), dim=1, largest=False).indices
         return self.actions[rows[near], :horizon]
 
+    def to(self, device: torch.device) -> MacroActions:
+        """The same there."""
+        return MacroActions(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
     def save(self, path: Path) -> None:
         """One safetensors file."""
         save_file({field.name: getattr(self, field.name).contiguous() for field in fields(self)}, path)

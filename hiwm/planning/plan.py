@@ -16,7 +16,8 @@ class LevelPlan:
 
     Args:
         level: whose.
-        target: the latent to reach, (B, D of `target_level`); None for a goal that many latents meet.
+        target: the latent to reach, (B, D of `target_level`); None for a goal that many latents meet. Where `horizon` is
+            above 0 the level aims at the goal in its place.
         target_level: the level in whose latent space the target lies: this one, or the one above.
         subgoal: what is handed to the level below, a latent of this level (B, D).
         due: environment steps from `made_at` until the subgoal is due.
@@ -29,8 +30,8 @@ class LevelPlan:
             before add, (B,); None with `actions`.
         disagreement: variance of the predicted latents among the members of an ensemble, summed over their dimensions,
             (B, H); None for other predictors.
-        penalty: what of `energy` the subgoal costs because it failed before, (B,); None where nothing has.
-        violation: of each constraint along the plan, (B, K): positive is forbidden; None without any.
+        penalty: what of `energy` is for trying again what failed before, (B,); None where nothing has.
+        violation: of each constraint, the worst up to where the energy is least, or the next plan, (B, K): positive is forbidden; None without any.
         multipliers: their prices, (B, K), of solvers that find them.
         rejected: other subgoals that the search tried; None at level 0 and where there was no search.
         route: that the target lies on, of a target among landmarks.
@@ -72,8 +73,13 @@ class LevelPlan:
         def told(values: Tensor | None) -> str:
             return "" if values is None else ", ".join(f"{value:.3g}" for value in values[episode].flatten().tolist())
 
+        arrives = 0 if self.horizon is None else int(self.horizon[episode])
         if self.target_level > self.level:
-            aim = f"the subgoal of level {self.target_level}"
+            aim = (
+                f"the goal itself, past level {self.target_level}"
+                if arrives
+                else f"the subgoal of level {self.target_level}"
+            )
         elif self.route is not None:
             aim = self.route.text(episode)
         else:
@@ -83,8 +89,8 @@ class LevelPlan:
             lines[0] += f", {told(self.nearest)} where it plans to come"
             if told(self.energy) != told(self.nearest):
                 lines[0] += f" ({told(self.energy)} with all that counts)"
-        if self.horizon is not None and self.horizon[episode] > 0:
-            lines.append(f"is to meet the goal within {int(self.horizon[episode])} of its steps")
+        if arrives:
+            lines.append(f"is to meet the goal within {arrives} of its steps")
         if self.to_go is not None:
             now, *then = (f"{left:.1f}" for left in self.to_go[episode].tolist())
             lines.append(f"has {now} of its steps to go, then {', '.join(then)}")

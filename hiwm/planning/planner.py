@@ -10,7 +10,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hiwm.build import build
 from hiwm.hierarchy import Hierarchy, Inputs
 from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.planning.config import WEIGHTS, PlannerConfig
@@ -19,7 +18,7 @@ from hiwm.planning.goals import Aim, Goal, squared_distance
 from hiwm.planning.memory import Memory
 from hiwm.planning.plan import LevelPlan, Plan
 from hiwm.planning.proposals import FREE
-from hiwm.planning.requirements import check_requirements
+from hiwm.planning.requirements import candidates_of, check_fitted, check_levels, solvers_of
 from hiwm.planning.schedule import Schedule
 from hiwm.planning.search import LevelSearch, Passes, passes_of
 from hiwm.planning.subgoals import Subgoals
@@ -52,7 +51,8 @@ class HierarchicalPlanner:
         allow: Sequence[str] = (),
         discrete: bool = False,
     ) -> None:
-        check_requirements(config, hierarchy, fitted, discrete)
+        check_levels(config, hierarchy, discrete, allow)
+        check_fitted(config, hierarchy, fitted)
         self.hierarchy = hierarchy
         self.config = config
         self.top = len(hierarchy) - 1
@@ -62,11 +62,12 @@ class HierarchicalPlanner:
             self.ways = Wayfinder(graph, self.top, config.hops, config.feedback, config.patience)
         self.schedule = None if config.schedule == "fixed" else Schedule(hierarchy.periods, config.horizon)
         self.passes = Passes()
-        bounds, solver = (action_low.flatten(), action_high.flatten()), build(config.solver, allow)
-        own = build(config.discrete_solver, allow) if discrete and config.discrete_solver is not None else solver
+        bounds = action_low.flatten(), action_high.flatten()
+        solvers = solvers_of(config, len(hierarchy), discrete, allow)
+        samples = candidates_of(config, hierarchy, solvers)
         #: what each level does by itself, bottom first
         self.levels = [
-            LevelSearch(hierarchy, k, config, fitted, bounds, solver if k else own, discrete and k == 0, self.passes)
+            LevelSearch(hierarchy, k, config, fitted, bounds, solvers[k], samples[k], discrete and k == 0, self.passes)
             for k in range(len(hierarchy))
         ]
 
@@ -113,8 +114,8 @@ class HierarchicalPlanner:
     def plan(self, observation: Inputs) -> Plan:
         """The plan for this environment step; parts that are not due for replanning are kept.
 
-        With feedback, a level plans anew, and all below it, when a subgoal of its failed in any of the environments; it is
-        looked for when level 0 plans.
+        When a waypoint is reached in any of the environments, all levels plan anew; with feedback, when a subgoal failed in any,
+        the level that handed it down and all below it. Both are looked for when level 0 plans.
 
         Args:
             observation: each input (B, ...).
@@ -125,9 +126,9 @@ class HierarchicalPlanner:
         if due:
             latents = self.hierarchy.encode(observation)
             self.passes.other += self.goal.size * len(latents)
-            self._observe(latents)
+            moved = self._observe(latents)
             failed = self._judge(latents)
-            for k in [k for k in range(self.top, -1, -1) if k in due or k <= failed]:
+            for k in [k for k in range(self.top, -1, -1) if k in due or k <= failed or moved]:
                 self.parts[k] = self._plan_level(k, latents)
         steps = tuple(part for part in self.parts if part is not None)
         action = self._primitive(steps[0]).cpu()  # waits for the device, so that the time is true
@@ -137,18 +138,19 @@ class HierarchicalPlanner:
         batch = self.goal.size
         return Plan(steps, action, milliseconds, self.passes.predictor / batch, self.passes.other / batch)
 
-    def _observe(self, latents: Sequence[Tensor]) -> None:
-        """What was seen may change the goal: a waypoint is reached."""
-        goal = self.goal.observe(latents)
-        if goal is self.goal:
-            return
+    def _observe(self, latents: Sequence[Tensor]) -> bool:
+        """Whether what was seen has changed the goal of any episode: a waypoint is reached."""
+        goal, changed = self.goal.observe(latents)
+        if not changed.any():
+            return False
         self.goal = goal
         for level in self.levels:
             level.goal = goal
         if self.ways is not None:
-            self.ways.renew(goal)
+            self.ways.renew(goal, changed)
         if self.schedule is not None:
-            self.schedule.start(goal)
+            self.schedule.renew(goal, changed)
+        return True
 
     def _judge(self, latents: Sequence[Tensor]) -> int:
         """See what became of the subgoals; the highest level that has to think again, -1 for none."""
@@ -177,17 +179,20 @@ class HierarchicalPlanner:
         else:
             aim, left = self.ways.next(latent, self.step), self.ways.due / period
             here, route = aim.energy(latent[:, None, None])[:, 0, 0], self.ways.route
-        if self.schedule is not None:
-            aim = self.schedule.aim(k, aim, self.step)
-            here = torch.where(self.schedule.at_goal(k, self.step), self.goal.energy(k, latent), here)
+        # an inverse model is asked for a latent, which a goal on a part of the state is not
+        may_take_over = self.levels[k].searches or self.goal.latent(k) is not None
+        schedule = self.schedule if may_take_over else None
+        if schedule is not None:
+            aim = schedule.aim(k, aim, self.step)
+            here = torch.where(schedule.at_goal(k, self.step), self.goal.energy(k, latent), here)
         if k == self.top > 0 and self.ways is not None and self.config.landmarks == "direct":
             assert aim.latent is not None, "a landmark is one latent"
             part = LevelPlan(k, aim.latent, k, aim.latent, self.ways.due, self.step, here, route=route)
         else:
             part = self.levels[k].plan(latent, aim, left, self.step, here, self._penalty(k, latent, here), route)
-        if self.schedule is not None:
+        if schedule is not None:
             assert part.predicted is not None, "no landmarks: every level searches or follows"
-            part = replace(part, horizon=self.schedule.planned(k, part.predicted, self.step))
+            part = replace(part, horizon=schedule.planned(k, part.predicted, self.step))
         # a level can tell whether the subgoal is within reach if it looks that far and minds nothing else
         elif (
             k < self.top

@@ -16,7 +16,7 @@ OTHER = 0.5  # of the way to the chosen subgoal: one that is farther from it tha
 
 @dataclass(frozen=True)
 class Rejected:
-    """Other subgoals that a search tried: the N best by distance from the aim alone, best first, each unlike the others.
+    """Other subgoals that a search tried: the N best, had nothing failed before, best first, each unlike the others.
 
     What is forbidden or failed before is among them, for that is why it was not chosen.
 

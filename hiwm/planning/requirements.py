@@ -1,24 +1,62 @@
-"""What a planner's config needs of a hierarchy and of what is fitted to it."""
+"""What a planner's config needs: of the levels, which can be told before they are trained, and of what is fitted to them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from hiwm.build import build
 from hiwm.hierarchy import Hierarchy
 from hiwm.planning.calibration import check_disagreement
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.fitted import Fitted
 from hiwm.planning.proposals import FREE, REAL, Mixture
+from hiwm.planning.solvers.solver import Solver
 
 
-def check_requirements(config: PlannerConfig, hierarchy: Hierarchy, fitted: Fitted, discrete: bool) -> None:
-    """Raise a ValueError that names the key when a planner of these levels could not do what the config says."""
-    number = len(hierarchy)
-    config.check(number)
-    if config.landmarks != "none" and len(fitted.graphs) < number:
-        raise ValueError(f"planner.landmarks is {config.landmarks!r} but the hierarchy has no graph on its top level")
-    if discrete and config.discrete_solver is None:
-        raise ValueError("planner.discrete_solver is null; allowed: a solver, for the actions are discrete")
+def solvers_of(config: PlannerConfig, number: int, discrete: bool, allow: Sequence[str] = ()) -> list[Solver[Any]]:
+    """The search method of every level, bottom first; `discrete`: the actions of level 0 are one-hot vectors."""
+    solvers: list[Solver[Any]] = [build(config.solver, allow)] * number
+    if discrete:
+        if config.discrete_solver is None:
+            raise ValueError("planner.discrete_solver is null; allowed: a solver, for the actions are discrete")
+        solvers[0] = build(config.discrete_solver, allow)
+    return solvers
+
+
+def candidates_of(config: PlannerConfig, hierarchy: Hierarchy, solvers: Sequence[Solver[Any]]) -> list[int]:
+    """Candidates a round of every level, so that all together take the budget; 0 of levels that do not search."""
+    top = len(hierarchy) - 1
+    searching = [k for k in range(len(hierarchy)) if config.searches(k, top)]
+    candidates = [0] * len(hierarchy)
+    for k in searching:
+        solver, passes = solvers[k], hierarchy.levels[k].predictor.passes
+        # beginning at the bank's best is one more round; guesses stand in for random candidates
+        rounds = solver.cost + (config.mixture(k, top).first == "bank")
+        calls = config.budget / len(searching) * config.replan[k]
+        candidates[k] = round(calls / (rounds * config.horizon[k] * passes))
+        if candidates[k] < solver.min_samples:
+            raise ValueError(
+                f"planner.budget is {config.budget}: level {k} gets {candidates[k]} candidates a round; allowed: at "
+                f"least {solver.min_samples}. Raise the budget or planner.replan[{k}], or lower "
+                f"planner.horizon[{k}] or the rounds of planner.solver"
+            )
+    return candidates
+
+
+def check_levels(config: PlannerConfig, hierarchy: Hierarchy, discrete: bool, allow: Sequence[str] = ()) -> None:
+    """Raise a ValueError that names the key when levels like these, trained or not, could not do what the config says."""
+    config.check(len(hierarchy))
     _check_chunks(config, hierarchy)
     _check_inverse_models(config, hierarchy)
+    candidates_of(config, hierarchy, solvers_of(config, len(hierarchy), discrete, allow))
+
+
+def check_fitted(config: PlannerConfig, hierarchy: Hierarchy, fitted: Fitted) -> None:
+    """The same of what is fitted to them."""
+    number = len(hierarchy)
+    if config.landmarks != "none" and len(fitted.graphs) < number:
+        raise ValueError(f"planner.landmarks is {config.landmarks!r} but the hierarchy has no graph on its top level")
     for k in range(number):
         if config.searches(k, number - 1):
             _check_macros(config, k, number - 1, fitted)

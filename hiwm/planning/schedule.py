@@ -2,7 +2,8 @@
 
 The least energy over a fixed horizon never asks for an arrival: every new plan may put it off to its own last step. Here a
 plan that meets the goal, as far as its level can tell, says when, and later plans of that level may take no longer. What
-is left shrinks to one step; once the level below can look that far itself, and sees the goal more sharply, it takes over.
+is left shrinks to one step; once the level below can look that far itself, and sees the goal more sharply, it takes over. A top
+horizon that shrinks to 1, and a level that is then skipped, are from H-JEPA (arXiv 2610.06805); the dates are ours.
 """
 
 from __future__ import annotations
@@ -36,10 +37,15 @@ class Schedule:
         self.top = len(periods) - 1
 
     def start(self, goal: Goal) -> None:
-        """Begin towards the goals, or go on towards other ones."""
+        """Begin towards the goals."""
         self._meet(goal)
         #: environment step at which each level's plans are to have met the goal, (B,); inf where none did
         self.arrival = [torch.full_like(error, torch.inf) for error in self.errors]
+
+    def renew(self, goal: Goal, changed: Tensor) -> None:
+        """Go on towards goals of which some have changed, (B,)."""
+        self._meet(goal)
+        self.arrival = [arrival.masked_fill(changed, torch.inf) for arrival in self.arrival]
 
     def keep(self, rows: Tensor, goal: Goal) -> None:
         """Go on with some of the episodes only; theirs is the goal."""

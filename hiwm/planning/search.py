@@ -55,8 +55,8 @@ class Judged:
     Args:
         way: where they lead, (B * S, ...).
         nearest: how near they come to the aim, (B, S).
-        penalty: what they cost for trying again what failed, (B, S, H); None where nothing has.
-        scores: all that counts.
+        penalty: what of the energy is for trying again what failed, (B, S); None where nothing has.
+        scores: all that counts: the least energy over the steps, and the worst violation up to there or the next plan.
     """
 
     way: Rollout
@@ -75,6 +75,7 @@ class LevelSearch:
         fitted: what config asks for.
         bounds: of primitive actions, lowest and highest, (A,) each.
         solver: the search method.
+        samples: candidates a round.
         discrete: whether the level's actions are one-hot vectors.
         passes: counts what its plans cost.
     """
@@ -87,6 +88,7 @@ class LevelSearch:
         fitted: Fitted,
         bounds: tuple[Tensor, Tensor],
         solver: Solver[Any],
+        samples: int,
         discrete: bool,
         passes: Passes,
     ) -> None:
@@ -96,6 +98,8 @@ class LevelSearch:
         self.period, self.horizon = hierarchy.periods[k], config.horizon[k]
         #: environment steps of one choice: level 0 chooses primitive actions
         self.unit = self.period if k else 1
+        #: steps of the level between two of its plans, rounded up
+        self.gone = min(self.horizon, -(-config.replan[k] // self.period))
         self.config = config
         self.proposal = config.mixture(k, top)
         self.searches = config.searches(k, top)
@@ -106,7 +110,7 @@ class LevelSearch:
         self.precision = half_precision(hierarchy.device) if config.half_precision else nullcontext()
         self.solver = solver
         self.space = self._space(bounds, discrete)
-        self.samples = self._samples(top) if self.searches else 0
+        self.samples = samples
         self.passes = passes
 
     def start(self, goal: Goal, memory: Memory, generator: torch.Generator) -> None:
@@ -158,7 +162,7 @@ class LevelSearch:
             return LevelPlan(
                 self.k, aim.latent, aim.level, way.latents[:, 0], self.period, step, here, way.actions, way.latents,
                 nearest, nearest, way.disagreement,
-                violation=None if forbidden is None else forbidden.sum(-1, keepdim=True), route=route,
+                violation=None if forbidden is None else forbidden.amax(-1, keepdim=True), route=route,
             )  # fmt: skip
 
         tried = Tried()
@@ -168,7 +172,7 @@ class LevelSearch:
                 judged = self._judge(candidates, latent, present, aim, penalty)
             if self.k > 0:
                 first = judged.way.latents[:, 0].unflatten(0, candidates.shape[:2])
-                tried.add(first, judged.scores, None if judged.penalty is None else judged.penalty[:, :, 0])
+                tried.add(first, judged.scores, judged.penalty)
             return judged.scores
 
         proposal = self._propose(latent, present, aim, steps_left, step, energy)
@@ -179,7 +183,7 @@ class LevelSearch:
         return LevelPlan(
             self.k, aim.latent, aim.level, way.latents[:, 0], self.period, step, here, way.actions, way.latents,
             chosen.nearest[:, 0], scores.energy[:, 0], way.disagreement,
-            None if chosen.penalty is None else chosen.penalty[:, 0, 0],
+            None if chosen.penalty is None else chosen.penalty[:, 0],
             None if scores.violation is None else scores.violation[:, 0],
             found.multipliers, tried.rejected(latent, way.latents[:, 0]) if self.k > 0 else None, route,
             to_go=self._cost_to_go(torch.cat([latent.unsqueeze(1), way.latents], 1)) if self.to_go else None,
@@ -199,7 +203,6 @@ class LevelSearch:
         way = self._rollout(repeated(latent, samples), repeated(present, samples), choices)
         predicted = way.latents.unflatten(0, (-1, samples))
         forbidden = self.goal.violation(self.k, predicted)
-        violation = None if forbidden is None else forbidden.sum(-1, keepdim=True)
         near, again = aim.energy(predicted), penalty(predicted)
         away = near
         if self.to_go:
@@ -208,9 +211,16 @@ class LevelSearch:
             assert self.calibration is not None, "checked at the start"
             assert way.variance is not None, "checked at the start"
             away = away + self.doubts * self.calibration.doubt(way.variance).unflatten(0, (-1, samples))
+        if again is not None:
+            away = away + again
         # the least over the horizon, not its mean or last: a detour must not be taxed
-        scores = Scores((away if again is None else away + again).amin(-1), violation)
-        return Judged(way, near.amin(-1), again, scores)
+        least = torch.where(away.isnan(), torch.inf, away).argmin(-1, keepdim=True)  # which step that is, (B, S, 1)
+        if again is not None:
+            again = again.gather(-1, least).squeeze(-1)
+        violation = None
+        if forbidden is not None:  # up to there, but no less far than is gone before the next plan
+            violation = forbidden.cummax(-1).values.gather(-1, least.clamp(min=self.gone - 1))
+        return Judged(way, near.amin(-1), again, Scores(away.amin(-1), violation))
 
     def _rollout(self, latent: Tensor, carried: Any, choices: Tensor) -> Rollout:
         """Where choices lead, from (B, D), where the predictor carries `carried` along, (B, H, A)."""
@@ -283,22 +293,6 @@ class LevelSearch:
             high = torch.tensor(self.config.macro_bound, device=low.device)
             low = -high
         return SearchSpace(self.horizon, dim, free, self.config.repeat[self.k], low, high, discrete)
-
-    def _samples(self, top: int) -> int:
-        """Candidates a round, so that all levels together take the budget."""
-        config, k = self.config, self.k
-        searching = sum(config.searches(j, top) for j in range(top + 1))
-        calls = config.budget / searching * config.replan[k]
-        # beginning at the bank's best is one more round; guesses stand in for random candidates
-        rounds = self.solver.cost + (self.proposal.first == "bank")
-        samples = round(calls / (rounds * self.horizon * self.predictor.passes))
-        if samples < self.solver.min_samples:
-            raise ValueError(
-                f"planner.budget is {config.budget}: level {k} gets {samples} candidates a round; allowed: at "
-                f"least {self.solver.min_samples}. Raise the budget or planner.replan[{k}], or lower "
-                f"planner.horizon[{k}] or the rounds of planner.solver"
-            )
-        return samples
 
 
 def passes_of(x: Tensor) -> int:

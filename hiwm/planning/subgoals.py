@@ -46,7 +46,8 @@ class Subgoals:
 
     Args:
         step_length: typical length of one step of the level, in its latent space.
-        patience: a subgoal failed if it is not reached in this many times the steps until it is due.
+        patience: a subgoal failed if it is not reached in this many times the steps until it is due, whether or not others were
+            handed down since: a level that keeps changing its mind does not get there either.
         remembers: whether what failed costs from then on; otherwise it is told and forgotten.
         latent: of the level, for the size of the batch, (B, D).
     """

@@ -47,10 +47,11 @@ class Wayfinder:
         self.since = torch.zeros_like(self.aim)  # the step it was reached at,
         self.past: list[tuple[int, Tensor]] = []  # and landmarks it was nearest to: (step, (B,)), oldest first
 
-    def renew(self, goal: Goal) -> None:
-        """Go on towards other goals from where the episodes are."""
+    def renew(self, goal: Goal, changed: Tensor) -> None:
+        """Go on, from where the episodes are, towards goals of which some have changed, (B,)."""
         self._find_ways(goal)
-        self.aim, self.least = self.goal_landmark, torch.full_like(self.least, torch.inf)
+        self.aim = torch.where(changed, self.goal_landmark, self.aim)
+        self.least = self.least.masked_fill(changed, torch.inf)
 
     def keep(self, rows: Tensor, goal: Goal) -> None:
         """Go on with some of the episodes only; theirs is the goal."""

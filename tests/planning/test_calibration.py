@@ -16,7 +16,15 @@ from hiwm.experiment import train
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
 from hiwm.levels.predictors.ensemble import EnsemblePredictor
-from hiwm.planning.calibration import NOMINAL, Calibration, Foretold, calibrate, fit_calibration, steps_ahead
+from hiwm.planning.calibration import (
+    NOMINAL,
+    Calibration,
+    Foretold,
+    _quantiles,
+    calibrate,
+    fit_calibration,
+    steps_ahead,
+)
 from hiwm.planning.fitted import Fitted
 from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.rollout import follow
@@ -114,6 +122,24 @@ def walked(episodes=12, steps=30, error=0.1, period=1):
     length = np.full(episodes, steps)
     columns = {"latent": latent.reshape(-1, 2), "action": action.reshape(-1, 2)}
     return Trajectories(Path("walked"), columns, length, np.cumsum(length) - length)
+
+
+def test_only_held_out_episodes_calibrate():
+    """Twice the push in the half that was held out: twice the error, four times the scale."""
+    level, known = stack_of(ensemble(-0.05, 0.0, 0.05)).levels[0], walked()
+    unlike = walked(error=0.2)
+    half = known.num_steps // 2
+    latent = np.concatenate([known.column("latent")[:half], unlike.column("latent")[half:]])
+    mixed = replace(known, columns={**known.columns, "latent": latent})
+    scales = [fit_calibration(level, data, period=1, validation=0.5).scale for data in (known, unlike, mixed)]
+    assert torch.equal(scales[2], scales[1])
+    assert (scales[1] > 2 * scales[0]).all()
+
+
+def test_conformal_quantiles_count_the_new_score_too():
+    scores = torch.arange(9.0).flip(0)
+    # of 9 scores and a new one: 5, 8 and 9 of 10 are 50, 80 and 90 %; 95 % is more than 9 can promise, so the largest
+    assert _quantiles(scores).tolist() == [4, 7, 8, 8]
 
 
 def test_an_ensemble_is_calibrated_on_its_open_loop_errors():

@@ -136,6 +136,7 @@ def goals(readout):
         "observation": ObservationGoal([random(4, 6, seed=1), random(4, 6, seed=2)]),
         "part": PartGoal(random(4, 2, seed=3), both),
         "region": box,
+        "region with a width": Region(low, low + 2 * readout.std, both, width=0.5),
         "any": AnyOf([PartGoal(random(4, 2, seed=3), both), box]),
         "sum": Sum([PartGoal(random(4, 2, seed=3), both), box], [1.0, 0.5]),
         "in order": InOrder([box, PartGoal(random(4, 2, seed=3), both)], 0.1, at=torch.tensor([0, 1, 0, 1])),
@@ -143,7 +144,9 @@ def goals(readout):
     }
 
 
-@pytest.mark.parametrize("name", ["observation", "part", "region", "any", "sum", "in order", "keep out"])
+@pytest.mark.parametrize(
+    "name", ["observation", "part", "region", "region with a width", "any", "sum", "in order", "keep out"]
+)
 def test_every_goal_measures_each_episode_by_itself(readout, name):
     goal, latent = goals(readout)[name], random(4, 5, 7, 6)
     energy = goal.energy(1, latent)
@@ -157,7 +160,7 @@ def test_every_goal_measures_each_episode_by_itself(readout, name):
     torch.testing.assert_close(kept.energy(1, latent[rows]), energy[rows])
     if (entered := goal.violation(1, latent)) is not None:
         assert entered.shape == (4, 5, 7)
-        assert entered.min() == 0 < entered.max()
+        assert entered.min() < 0 < entered.max()
         torch.testing.assert_close(kept.violation(1, latent[rows]), entered[rows])
 
 
@@ -210,9 +213,9 @@ def test_a_region_is_reached_anywhere_within_and_has_a_depth():
     region = Region(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 40.0]]), [Plain()])
     points = torch.tensor([[[1.0, 10.0], [2.0, 40.0], [3.0, 20.0], [-1.0, 60.0]]])
     assert region.energy(0, points).tolist() == [[0, 0, 1, 1 + 4]]
-    assert region.depth(0, points).tolist() == [
-        [1, 0, 0, 0]
-    ]  # 1 deviation from the left, from the lower and the right side
+    # from the nearest side, here in deviations: within, on a corner, and so far outside
+    assert region.depth(0, points).tolist() == [[1, 0, -1, -2]]
+    assert region.depth(0, points, 0.25).tolist() == [[1.25, 0.25, -0.75, -1.75]]
     half = Region(torch.tensor([[-torch.inf, 5.0]]), torch.tensor([[torch.inf, torch.inf]]), [Plain()])
     assert half.energy(0, torch.tensor([[9.0, 5.0], [9.0, -5.0]])[None]).tolist() == [[0, 1]]
     with pytest.raises(ValueError, match="allowed: low <= high"):
@@ -255,9 +258,14 @@ def test_waypoints_come_one_after_another_and_the_last_stays():
     goal = InOrder(waypoints, tolerance=0.01)
     at = []
     for x, y in ((0.0, 3.0), (1.05, 1.0), (1.5, 1.5), (2.0, 3.0), (3.0, 3.0), (3.0, 3.0)):  # the second never passes 2
-        goal = goal.observe([torch.tensor([[x, 0.0], [y, 0.0]])])
+        before = goal.at
+        # a level above, at the last waypoint already, is not asked
+        goal, changed = goal.observe([torch.tensor([[x, 0.0], [y, 0.0]]), torch.tensor([[3.0, 0.0], [3.0, 0.0]])])
+        assert torch.equal(changed, goal.at != before)
         at.append(goal.at.tolist())
     assert at == [[0, 0], [1, 1], [1, 1], [2, 1], [2, 1], [2, 1]]
+    with pytest.raises(ValueError, match="a waypoint holds waypoints itself"):
+        InOrder([waypoints[0], Sum([goal, waypoints[1]])], tolerance=0.01)
     assert goal.energy(0, torch.tensor([[3.0, 0.0], [3.0, 0.0]])).tolist() == [0, 1]
     assert goal.keep(torch.tensor([1])).at.tolist() == [1]
 
@@ -267,12 +275,12 @@ def test_what_is_forbidden_is_told_with_its_margin():
     points = torch.tensor([[[1.0, 20.0], [2.5, 20.0], [3.0, 20.0]]])
     reach = PartGoal(torch.tensor([[1.0, 20.0]]), [Plain()])
     assert reach.violation(0, points) is None
-    assert KeepOut(reach, box).violation(0, points).tolist() == [[1, 0, 0]]
-    torch.testing.assert_close(KeepOut(reach, box, 0.6).violation(0, points), torch.tensor([[1.6, 0.1, 0.0]]))
+    assert KeepOut(reach, box).violation(0, points).tolist() == [[1, -0.5, -1]]
+    torch.testing.assert_close(KeepOut(reach, box, 0.6).violation(0, points), torch.tensor([[1.6, 0.1, -0.4]]))
     first = InOrder([KeepOut(reach, box), reach], tolerance=0.0)
-    assert first.violation(0, points).tolist() == [[1, 0, 0]]
+    assert first.violation(0, points).tolist() == [[1, -0.5, -1]]
     then = InOrder([KeepOut(reach, box), reach], tolerance=0.0, at=torch.tensor([1]))
-    assert then.violation(0, points).tolist() == [[0, 0, 0]]  # waypoint 2 forbids nothing
+    assert (then.violation(0, points) <= 0).all()  # waypoint 2 forbids nothing
     assert InOrder([reach, reach], tolerance=0.0).violation(0, points) is None
     for wrong, message in (
         ((box, reach), "is a PartGoal; allowed: `Agent.region`"),
@@ -280,8 +288,8 @@ def test_what_is_forbidden_is_told_with_its_margin():
     ):
         with pytest.raises(ValueError, match=message):
             KeepOut(*wrong)
-    both = Sum([KeepOut(reach, box), KeepOut(reach, box)])
-    assert both.violation(0, points).tolist() == [[2, 0, 0]]
+    both = Sum([KeepOut(reach, box), KeepOut(reach, box, 0.6)])
+    torch.testing.assert_close(both.violation(0, points), torch.tensor([[1.6, 0.1, -0.4]]))  # the worst of them
     assert torch.equal(KeepOut(reach, box).energy(0, points), reach.energy(0, points))
 
 
@@ -290,8 +298,8 @@ def test_labelled_states_forbid_what_is_nearer_to_a_forbidden_one():
     zone = LabelledStates(torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 80.0]]), labels, [Plain()])  # deviations 1 and 20
     points = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [0.0, 60.0]]])
     # on the line between two states the depth is the distance from the border, at 2 deviations
-    torch.testing.assert_close(zone.depth(0, points)[0], torch.tensor([2.0, 1.0, 0.0, 0.0, 0.0]))
-    torch.testing.assert_close(zone.depth(0, points, 0.5)[0], torch.tensor([2.5, 1.5, 0.5, 0.0, 0.0]))
+    torch.testing.assert_close(zone.depth(0, points)[0], torch.tensor([2.0, 1.0, 0.0, -1.0, -2.0]))
+    torch.testing.assert_close(zone.depth(0, points, 0.5)[0], torch.tensor([2.5, 1.5, 0.5, -0.5, -1.5]))
     reach = PartGoal(torch.tensor([[4.0, 0.0]]), [Plain()])
     told = KeepOut(reach, zone, 0.5)
     assert torch.equal(told.violation(0, points), zone.depth(0, points, 0.5))
@@ -307,11 +315,26 @@ def test_a_predicate_forbids_where_it_holds():
     reach = PartGoal(torch.tensor([[4.0, 0.0]]), [Plain()])
     points = torch.tensor([[[0.0, 7.0], [1.0, 5.0], [2.0, 3.0]]])
     yes_or_no = Where(lambda part: (part["x"] > 0.5) & (part["y"][..., 0] > 4), columns, [Plain()])
-    assert KeepOut(reach, yes_or_no).violation(0, points).tolist() == [[0, 1, 0]]
+    assert KeepOut(reach, yes_or_no).violation(0, points).tolist() == [[-1, 1, -1]]
     deep = Where(lambda part: part["x"] - 1.5, columns, [Plain()])
-    assert KeepOut(reach, deep).violation(0, points).tolist() == [[0, 0, 0.5]]
-    assert KeepOut(reach, deep, 1.0).violation(0, points).tolist() == [[0, 0.5, 1.5]]
+    assert KeepOut(reach, deep).violation(0, points).tolist() == [[-1.5, -0.5, 0.5]]
+    assert KeepOut(reach, deep, 1.0).violation(0, points).tolist() == [[-0.5, 0.5, 1.5]]
     with pytest.raises(ValueError, match=r"margin is 1.0; allowed: 0, for the predicate answers yes or no"):
         KeepOut(reach, yes_or_no, 1.0).violation(0, points)
     with pytest.raises(ValueError, match=r"answers with the shape \(1, 3, 1\); allowed: \(1, 3\)"):
         Where(lambda part: part["y"], columns, [Plain()]).depth(0, points)
+
+
+def test_what_is_forbidden_stays_so_past_a_waypoint():
+    box = Region(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 40.0]]), [Plain()])
+    way = InOrder([PartGoal(torch.tensor([[x, 0.0]]), [Plain()]) for x in (4.0, 8.0)], tolerance=0.01)
+    inside, there = torch.tensor([[1.0, 20.0]]), torch.tensor([[4.0, 0.0]])
+    for goal in (KeepOut(way, box), AnyOf([KeepOut(way, box)]), Sum([KeepOut(way, box)])):
+        assert goal.moves
+        same, changed = goal.observe([inside])
+        assert same is goal
+        assert not changed.any()
+        then, changed = goal.observe([there])
+        assert changed.tolist() == [True]
+        assert then.energy(0, torch.tensor([[8.0, 0.0]])).tolist() == [0]
+        assert then.violation(0, inside).tolist() == [1]

@@ -829,7 +829,7 @@ def test_a_goal_that_worlds_apart_meet_is_met_in_the_episodes_own(exact):
     assert aim.latent.tolist() == [[1, 0], [1, 5], [2, 0]]
     planner.keep(torch.tensor([1, 2]))
     assert ways.next(torch.tensor([[1.0, 4.9], [1.0, 0.2]]), 10).latent.tolist() == [where[5].tolist(), [2, 0]]
-    ways.renew(planner.goal)
+    ways.renew(planner.goal, torch.tensor([True, True]))
     assert ways.goal_landmark.tolist() == [5, 2]
     # a whole observation is in one world, wherever the episode seems to be
     begin(planner, ObservationGoal([torch.tensor([[2.0, 4.9]])])).ways.next(torch.tensor([[0.0, 0.1]]), 0)

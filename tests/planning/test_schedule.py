@@ -267,6 +267,37 @@ def test_whole_observations_are_handed_to_the_inverse_model_once_a_level_is_skip
     assert torch.equal(shrinking.plan.steps[0].target, shrinking.plan.steps[1].subgoal)
 
 
+def test_a_waypoint_of_one_episode_leaves_the_others_their_dates(exact):
+    """Two episodes in a batch: the second plans as it would alone when the first one reaches its waypoint."""
+    config = replace(FLAT, schedule="shrink", replan=[1], budget=2000, repeat=[1])
+    places = [torch.tensor([[0.3, 0.5], [0.9, 0.5]]), torch.tensor([[0.9, 0.5], [0.1, 0.5]])]
+    goal = InOrder([PartGoal(place, exactly()) for place in places], tolerance=0.03**2)
+    planner = begin(HierarchicalPlanner(exact, config, LOW, HIGH), goal)
+    planner.plan({"state": torch.tensor([[0.1, 0.5], [0.6, 0.5]])})
+    before = planner.schedule.arrival[0].clone()
+    assert before.isfinite().all()
+    planner._observe([torch.tensor([[0.3, 0.5], [0.6, 0.5]])])
+    assert planner.goal.at.tolist() == [1, 0]
+    assert planner.schedule.arrival[0].tolist() == [torch.inf, before[1].item()]
+
+
+def test_every_level_plans_anew_at_a_waypoint(agent):
+    places = [torch.tensor([[0.2, 0.2]]), torch.tensor([[0.8, 0.8]])]
+    latents = [agent.hierarchy.encode({"state": place}) for place in places]
+    goal = InOrder([ObservationGoal(latent) for latent in latents], tolerance=1e-3)
+    for changes in ({"landmarks": "none"}, {"landmarks": "direct"}):
+        planner = begin(stack_planner(agent, replan=[3, 3, 6], **changes), goal)
+        planner.plan({"state": torch.tensor([[0.6, 0.2]])})
+        for _ in range(2):
+            planner.plan({"state": torch.tensor([[0.5, 0.2]])})
+        plan = planner.plan({"state": places[0]})  # level 2 is not due
+        assert planner.goal.at.item() == 1
+        assert [part.made_at for part in plan.steps] == [3, 3, 3]
+        if planner.ways is not None:
+            last = agent.fitted.graphs[2].nearest(latents[1][2])
+            assert planner.ways.goal_landmark.tolist() == last.tolist()
+
+
 def test_another_waypoint_begins_with_the_whole_horizon(exact):
     places = [torch.tensor([[x, 0.5]]) for x in (0.3, 0.9)]
     goal = InOrder([PartGoal(place, exactly()) for place in places], tolerance=0.03**2)

@@ -374,6 +374,18 @@ def test_penalties_grow_only_where_a_constraint_is_far_from_met():
     assert seen == [([1.0, 0.0], [2.0, 2.0]), ([2.0, 0.0], [20.0, 2.0]), ([12.0, 0.0], [200.0, 2.0])]
 
 
+def test_a_price_that_is_too_high_is_not_met_either():
+    """A constraint with a price and slack: complementarity is missed by the slack, and the penalty grows (Algencan)."""
+    solver = AugmentedLagrangian(solver=CEM(iterations=1), rounds=3, penalty=2.0, growth=10.0)
+    state, candidates = solver.start(gaussian(1, std=0.0)), torch.zeros(1, 5, C, F)
+    seen = []
+    for violation in (0.5, -0.5):
+        scores = Scores(torch.zeros(1, 5), torch.full((1, 5, 1), violation))
+        state = solver.update(gaussian(1, std=0.0), state, candidates, scores, scores.order(1))
+        seen.append((state.prices.multipliers.item(), state.prices.penalties.item(), state.prices.miss.item()))
+    assert seen == [(1.0, 2.0, 0.5), (0.0, 20.0, 0.5)]
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_discrete_problem_by_enumeration(wrapped):
     """Four choices of three options, with energies of single options and of pairs of neighbours."""

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hiwm.planning.goals.goal import Goal, of_one_size, same, total
+from hiwm.planning.goals.goal import Goal, observed, of_one_size, worst
+
+JUDGE = 0  # level whose latents tell whether a waypoint is reached: it sees most sharply
 
 
 class AnyOf(Goal):
@@ -15,6 +17,7 @@ class AnyOf(Goal):
 
     def __init__(self, goals: Sequence[Goal]) -> None:
         self.goals = of_one_size(goals)
+        self.moves = any(goal.moves for goal in self.goals)
 
     @property
     def size(self) -> int:
@@ -33,11 +36,11 @@ class AnyOf(Goal):
         return torch.stack([goal.sharper(level) for goal in self.goals]).all(0)
 
     def violation(self, level: int, latent: Tensor) -> Tensor | None:
-        return total([goal.violation(level, latent) for goal in self.goals])
+        return worst([goal.violation(level, latent) for goal in self.goals])
 
-    def observe(self, latents: Sequence[Tensor]) -> AnyOf:
-        goals = [goal.observe(latents) for goal in self.goals]
-        return self if same(goals, self.goals) else AnyOf(goals)
+    def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
+        goals, changed = observed(self.goals, latents)
+        return AnyOf(goals) if changed.any() else self, changed
 
 
 class Sum(Goal):
@@ -50,6 +53,7 @@ class Sum(Goal):
 
     def __init__(self, goals: Sequence[Goal], weights: Sequence[float] | None = None) -> None:
         self.goals = of_one_size(goals)
+        self.moves = any(goal.moves for goal in self.goals)
         self.weights = tuple(1.0 for _ in goals) if weights is None else tuple(weights)
         if len(self.weights) != len(self.goals):
             raise ValueError(f"{len(self.weights)} weights for {len(self.goals)} goals; allowed: one each")
@@ -72,11 +76,11 @@ class Sum(Goal):
         return torch.stack([goal.sharper(level) for goal in self.goals]).all(0)
 
     def violation(self, level: int, latent: Tensor) -> Tensor | None:
-        return total([goal.violation(level, latent) for goal in self.goals])
+        return worst([goal.violation(level, latent) for goal in self.goals])
 
-    def observe(self, latents: Sequence[Tensor]) -> Sum:
-        goals = [goal.observe(latents) for goal in self.goals]
-        return self if same(goals, self.goals) else Sum(goals, self.weights)
+    def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
+        goals, changed = observed(self.goals, latents)
+        return Sum(goals, self.weights) if changed.any() else self, changed
 
 
 class InOrder(Goal):
@@ -84,15 +88,17 @@ class InOrder(Goal):
 
     Args:
         goals: the waypoints, for the same episodes.
-        tolerance: energy at which one counts as reached, in the goals' own terms: with `goal_width` a logarithm.
-        judge: level whose latents tell; 0, which sees most sharply.
+        tolerance: energy at which one counts as reached, in the goals' own terms at level 0: with `goal_width` a logarithm.
         at: waypoint of each episode, (B,); none for the first.
     """
 
-    def __init__(self, goals: Sequence[Goal], tolerance: float, judge: int = 0, at: Tensor | None = None) -> None:
+    moves = True
+
+    def __init__(self, goals: Sequence[Goal], tolerance: float, at: Tensor | None = None) -> None:
         self.goals = of_one_size(goals)
+        if any(goal.moves for goal in self.goals):
+            raise ValueError("a waypoint holds waypoints itself (InOrder); allowed: one list of all of them")
         self.tolerance = tolerance
-        self.judge = judge
         self.at = torch.zeros(self.size, dtype=torch.long) if at is None else at
         parts = [goal.part for goal in self.goals]
         self.part = (
@@ -112,7 +118,7 @@ class InOrder(Goal):
         return self._now(known) if len(known) == len(latents) else None
 
     def keep(self, rows: Tensor) -> InOrder:
-        return InOrder([goal.keep(rows) for goal in self.goals], self.tolerance, self.judge, self.at[rows.cpu()])
+        return InOrder([goal.keep(rows) for goal in self.goals], self.tolerance, self.at[rows.cpu()])
 
     def error(self, level: int) -> Tensor:
         return self._now([goal.error(level) for goal in self.goals])
@@ -124,15 +130,15 @@ class InOrder(Goal):
         violations = [goal.violation(level, latent) for goal in self.goals]
         if all(violation is None for violation in violations):
             return None
-        nothing = latent.new_zeros(latent.shape[:-1])
+        nothing = latent.new_full(latent.shape[:-1], -torch.inf)
         return self._now([nothing if violation is None else violation for violation in violations])
 
-    def observe(self, latents: Sequence[Tensor]) -> InOrder:
-        reached = (self.energy(self.judge, latents[self.judge]) <= self.tolerance).cpu()
-        at = (self.at + reached).clamp(max=len(self.goals) - 1)
-        goals = [goal.observe(latents) for goal in self.goals]
-        unchanged = same(goals, self.goals) and torch.equal(at, self.at)
-        return self if unchanged else InOrder(goals, self.tolerance, self.judge, at)
+    def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
+        reached = self.energy(JUDGE, latents[JUDGE]) <= self.tolerance
+        changed = reached & (self.at.to(reached.device) < len(self.goals) - 1)
+        if not changed.any():
+            return self, changed
+        return InOrder(self.goals, self.tolerance, self.at + changed.to(self.at.device)), changed
 
     def _now(self, values: Sequence[Tensor]) -> Tensor:
         """Of every waypoint's (B, ...) each episode's present one's."""

@@ -30,9 +30,11 @@ class Goal(ABC):
 
     Attributes:
         part: what a part of the state is to be, (B, G), not a number where it does not matter; None for other goals.
+        moves: whether what is seen on the way may change the goal.
     """
 
     part: Tensor | None = None
+    moves: bool = False
 
     @property
     @abstractmethod
@@ -52,7 +54,7 @@ class Goal(ABC):
         return None
 
     def violation(self, level: int, latent: Tensor) -> Tensor | None:
-        """How deep latents are in what is forbidden, (B, ..., D) -> (B, ...), 0 outside; None where nothing is."""
+        """How deep latents are in what is forbidden, (B, ..., D) -> (B, ...), at most 0 outside; None where nothing is."""
         return None
 
     def error(self, level: int) -> Tensor:
@@ -63,9 +65,9 @@ class Goal(ABC):
         """Whether the level sees it more sharply than the one above, (B,)."""
         return self.error(level) < self.error(level + 1)
 
-    def observe(self, latents: Sequence[Tensor]) -> Goal:
-        """The goal after the episodes were seen at latents of every level, each (B, D): itself where nothing changed."""
-        return self
+    def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
+        """The goal after the episodes were seen at latents of every level, each (B, D), and for which of them it changed, (B,)."""
+        return self, torch.zeros(self.size, dtype=torch.bool, device=latents[0].device)
 
 
 def squared_distance(points: Tensor, target: Tensor) -> Tensor:
@@ -86,12 +88,13 @@ def of_one_size(goals: Sequence[Goal]) -> tuple[Goal, ...]:
     return tuple(goals)
 
 
-def same(now: Sequence[Goal], before: Sequence[Goal]) -> bool:
-    """Whether nothing has changed any of them."""
-    return all(a is b for a, b in zip(now, before, strict=True))
+def observed(goals: Sequence[Goal], latents: Sequence[Tensor]) -> tuple[list[Goal], Tensor]:
+    """Goals for the same episodes after these were seen, and for which of them any has changed, (B,)."""
+    now, changes = zip(*(goal.observe(latents) for goal in goals), strict=True)
+    return list(now), torch.stack(changes).any(0)
 
 
-def total(violations: Sequence[Tensor | None]) -> Tensor | None:
-    """Of several goals, (B, ...) each; None where nothing is forbidden."""
+def worst(violations: Sequence[Tensor | None]) -> Tensor | None:
+    """The deepest of several goals', (B, ...) each; None where nothing is forbidden."""
     there = [violation for violation in violations if violation is not None]
-    return torch.stack(there).sum(0) if there else None
+    return torch.stack(there).amax(0) if there else None

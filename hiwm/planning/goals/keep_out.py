@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hiwm.checks import at_least
-from hiwm.planning.goals.goal import Goal, of_one_size, total
+from hiwm.planning.goals.goal import Goal, of_one_size, worst
 from hiwm.planning.readout import Readout
 
 
@@ -19,7 +19,10 @@ class Zone(Protocol):
 
     @abstractmethod
     def depth(self, level: int, latent: Tensor, margin: float = 0.0) -> Tensor:
-        """How deep latents are in it and in the margin around it, in deviations of the data, (B, ..., D) -> (B, ...); 0 outside."""
+        """How deep latents are in it and in the margin around it, in deviations of the data, (B, ..., D) -> (B, ...).
+
+        Outside at most 0: how far outside, where that is known.
+        """
         ...
 
     @abstractmethod
@@ -55,7 +58,7 @@ class LabelledStates:
         readout = self.readouts[level]
         distance = torch.cdist(readout(latent).flatten(0, -2) / readout.std, self.states / readout.std)  # (..., N)
         allowed, forbidden = (distance[:, label].amin(1) for label in (~self.labels, self.labels))
-        return torch.relu((allowed - forbidden) / 2 + margin).reshape(latent.shape[:-1])
+        return ((allowed - forbidden) / 2 + margin).reshape(latent.shape[:-1])
 
     def keep(self, rows: Tensor) -> LabelledStates:
         """The same: it is of all episodes."""
@@ -99,8 +102,8 @@ class Where:
         if inside.dtype == torch.bool:
             if margin:
                 raise ValueError(f"KeepOut.margin is {margin}; allowed: 0, for the predicate answers yes or no")
-            return inside.to(told)
-        return torch.relu(inside + margin)
+            return 2 * inside.to(told) - 1
+        return inside + margin
 
     def keep(self, rows: Tensor) -> Where:
         """The same: it is of all episodes."""
@@ -127,7 +130,7 @@ class KeepOut(Goal):
         self.goal = goal
         self.zone = zone
         self.margin = margin
-        self.part = goal.part
+        self.part, self.moves = goal.part, goal.moves
 
     @property
     def size(self) -> int:
@@ -149,10 +152,10 @@ class KeepOut(Goal):
         return self.goal.sharper(level)
 
     def violation(self, level: int, latent: Tensor) -> Tensor:
-        entered = total([self.zone.depth(level, latent, self.margin), self.goal.violation(level, latent)])
+        entered = worst([self.zone.depth(level, latent, self.margin), self.goal.violation(level, latent)])
         assert entered is not None, "the zone always answers"
         return entered
 
-    def observe(self, latents: Sequence[Tensor]) -> KeepOut:
-        goal = self.goal.observe(latents)
-        return self if goal is self.goal else KeepOut(goal, self.zone, self.margin)
+    def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
+        goal, changed = self.goal.observe(latents)
+        return KeepOut(goal, self.zone, self.margin) if changed.any() else self, changed

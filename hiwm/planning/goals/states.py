@@ -107,7 +107,7 @@ class Region(Goal):
         readout = self.readouts[level]
         told = readout(latent)
         inside = torch.minimum(told - beside(self.low, latent), beside(self.high, latent) - told)
-        return torch.relu((inside / readout.std).amin(-1) + margin)
+        return (inside / readout.std).amin(-1) + margin
 
     def keep(self, rows: Tensor) -> Region:
         return Region(self.low[rows], self.high[rows], self.readouts, self.width)
