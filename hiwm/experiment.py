@@ -23,10 +23,11 @@ from hiwm.console import Bar, say
 from hiwm.data.collect import Collection
 from hiwm.data.collect import collect as collect_episodes
 from hiwm.data.store import Trajectories, Writer, open_dataset
+from hiwm.environment import captions_of, environment_of, observed_columns
 from hiwm.evaluation.evaluate import evaluate as evaluate_agents
 from hiwm.evaluation.evaluate import make_agents, summarize
 from hiwm.evaluation.traces import save_traces
-from hiwm.fitter import Fitter, captions_of
+from hiwm.fitter import Fitter
 from hiwm.preflight import (
     FITTED,
     actions_of,
@@ -35,9 +36,7 @@ from hiwm.preflight import (
     check_environment,
     check_trained,
     check_untrained,
-    environment_of,
     is_one_hot,
-    observed,
 )
 from hiwm.progress import TrainingProgress
 from hiwm.tracking import make_tracker
@@ -73,7 +72,7 @@ def collect(config: Config) -> Trajectories:
             f"dataset.path: there is no {path}, and an .npz is not collected here; allowed: a path that ends in .h5"
         )
     check(config)
-    check_columns(config, observed(config), config.environment["_target_"])
+    check_columns(config, observed_columns(config), config.environment["_target_"])
     check_longest(config.stack, config.dataset.steps, "the episodes to collect")
     path.parent.mkdir(parents=True, exist_ok=True)
     collection = Collection(

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-import gymnasium
 import torch
 
-from hiwm.config import Config, ConfigError
+from hiwm.config import Config
 from hiwm.console import say
 from hiwm.data.store import Trajectories
 from hiwm.envs.captions import Caption
@@ -23,7 +22,6 @@ from hiwm.planning.macros import MacroActions, build_macros
 from hiwm.planning.prior import MacroPrior, fit_prior
 from hiwm.planning.readout import Readout, fit_readout, goal_part
 from hiwm.planning.text import TextHead, fit_texts
-from hiwm.preflight import environment_of
 from hiwm.training.fingerprint import fingerprint
 
 
@@ -167,19 +165,3 @@ class Fitter:
             entry.save(temporary)
             temporary.replace(path)
         return kind.load(path, str(self.hierarchy.device))
-
-
-def captions_of(config: Config, dataset: Trajectories) -> list[Caption]:
-    """What the environment says of the states in the data; none where goals are not given in words."""
-    if not config.text.learn:
-        return []
-    environment: Any = environment_of(config)()
-    try:
-        describe = environment.get_wrapper_attr("captions")
-    except AttributeError as error:
-        raise ConfigError(
-            f"text.learn is true, but {config.environment['_target_']} has no `captions`; allowed: an environment that has, "
-            "see hiwm/envs/__init__.py"
-        ) from error
-    named = isinstance(environment.observation_space, gymnasium.spaces.Dict)
-    return describe(dataset.columns if named else dataset.column(config.dataset.column))

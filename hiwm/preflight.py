@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 import yaml
 
-from hiwm.build import build, locate
 from hiwm.config import Config, ConfigError
 from hiwm.data.store import Trajectories
 from hiwm.hierarchy import Hierarchy
@@ -24,16 +21,6 @@ from hiwm.training.stages import describe
 # sections of what is fitted to trained levels, and keys whose values a saved hierarchy depends on
 FITTED = ("landmarks", "macros", "goal", "text", "prior", "cost_to_go")
 TRAINED = ("inputs", "strides", "levels", "training", *FITTED)
-
-
-def environment_of(config: Config, more: Mapping[str, Any] | None = None) -> Callable[[], gymnasium.Env]:
-    """What makes the environment, with some more arguments."""
-    description = {**config.environment, **(more or {})}
-    target = description.get("_target_")
-    if target is None:
-        raise ConfigError("environment has no _target_; it names the environment's class")
-    locate(target, config.allow)
-    return partial(build, description, config.allow)
 
 
 def check(config: Config) -> None:
@@ -70,12 +57,6 @@ def check_trained(config: Config) -> None:
             raise ConfigError(
                 f"{config.folder / 'hierarchy'} was trained with {told}; `hiwm train` with this config first, or give another name"
             )
-
-
-def observed(config: Config) -> list[str]:
-    """Columns that the environment's observations give a dataset."""
-    space = environment_of(config)().observation_space
-    return list(space) if isinstance(space, gymnasium.spaces.Dict) else [config.dataset.column]
 
 
 def check_columns(config: Config, there: Sequence[str], where: object) -> None:

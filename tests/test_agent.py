@@ -15,8 +15,8 @@ import hiwm
 from hiwm.agent import Agent, load_agent
 from hiwm.config import load_config
 from hiwm.data.store import open_dataset
+from hiwm.environment import captions_of
 from hiwm.experiment import train
-from hiwm.fitter import captions_of
 from hiwm.planning.goals import InOrder, KeepOut, PartGoal
 from hiwm.planning.readout import Readout
 from hiwm.planning.text import TextConfig

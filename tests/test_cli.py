@@ -141,6 +141,22 @@ def test_a_bank_of_shorter_sequences_than_the_horizon_is_refused_before_training
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["planner.budget=1"], "planner.budget is 1: level 0 gets 0 candidates a round; allowed: at least 4"),
+        (["planner.replan=[60,60,60]"], "planner.replan[0] is 60 steps; allowed: at most its horizon, 6"),
+        (["planner.repeat=[4,1,1]"], "planner.repeat[0] is 4 environment steps; allowed: a divisor of the horizon, 6"),
+        (["levels.level1.inverse=null", "~levels.level1.coefs.inverse"], "planner.proposal[0] is 'inverse+search'; allowed"),
+        (["planner.solver.iterations=0"], "CEM.iterations is 0; allowed: at least 1"),
+        (["planner.feedback=1", "landmarks.outcomes=expected"], "landmarks.outcomes 'expected'; allowed: best"),
+    ],
+)  # fmt: skip
+def test_what_the_planner_would_refuse_is_refused_before_training(spoiled, tmp_path, capsys, changes, told):
+    assert told in refused(capsys, "train", *spoiled, "seed=7", *changes)
+    assert not (tmp_path / "root" / "tiny-seed7").exists()
+
+
 def test_real_actions_are_part_of_what_was_trained_and_evaluated(spoiled, capsys):
     assert "was trained with macros.bank 2000 (the config says 7)" in refused(
         capsys, "evaluate", *spoiled, "macros.bank=7"

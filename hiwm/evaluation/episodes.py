@@ -14,8 +14,8 @@ from gymnasium.vector import VectorEnv
 
 from hiwm.agent import Agent, Observation
 from hiwm.data.vector import make_vector
+from hiwm.evaluation.batches import Batches
 from hiwm.evaluation.outcomes import Episodes, Trace
-from hiwm.evaluation.parts import Parts
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def run_episodes(
     report: Callable[[int, int, int], None],
     memory: Path | None = None,
     forbidden: Box | None = None,
-    done: Parts | None = None,
+    done: Batches | None = None,
 ) -> Episodes:
     """Every task, `episodes` times.
 

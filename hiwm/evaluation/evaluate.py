@@ -12,9 +12,9 @@ import numpy as np
 
 from hiwm.agent import Agent
 from hiwm.checks import at_least
+from hiwm.evaluation.batches import Batches
 from hiwm.evaluation.episodes import Box, run_episodes
 from hiwm.evaluation.outcomes import Episodes
-from hiwm.evaluation.parts import Parts
 from hiwm.evaluation.statistics import wilson_interval
 
 HIERARCHICAL = "hierarchical"
@@ -142,7 +142,7 @@ def evaluate(
                 report=lambda done, won, of, told=told: report(told, done, won, of),
                 memory=Path(config.memory or folder / "memory") / name,
                 forbidden=config.forbidden.box,
-                done=Parts(folder / told),
+                done=Batches(folder / told),
             )
     return outcomes
 

@@ -21,10 +21,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hiwm.checks import at_least, within
+from hiwm.checks import within
 from hiwm.data.store import Trajectories
 from hiwm.levels.networks import mlp
-from hiwm.planning.fitting import minimize
+from hiwm.planning.fitting import FitConfig, minimize
 from hiwm.tensors import load_tensors
 
 MEMBERS = 2  # networks; the higher cost of the two is bootstrapped from, against the optimism of the expectile
@@ -35,37 +35,29 @@ MASKED = 0.5  # share of goals that leave numbers open, each with this chance ag
 
 
 @dataclass(frozen=True)
-class CostToGoConfig:
-    """How costs to go are learned.
+class CostToGoConfig(FitConfig):
+    """How costs to go are learned, from pairs of state and goal.
 
     Args:
         levels: those that learn one.
-        width: units a hidden layer.
-        depth: hidden layers.
-        steps: optimiser steps.
-        batch: pairs of state and goal in a step.
-        learning_rate: peak; a one-cycle schedule.
         discount: of a step of the level.
         expectile: 0.5 is the mean over what the data did next, 1 the best of it.
         tolerance: every number at most so far from the goal's, in deviations of the data: reached.
         target_rate: share of the networks in their slow copies, each step.
     """
 
+    section = "cost_to_go"
     levels: Sequence[int] = ()
-    width: int = 256
-    depth: int = 3
     steps: int = 12000
     batch: int = 512
-    learning_rate: float = 1e-3
     discount: float = 0.9
     expectile: float = 0.9
     tolerance: float = 0.3
     target_rate: float = 0.01
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         name = "cost_to_go."
-        at_least(name, 1, width=self.width, depth=self.depth, steps=self.steps, batch=self.batch)
-        at_least(name, 0, learning_rate=self.learning_rate)
         within(name, "(0, 1)", discount=self.discount, expectile=self.expectile)
         within(name, "(0, inf)", tolerance=self.tolerance)
         within(name, "(0, 1]", target_rate=self.target_rate)

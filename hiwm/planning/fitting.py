@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from hiwm.checks import at_least
 from hiwm.console import Bar
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """What all of them have; each is a section of the config.
+
+    Args:
+        width: units a hidden layer.
+        depth: hidden layers.
+        steps: optimiser steps.
+        batch: latents in a step.
+        learning_rate: peak; a one-cycle schedule.
+    """
+
+    section: ClassVar[str]
+    width: int = 256
+    depth: int = 3
+    steps: int = 2000
+    batch: int = 1024
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        at_least(f"{self.section}.", 1, width=self.width, depth=self.depth, steps=self.steps, batch=self.batch)
+        at_least(f"{self.section}.", 0, learning_rate=self.learning_rate)
 
 
 def minimize(loss: Callable[[], Tensor], network: nn.Module, steps: int, learning_rate: float, label: str) -> None:

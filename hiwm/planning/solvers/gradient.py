@@ -69,13 +69,13 @@ class Gradient(Solver[Descent]):
 
     def update(self, proposal: Proposal, state: Descent, candidates: Tensor, scores: Scores, elite: Tensor) -> Descent:
         """See `Solver`."""
-        ranks = scores.ranks()
-        if not ranks.requires_grad:
+        penalised = scores.penalised()
+        if not penalised.requires_grad:
             raise ValueError(
                 "Gradient: the energy has no gradient with respect to the actions; allowed: an energy that has, or another "
                 "solver"
             )
-        (slope,) = torch.autograd.grad(ranks.sum(), candidates)
+        (slope,) = torch.autograd.grad(penalised.sum(), candidates)
         with torch.no_grad():
             slope = slope.nan_to_num(0, 0, 0)  # a candidate whose energy is not finite stays where it is
             (one, two), t = self.decay, state.round + 1

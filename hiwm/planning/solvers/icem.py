@@ -13,7 +13,7 @@ from hiwm.planning.solvers.solver import Proposal, Scores, Solution, Solver, sha
 
 
 @dataclass(frozen=True)
-class Memory:
+class Carried:
     """What iCEM carries from round to round.
 
     Args:
@@ -29,7 +29,7 @@ class Memory:
     scores: Scores | None = None
 
 
-class ICEM(Solver[Memory]):
+class ICEM(Solver[Carried]):
     """Algorithm 1 of the paper.
 
     Coloured noise along the choices; some elites stay in the running in the next round, with the energies they have; fewer
@@ -73,11 +73,11 @@ class ICEM(Solver[Memory]):
         """See `Solver`."""
         return sum(max(self.decay**-i, min(1, 2 * self.elite_share)) for i in range(self.iterations))
 
-    def start(self, proposal: Proposal) -> Memory:
+    def start(self, proposal: Proposal) -> Carried:
         """See `Solver`."""
-        return Memory(Gaussian.of(proposal))
+        return Carried(Gaussian.of(proposal))
 
-    def draw(self, proposal: Proposal, state: Memory, samples: int, generator: torch.Generator) -> Tensor:
+    def draw(self, proposal: Proposal, state: Carried, samples: int, generator: torch.Generator) -> Tensor:
         """See `Solver`."""
         if state.elite is not None:
             samples = max(round(samples / self.decay**state.round), min(samples, 2 * state.elite.shape[1]))
@@ -86,7 +86,7 @@ class ICEM(Solver[Memory]):
             noise[:, 0] = 0
         return state.gaussian.spread(noise)
 
-    def update(self, proposal: Proposal, state: Memory, candidates: Tensor, scores: Scores, elite: Tensor) -> Memory:
+    def update(self, proposal: Proposal, state: Carried, candidates: Tensor, scores: Scores, elite: Tensor) -> Carried:
         """See `Solver`."""
         if state.elite is None or state.scores is None:
             elite = scores.order(share_of(candidates.shape[1], self.elite_share))
@@ -96,9 +96,9 @@ class ICEM(Solver[Memory]):
         best = take(candidates, elite)
         mean = torch.lerp(best.mean(1), state.gaussian.mean, self.inertia)
         std = torch.lerp(best.std(1), state.gaussian.std, self.inertia)
-        return Memory(Gaussian(mean, std), state.round + 1, best, scores.take(elite))
+        return Carried(Gaussian(mean, std), state.round + 1, best, scores.take(elite))
 
-    def finish(self, solution: Solution, state: Memory) -> Solution:
+    def finish(self, solution: Solution, state: Carried) -> Solution:
         """See `Solver`."""
         assert state.elite is not None, "there was a round"
         return replace(solution, kept=torch.cat([solution.kept, state.elite[:, : self._kept(state.elite)]], 1))

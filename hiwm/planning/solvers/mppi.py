@@ -60,7 +60,7 @@ class MPPI(Solver[Gaussian]):
     ) -> Gaussian:
         """See `Solver`."""
         best = take(candidates, elite)
-        weight = weights(take(scores.ranks(), elite), self.temperature)[:, :, None, None]
+        weight = weights(take(scores.penalised(), elite), self.temperature)[:, :, None, None]
         mean = (weight * best).sum(1)
         if self.min_std is None:
             return Gaussian(mean, state.std)

@@ -39,7 +39,7 @@ class Scores:
 
         return Scores(clean(self.energy), None if self.violation is None else clean(self.violation))
 
-    def ranks(self) -> Tensor:
+    def penalised(self) -> Tensor:
         """One number to compare a batch's candidates by, (B, S): Deb's penalty (2000), which has no parameter.
 
         The energy of what is allowed; of what is not, the worst energy of anything allowed plus the total violation.
@@ -53,7 +53,7 @@ class Scores:
 
     def order(self, number: int) -> Tensor:
         """The best candidates, best first: indices (B, number)."""
-        return self.ranks().topk(number, dim=1, largest=False).indices
+        return self.penalised().topk(number, dim=1, largest=False).indices
 
     def take(self, index: Tensor) -> Scores:
         """Those of candidates (B, N)."""

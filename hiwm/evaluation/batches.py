@@ -9,7 +9,7 @@ from hiwm.evaluation.outcomes import Episodes
 from hiwm.evaluation.traces import load_traces, save_traces
 
 
-class Parts:
+class Batches:
     """Batches of episodes in a folder; see `run_episodes`.
 
     Args:

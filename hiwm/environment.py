@@ -1,0 +1,46 @@
+"""The config's environment: what makes it, what it shows, and what it says of its states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import gymnasium
+
+from hiwm.build import build, locate
+from hiwm.config import Config, ConfigError
+from hiwm.data.store import Trajectories
+from hiwm.envs.captions import Caption
+
+
+def environment_of(config: Config, more: Mapping[str, Any] | None = None) -> Callable[[], gymnasium.Env]:
+    """What makes the environment, with some more arguments."""
+    description = {**config.environment, **(more or {})}
+    target = description.get("_target_")
+    if target is None:
+        raise ConfigError("environment has no _target_; it names the environment's class")
+    locate(target, config.allow)
+    return partial(build, description, config.allow)
+
+
+def observed_columns(config: Config) -> list[str]:
+    """Columns that the environment's observations give a dataset."""
+    space = environment_of(config)().observation_space
+    return list(space) if isinstance(space, gymnasium.spaces.Dict) else [config.dataset.column]
+
+
+def captions_of(config: Config, dataset: Trajectories) -> list[Caption]:
+    """What the environment says of the states in the data; none where goals are not given in words."""
+    if not config.text.learn:
+        return []
+    environment: Any = environment_of(config)()
+    try:
+        describe = environment.get_wrapper_attr("captions")
+    except AttributeError as error:
+        raise ConfigError(
+            f"text.learn is true, but {config.environment['_target_']} has no `captions`; allowed: an environment that has, "
+            "see hiwm/envs/__init__.py"
+        ) from error
+    named = isinstance(environment.observation_space, gymnasium.spaces.Dict)
+    return describe(dataset.columns if named else dataset.column(config.dataset.column))
