@@ -12,8 +12,8 @@ from hiwm.planning.goals.goal import Goal, observed, of_one_size, worst
 JUDGE = 0  # level whose latents tell whether a waypoint is reached: it sees most sharply
 
 
-class AnyOf(Goal):
-    """Whichever is nearest of several goals for the same episodes; what one of them forbids is forbidden on the way to any."""
+class Several(Goal):
+    """Several goals for the same episodes; what one of them forbids is forbidden for all."""
 
     def __init__(self, goals: Sequence[Goal]) -> None:
         self.goals = of_one_size(goals)
@@ -22,6 +22,16 @@ class AnyOf(Goal):
     @property
     def size(self) -> int:
         return self.goals[0].size
+
+    def sharper(self, level: int) -> Tensor:
+        return torch.stack([goal.sharper(level) for goal in self.goals]).all(0)
+
+    def violation(self, level: int, latent: Tensor) -> Tensor | None:
+        return worst([goal.violation(level, latent) for goal in self.goals])
+
+
+class AnyOf(Several):
+    """Whichever is nearest."""
 
     def energy(self, level: int, latent: Tensor) -> Tensor:
         return torch.stack([goal.energy(level, latent) for goal in self.goals]).amin(0)
@@ -32,19 +42,13 @@ class AnyOf(Goal):
     def error(self, level: int) -> Tensor:
         return torch.stack([goal.error(level) for goal in self.goals]).amin(0)
 
-    def sharper(self, level: int) -> Tensor:
-        return torch.stack([goal.sharper(level) for goal in self.goals]).all(0)
-
-    def violation(self, level: int, latent: Tensor) -> Tensor | None:
-        return worst([goal.violation(level, latent) for goal in self.goals])
-
     def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
         goals, changed = observed(self.goals, latents)
         return AnyOf(goals) if changed.any() else self, changed
 
 
-class Sum(Goal):
-    """Several goals for the same episodes at once.
+class Sum(Several):
+    """All of them at once.
 
     Args:
         goals: the goals.
@@ -52,35 +56,26 @@ class Sum(Goal):
     """
 
     def __init__(self, goals: Sequence[Goal], weights: Sequence[float] | None = None) -> None:
-        self.goals = of_one_size(goals)
-        self.moves = any(goal.moves for goal in self.goals)
+        super().__init__(goals)
         self.weights = tuple(1.0 for _ in goals) if weights is None else tuple(weights)
         if len(self.weights) != len(self.goals):
             raise ValueError(f"{len(self.weights)} weights for {len(self.goals)} goals; allowed: one each")
 
-    @property
-    def size(self) -> int:
-        return self.goals[0].size
-
     def energy(self, level: int, latent: Tensor) -> Tensor:
-        energies = [w * goal.energy(level, latent) for w, goal in zip(self.weights, self.goals, strict=True)]
-        return torch.stack(energies).sum(0)
+        return self._weighed([goal.energy(level, latent) for goal in self.goals])
 
     def keep(self, rows: Tensor) -> Sum:
         return Sum([goal.keep(rows) for goal in self.goals], self.weights)
 
     def error(self, level: int) -> Tensor:
-        return torch.stack([w * goal.error(level) for w, goal in zip(self.weights, self.goals, strict=True)]).sum(0)
-
-    def sharper(self, level: int) -> Tensor:
-        return torch.stack([goal.sharper(level) for goal in self.goals]).all(0)
-
-    def violation(self, level: int, latent: Tensor) -> Tensor | None:
-        return worst([goal.violation(level, latent) for goal in self.goals])
+        return self._weighed([goal.error(level) for goal in self.goals])
 
     def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
         goals, changed = observed(self.goals, latents)
         return Sum(goals, self.weights) if changed.any() else self, changed
+
+    def _weighed(self, values: Sequence[Tensor]) -> Tensor:
+        return torch.stack([w * value for w, value in zip(self.weights, values, strict=True)]).sum(0)
 
 
 class InOrder(Goal):
