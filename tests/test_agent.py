@@ -389,6 +389,20 @@ def test_a_forbidden_region_is_part_of_every_goal(about_a_part):
         agent.forbid([0.4], [0.6])
 
 
+def test_a_level_that_follows_its_inverse_model_never_takes_over(about_a_part):
+    """A goal on a part of the state is no latent that it could be asked for."""
+    agent = about_a_part.with_planner(
+        landmarks="none", schedule="shrink", proposal=["inverse", "inverse+search", "gaussian"]
+    )
+    agent.reset({"state": np.full((2, 2), 0.8)})
+    agent.act(np.full((2, 2), 0.2, np.float32))
+    follower, searcher, _ = agent.plan.steps
+    assert follower.horizon is None
+    assert searcher.horizon is not None
+    latents = agent.hierarchy.encode({"state": torch.full((2, 2), 0.2)})
+    torch.testing.assert_close(follower.here, (latents[1] - searcher.subgoal).square().sum(-1))
+
+
 def test_zones_are_told_in_columns_of_the_data(about_a_part):
     agent = about_a_part
     labelled = agent.labelled({"state": [[0.5, 0.2], [0.5, 0.8]]}, [True, False])

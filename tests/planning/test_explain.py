@@ -98,6 +98,9 @@ def test_a_date_is_told_in_steps():
     told = replace(PART, horizon=torch.tensor([0, 2]))
     assert "  is to meet the goal within 2 of its steps" in told.explain(1).splitlines()
     assert "is to meet" not in told.explain(0)
+    # who has taken over says so, each episode for itself
+    assert "aims at the goal itself, past level 2;" in told.explain(1)
+    assert "aims at the subgoal of level 2;" in told.explain(0)
 
 
 def test_a_level_says_what_it_aims_at_what_it_hands_down_and_what_became_of_the_last():
