@@ -46,6 +46,23 @@ def test_readme_snippets_run(tmp_path, monkeypatch, capsys):
         sys.modules.pop(module, None)
 
 
+@pytest.mark.parametrize("page", ["README.md", "analysis/results/README.md"])
+def test_links_lead_somewhere(page):
+    path = Path(__file__).parents[1] / page
+    text = path.read_text()
+    headings = {
+        re.sub(r"[^\w -]", "", line.lstrip("# ")).lower().replace(" ", "-")
+        for line in text.splitlines()
+        if line[:1] == "#"
+    }
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("http")]
+    assert len(links) > 5
+    for link in links:
+        file, _, heading = link.partition("#")
+        assert (path.parent / file).exists(), link
+        assert file or heading in headings, link
+
+
 @pytest.mark.parametrize(
     ("overrides", "levels"),
     [
