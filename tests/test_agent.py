@@ -405,15 +405,16 @@ def test_a_level_that_follows_its_inverse_model_never_takes_over(about_a_part):
 
 def test_zones_are_told_in_columns_of_the_data(about_a_part):
     agent = about_a_part
-    labelled = agent.labelled({"state": [[0.5, 0.2], [0.5, 0.8]]}, [True, False])
-    high = agent.where(lambda part: part["state"][..., 1] > 0.5)
-    states = np.array([[0.5, 0.25], [0.5, 0.75]], np.float32)
-    sharp, *others = agent.hierarchy.encode({"state": torch.from_numpy(states)})  # only level 0 of so short a training
-    assert (labelled.depth(0, sharp) > 0).tolist() == [True, False]
-    assert high.depth(0, sharp).tolist() == [-1, 1]
-    assert [labelled.depth(k, latent).shape for k, latent in enumerate(others, 1)] == [(2,), (2,)]
-    agent.reset(KeepOut(agent.part_goal({"state": np.zeros((2, 2))}), high))
-    assert agent.act(states).shape == (2, 2)
+    latents = agent.hierarchy.encode({"state": torch.tensor([[0.5, 0.25], [0.5, 0.75]])})
+    for k, latent in enumerate(latents):
+        told = agent.readouts[k](latent)  # as sharp as so short a training makes it
+        labelled = agent.labelled({"state": told.tolist()}, [True, False])
+        assert (labelled.depth(k, latent) > 0).tolist() == [True, False]
+        between, upper = told[:, 1].mean(), told[:, 1].argmax().item()
+        beyond = agent.where(lambda part, between=between: part["state"][..., 1] > between)
+        assert beyond.depth(k, latent).tolist() == [1 if row == upper else -1 for row in (0, 1)]
+    agent.reset(KeepOut(agent.part_goal({"state": np.zeros((2, 2))}), beyond))
+    assert agent.act(np.full((2, 2), 0.5, np.float32)).shape == (2, 2)
 
 
 def test_zones_need_readouts(agent):
