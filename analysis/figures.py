@@ -46,7 +46,7 @@ def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> Figure:
     for (loss, health), (level, records) in zip(grid, histories.items(), strict=True):
         for i, name in enumerate(losses):
             label = name.removeprefix("loss/").replace("total", "total (weighted)")
-            loss.plot(*_points(records, name), label=label, lw=1.2, color=f"C{i}")
+            loss.plot(*_points(records, name), label=label, lw=1.2, color=f"C{i}", marker=".", ms=2.5)
         loss.set(yscale="log", ylabel="loss (unweighted)", title=f"level {level}: training losses")
         for i, (name, label) in enumerate(HEALTH.items()):
             _within(health, *_points(records, f"validation/{name}"), label=label, color=f"C{i}")

@@ -24,8 +24,8 @@ from hiwm.build import build
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
 from hiwm.data.store import Trajectories, open_dataset
-from hiwm.evaluation.outcomes import Trace
 from hiwm.evaluation.evaluate import HIERARCHICAL, make_agents
+from hiwm.evaluation.outcomes import Trace
 from hiwm.evaluation.traces import load_traces
 from hiwm.experiment import evaluation_identity
 from hiwm.planning.calibration import NOMINAL, Calibration
@@ -67,7 +67,7 @@ def report(config: Config) -> Path:
         machine=evaluation["machine"] if evaluation else "",
         agents=evaluation["agents"] if evaluation else None,
         headline=_headline(evaluation["agents"]) if evaluation else "",
-        best=max(numbers["success"] for numbers in evaluation["agents"].values()) if evaluation else None,
+        best=max(numbers["success"] for numbers in evaluation["agents"].values()) or None if evaluation else None,
         protocol=_protocol(config),
         reasons={trace.task: moments(trace.why) for trace in traces.get(HIERARCHICAL, []) if trace.why},
         levels=levels,

@@ -128,7 +128,9 @@ def open_dataset(path: str | Path) -> Trajectories:
     """
     path = Path(path)
     if not path.exists():
-        raise DatasetError(f"no dataset at {path}; `hiwm collect` makes one")
+        raise DatasetError(
+            f"no dataset at {path} (dataset.path); `hiwm collect` makes one, where the config names an environment"
+        )
     if path.suffix == ".npz":
         from hiwm.data.importers.ogbench_npz import read_npz
 

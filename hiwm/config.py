@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hiwm.checks import at_least, matches, spell
+from hiwm.checks import at_least, matches, spell, within
 from hiwm.evaluation.evaluate import EvaluationConfig
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.cost_to_go import CostToGoConfig
@@ -61,6 +61,7 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         at_least("dataset.", 1, steps=self.steps, workers=self.workers)
         at_least("dataset.", 2, episodes=self.episodes)  # one is held out
+        within("dataset.", "(0, 1)", validation=self.validation)
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,8 @@ def _typed(kind: Any, values: dict[str, Any], where: str) -> Any:
 
 def _explained(error: Exception, overrides: list[str]) -> str:
     """Hydra's message in one line; for an unknown key, the keys there are."""
-    lines = [line.strip() for line in f"{error}\n{error.__cause__ or error}".splitlines() if line.strip()]
+    told = f"{error}\n{error.__cause__ or error}".split("Config search path")[0]
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
     message = " ".join(list(dict.fromkeys(lines))[:16])
     unknown = re.match(r"Could not override '([\w.]+)'", message)
     if unknown is None:

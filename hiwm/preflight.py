@@ -16,7 +16,7 @@ from hiwm.planning.proposals import Mixture
 from hiwm.planning.requirements import check_levels
 from hiwm.planning.text import check_text
 from hiwm.tracking import flatten
-from hiwm.training.stages import describe
+from hiwm.training.stages import check_longest, describe
 
 # sections of what is fitted to trained levels, and keys whose values a saved hierarchy depends on
 FITTED = ("landmarks", "macros", "goal", "text", "prior", "cost_to_go")
@@ -87,6 +87,11 @@ def check_untrained(config: Config, dataset: Trajectories, actions: np.ndarray) 
             steps = steps_ahead(level.predictor, dataset, hierarchy.periods[k], config.dataset.validation)
             check_disagreement(k, weight, level.predictor, steps, config.planner.horizon[k])
     check_levels(config.planner, hierarchy, is_one_hot(actions), config.allow)
+    check_longest(config.stack, int(dataset.ep_len.max()), dataset.path)
+    if config.landmarks.landmarks > dataset.num_steps:
+        raise ConfigError(
+            f"landmarks.landmarks is {config.landmarks.landmarks}; allowed: at most the data's rows, {dataset.num_steps}"
+        )
 
 
 def check_environment(config: Config, found: Any, where: object) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from hiwm.config import Config, ConfigError
 
 PARENT_FILE = "mlflow_run.txt"  # which parent run later verbs add their runs to
+DATABASE = "mlflow.db"
 LONGEST_PARAMETER = 6000  # MLflow's limit
 
 
@@ -84,7 +85,9 @@ class MLflowTracker:
         folder = config.folder.resolve()
         folder.mkdir(parents=True, exist_ok=True)
         remote = os.environ.get("MLFLOW_TRACKING_URI")
-        self.client = MlflowClient(remote or f"sqlite:///{folder / 'mlflow.db'}")
+        if not remote and not (folder / DATABASE).exists():
+            _make_database(folder / DATABASE)
+        self.client = MlflowClient(remote or f"sqlite:///{folder / DATABASE}")
         experiment = self.client.get_experiment_by_name(config.name)
         self.experiment = (
             experiment.experiment_id
@@ -118,6 +121,16 @@ class MLflowTracker:
         entries = [self.make_parameter(key, value[:LONGEST_PARAMETER]) for key, value in parameters.items()]
         for start in range(0, len(entries), 100):  # MLflow's limit a call
             self.client.log_batch(run_id, params=entries[start : start + 100])
+
+
+def _make_database(path: Path) -> None:
+    """MLflow's tables, whole or not at all: a database whose making was interrupted can neither be used nor be mended."""
+    from mlflow import MlflowClient
+
+    temporary = path.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{temporary}").search_experiments()
+    temporary.replace(path)
 
 
 class MLflowRun:

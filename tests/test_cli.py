@@ -150,6 +150,11 @@ def test_a_bank_of_shorter_sequences_than_the_horizon_is_refused_before_training
         (["levels.level1.inverse=null", "~levels.level1.coefs.inverse"], "planner.proposal[0] is 'inverse+search'; allowed"),
         (["planner.solver.iterations=0"], "CEM.iterations is 0; allowed: at least 1"),
         (["planner.feedback=1", "landmarks.outcomes=expected"], "landmarks.outcomes 'expected'; allowed: best"),
+        (["strides=[1,30,3]"], "needs episodes of"),
+        (["landmarks.landmarks=1000000"], "landmarks.landmarks is 1000000; allowed: at most the data's rows"),
+        (["evaluation.name=../x"], "evaluation.name is '../x'; allowed: the name of a file"),
+        (["dataset.validation=0"], "dataset.validation is 0; allowed: in (0, 1)"),
+        (["device=cuda"], "device is 'cuda', but torch finds no CUDA device here"),
     ],
 )  # fmt: skip
 def test_what_the_planner_would_refuse_is_refused_before_training(spoiled, tmp_path, capsys, changes, told):
@@ -186,7 +191,7 @@ def test_an_older_hierarchy_without_real_actions_is_evaluated(spoiled, capsys):
 
 def test_missing_dataset(tmp_path, capsys):
     line = refused(capsys, "train", *tiny.overrides(tmp_path, "tracking=none"))
-    assert f"no dataset at {tmp_path / 'datasets' / 'tiny.h5'}; `hiwm collect` makes one" in line
+    assert f"no dataset at {tmp_path / 'datasets' / 'tiny.h5'} (dataset.path); `hiwm collect` makes one" in line
 
 
 def test_an_experiment_without_an_environment(tmp_path, capsys):

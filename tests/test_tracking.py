@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from mlflow import MlflowClient
@@ -81,3 +82,12 @@ def test_later_verbs_find_the_same_parent(runs, tiny_run):
 
 def test_flatten():
     assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": "1", "a.c.d": "[2]", "e": "None"}
+
+
+def test_a_database_whose_making_was_interrupted_is_made_anew(tiny_run, tmp_path):
+    config = replace(tiny_run.config, root=str(tmp_path), tracking="mlflow")
+    config.folder.mkdir(parents=True)
+    (config.folder / "mlflow.tmp").write_bytes(b"SQLite format 3\0 and no more")
+    make_tracker(config).parent().finish()
+    assert (config.folder / "mlflow.db").exists()
+    assert not (config.folder / "mlflow.tmp").exists()

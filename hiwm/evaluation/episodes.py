@@ -65,7 +65,7 @@ def run_episodes(
         num_envs: episodes in a batch.
         seed: of starts and goals.
         state: names of the observations that are the true state, for the traces.
-        report: called with (episodes done, successes, episodes in all) after each batch.
+        report: called with (episodes done, successes, episodes in all) at the beginning and after each batch.
         memory: folder of what the agent remembers (`Agent.experience`) of each batch, which knows nothing of the others:
             it begins with what is there and leaves what it knows in the end. None to begin with nothing and leave nothing.
         forbidden: steps in it are counted, by the true state.
@@ -73,6 +73,7 @@ def run_episodes(
     """
     outcome = Episodes()
     size = min(num_envs, episodes)
+    report(0, 0, num_tasks * episodes)
     envs = make_vector(make_env, size)
     try:
         for task in range(1, num_tasks + 1):

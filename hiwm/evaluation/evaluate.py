@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,8 @@ class EvaluationConfig:
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", self.name):
+            raise ValueError(f"evaluation.name is {self.name!r}; allowed: the name of a file, without its ending")
         at_least("evaluation.", 1, num_tasks=self.num_tasks, episodes=self.episodes, max_steps=self.max_steps)
         at_least("evaluation.", 1, num_envs=self.num_envs, baseline_episodes=self.baseline_episodes, tries=self.tries)
         at_least("evaluation.", 0, flat_budget=self.flat_budget)

@@ -31,6 +31,8 @@ def start_processes(device: str) -> Processes:
         device: "cpu", "cuda", or "auto": cuda where there is one.
     """
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if kind.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, but torch finds no CUDA device here; allowed: auto, cpu")
     if "WORLD_SIZE" not in os.environ:
         return Processes(0, 1, torch.device(kind))
     if not dist.is_initialized():

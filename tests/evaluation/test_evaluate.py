@@ -112,7 +112,7 @@ def test_report_and_traces(agent):
         state=[],
         report=lambda *a: reports.append(a),
     )
-    assert [(done, of) for done, _, of in reports] == [(2, 6), (3, 6), (5, 6), (6, 6)]
+    assert [(done, of) for done, _, of in reports] == [(0, 6), (2, 6), (3, 6), (5, 6), (6, 6)]
     assert [trace.task for trace in outcome.traces] == [1, 2]
     room = TinyRoom()
     for trace in outcome.traces:

@@ -94,7 +94,12 @@ class Where:
             name: part.unflatten(-1, shape) if shape else part.squeeze(-1)
             for (name, shape), part in zip(self.columns.items(), told.split(sizes, -1), strict=True)
         }
-        inside = self.predicate(parts)
+        try:
+            inside = self.predicate(parts)
+        except KeyError as error:
+            raise ValueError(
+                f"the predicate asks for {error}; allowed: {sorted(parts)}, what goals are about"
+            ) from error
         if inside.shape != latent.shape[:-1]:
             raise ValueError(
                 f"the predicate answers with the shape {tuple(inside.shape)}; allowed: {tuple(latent.shape[:-1])}, one for each state"
