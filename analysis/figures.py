@@ -205,7 +205,7 @@ def _map(axes: Axes, walls: Sequence[Wall], states: np.ndarray, labels: Sequence
     patches = [Rectangle((x, y), width, height) for x, y, width, height in walls]
     axes.add_collection(PatchCollection(patches, facecolor=WALL, edgecolor=WALL))
     if not walls:  # no map: where the data went
-        axes.plot(*states[::10, :2].T, ".", ms=1, color=WALL)
+        axes.plot(*states[::10, :2].T, ".", ms=1, color=WALL, label="states of the data")
     axes.set_aspect("equal")
     axes.autoscale_view()
     axes.set_xlabel(labels[0], fontsize=8)
