@@ -156,7 +156,7 @@ def test_the_legend_of_one_task_fits_and_names_all_that_is_drawn(agent):
     assert {axes.get_ylabel() for axes in figure.axes} == {"north"}
     (legend,) = figure.legends
     assert {text.get_text() for text in legend.get_texts()} == {
-        "path", "start", "goal", "landmark graph", "subgoals of level 1", "subgoals of level 2",
+        "path", "start", "goal", "landmark graph", "subgoals of level 1", "subgoals of level 2", "states of the data",
     }  # fmt: skip
     assert figure.bbox.x0 <= legend.get_window_extent().x0
     assert legend.get_window_extent().x1 <= figure.bbox.x1
