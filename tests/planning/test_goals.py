@@ -321,6 +321,8 @@ def test_a_predicate_forbids_where_it_holds():
     assert KeepOut(reach, deep, 1.0).violation(0, points).tolist() == [[-0.5, 0.5, 1.5]]
     with pytest.raises(ValueError, match=r"margin is 1.0; allowed: 0, for the predicate answers yes or no"):
         KeepOut(reach, yes_or_no, 1.0).violation(0, points)
+    with pytest.raises(ValueError, match=r"the predicate asks for 'z'; allowed: \['x', 'y'\]"):
+        Where(lambda part: part["z"], columns, [Plain()]).depth(0, points)
     with pytest.raises(ValueError, match=r"answers with the shape \(1, 3, 1\); allowed: \(1, 3\)"):
         Where(lambda part: part["y"], columns, [Plain()]).depth(0, points)
 
