@@ -50,6 +50,11 @@ class World:
     goal_shapes: Sequence[Sequence[int]] = ()
     discrete: bool = False
 
+    @property
+    def part(self) -> dict[str, tuple[int, ...]]:
+        """Columns that goals are about, and their shapes."""
+        return dict(zip(self.goal, map(tuple, self.goal_shapes), strict=True))
+
 
 class Agent:
     """Acts towards goals given as observations, or in words.
@@ -236,14 +241,13 @@ class Agent:
 
     def where(self, predicate: Callable[[Mapping[str, Tensor]], Tensor]) -> Where:
         """To keep out of: wherever a predicate on the part of the state that goals are about holds; see `Where`."""
-        shapes = dict(zip(self.world.goal, self.world.goal_shapes, strict=True))
-        if not shapes:
+        if not self.world.part:
             raise ValueError("nothing tells where the agent is; allowed: where goal.columns were trained with")
-        return Where(predicate, shapes, self.readouts)
+        return Where(predicate, self.world.part, self.readouts)
 
     def _columns(self, part: Mapping[str, Any], other: float) -> Tensor:
         """The columns that goals are about, side by side, (B, G), with `other` for those that are not there."""
-        shapes = dict(zip(self.world.goal, map(tuple, self.world.goal_shapes), strict=True))
+        shapes = self.world.part
         if not any(name in part for name in shapes):
             raise ValueError(
                 f"the goal has {sorted(part)}; allowed: {list(shapes) or 'none, for goal.columns is empty'}"
@@ -262,8 +266,7 @@ class Agent:
         return torch.cat([column.expand(batch, -1) for column in columns], 1)
 
     def _is_single(self, goal: Mapping[str, Any]) -> bool:
-        shapes = zip(self.world.goal, self.world.goal_shapes, strict=True)
-        return all(np.shape(goal[name]) == tuple(shape) for name, shape in shapes)
+        return all(np.shape(goal[name]) == shape for name, shape in self.world.part.items())
 
     def _tensors(self, observation: Observation) -> tuple[dict[str, Tensor], bool]:
         """Named tensors with a batch dimension, and whether there was none."""

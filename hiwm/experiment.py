@@ -210,10 +210,17 @@ def evaluate(config: Config) -> dict[str, Any]:
     temporary.replace(path)
     for old in config.folder.glob(f"{config.evaluation.name}-{identity}-*.parts"):
         shutil.rmtree(old)
+    _record(config, agent, result, path)
+    _say_results(result["agents"])
+    return result
+
+
+def _record(config: Config, agent: Agent, result: dict[str, Any], path: Path) -> None:
+    """Tell the tracker of an evaluation that lies at the path."""
     tracker = make_tracker(config)
     parameters = {"evaluation": result["protocol"], "planner": result["planner"], "seed": config.seed}
     top = agent.hierarchy.specs[-1].fingerprint
-    tags = {"hiwm.identity": identity, "hiwm.hierarchy": top, "hiwm.commit": result["commit"]}
+    tags = {"hiwm.identity": result["identity"], "hiwm.hierarchy": top, "hiwm.commit": result["commit"]}
     child = tracker.child(config.evaluation.name, parameters, tags)
     for name, numbers in result["agents"].items():
         child.metrics(
@@ -227,8 +234,6 @@ def evaluate(config: Config) -> dict[str, Any]:
     child.artifact(path)
     child.finish()
     tracker.parent().metrics({f"success/{name}": numbers["success"] for name, numbers in result["agents"].items()})
-    _say_results(result["agents"])
-    return result
 
 
 def _say_results(agents: dict[str, Any]) -> None:

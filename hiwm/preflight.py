@@ -12,8 +12,7 @@ from hiwm.config import Config, ConfigError
 from hiwm.data.store import Trajectories
 from hiwm.hierarchy import Hierarchy
 from hiwm.planning.calibration import check_disagreement, steps_ahead
-from hiwm.planning.proposals import Mixture
-from hiwm.planning.requirements import check_levels
+from hiwm.planning.requirements import candidates_of, check_levels, solvers_of
 from hiwm.planning.text import check_text
 from hiwm.tracking import flatten
 from hiwm.training.stages import check_longest, describe
@@ -68,13 +67,13 @@ def check_columns(config: Config, there: Sequence[str], where: object) -> None:
 
 def _check_macros(config: Config) -> None:
     """Refuse before training what the planner would refuse after it."""
-    top = len(config.stack.levels) - 1
-    for k in range(top + (config.planner.landmarks != "direct" or top == 0)):  # direct: the top level does not search
-        horizon = config.planner.horizon[k]
-        if Mixture.of(config.planner.proposal[k]).asks_bank and horizon > config.macros.length:
+    planner, top = config.planner, len(config.stack.levels) - 1
+    for k in range(top + 1):
+        horizon = planner.horizon[k]
+        if planner.searches(k, top) and planner.mixture(k, top).asks_bank and horizon > config.macros.length:
             raise ConfigError(
                 f"macros.length is {config.macros.length}; allowed: at least planner.horizon[{k}], {horizon}, for "
-                f"planner.proposal[{k}] is {config.planner.proposal[k]!r}"
+                f"planner.proposal[{k}] is {planner.proposal[k]!r}"
             )
 
 
@@ -86,7 +85,10 @@ def check_untrained(config: Config, dataset: Trajectories, actions: np.ndarray) 
         if weight := config.planner.weight("disagreement", k):
             steps = steps_ahead(level.predictor, dataset, hierarchy.periods[k], config.dataset.validation)
             check_disagreement(k, weight, level.predictor, steps, config.planner.horizon[k])
-    check_levels(config.planner, hierarchy, is_one_hot(actions), config.allow)
+    check_levels(config.planner, hierarchy)
+    candidates_of(
+        config.planner, hierarchy, solvers_of(config.planner, len(hierarchy), is_one_hot(actions), config.allow)
+    )
     check_longest(config.stack, int(dataset.ep_len.max()), dataset.path)
     if config.landmarks.landmarks > dataset.num_steps:
         raise ConfigError(

@@ -51,7 +51,9 @@ class HierarchicalPlanner:
         allow: Sequence[str] = (),
         discrete: bool = False,
     ) -> None:
-        check_levels(config, hierarchy, discrete, allow)
+        check_levels(config, hierarchy)
+        solvers = solvers_of(config, len(hierarchy), discrete, allow)
+        samples = candidates_of(config, hierarchy, solvers)
         check_fitted(config, hierarchy, fitted)
         self.hierarchy = hierarchy
         self.config = config
@@ -63,8 +65,6 @@ class HierarchicalPlanner:
         self.schedule = None if config.schedule == "fixed" else Schedule(hierarchy.periods, config.horizon)
         self.passes = Passes()
         bounds = action_low.flatten(), action_high.flatten()
-        solvers = solvers_of(config, len(hierarchy), discrete, allow)
-        samples = candidates_of(config, hierarchy, solvers)
         #: what each level does by itself, bottom first
         self.levels = [
             LevelSearch(hierarchy, k, config, fitted, bounds, solvers[k], samples[k], discrete and k == 0, self.passes)

@@ -44,12 +44,11 @@ def candidates_of(config: PlannerConfig, hierarchy: Hierarchy, solvers: Sequence
     return candidates
 
 
-def check_levels(config: PlannerConfig, hierarchy: Hierarchy, discrete: bool, allow: Sequence[str] = ()) -> None:
+def check_levels(config: PlannerConfig, hierarchy: Hierarchy) -> None:
     """Raise a ValueError that names the key when levels like these, trained or not, could not do what the config says."""
     config.check(len(hierarchy))
     _check_chunks(config, hierarchy)
     _check_inverse_models(config, hierarchy)
-    candidates_of(config, hierarchy, solvers_of(config, len(hierarchy), discrete, allow))
 
 
 def check_fitted(config: PlannerConfig, hierarchy: Hierarchy, fitted: Fitted) -> None:

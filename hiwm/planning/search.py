@@ -214,13 +214,15 @@ class LevelSearch:
         if again is not None:
             away = away + again
         # the least over the horizon, not its mean or last: a detour must not be taxed
-        least = torch.where(away.isnan(), torch.inf, away).argmin(-1, keepdim=True)  # which step that is, (B, S, 1)
+        energy, violation = away.amin(-1), None
+        if again is None and forbidden is None:  # nobody asks at which step
+            return Judged(way, near.amin(-1), None, Scores(energy))
+        least = torch.where(away.isnan(), torch.inf, away).argmin(-1, keepdim=True)  # (B, S, 1)
         if again is not None:
             again = again.gather(-1, least).squeeze(-1)
-        violation = None
         if forbidden is not None:  # up to there, but no less far than is gone before the next plan
             violation = forbidden.cummax(-1).values.gather(-1, least.clamp(min=self.gone - 1))
-        return Judged(way, near.amin(-1), again, Scores(away.amin(-1), violation))
+        return Judged(way, near.amin(-1), again, Scores(energy, violation))
 
     def _rollout(self, latent: Tensor, carried: Any, choices: Tensor) -> Rollout:
         """Where choices lead, from (B, D), where the predictor carries `carried` along, (B, H, A)."""

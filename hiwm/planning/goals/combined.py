@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from hiwm.planning.goals.goal import Goal, observed, of_one_size, worst
+from hiwm.planning.goals.goal import Goal, of_one_size, worst
 
 JUDGE = 0  # level whose latents tell whether a waypoint is reached: it sees most sharply
 
@@ -23,28 +24,36 @@ class Several(Goal):
     def size(self) -> int:
         return self.goals[0].size
 
+    @abstractmethod
+    def of(self, goals: Sequence[Goal]) -> Goal:
+        """The same of other goals."""
+
+    def keep(self, rows: Tensor) -> Goal:
+        return self.of([goal.keep(rows) for goal in self.goals])
+
     def sharper(self, level: int) -> Tensor:
         return torch.stack([goal.sharper(level) for goal in self.goals]).all(0)
 
     def violation(self, level: int, latent: Tensor) -> Tensor | None:
         return worst([goal.violation(level, latent) for goal in self.goals])
 
+    def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
+        goals, changes = zip(*(goal.observe(latents) for goal in self.goals), strict=True)
+        changed = torch.stack(changes).any(0)
+        return self.of(goals) if changed.any() else self, changed
+
 
 class AnyOf(Several):
     """Whichever is nearest."""
 
+    def of(self, goals: Sequence[Goal]) -> AnyOf:
+        return AnyOf(goals)
+
     def energy(self, level: int, latent: Tensor) -> Tensor:
         return torch.stack([goal.energy(level, latent) for goal in self.goals]).amin(0)
 
-    def keep(self, rows: Tensor) -> AnyOf:
-        return AnyOf([goal.keep(rows) for goal in self.goals])
-
     def error(self, level: int) -> Tensor:
         return torch.stack([goal.error(level) for goal in self.goals]).amin(0)
-
-    def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
-        goals, changed = observed(self.goals, latents)
-        return AnyOf(goals) if changed.any() else self, changed
 
 
 class Sum(Several):
@@ -64,15 +73,11 @@ class Sum(Several):
     def energy(self, level: int, latent: Tensor) -> Tensor:
         return self._weighed([goal.energy(level, latent) for goal in self.goals])
 
-    def keep(self, rows: Tensor) -> Sum:
-        return Sum([goal.keep(rows) for goal in self.goals], self.weights)
-
     def error(self, level: int) -> Tensor:
         return self._weighed([goal.error(level) for goal in self.goals])
 
-    def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
-        goals, changed = observed(self.goals, latents)
-        return Sum(goals, self.weights) if changed.any() else self, changed
+    def of(self, goals: Sequence[Goal]) -> Sum:
+        return Sum(goals, self.weights)
 
     def _weighed(self, values: Sequence[Tensor]) -> Tensor:
         return torch.stack([w * value for w, value in zip(self.weights, values, strict=True)]).sum(0)

@@ -88,12 +88,6 @@ def of_one_size(goals: Sequence[Goal]) -> tuple[Goal, ...]:
     return tuple(goals)
 
 
-def observed(goals: Sequence[Goal], latents: Sequence[Tensor]) -> tuple[list[Goal], Tensor]:
-    """Goals for the same episodes after these were seen, and for which of them any has changed, (B,)."""
-    now, changes = zip(*(goal.observe(latents) for goal in goals), strict=True)
-    return list(now), torch.stack(changes).any(0)
-
-
 def worst(violations: Sequence[Tensor | None]) -> Tensor | None:
     """The deepest of several goals', (B, ...) each; None where nothing is forbidden."""
     there = [violation for violation in violations if violation is not None]
