@@ -1,0 +1,121 @@
+"""Typed sections of the configuration: pydantic checks types, ranges and unknown keys; errors name the key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+Self = TypeVar("Self", bound="Settings")
+
+
+class SettingsError(ValueError):
+    """A value that a section refuses.
+
+    Args:
+        path: keys that lead to the value, within the section.
+        text: the message, with `{}` in place of the key.
+        section: name of the section in the configuration.
+    """
+
+    def __init__(self, path: tuple[str, ...], text: str, section: str) -> None:
+        self.path, self.text = path, text
+        super().__init__(text.replace("{}", ".".join([*([section] if section else []), *path]), 1))
+
+
+class Settings(BaseModel):
+    """A section of the configuration, immutable and without unknown keys.
+
+    Attributes:
+        section: its name in the configuration, e.g. "training"; error messages begin with it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    section: ClassVar[str] = ""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _explained(error, type(self)) from error
+
+    def changed(self: Self, changes: Mapping[str, Any]) -> Self:
+        """A copy with some values replaced, checked like a new one; mappings within are merged."""
+        return type(self)(**merged(self.as_dict(), changes))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain containers, for YAML, JSON and MLflow."""
+        return self.model_dump()
+
+
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with `changes` on top, mapping by mapping.
+
+    A mapping with another `_target_` replaces the old one, whose arguments belong to another class.
+    """
+    result = dict(values)
+    for key, change in changes.items():
+        old = result.get(key)
+        nested = isinstance(old, Mapping) and isinstance(change, Mapping)
+        if nested and change.get("_target_", old.get("_target_")) == old.get("_target_"):
+            change = merged(old, change)
+        result[key] = change
+    return result
+
+
+def _explained(error: ValidationError, kind: type[Settings]) -> ValueError:
+    """The first fault in one line: `<key> is <value>; expected <what>`."""
+    fault = error.errors(include_url=False)[0]
+    path: tuple[str, ...] = ()
+    for part in fault["loc"]:
+        path = (*path[:-1], f"{path[-1]}[{part}]") if isinstance(part, int) else (*path, str(part))
+    if fault["type"] == "value_error":
+        inner = fault["ctx"][
+            "error"
+        ]  # raised by a section within, or by a validator of ours, which names the key itself
+        return SettingsError(path + inner.path, inner.text, kind.section) if isinstance(inner, SettingsError) else inner
+    if fault["type"] == "extra_forbidden":
+        known = _keys(kind, fault["loc"][:-1])
+        near = get_close_matches(str(fault["loc"][-1]), known, 1)
+        text = f"unknown key {{}}; expected one of {', '.join(known)}" + (f". Did you mean {near[0]}?" if near else "")
+    elif fault["type"] == "missing":
+        text = "{} is missing; expected a value"
+    else:
+        text = f"{{}} is {fault['input']!r}; expected {_expected(fault)}"
+    return SettingsError(path, text, kind.section)
+
+
+def _keys(kind: Any, location: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields at a location within a section."""
+    for part in location:
+        found = getattr(kind, "model_fields", {}).get(part)
+        if found is None:
+            return []
+        kind = next(
+            (t for t in (found.annotation, *getattr(found.annotation, "__args__", ())) if _is_settings(t)), None
+        )
+    return sorted(kind.model_fields) if _is_settings(kind) else []
+
+
+def _is_settings(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Settings)
+
+
+_KINDS = {
+    "int": "a whole number", "float": "a number", "string": "text", "bool": "true or false", "list": "a list",
+    "dict": "a mapping", "model": "a mapping", "mapping": "a mapping", "sequence": "a list", "is": "a list",
+}  # fmt: skip
+
+
+def _expected(fault: Any) -> str:
+    """What pydantic wanted, in the words of a configuration."""
+    bounds = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
+    for name, words in bounds.items():
+        if name in fault.get("ctx", {}):
+            return words.format(fault["ctx"][name])
+    if fault["type"] == "literal_error":
+        return fault["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
+    word = _KINDS.get(fault["type"].split("_")[0])
+    return word or fault["msg"].removeprefix("Input should be ")
