@@ -1,171 +1,175 @@
-"""How to plan: the keys of `planner` in a config, and what they may be."""
+"""How to plan: section `planner` of a config."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
-from hiwm.checks import at_least, within
-from hiwm.planning.proposals import PRIMITIVE, PROPOSALS, Mixture
-from hiwm.planning.schedule import SCHEDULES
+from pydantic import ConfigDict, Field, model_validator
 
-LANDMARKS = ("none", "direct", "search")
-#: lists that may be empty, which means 0 for every level
-WEIGHTS = ("goal_weight", "cost_to_go", "disagreement")
+from hiwm.settings import Settings
 
 
-@dataclass(frozen=True)
-class PlannerConfig:
-    """How the stack plans. Lists have one entry a level, bottom first; a planner of fewer levels reads the first ones.
+class ProposalConfig(Settings):
+    """Where a level's search begins.
 
     Args:
-        landmarks: none: the top level searches for the goal itself. direct: the next landmark on the way to the goal is
-            handed to the level below as it is. search: the top level searches for that landmark.
-        hops: how many landmarks ahead is aimed at.
-        feedback: cost that is added to a way which did not lead on; 0 to learn nothing from it. Of ways between landmarks, in
-            edges; of ways to subgoals that a level searched for, in energies of where the episode is, until the episode ends.
-        patience: a way did not lead on if for this many times as long as its end should take the cost to go over the
-            landmarks has not become less, or the subgoal is not reached.
-        budget: predictor calls an environment step and episode, shared evenly by the levels that search. A solver that
-            differentiates has fewer candidates for it: the backward pass counts as two calls.
-        proposal: gaussian: search from N(0, std). inverse: the inverse model's actions, no search. inverse+search:
-            search around the inverse model's actions. queue: search from the mean and deviation of recent real actions.
-            bank: of the real sequences that started nearest to here, search around the one that leads nearest to the
-            target by the level's predictor; as many are tried as a round of the search has candidates. prior: search the
-            noise that the level's prior turns into macro-actions (see `hiwm.planning.prior`). Another search's name
-            with +inverse or +bank behind it, e.g. gaussian+inverse+bank: its first round also tries the inverse model's
-            actions, or the nearest real sequences in place of half of the candidates.
-        horizon: steps of the level a plan looks ahead.
-        replan: environment steps between two plans of the level.
-        repeat: in a search, level 0 holds a primitive action for so many environment steps, an upper level a macro-action
-            for so many steps of its own (1 except where steps are short).
-        std: deviation of gaussian proposals, in the unit of the level's actions.
-        inverse_std: deviation around the inverse model's actions, or around the bank's sequence.
-        macro_bound: macro-actions are clamped to +- this many deviations, with queue and bank instead to the 2 % and 98 %
-            quantiles of recent real ones; level 0's actions to those in the data.
-        goal_width: energy of a goal on a part of the state: null for the squared distance in deviations of the data; else, of
-            every number of it, log(1 + (distance / width)^2), the distance in those deviations (the Cauchy or Lorentzian
-            loss; Levine et al. 2016, arXiv 1504.00702, equation 4 add such a term for precision): what is nearly there is
-            finished before anything else is begun.
-        goal_weight: of the goal's energy in the search of a level below the top, beside the subgoal's; the top level's entry
-            is not read, none at all means 0. A lower level often sees the goal more sharply than the one above it.
-        schedule: fixed: plans aimed at the goal always look the whole horizon ahead. shrink: once one meets the goal, later
-            ones may take no longer, and the level below takes over at the end; see `hiwm.planning.schedule`. Only a search
-            can do so: a level that follows its inverse model is asked for the last subgoal.
-        solver: the search method, one of `configs/solver/`.
-        discrete_solver: that of level 0 where the environment's actions are discrete: one-hot vectors.
-        warm_start: a search also tries what the level's last one ended with, shifted by the steps that have passed since;
-            the end of the horizon is filled with the proposal's mean.
-        milliseconds: longest search of a level, for the whole batch; null: none. A search stops after the round that another
-            one would take beyond it, with the best so far, so that plans are not reproducible. The budget still counts: to
-            plan by time alone, raise it and the solver's iterations by the same factor.
-        cost_to_go: weight, in the energy of a search, of the steps of the level from there to the goal, by what the level has
-            learned of them (see `hiwm.planning.cost_to_go`); empty for none. For goals on a part of the state.
-        disagreement: weight, in the energy of a search, of the expected squared error of the level's ensemble, the largest up
-            to the step that counts (see `Calibration.doubt`); empty for none. With 1 it weighs as much as a squared distance
-            in the level's latents.
-        half_precision: whether a search's candidates are predicted in bfloat16 where the processor has it. The way that is
-            chosen is predicted again in float32. Measure it: some processors are slower at it.
+        center: gaussian: N(0, std). inverse: around the actions that the inverse model asks for. retrieval: of the real
+            sequences that started nearest to the present latent, around the one that leads nearest to the target by the
+            level's predictor; as many are scored as a round of the search has candidates. flow: over the noise that the
+            level's action prior turns into macro-actions (see `hiwm.heads.action_prior`).
+        std: standard deviation, in the unit of the level's actions.
+        candidates: what the first round also tries: the inverse model's actions (inverse), or the nearest real sequences in
+            place of half of the candidates (retrieval).
     """
 
-    landmarks: str
-    hops: int
-    budget: float
-    proposal: Sequence[str]
-    horizon: Sequence[int]
-    replan: Sequence[int]
-    repeat: Sequence[int]
-    std: Sequence[float]
-    inverse_std: Sequence[float]
-    macro_bound: float
-    solver: Mapping[str, Any]
+    center: Literal["gaussian", "inverse", "retrieval", "flow"] = "gaussian"
+    std: float = Field(1.0, gt=0)
+    candidates: Sequence[Literal["inverse", "retrieval"]] = ()
+
+    @property
+    def needs_inverse(self) -> bool:
+        """Whether an inverse model is asked."""
+        return self.center == "inverse" or "inverse" in self.candidates
+
+    @property
+    def needs_bank(self) -> bool:
+        """Whether real sequences are asked for."""
+        return self.center == "retrieval" or "retrieval" in self.candidates
+
+
+class LevelPlanning(Settings):
+    """How one level plans.
+
+    Args:
+        strategy: search; follow_inverse: take the inverse model's actions without search; or `_target_` and arguments of a
+            `Strategy` of your own.
+        horizon: steps of the level that a plan looks ahead.
+        replan: environment steps between two plans of the level; null: as the level below (level 0: 5).
+        hold: a search holds an action for so many steps: environment steps at level 0, steps of the level above it.
+        proposal: where the search begins.
+        goal_weight: weight of the goal's cost beside the subgoal's, below the top level.
+        value: weight of a predicted step to the goal in the cost of a search (see `hiwm.heads.value`); for goals on a part
+            of the state.
+        disagreement: weight of an ensemble's expected squared error in the cost of a search, the largest up to the step that
+            counts (see `Calibration.doubt`). With 1 it weighs as much as a squared distance in the level's latents.
+        costs: more costs of a search: name -> `_target_` and arguments of a `Cost`.
+    """
+
+    strategy: Literal["search", "follow_inverse"] | Mapping[str, Any] = "search"
+    horizon: int = Field(4, ge=1)
+    replan: int | None = Field(None, ge=1)
+    hold: int = Field(1, ge=1)
+    proposal: ProposalConfig = ProposalConfig()
+    goal_weight: float = Field(0.0, ge=0)
+    value: float = Field(0.0, ge=0)
+    disagreement: float = Field(0.0, ge=0)
+    costs: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+
+    @property
+    def has_own_costs(self) -> bool:
+        """Whether a search minimises more than the distance to its target."""
+        return bool(self.goal_weight or self.value or self.disagreement or self.costs)
+
+
+FIRST_REPLAN = 5  # environment steps between plans of level 0, unless the config says otherwise
+
+
+class PlannerConfig(Settings):
+    """How the hierarchy plans. Level k reads `level<k>`, or the defaults of `LevelPlanning` where there is none.
+
+    Args:
+        graph: none: the top level plans for the goal itself. follow: the next landmark on the path to the goal is handed to the
+            level below as it is. search: the top level searches for that landmark.
+        hops: landmarks ahead that the target is.
+        failure_penalty: cost that is added to what failed before; 0: failures are only reported. For paths between landmarks in
+            edges; for searched subgoals in costs of staying, until the episode ends.
+        patience: a path has failed if, within this many times its expected duration, the graph cost has not dropped or the
+            subgoal has not been reached.
+        budget: predictor calls per environment step and episode, shared evenly by the levels that search. A solver that
+            differentiates has fewer candidates for it, because a backward pass counts as two calls.
+        cauchy_scale: cost of a goal on a part of the state: null for the squared distance in standard deviations of the data;
+            else log(1 + (distance / cauchy_scale)^2) for each of its numbers, the distance in those standard deviations (the
+            Cauchy or Lorentzian loss; Levine et al. 2016, arXiv 1504.00702, equation 4 add such a term for precision). A number
+            that is nearly right is then finished before another one is begun.
+        shrinking_horizon: whether plans that meet the goal set a time of arrival, which later plans keep, and levels hand over
+            to the ones below near the goal; see `hiwm.planning.shrinking_horizon`.
+        solver: the search method, one of `configs/solver/`, or `_target_` and arguments of a `Solver` of your own.
+        discrete_solver: for level 0 where the environment's actions are discrete, that is one-hot vectors.
+        warm_start: a search also tries what the level's last one ended with, shifted by the steps since; the proposal's mean
+            fills the end of the horizon.
+        milliseconds: longest search of a level, for the whole batch; null: no limit. A search stops after the round that another
+            one would take beyond it, with the best so far, so plans are not reproducible. The budget still counts: to plan by
+            time alone, raise it and the solver's iterations by the same factor.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    section: ClassVar[str] = "planner"
+    __pydantic_extra__: dict[str, LevelPlanning]  # level0, level1, ...
+
+    graph: Literal["none", "follow", "search"] = "none"
+    hops: int = Field(2, ge=1)
+    failure_penalty: float = Field(0.0, ge=0)
+    patience: float = Field(3.0, ge=1)
+    budget: float = Field(200.0, gt=0)
+    cauchy_scale: float | None = Field(None, gt=0)
+    shrinking_horizon: bool = False
+    solver: Mapping[str, Any] = Field(default_factory=lambda: {"_target_": "hiwm.planning.solvers.cem.CEM"})
     discrete_solver: Mapping[str, Any] | None = None
     warm_start: bool = False
-    milliseconds: float | None = None
-    feedback: float = 0.0
-    patience: float = 3.0
-    goal_width: float | None = None
-    goal_weight: Sequence[float] = ()
-    schedule: str = "fixed"
-    cost_to_go: Sequence[float] = ()
-    disagreement: Sequence[float] = ()
-    half_precision: bool = False
+    milliseconds: float | None = Field(None, gt=0)
 
-    def check(self, num_levels: int) -> None:
-        """Raise a ValueError that names the key when the config does not fit a stack of `num_levels`."""
-        if self.landmarks not in LANDMARKS:
-            raise ValueError(f"planner.landmarks is {self.landmarks!r}; allowed: {', '.join(LANDMARKS)}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"planner.schedule is {self.schedule!r}; allowed: {', '.join(SCHEDULES)}")
-        if self.schedule != "fixed" and self.landmarks != "none":
+    @model_validator(mode="before")
+    @classmethod
+    def _level_names(cls, values: Any) -> Any:
+        for key in values if isinstance(values, Mapping) else ():
+            if key not in cls.model_fields and not re.fullmatch(r"level\d+", key):
+                known = ", ".join([*cls.model_fields, "level0, level1, ..."])
+                raise ValueError(f"unknown key planner.{key}; expected one of {known}")
+        return values
+
+    @model_validator(mode="after")
+    def _graph_or_shrinking_horizon(self) -> PlannerConfig:
+        if self.shrinking_horizon and self.graph != "none":
             raise ValueError(
-                f"planner.schedule is {self.schedule!r}; allowed: fixed, for planner.landmarks is {self.landmarks!r}: what is "
-                "aimed at is then mostly no goal"
+                f"planner.shrinking_horizon is true; expected false with planner.graph {self.graph!r}, because the target is then "
+                "usually a landmark, not the goal"
             )
-        for key in ("proposal", "horizon", "replan", "repeat", "std", "inverse_std", *WEIGHTS):
-            values = getattr(self, key)
-            if len(values) < num_levels and (values or key not in WEIGHTS):
-                raise ValueError(f"planner.{key} is {list(values)}; allowed: one entry for each of {num_levels} levels")
-        at_least("planner.", 1, hops=self.hops, patience=self.patience)
-        at_least("planner.", 0, feedback=self.feedback)
-        for key in ("milliseconds", "goal_width"):
-            if (value := getattr(self, key)) is not None:
-                within("planner.", "(0, inf)", **{key: value})
-        for key in ("horizon", "replan", "repeat"):
-            at_least("planner.", 1, **{f"{key}[{k}]": getattr(self, key)[k] for k in range(num_levels)})
-        for key in WEIGHTS:
-            at_least("planner.", 0, **{f"{key}[{k}]": weight for k, weight in enumerate(getattr(self, key))})
-        for k in range(num_levels):
-            allowed = PROPOSALS if k else PRIMITIVE
-            if self.proposal[k] not in allowed:
-                raise ValueError(f"planner.proposal[{k}] is {self.proposal[k]!r}; allowed: {', '.join(allowed)}")
-            if k and self.horizon[k] % self.repeat[k]:
-                raise ValueError(
-                    f"planner.horizon[{k}] is {self.horizon[k]}; allowed: a multiple of repeat {self.repeat[k]}"
-                )
-            if self.replan[k] % self.replan[0]:
-                raise ValueError(f"planner.replan is {list(self.replan)}; allowed: multiples of the first")
-        for k in range(num_levels):
-            if self.proposal[k] == "prior" and not self.searches(k, num_levels - 1):
-                raise ValueError(
-                    f"planner.proposal[{k}] is 'prior', but level {k} does not search: planner.landmarks is "
-                    f"{self.landmarks!r}; allowed: planner.landmarks none or search, or another proposal"
-                )
-        for key in ("cost_to_go", "disagreement"):
-            for k, weight in enumerate(getattr(self, key)[:num_levels]):
-                if weight and not self.searches(k, num_levels - 1):
-                    raise ValueError(
-                        f"planner.{key}[{k}] is {weight}; allowed: 0, for level {k} does not search: it follows the inverse "
-                        "model (planner.proposal) or hands a landmark down (planner.landmarks direct)"
-                    )
+        return self
 
-    def check_learned(self, num_levels: int, priors: Collection[int], costs: Collection[int]) -> None:
-        """Raise a ValueError when it asks for a prior or a cost to go of other levels than have learned one."""
-        for k in range(num_levels):
-            if self.proposal[k] == "prior" and k not in priors:
-                raise ValueError(
-                    f"planner.proposal[{k}] is 'prior' but level {k} learns none; allowed: another proposal, or `hiwm train` "
-                    f"with prior.levels=[{k}]"
-                )
-            if k < len(self.cost_to_go) and self.cost_to_go[k] and k not in costs:
-                raise ValueError(
-                    f"planner.cost_to_go[{k}] is {self.cost_to_go[k]} but level {k} learns none; allowed: 0, or `hiwm train` with "
-                    f"cost_to_go.levels=[{k}]"
-                )
+    def level(self, k: int) -> LevelPlanning:
+        """How level k plans."""
+        return self.__pydantic_extra__.get(f"level{k}", LevelPlanning())
 
-    def weight(self, name: str, k: int) -> float:
-        """Level k's entry of one of `WEIGHTS`."""
-        weights = getattr(self, name)
-        return weights[k] if weights else 0.0
+    def replan(self, k: int) -> int:
+        """Environment steps between two plans of level k."""
+        own = self.level(k).replan
+        if own is not None:
+            return own
+        return self.replan(k - 1) if k else FIRST_REPLAN
 
-    def mixture(self, k: int, top: int) -> Mixture:
-        """Level k's proposal; above level 0 a top level has no inverse model above it and searches from a Gaussian."""
-        name = Mixture.of(self.proposal[k])
-        return name.without_inverse() if 0 < k == top else name
+    def follows_graph(self, k: int, top: int) -> bool:
+        """Whether level k hands landmarks down as they are; a single level always has to search for them."""
+        return k == top > 0 and self.graph == "follow"
+
+    def follows_inverse(self, k: int, top: int) -> bool:
+        """Whether level k takes the inverse model's actions without search; above level 0 a top level has none above to ask."""
+        return self.level(k).strategy == "follow_inverse" and not 0 < k == top
 
     def searches(self, k: int, top: int) -> bool:
-        """Whether level k of a stack with this top searches its actions."""
-        handed_down = k == top > 0 and self.landmarks == "direct"
-        # above level 0 a top level has no inverse model above it to follow
-        return not handed_down and (self.proposal[k] != "inverse" or k == top > 0)
+        """Whether level k evaluates candidates; a strategy of your own counts as a search."""
+        return not self.follows_graph(k, top) and not self.follows_inverse(k, top)
+
+    def needs_inverse(self, k: int, top: int) -> bool:
+        """Whether level k asks an inverse model."""
+        own = self.level(k).strategy
+        return self.follows_inverse(k, top) or (own == "search" and self.proposal(k, top).needs_inverse)
+
+    def proposal(self, k: int, top: int) -> ProposalConfig:
+        """Where level k's search begins. Above level 0 a top level has no level above to ask: N(0, 1) replaces the inverse model."""
+        own = self.level(k).proposal
+        if not 0 < k == top:
+            return own
+        others = [name for name in own.candidates if name != "inverse"]
+        return ProposalConfig(candidates=others) if own.center == "inverse" else own.changed({"candidates": others})

@@ -1,4 +1,4 @@
-"""What a plan is made of: everything a person needs to see why the agent does this."""
+"""A plan and everything a person needs to see why the agent acts as it does."""
 
 from __future__ import annotations
 
@@ -6,113 +6,115 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hiwm.planning.reasons import Route, Verdict, keep_rows
-from hiwm.planning.rejected import Rejected
+from hiwm.planning.explain.alternatives import Alternatives
+from hiwm.planning.explain.graph_path import GraphPath
+from hiwm.planning.explain.outcome import SubgoalOutcome
+from hiwm.planning.explain.records import select_rows
 
 
 @dataclass(frozen=True)
 class LevelPlan:
-    """One level's part of a plan, for a batch of B environments.
+    """The plan of one level, for B episodes.
 
     Args:
-        level: whose.
-        target: the latent to reach, (B, D of `target_level`); None for a goal that many latents meet. Where `horizon` is
-            above 0 the level aims at the goal in its place.
+        level: its number.
+        target: the latent to reach, (B, D of `target_level`); None for a goal that many latents meet. Where `horizon` is above
+            0 the level plans for the goal instead.
         target_level: the level in whose latent space the target lies: this one, or the one above.
-        subgoal: what is handed to the level below, a latent of this level (B, D).
-        due: environment steps from `made_at` until the subgoal is due.
-        made_at: environment step this part was planned at.
-        here: the energy of staying where it is, how far that is from the target or goal, (B,).
-        actions: actions of this level, (B, H, A); None where a landmark was handed down as it is.
-        predicted: the latents they lead to, (B, H, D); None with `actions`.
-        nearest: how near they come to the target or goal, the least energy of that over the horizon, (B,); None with `actions`.
-        energy: what the search made least: the same with what `planner.cost_to_go`, `planner.disagreement` and failures
-            before add, (B,); None with `actions`.
+        subgoal: what is handed to the level below, a latent of this level, (B, D).
+        deadline: environment steps from `planned_at` until the subgoal should be reached.
+        planned_at: environment step of the plan.
+        current_cost: cost of the present latent with respect to the target or goal, (B,).
+        actions: of this level, (B, H, A); None where a node of the graph was handed down as it is, as for all below.
+        predicted: the latents they lead to, (B, H, D).
+        nearest: least cost of the target or goal alone over the horizon, (B,).
+        cost: what the search minimised: the same with the level's own costs and the failure penalty, (B,).
         disagreement: variance of the predicted latents among the members of an ensemble, summed over their dimensions,
             (B, H); None for other predictors.
-        penalty: what of `energy` is for trying again what failed before, (B,); None where nothing has.
-        violation: of each constraint, the worst up to where the energy is least, or the next plan, (B, K): positive is forbidden; None without any.
-        multipliers: their prices, (B, K), of solvers that find them.
-        rejected: other subgoals that the search tried; None at level 0 and where there was no search.
-        route: that the target lies on, of a target among landmarks.
-        to_go: steps of this level to the goal, by what the level has learned of them, from here and after each action, (B, H + 1);
-            None where `planner.cost_to_go` does not count.
-        verdict: on the level's last subgoal that was judged; None at level 0.
-        horizon: steps of this level within which it is to meet the goal, (B,); 0 where it aims at a subgoal. None where
-            `planner.schedule` is fixed.
+        penalty: share of `cost` that is due to earlier failures, (B,); None where nothing failed.
+        violation: of each constraint, the maximum up to the step of least cost or the next replan, (B, K): positive is
+            forbidden; None without any.
+        multipliers: prices of the constraints, (B, K), of solvers that find them.
+        alternatives: other subgoals that the search evaluated; None at level 0 and without a search.
+        path: over the landmark graph; None without a graph.
+        value: predicted steps of this level to the goal, from here and after each action, (B, H + 1); None without
+            `planner.level<k>.value`.
+        outcome: of the level's last subgoal; None at level 0.
+        horizon: steps of this level within which it is to meet the goal, (B,); 0 where it plans towards a subgoal. None
+            without `planner.shrinking_horizon`.
     """
 
     level: int
     target: Tensor | None
     target_level: int
     subgoal: Tensor
-    due: int
-    made_at: int
-    here: Tensor
+    deadline: int
+    planned_at: int
+    current_cost: Tensor
     actions: Tensor | None = None
     predicted: Tensor | None = None
     nearest: Tensor | None = None
-    energy: Tensor | None = None
+    cost: Tensor | None = None
     disagreement: Tensor | None = None
     penalty: Tensor | None = None
     violation: Tensor | None = None
     multipliers: Tensor | None = None
-    rejected: Rejected | None = None
-    route: Route | None = None
-    to_go: Tensor | None = None
-    verdict: Verdict | None = None
+    alternatives: Alternatives | None = None
+    path: GraphPath | None = None
+    value: Tensor | None = None
+    outcome: SubgoalOutcome | None = None
     horizon: Tensor | None = None
 
-    def keep(self, rows: Tensor) -> LevelPlan:
-        """The same for some of the environments."""
-        return keep_rows(self, rows)
+    def select(self, rows: Tensor) -> LevelPlan:
+        """The same for some of the episodes."""
+        return select_rows(self, rows)
 
     def explain(self, episode: int = 0) -> str:
-        """What the level aims at and why, what it hands down and what it rejected, in words."""
-
-        def told(values: Tensor | None) -> str:
-            return "" if values is None else ", ".join(f"{value:.3g}" for value in values[episode].flatten().tolist())
-
-        arrives = 0 if self.horizon is None else int(self.horizon[episode])
-        if self.target_level > self.level:
-            aim = (
-                f"the goal itself, past level {self.target_level}"
-                if arrives
-                else f"the subgoal of level {self.target_level}"
-            )
-        elif self.route is not None:
-            aim = self.route.text(episode)
-        else:
-            aim = "the goal itself" if self.target is not None else "any latent that meets the goal"
-        lines = [f"level {self.level}, planned at step {self.made_at}, aims at {aim}; energy {told(self.here)} here"]
-        if self.nearest is not None and self.energy is not None:
-            lines[0] += f", {told(self.nearest)} where it plans to come"
-            if told(self.energy) != told(self.nearest):
-                lines[0] += f" ({told(self.energy)} with all that counts)"
-        if arrives:
-            lines.append(f"is to meet the goal within {arrives} of its steps")
-        if self.to_go is not None:
-            now, *then = (f"{left:.1f}" for left in self.to_go[episode].tolist())
-            lines.append(f"has {now} of its steps to go, then {', '.join(then)}")
+        """What the level plans towards and why, what it hands down and what it rejected, in words."""
+        lines = [f"level {self.level}, planned at step {self.planned_at}, plans towards {self._towards(episode)}"]
+        lines[0] += f"; cost {_numbers(self.current_cost, episode)} now"
+        if self.nearest is not None and self.cost is not None:
+            nearest, cost = _numbers(self.nearest, episode), _numbers(self.cost, episode)
+            lines[0] += f", {nearest} at its nearest step" + (f" ({cost} with all costs)" if cost != nearest else "")
+        if self._meets_goal_within(episode):
+            lines.append(f"is to meet the goal within {self._meets_goal_within(episode)} of its steps")
+        if self.value is not None:
+            now, *then = (f"{steps:.1f}" for steps in self.value[episode].tolist())
+            lines.append(f"predicts {now} of its steps to the goal, then {', '.join(then)}")
         if self.violation is not None:
-            inside = (self.violation[episode] > 0).any()
-            lines.append(
-                f"enters what is forbidden by {told(self.violation)}" if inside else "stays out of what is forbidden"
-            )
-            if self.multipliers is not None:
-                lines[-1] += f", at prices of {told(self.multipliers)}"
+            lines.append(self._constraints(episode))
         if self.level > 0:
-            lines.append(
-                f"hands down {'that' if self.energy is None else 'a subgoal'} until step {self.made_at + self.due}"
-            )
-            if self.penalty is not None and self.penalty[episode] > 0:
-                lines[-1] += f", at a cost of {told(self.penalty)} for what failed before"
-        if self.rejected is not None and self.energy is not None:
-            others = self.rejected.text(episode, float(self.energy[episode]))
-            lines.append(f"rejected {'; '.join(others) if others else 'nothing much different'}")
-        if self.verdict is not None and (verdict := self.verdict.text(episode)):
-            lines.append(verdict)
+            lines.append(self._hands_down(episode))
+        if self.alternatives is not None and self.cost is not None:
+            others = self.alternatives.text(episode, float(self.cost[episode]))
+            lines.append(f"rejected {'; '.join(others) if others else 'nothing distinct'}")
+        if self.outcome is not None and (outcome := self.outcome.text(episode)):
+            lines.append(outcome)
         return "\n  ".join(lines)
+
+    def _meets_goal_within(self, episode: int) -> int:
+        return 0 if self.horizon is None else int(self.horizon[episode])
+
+    def _towards(self, episode: int) -> str:
+        if self.target_level > self.level:
+            skipped = self._meets_goal_within(episode) > 0
+            return f"the goal itself, past level {self.target_level}" if skipped else f"the subgoal of level {self.target_level}"
+        if self.path is not None:
+            return self.path.text(episode)
+        return "the goal itself" if self.target is not None else "any latent that meets the goal"
+
+    def _constraints(self, episode: int) -> str:
+        assert self.violation is not None, "asked only then"
+        inside = (self.violation[episode] > 0).any()
+        line = f"enters what is forbidden by {_numbers(self.violation, episode)}" if inside else "stays out of what is forbidden"
+        return line if self.multipliers is None else f"{line}, at prices of {_numbers(self.multipliers, episode)}"
+
+    def _hands_down(self, episode: int) -> str:
+        what = "it" if self.cost is None else "a subgoal"
+        line = f"hands {what} down until step {self.planned_at + self.deadline}"
+        if self.penalty is None or not self.penalty[episode] > 0:
+            return line
+        return f"{line}, {_numbers(self.penalty, episode)} of its cost because it failed before"
 
 
 @dataclass(frozen=True)
@@ -120,20 +122,24 @@ class Plan:
     """The plan behind an action.
 
     Args:
-        steps: one part a level, bottom first.
-        action: the primitive action it puts out now, (B, A).
+        levels: one plan per level, bottom first.
+        action: the primitive action to take now, (B, A).
         milliseconds: time of the planning call, for the whole batch.
-        predictor_calls: one-step predictions it took, an environment (mean over the batch).
-        other_calls: passes through all other networks it took: encoders, inverse models, priors, costs to go; likewise.
+        predictor_calls: one-step predictions it took, per episode (mean over the batch).
+        other_calls: forward passes through all other networks, likewise: encoders, inverse models, action priors, values.
     """
 
-    steps: tuple[LevelPlan, ...]
+    levels: tuple[LevelPlan, ...]
     action: Tensor
     milliseconds: float
     predictor_calls: float
     other_calls: float
 
     def explain(self, episode: int = 0) -> str:
-        """Why the agent does this: a few lines a level, the top one first, and the action. Distances are of latents."""
+        """Why the agent acts as it does: a few lines per level, the top one first, and the action. Distances are between latents."""
         action = ", ".join(f"{value:.3g}" for value in self.action[episode].tolist())
-        return "\n".join([*(part.explain(episode) for part in reversed(self.steps)), f"action {action}"])
+        return "\n".join([*(level.explain(episode) for level in reversed(self.levels)), f"action {action}"])
+
+
+def _numbers(values: Tensor, episode: int) -> str:
+    return ", ".join(f"{value:.3g}" for value in values[episode].flatten().tolist())

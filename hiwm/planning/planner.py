@@ -1,9 +1,9 @@
-"""Top-down planning: each level searches its own actions for the subgoal of the level above."""
+"""Top-down planning: the top level plans towards the goal, each level below towards the subgoal of the level above."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -11,229 +11,217 @@ import torch
 from torch import Tensor
 
 from hiwm.hierarchy import Hierarchy, Inputs
-from hiwm.levels.action_encoders.raw import RawActionEncoder
-from hiwm.planning.config import WEIGHTS, PlannerConfig
-from hiwm.planning.fitted import Fitted
-from hiwm.planning.goals import Aim, Goal, squared_distance
-from hiwm.planning.memory import Memory
+from hiwm.planning.config import PlannerConfig
+from hiwm.planning.costs import Cost, Evaluator, SubgoalCost
+from hiwm.planning.counter import ForwardCounter
+from hiwm.planning.explain.alternatives import CandidateLog
+from hiwm.planning.goals import Goal
+from hiwm.planning.history import History
+from hiwm.planning.model import LevelModel, encode_all
 from hiwm.planning.plan import LevelPlan, Plan
-from hiwm.planning.proposals import FREE
-from hiwm.planning.requirements import candidates_of, check_fitted, check_levels, solvers_of
-from hiwm.planning.schedule import Schedule
-from hiwm.planning.search import LevelSearch, Passes, passes_of
-from hiwm.planning.subgoals import Subgoals
-from hiwm.planning.wayfinder import Wayfinder
-
-NONE_FITTED = Fitted()
+from hiwm.planning.rollout import Rollout
+from hiwm.planning.shrinking_horizon import FixedHorizon
+from hiwm.planning.strategies.strategy import Decision, Problem, Strategy
+from hiwm.planning.subgoals import SubgoalMonitor
+from hiwm.planning.targets import Navigator, Target
 
 
 class HierarchicalPlanner:
-    """Plans for a batch of environments that run in step.
+    """Plans for a batch of B environments that run in step. With one level it is the flat planner.
 
-    The flat planner is this with one level and landmarks none; flat + landmarks, with one level and landmarks.
+    `hiwm.planning.assemble.make_planner` makes one from a config.
 
     Args:
         hierarchy: the levels; all of them plan.
-        config: how.
-        action_low, action_high: bounds of primitive actions, (A,).
-        fitted: what config asks for: of landmarks the graph over the top level's latents.
-        allow: packages trusted for the solver's class besides hiwm's own.
-        discrete: whether primitive actions are one-hot vectors.
+        config: budget, replanning and what failures cost.
+        models: one per level, bottom first.
+        strategies: how each level plans.
+        costs: what each level minimises besides the distance to its target, by name.
+        navigator: gives the top level its targets.
+        horizon: shrinks the levels' horizons near the goal, or keeps them.
+        counter: counts the models' forward passes.
     """
 
     def __init__(
         self,
         hierarchy: Hierarchy,
         config: PlannerConfig,
-        action_low: Tensor,
-        action_high: Tensor,
-        fitted: Fitted = NONE_FITTED,
-        allow: Sequence[str] = (),
-        discrete: bool = False,
+        models: Sequence[LevelModel],
+        strategies: Sequence[Strategy],
+        costs: Sequence[Mapping[str, Cost]],
+        navigator: Navigator,
+        horizon: FixedHorizon,
+        counter: ForwardCounter,
     ) -> None:
-        check_levels(config, hierarchy)
-        solvers = solvers_of(config, len(hierarchy), discrete, allow)
-        samples = candidates_of(config, hierarchy, solvers)
-        check_fitted(config, hierarchy, fitted)
-        self.hierarchy = hierarchy
-        self.config = config
-        self.top = len(hierarchy) - 1
-        self.ways = None
-        if config.landmarks != "none":
-            graph = fitted.graphs[self.top]
-            self.ways = Wayfinder(graph, self.top, config.hops, config.feedback, config.patience)
-        self.schedule = None if config.schedule == "fixed" else Schedule(hierarchy.periods, config.horizon)
-        self.passes = Passes()
-        bounds = action_low.flatten(), action_high.flatten()
-        #: what each level does by itself, bottom first
-        self.levels = [
-            LevelSearch(hierarchy, k, config, fitted, bounds, solvers[k], samples[k], discrete and k == 0, self.passes)
-            for k in range(len(hierarchy))
-        ]
+        self.hierarchy, self.config = hierarchy, config
+        self.models, self.strategies, self.costs = models, strategies, costs
+        self.navigator, self.horizon, self.counter = navigator, horizon, counter
+        self.top = len(models) - 1
+        searching = sum(strategy.searches for strategy in strategies)
+        #: predictor calls per episode that one plan of each level may take
+        self.calls = [config.budget / max(1, searching) * config.replan(k) for k in range(len(models))]
+        for strategy, model, calls in zip(strategies, models, self.calls, strict=True):
+            strategy.check(model, calls)
 
     def start(self, goal: Goal, generator: torch.Generator) -> None:
         """Begin B episodes towards their goals."""
-        if self.levels[self.top].proposal.asks_inverse and self.ways is None and goal.latent(self.top) is None:
+        if self.strategies[self.top].needs_inverse and self.config.graph == "none" and goal.latent(self.top) is None:
             raise ValueError(
-                f"planner.proposal[{self.top}] is {self.config.proposal[self.top]!r}; allowed: {', '.join(FREE)}, for "
-                "an inverse model cannot be asked for a goal that is no whole observation"
+                f"planner.level{self.top} asks the inverse model, which needs a goal that is a whole observation; "
+                f"{type(goal).__name__} is none. Use strategy search and a proposal without it"
             )
-        if goal.part is None and any(level.to_go for level in self.levels):
-            raise ValueError(
-                f"planner.cost_to_go is {list(self.config.cost_to_go)}; allowed: 0 for every level, for {type(goal).__name__} "
-                "is no goal on a part of the state (`Agent.part_goal`; or a dict, where goal.columns names the part)"
-            )
-        self.goal = goal
-        self.step = 0
-        self.memory = Memory(self.hierarchy)
-        self.parts: list[LevelPlan | None] = [None] * len(self.hierarchy)
-        #: what became of those each level but the lowest handed down
-        self.subgoals: dict[int, Subgoals] = {}
-        for level in self.levels:
-            level.start(goal, self.memory, generator)
-        if self.ways is not None:
-            self.ways.start(goal)
-        if self.schedule is not None:
-            self.schedule.start(goal)
+        self.goal, self.generator, self.step = goal, generator, 0
+        self.history = History(self.hierarchy, partial(encode_all, self.models))
+        self.plans: list[LevelPlan | None] = [None] * len(self.models)
+        #: watches the subgoals of each level but the lowest
+        self.subgoals: dict[int, SubgoalMonitor] = {}
+        for strategy in self.strategies:
+            strategy.start()
+        self._start_costs()
+        self.navigator.start(goal)
+        self.horizon.start(goal)
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Go on with some of the environments only."""
-        self.goal = self.goal.keep(rows)
-        self.memory.keep(rows)
-        self.parts = [None if part is None else part.keep(rows) for part in self.parts]
-        for level in self.levels:
-            level.keep(rows, self.goal)
-        for subgoals in self.subgoals.values():
-            subgoals.keep(rows)
-        if self.ways is not None:
-            self.ways.keep(rows, self.goal)
-        if self.schedule is not None:
-            self.schedule.keep(rows, self.goal)
+        self.goal = self.goal.select(rows)
+        self.plans = [None if plan is None else plan.select(rows) for plan in self.plans]
+        for part in (self.history, *self.strategies, *self.subgoals.values()):
+            part.select(rows)
+        self._start_costs()
+        self.navigator.select(rows, self.goal)
+        self.horizon.select(rows, self.goal)
 
     @torch.no_grad()
     def plan(self, observation: Inputs) -> Plan:
-        """The plan for this environment step; parts that are not due for replanning are kept.
+        """The plan for this environment step; levels that are not due keep theirs.
 
-        When a waypoint is reached in any of the environments, all levels plan anew; with feedback, when a subgoal failed in any,
-        the level that handed it down and all below it. Both are looked for when level 0 plans.
+        All levels replan when a waypoint is reached in any environment. With `planner.failure_penalty`, a level whose subgoal
+        failed in any environment replans, and so do all levels below it.
 
         Args:
-            observation: each input (B, ...).
+            observation: each input, (B, ...).
         """
         began = time.perf_counter()
-        self.passes.predictor = self.passes.other = 0
-        due = [k for k in range(self.top, -1, -1) if self.step % self.config.replan[k] == 0]
+        self.counter.reset()
+        due = {k for k in range(self.top + 1) if self.step % self.config.replan(k) == 0}
         if due:
-            latents = self.hierarchy.encode(observation)
-            self.passes.other += self.goal.size * len(latents)
-            moved = self._observe(latents)
-            failed = self._judge(latents)
-            for k in [k for k in range(self.top, -1, -1) if k in due or k <= failed or moved]:
-                self.parts[k] = self._plan_level(k, latents)
-        steps = tuple(part for part in self.parts if part is not None)
-        action = self._primitive(steps[0]).cpu()  # waits for the device, so that the time is true
-        self.memory.append(observation, action.to(self.hierarchy.device))
+            latents = encode_all(self.models, observation)
+            moved = self._observe_goal(latents)
+            failed = self._observe_subgoals(latents)
+            for k in range(self.top, -1, -1):
+                if k in due or k <= failed or moved:
+                    self.plans[k] = self._plan_level(k, latents)
+        plans = tuple(plan for plan in self.plans if plan is not None)
+        assert plans[0].actions is not None, "level 0 always acts"
+        action = self.models[0].primitive(plans[0].actions, self.step - plans[0].planned_at)
+        action = action.cpu()  # waits for the device, so that the time is true
+        self.history.append(observation, action.to(self.hierarchy.device))
         self.step += 1
         milliseconds = 1000 * (time.perf_counter() - began)
         batch = self.goal.size
-        return Plan(steps, action, milliseconds, self.passes.predictor / batch, self.passes.other / batch)
+        return Plan(plans, action, milliseconds, self.counter.predictor / batch, self.counter.other / batch)
 
-    def _observe(self, latents: Sequence[Tensor]) -> bool:
-        """Whether what was seen has changed the goal of any episode: a waypoint is reached."""
+    def _plan_level(self, k: int, latents: Sequence[Tensor]) -> LevelPlan:
+        """Level k plans towards the subgoal of the level above, or, at the top, on the way to the goal."""
+        target, current_cost = self._target(k, latents)
+        target = self.horizon.target(k, target, self.step)
+        current_cost = self.horizon.current_cost(k, latents[k], current_cost, self.step)
+        evaluate = self._evaluator(k, target, current_cost)
+        self.models[k].condition(self.history, latents[k])
+        problem = Problem(
+            self.models[k], latents[k], target, evaluate, self.calls[k], self.step, self.generator,
+            None if self.config.milliseconds is None else self.config.milliseconds / 1000,
+        )  # fmt: skip
+        decision = self.strategies[k].plan(problem)
+        plan = self._describe(problem, decision, current_cost)
+        return self._watch_subgoals(k, latents[k], target, plan)
+
+    def _target(self, k: int, latents: Sequence[Tensor]) -> tuple[Target, Tensor]:
+        """What level k plans towards, and the cost of staying where it is, (B,)."""
+        if k == self.top:
+            target = self.navigator.target(latents[k], self.step)
+            return target, target.cost(Rollout.staying(latents[k]))[:, 0, 0]
+        above = self.plans[k + 1]
+        assert above is not None, "levels plan from the top"
+        deadline = above.deadline - (self.step - above.planned_at)
+        weight = self.config.level(k).goal_weight
+        cost = SubgoalCost(self.models[k + 1].encode_latent, above.subgoal, self.goal, k, weight)
+        return Target(cost, above.subgoal, k + 1, deadline), cost.of(latents[k], latents[k + 1])
+
+    def _evaluator(self, k: int, target: Target, current_cost: Tensor) -> Evaluator:
+        model = self.models[k]
+        return Evaluator(
+            target,
+            self.costs[k],
+            penalty=self.subgoals[k].penalty(current_cost) if k else None,
+            constraint=partial(self.goal.violation, k),
+            committed=min(model.horizon, -(-self.config.replan(k) // model.period)),
+            log=CandidateLog() if k else None,  # level 0 hands nothing down
+        )
+
+    def _describe(self, problem: Problem, decision: Decision, current_cost: Tensor) -> LevelPlan:
+        """The level's plan with the reasons for it."""
+        model, target, evaluate = problem.model, problem.target, problem.evaluate
+        plan = LevelPlan(
+            model.k, target.latent, target.level, decision.subgoal, decision.deadline, self.step, current_cost,
+            path=target.path,
+        )  # fmt: skip
+        if decision.rollout is None:
+            return plan
+        rollout, found = decision.rollout, evaluate.evaluate(decision.rollout)
+        scores = found.scores.without_nan()
+        value, log = self.costs[model.k].get("value"), evaluate.log
+        return replace(
+            plan,
+            actions=rollout.actions[:, 0],
+            predicted=rollout.latents[:, 0],
+            nearest=found.nearest[:, 0],
+            cost=scores.cost[:, 0],
+            disagreement=None if rollout.variance is None else rollout.variance[:, 0].sum(-1),
+            penalty=None if found.penalty is None else found.penalty[:, 0],
+            violation=None if scores.violation is None else scores.violation[:, 0],
+            multipliers=decision.multipliers,
+            alternatives=None if log is None else log.alternatives(problem.latent, decision.subgoal),
+            value=None if value is None else value.along(rollout),
+        )
+
+    def _watch_subgoals(self, k: int, latent: Tensor, target: Target, plan: LevelPlan) -> LevelPlan:
+        """Tell those who watch the episodes of a new plan, and add what they know to it."""
+        if self.horizon.applies(k):
+            plan = replace(plan, horizon=self.horizon.planned(k, plan.predicted, self.step))
+        elif k < self.top and self.models[k].looks_ahead >= target.deadline and not self.config.level(k).has_own_costs:
+            # a level can tell whether the subgoal is within reach if it looks that far and minds nothing else
+            above = self.plans[k + 1]
+            assert above is not None and plan.nearest is not None, "levels below the top predict where they lead"
+            self.subgoals[k + 1].report_reach(above.planned_at, plan.nearest)
+        if k == 0:
+            return plan
+        self.subgoals[k].hand_down(latent, plan.subgoal, self.step, plan.deadline)
+        return replace(plan, outcome=self.subgoals[k].outcome)
+
+    def _observe_goal(self, latents: Sequence[Tensor]) -> bool:
+        """Whether the goal of any episode has changed, because a waypoint is reached."""
         goal, changed = self.goal.observe(latents)
         if not changed.any():
             return False
         self.goal = goal
-        for level in self.levels:
-            level.goal = goal
-        if self.ways is not None:
-            self.ways.renew(goal, changed)
-        if self.schedule is not None:
-            self.schedule.renew(goal, changed)
+        self._start_costs()
+        self.navigator.update_goal(goal, changed)
+        self.horizon.update_goal(goal, changed)
         return True
 
-    def _judge(self, latents: Sequence[Tensor]) -> int:
-        """See what became of the subgoals; the highest level that has to think again, -1 for none."""
+    def _observe_subgoals(self, latents: Sequence[Tensor]) -> int:
+        """The highest level that has to replan because its subgoal failed; -1 for none."""
         if self.step == 0:
-            lengths = [level.predictor.scale.norm().item() for level in self.hierarchy.levels]
-            self.subgoals = {
-                k: Subgoals(lengths[k], self.config.patience, self._learns(k), latents[k])
-                for k in range(1, len(latents))
-            }
-        failed = {k: subgoals.judge(latents[k], self.step) for k, subgoals in self.subgoals.items()}
-        return max((k for k in failed if self._learns(k) and failed[k].any()), default=-1)
+            for k in range(1, self.top + 1):
+                # failures of a graph's nodes are the graph's matter
+                penalty = self.config.failure_penalty if self.strategies[k].searches else 0.0
+                length = self.models[k].step_length
+                self.subgoals[k] = SubgoalMonitor(length, self.config.patience, penalty, latents[k])
+        failed = {k: monitor.evaluate(latents[k], self.step) for k, monitor in self.subgoals.items()}
+        return max((k for k in failed if self.subgoals[k].failure_penalty and failed[k].any()), default=-1)
 
-    def _plan_level(self, k: int, latents: Sequence[Tensor]) -> LevelPlan:
-        latent, period, route = latents[k], self.hierarchy.periods[k], None
-        if k < self.top:
-            above = self.parts[k + 1]
-            assert above is not None, "levels plan from the top"
-            steps = above.due - (self.step - above.made_at)
-            here, weight = squared_distance(latents[k + 1], above.subgoal), self.config.weight("goal_weight", k)
-            if weight:
-                here = here + weight * self.goal.energy(k, latent)
-            aim, left = self._subgoal(k, above.subgoal), steps / period
-        elif self.ways is None:
-            aim, left = Aim(self.goal.latent(k), k, partial(self.goal.energy, k)), self.config.horizon[k]
-            here = self.goal.energy(k, latent)
-        else:
-            aim, left = self.ways.next(latent, self.step), self.ways.due / period
-            here, route = aim.energy(latent[:, None, None])[:, 0, 0], self.ways.route
-        # an inverse model is asked for a latent, which a goal on a part of the state is not
-        may_take_over = self.levels[k].searches or self.goal.latent(k) is not None
-        schedule = self.schedule if may_take_over else None
-        if schedule is not None:
-            aim = schedule.aim(k, aim, self.step)
-            here = torch.where(schedule.at_goal(k, self.step), self.goal.energy(k, latent), here)
-        if k == self.top > 0 and self.ways is not None and self.config.landmarks == "direct":
-            assert aim.latent is not None, "a landmark is one latent"
-            part = LevelPlan(k, aim.latent, k, aim.latent, self.ways.due, self.step, here, route=route)
-        else:
-            part = self.levels[k].plan(latent, aim, left, self.step, here, self._penalty(k, latent, here), route)
-        if schedule is not None:
-            assert part.predicted is not None, "no landmarks: every level searches or follows"
-            part = replace(part, horizon=schedule.planned(k, part.predicted, self.step))
-        # a level can tell whether the subgoal is within reach if it looks that far and minds nothing else
-        elif (
-            k < self.top
-            and self.config.horizon[k] * period >= steps
-            and not any(self.config.weight(w, k) for w in WEIGHTS)
-        ):
-            assert part.nearest is not None, "a level below searches or follows"
-            self.subgoals[k + 1].answer(above.made_at, part.nearest)
-        if k == 0:
-            return part
-        self.subgoals[k].hand_down(latent, part.subgoal, self.step, part.due)
-        return replace(part, verdict=self.subgoals[k].verdict)
-
-    def _subgoal(self, k: int, target: Tensor) -> Aim:
-        """A latent of the level above level k, and the goal as far as level k is to mind it."""
-        weight = self.config.weight("goal_weight", k)
-
-        def energy(latent: Tensor) -> Tensor:
-            self.passes.other += passes_of(latent) * latent[..., 0].numel()
-            above = self.hierarchy.levels[k + 1].encode({"latent": latent})
-            away = squared_distance(above, target)
-            return away + weight * self.goal.energy(k, latent) if weight else away
-
-        return Aim(target, k + 1, energy)
-
-    def _penalty(self, k: int, latent: Tensor, here: Tensor) -> Callable[[Tensor], Tensor | None]:
-        """What ways of level k cost for trying again what failed, (B, S, H, D) -> (B, S, H); None where nothing has."""
-        if not self._learns(k) or not self.subgoals[k].handed.failed.any():
-            return lambda predicted: None
-        price = self.config.feedback * here[:, None, None]
-        return lambda predicted: price * self.subgoals[k].cost(latent, predicted)
-
-    def _learns(self, k: int) -> bool:
-        """Whether the level's own failed subgoals change what it searches for; those of a graph are the graph's matter."""
-        return k > 0 and self.config.feedback > 0 and self.levels[k].searches
-
-    def _primitive(self, part: LevelPlan) -> Tensor:
-        assert part.actions is not None, "level 0 always acts"
-        age = self.step - part.made_at
-        stride = self.hierarchy.strides[0]
-        encoder = self.hierarchy.levels[0].action_encoder
-        assert isinstance(encoder, RawActionEncoder), "checked before training"
-        chunk = encoder.decode(part.actions[:, age // stride])
-        return chunk[:, age % stride]
+    def _start_costs(self) -> None:
+        for costs in self.costs:
+            for cost in costs.values():
+                cost.start(self.goal)

@@ -1,32 +1,35 @@
-"""What became of the subgoals a level handed down, and what it costs to ask for one that failed again.
+"""What became of the subgoals a level handed down, and what it costs to ask again for one that failed.
 
-A level's model may believe in a way that is none. The episode then stays where it is, and the next search, which knows no
-better, asks for the same again. So a subgoal that was not reached makes its way, from where the episode was to where it was
-sent, dearer for the rest of the episode: what `experience.py` does for the edges of a landmark graph.
+A level's model may predict a path that does not exist. The episode then stays where it is, and the next search asks for the
+same path again. So after a subgoal fails, the path from where the episode was to that subgoal costs more for the rest of the
+episode. `graph/edge_memory.py` does the same for the edges of a landmark graph.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hiwm.planning.reasons import NOTHING, REACHED, UNREACHABLE, UNREACHED, Verdict
+from hiwm.planning.explain.outcome import OPEN, REACHED, UNREACHABLE, UNREACHED, SubgoalOutcome
+from hiwm.planning.rollout import Rollout
 
-ARRIVED = 0.5  # of how far it was away, or of a typical step if that is more: a subgoal this near counts as reached
+REACHED_SHARE = 0.5  # of the distance at the start, or of a typical step if that is more: this near counts as reached
 
 
-class Handed(NamedTuple):
+class SubgoalRecord(NamedTuple):
     """R subgoals of each of B episodes.
 
     Args:
         start, end: where the episode was, and the subgoal, (B, R, D).
         scale: squared distance between the two, at least that of a typical step, (B, R).
         nearest: least squared distance of the episode from the subgoal since, (B, R).
-        made_at, until: environment steps it was handed down at, and is judged at the latest, (B, R).
-        open: not judged yet, (B, R).
-        hopeless: the level below sees no way there, (B, R).
+        planned_at: environment step it was handed down at, (B, R).
+        until: environment step it is evaluated at the latest, (B, R).
+        open: not evaluated yet, (B, R).
+        unreachable: the level below finds no path to it, (B, R).
         failed: it was not reached, (B, R).
     """
 
@@ -34,102 +37,110 @@ class Handed(NamedTuple):
     end: Tensor
     scale: Tensor
     nearest: Tensor
-    made_at: Tensor
+    planned_at: Tensor
     until: Tensor
     open: Tensor
-    hopeless: Tensor
+    unreachable: Tensor
     failed: Tensor
 
 
-class Subgoals:
-    """The subgoals that one level hands down to B episodes.
+class SubgoalMonitor:
+    """Watches the subgoals that one level hands down to B episodes.
 
     Args:
         step_length: typical length of one step of the level, in its latent space.
-        patience: a subgoal failed if it is not reached in this many times the steps until it is due, whether or not others were
-            handed down since: a level that keeps changing its mind does not get there either.
-        remembers: whether what failed costs from then on; otherwise it is told and forgotten.
+        patience: a subgoal failed if it is not reached within this many times the steps until its deadline, even if others
+            were handed down since: a level that keeps changing its mind does not arrive either.
+        failure_penalty: cost of a path that failed, in costs of staying where the episode is; 0: failures are only reported.
         latent: of the level, for the size of the batch, (B, D).
     """
 
-    def __init__(self, step_length: float, patience: float, remembers: bool, latent: Tensor) -> None:
+    def __init__(self, step_length: float, patience: float, failure_penalty: float, latent: Tensor) -> None:
         self.least = step_length**2
         self.patience = patience
-        self.remembers = remembers
+        self.failure_penalty = failure_penalty
         none, number = latent.new_zeros(len(latent), 0), latent.new_zeros(len(latent), 0, dtype=torch.long)
-        ways = latent.new_zeros(len(latent), 0, latent.shape[1])
-        self.handed = Handed(ways, ways, none, none, number, none, none.bool(), none.bool(), none.bool())
+        points = latent.new_zeros(len(latent), 0, latent.shape[1])
+        flags = (none.bool(), none.bool(), none.bool())
+        self.record = SubgoalRecord(points, points, none, none, number, none, *flags)
         zero = latent.new_zeros(len(latent))
-        self.verdict = Verdict(zero.long() + NOTHING, zero.long(), zero, zero)
+        self.outcome = SubgoalOutcome(zero.long() + OPEN, zero.long(), zero, zero)
 
-    def hand_down(self, latent: Tensor, subgoal: Tensor, step: int, due: int) -> None:
-        """Subgoals (B, D) for episodes at latents (B, D), due in so many environment steps."""
+    def hand_down(self, latent: Tensor, subgoal: Tensor, step: int, deadline: int) -> None:
+        """Record subgoals (B, D) for episodes at latents (B, D), to be reached in so many environment steps."""
         distance = (subgoal - latent).square().sum(-1)
-        now, until = torch.full_like(distance, step).long(), torch.full_like(distance, step + self.patience * due)
+        now, until = torch.full_like(distance, step).long(), torch.full_like(distance, step + self.patience * deadline)
         no = torch.zeros_like(distance, dtype=torch.bool)
         new = (latent, subgoal, distance.clamp_min(self.least), distance, now, until, ~no, no, no)
-        self.handed = Handed(*(torch.cat([x, one.unsqueeze(1)], 1) for x, one in zip(self.handed, new, strict=True)))
+        columns = zip(self.record, new, strict=True)
+        self.record = SubgoalRecord(*(torch.cat([column, one.unsqueeze(1)], 1) for column, one in columns))
 
-    def answer(self, made_at: int, energy: Tensor) -> None:
+    def report_reach(self, planned_at: int, cost: Tensor) -> None:
         """The best plan of the level below comes this near to the subgoals of that step, squared distances (B,)."""
-        handed = self.handed
-        hopeless = energy.unsqueeze(1) > ARRIVED**2 * handed.scale
-        self.handed = handed._replace(hopeless=torch.where(handed.made_at == made_at, hopeless, handed.hopeless))
+        record = self.record
+        unreachable = cost.unsqueeze(1) > REACHED_SHARE**2 * record.scale
+        unreachable = torch.where(record.planned_at == planned_at, unreachable, record.unreachable)
+        self.record = record._replace(unreachable=unreachable)
 
-    def judge(self, latent: Tensor, step: int) -> Tensor:
-        """Judge what can be judged of episodes at latents (B, D); whether a subgoal of theirs failed, (B,)."""
-        nearest = torch.minimum(self.handed.nearest, (self.handed.end - latent.unsqueeze(1)).square().sum(-1))
-        handed = self.handed._replace(nearest=nearest)
-        reached = handed.open & (nearest <= ARRIVED**2 * handed.scale)
-        failed = handed.open & ~reached & (handed.hopeless | (handed.until <= step))
-        self.verdict = _last(handed, reached, failed, self.verdict)
-        handed = handed._replace(open=handed.open & ~reached & ~failed)
-        if self.remembers:  # until it turns out to be possible after all
-            again = self._apart(handed.start, handed.end) <= ARRIVED**2
+    def evaluate(self, latent: Tensor, step: int) -> Tensor:
+        """Decide what can be decided of episodes at latents (B, D); whether a subgoal of an episode failed now, (B,)."""
+        nearest = torch.minimum(self.record.nearest, (self.record.end - latent.unsqueeze(1)).square().sum(-1))
+        record = self.record._replace(nearest=nearest)
+        reached = record.open & (nearest <= REACHED_SHARE**2 * record.scale)
+        failed = record.open & ~reached & (record.unreachable | (record.until <= step))
+        self.outcome = _latest(record, reached, failed, self.outcome)
+        record = record._replace(open=record.open & ~reached & ~failed)
+        if self.failure_penalty:  # a path that was taken after all is forgiven
+            again = self._difference(record.start, record.end) <= REACHED_SHARE**2
             forgiven = (again & reached.unsqueeze(2)).any(1)
-            handed = handed._replace(failed=(handed.failed & ~forgiven) | failed)
-        wanted = (handed.open | handed.failed).any(0)
-        self.handed = Handed(*(x[:, wanted] for x in handed))
+            record = record._replace(failed=(record.failed & ~forgiven) | failed)
+        wanted = (record.open | record.failed).any(0)
+        self.record = SubgoalRecord(*(column[:, wanted] for column in record))
         return failed.any(1)
 
-    def cost(self, latent: Tensor, predicted: Tensor) -> Tensor:
-        """How much of what failed would be tried again, up to each step of a plan; 1 for the same way once.
-
-        sum of exp(-(|from - start|^2 + |to - end|^2) / scale) over what failed and over the steps from -> to so far.
+    def penalty(self, current_cost: Tensor) -> Callable[[Rollout], Tensor] | None:
+        """The cost of trying again what failed, rollout -> (B, S, H); None where nothing has.
 
         Args:
-            latent: where the episodes are, (B, D).
-            predicted: the plans' latents, (B, S, H, D).
-
-        Returns:
-            (B, S, H).
+            current_cost: of staying, (B,), which the penalty is a multiple of.
         """
-        here = latent[:, None, None].expand(-1, predicted.shape[1], 1, -1)
-        before = torch.cat([here, predicted[:, :, :-1]], 2)
-        likeness = torch.exp(-self._apart(before.flatten(1, 2), predicted.flatten(1, 2)))  # (B, S * H, R)
-        again = torch.where(self.handed.failed.unsqueeze(1), likeness, 0.0).sum(-1)
+        if not self.failure_penalty or not self.record.failed.any():
+            return None
+        price = self.failure_penalty * current_cost[:, None, None]
+        return lambda rollout: price * self.similarity(rollout)
+
+    def similarity(self, rollout: Rollout) -> Tensor:
+        """How much of what failed would be tried again, up to each step; 1 for the same path once, (B, S, H).
+
+        sum of exp(-(|from - start|^2 + |to - end|^2) / scale) over what failed and over the steps from -> to so far.
+        """
+        predicted = rollout.latents
+        start = rollout.start[:, None, None].expand(-1, predicted.shape[1], 1, -1)
+        before = torch.cat([start, predicted[:, :, :-1]], 2)
+        likeness = torch.exp(-self._difference(before.flatten(1, 2), predicted.flatten(1, 2)))  # (B, S * H, R)
+        again = torch.where(self.record.failed.unsqueeze(1), likeness, 0.0).sum(-1)
         return again.unflatten(1, predicted.shape[1:3]).cumsum(-1)
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Go on with some of the episodes only."""
-        self.handed = Handed(*(x[rows] for x in self.handed))
-        self.verdict = self.verdict.keep(rows)
+        self.record = SubgoalRecord(*(column[rows] for column in self.record))
+        self.outcome = self.outcome.select(rows)
 
-    def _apart(self, start: Tensor, end: Tensor) -> Tensor:
-        """Of ways (B, N, D) -> (B, N, D) from those that were handed down, in the scale of these, (B, N, R)."""
-        apart = torch.cdist(start, self.handed.start).square() + torch.cdist(end, self.handed.end).square()
-        return apart / self.handed.scale.unsqueeze(1)
+    def _difference(self, start: Tensor, end: Tensor) -> Tensor:
+        """Between paths (B, N, D) -> (B, N, D) and those that were handed down, in the scale of these, (B, N, R)."""
+        apart = torch.cdist(start, self.record.start).square() + torch.cdist(end, self.record.end).square()
+        return apart / self.record.scale.unsqueeze(1)
 
 
-def _last(handed: Handed, reached: Tensor, failed: Tensor, before: Verdict) -> Verdict:
-    """On the last subgoal of each episode that was judged, of those that are now, (B, R), or `before`."""
-    judged = reached | failed
-    if not judged.shape[1]:
+def _latest(record: SubgoalRecord, reached: Tensor, failed: Tensor, before: SubgoalOutcome) -> SubgoalOutcome:
+    """The outcome of each episode's latest subgoal that was decided now, (B, R), or `before`."""
+    decided = reached | failed
+    if not decided.shape[1]:
         return before
-    numbers = torch.arange(judged.shape[1], device=judged.device)
-    last = torch.where(judged, numbers, 0).argmax(1, keepdim=True)
-    outcome = torch.where(reached, REACHED, torch.where(handed.hopeless, UNREACHABLE, UNREACHED))
-    now = (x.gather(1, last).squeeze(1) for x in (outcome, handed.made_at, handed.nearest, handed.scale))
-    then = (before.outcome, before.made_at, before.energy, before.scale)
-    any_ = judged.any(1)
-    return Verdict(*(torch.where(any_, a, b) for a, b in zip(now, then, strict=True)))
+    numbers = torch.arange(decided.shape[1], device=decided.device)
+    last = torch.where(decided, numbers, 0).argmax(1, keepdim=True)
+    outcome = torch.where(reached, REACHED, torch.where(record.unreachable, UNREACHABLE, UNREACHED))
+    now = (x.gather(1, last).squeeze(1) for x in (outcome, record.planned_at, record.nearest, record.scale))
+    then = (before.outcome, before.planned_at, before.distance, before.scale)
+    any_ = decided.any(1)
+    return SubgoalOutcome(*(torch.where(any_, a, b) for a, b in zip(now, then, strict=True)))

@@ -1,23 +1,23 @@
-"""What to reach, at whatever level it is asked, and what to stay out of on the way."""
+"""What to reach, for every level, and what to stay out of on the way."""
 
-from hiwm.planning.goals.combined import AnyOf, InOrder, Sum
-from hiwm.planning.goals.goal import Aim, Goal, beside, squared_distance
-from hiwm.planning.goals.keep_out import KeepOut, LabelledStates, Where, Zone
-from hiwm.planning.goals.states import ObservationGoal, PartGoal, Region
+from hiwm.planning.goals.combined import AnyOf, CompositeGoal, Sum, Waypoints
+from hiwm.planning.goals.goal import Goal, broadcast_to, squared_distance
+from hiwm.planning.goals.observation import BoxRegion, ObservationGoal, PartGoal
+from hiwm.planning.goals.regions import KeepOut, LabelledRegion, PredicateRegion, Region
 
 __all__ = [
-    "Aim",
     "AnyOf",
+    "BoxRegion",
+    "CompositeGoal",
     "Goal",
-    "InOrder",
     "KeepOut",
-    "LabelledStates",
+    "LabelledRegion",
     "ObservationGoal",
     "PartGoal",
+    "PredicateRegion",
     "Region",
     "Sum",
-    "Where",
-    "Zone",
-    "beside",
+    "Waypoints",
+    "broadcast_to",
     "squared_distance",
 ]

@@ -1,4 +1,4 @@
-"""What the agent saw and did, as each level sees it: what predictors with memory begin their rollouts from."""
+"""What the agent observed and did, as each level sees it: the context of predictors with memory."""
 
 from __future__ import annotations
 
@@ -17,30 +17,32 @@ class Step:
     """One environment step of B episodes.
 
     Args:
-        observation: what was seen, each input (B, ...).
-        action: what was done, (B, A).
-        latents: of every level, (B, D) each; none until they are asked for.
+        observation: each input, (B, ...).
+        action: (B, A).
+        latents: of every level, (B, D) each; empty until they are asked for.
     """
 
     observation: Inputs
     action: Tensor
     latents: list[Tensor] = field(default_factory=list)
 
-    def keep(self, rows: Tensor) -> Step:
+    def select(self, rows: Tensor) -> Step:
         """The same for some of the episodes."""
         seen = {name: x[rows] for name, x in self.observation.items()}
         return Step(seen, self.action[rows], [latent[rows] for latent in self.latents])
 
 
-class Memory:
+class History:
     """The last environment steps of a batch of episodes that run in step.
 
     Args:
         hierarchy: whose levels look back; nothing is kept if no predictor has a context of more than one latent.
+        encode: observation -> its latent at every level.
     """
 
-    def __init__(self, hierarchy: Hierarchy) -> None:
+    def __init__(self, hierarchy: Hierarchy, encode: Callable[[Inputs], list[Tensor]]) -> None:
         self.hierarchy = hierarchy
+        self.encode = encode
         reach = [
             (level.predictor.context - 1) * p for level, p in zip(hierarchy.levels, hierarchy.periods, strict=True)
         ]
@@ -48,16 +50,16 @@ class Memory:
         self.steps: list[Step] = []  # oldest first
 
     def append(self, observation: Inputs, action: Tensor) -> None:
-        """An environment step: what was seen, each input (B, ...), and done, (B, A)."""
+        """Add an environment step: the observation, each input (B, ...), and the action taken then, (B, A)."""
         if self.length:
             self.steps = [*self.steps, Step(observation, action)][-self.length :]
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Go on with some of the environments only."""
-        self.steps = [step.keep(rows) for step in self.steps]
+        self.steps = [step.select(rows) for step in self.steps]
 
-    def context(self, k: int, latent: Tensor) -> tuple[Tensor, Tensor, int]:
-        """What level k begins a rollout from.
+    def context(self, k: int, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """What a rollout of level k begins from.
 
         Args:
             k: the level.
@@ -65,26 +67,24 @@ class Memory:
 
         Returns:
             Its last latents (B, c, D), as many as there are of the predictor's context, the present one last; the actions
-            between them (B, c-1, A); encoder passes this took.
+            between them (B, c-1, A).
         """
         period = self.hierarchy.periods[k]
         count = min(self.hierarchy.levels[k].predictor.context - 1, len(self.steps) // period)
         first = len(self.steps) - count * period
-        before = sum(bool(step.latents) for step in self.steps)
         actions = [self._action(k, first + i * period) for i in range(count)]
         latents = [self._encoded(first + i * period)[k] for i in range(count)]
         none = latent.new_zeros(len(latent), 0, self.hierarchy.levels[k].action_encoder.dim)
-        passes = (sum(bool(step.latents) for step in self.steps) - before) * len(self.hierarchy)
-        return torch.stack([*latents, latent], 1), torch.stack(actions, 1) if actions else none, passes
+        return torch.stack([*latents, latent], 1), torch.stack(actions, 1) if actions else none
 
     def _encoded(self, step: int) -> list[Tensor]:
-        """Of every level; once, however often plans look back at it."""
+        """Latents of every level; encoded once, however often plans look back at the step."""
         if not self.steps[step].latents:
-            self.steps[step].latents = self.hierarchy.encode(self.steps[step].observation)
+            self.steps[step].latents = self.encode(self.steps[step].observation)
         return self.steps[step].latents
 
     def _action(self, k: int, step: int) -> Tensor:
-        """The (macro-)action of level k that was done from that step on, (B, A)."""
+        """The action of level k that began at that step, (B, A)."""
         level = self.hierarchy.levels[k]
         if k == 0:
             below = [self.steps[step + j].action for j in range(level.stride)]
@@ -93,15 +93,10 @@ class Memory:
         return level.encode_actions(self._encoded(step)[k], torch.stack(below, 1))
 
 
-def repeated(carried: Any, times: int) -> Any:
-    """What a rollout carries along, every row of every tensor in it `times` times: (B, ...) -> (B * times, ...)."""
-    return mapped(carried, lambda rows: rows.repeat_interleave(times, 0))
-
-
-def mapped(carried: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """What a rollout carries along, with every tensor in it changed."""
-    if isinstance(carried, Tensor):
-        return change(carried)
-    if isinstance(carried, (tuple, list)):
-        return type(carried)(mapped(part, change) for part in carried)
-    return carried
+def mapped(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A predictor's recurrent state with every tensor in it changed."""
+    if isinstance(state, Tensor):
+        return change(state)
+    if isinstance(state, (tuple, list)):
+        return type(state)(mapped(part, change) for part in state)
+    return state

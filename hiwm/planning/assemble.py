@@ -1,0 +1,100 @@
+"""Makes a planner from a config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from hiwm.build import build
+from hiwm.heads.heads import Heads
+from hiwm.hierarchy import Hierarchy
+from hiwm.planning.config import PlannerConfig
+from hiwm.planning.costs import Cost, DisagreementCost, ValueCost
+from hiwm.planning.counter import ForwardCounter
+from hiwm.planning.graph.landmarks import LandmarkGraph
+from hiwm.planning.graph.navigator import GraphNavigator
+from hiwm.planning.model import LevelModel
+from hiwm.planning.planner import HierarchicalPlanner
+from hiwm.planning.shrinking_horizon import FixedHorizon, ShrinkingHorizon
+from hiwm.planning.strategies.follow_graph import FollowGraph
+from hiwm.planning.strategies.follow_inverse import FollowInverse
+from hiwm.planning.strategies.proposals import Proposer
+from hiwm.planning.strategies.search import Search
+from hiwm.planning.strategies.strategy import Strategy
+from hiwm.planning.targets import Navigator, StraightToGoal
+from hiwm.planning.validate import check_planner
+
+
+def make_planner(
+    hierarchy: Hierarchy,
+    config: PlannerConfig,
+    action_low: Tensor,
+    action_high: Tensor,
+    heads: Heads | None = None,
+    graphs: Sequence[LandmarkGraph] = (),
+    *,
+    discrete: bool = False,
+    allow: Sequence[str] = (),
+) -> HierarchicalPlanner:
+    """The planner of a config.
+
+    Args:
+        hierarchy: the levels; all of them plan.
+        config: how.
+        action_low, action_high: bounds of primitive actions, (A,).
+        heads: what the config asks for.
+        graphs: landmark graphs, one per level; that of the top level is used.
+        discrete: whether primitive actions are one-hot vectors.
+        allow: packages trusted for the classes that the config names, besides hiwm's own.
+    """
+    heads = Heads() if heads is None else heads
+    check_planner(config, hierarchy, heads, graphs)
+    counter, top = ForwardCounter(), len(hierarchy) - 1
+    bounds = action_low.flatten(), action_high.flatten()
+    models = [
+        LevelModel(hierarchy, k, heads, config.level(k).horizon, bounds, discrete, counter) for k in range(top + 1)
+    ]
+    strategies = make_strategies(config, top + 1, discrete, allow)
+    navigator: Navigator = StraightToGoal(top, models[top].looks_ahead)
+    if config.graph != "none":
+        navigator = GraphNavigator(graphs[top], top, config.hops, config.failure_penalty, config.patience)
+    horizon = FixedHorizon()
+    if config.shrinking_horizon:
+        steps = [model.horizon for model in models]
+        horizon = ShrinkingHorizon(hierarchy.periods, steps, [strategy.searches for strategy in strategies])
+    costs = [make_costs(config, model, hierarchy, heads, allow) for model in models]
+    return HierarchicalPlanner(hierarchy, config, models, strategies, costs, navigator, horizon, counter)
+
+
+def make_strategies(config: PlannerConfig, num_levels: int, discrete: bool, allow: Sequence[str] = ()) -> list[Strategy]:
+    """How each level plans, bottom first; `discrete`: the actions of level 0 are one-hot vectors."""
+    solver = build(config.solver, allow)
+    top, strategies = num_levels - 1, []
+    for k in range(num_levels):
+        level, proposal = config.level(k), config.proposal(k, top)
+        if config.follows_graph(k, top):
+            strategies.append(FollowGraph())
+        elif not isinstance(level.strategy, str):
+            strategies.append(build(level.strategy, allow))
+        elif config.follows_inverse(k, top):
+            strategies.append(FollowInverse())
+        else:
+            own = build(config.discrete_solver, allow) if discrete and k == 0 and config.discrete_solver else solver
+            strategies.append(Search(own, Proposer(proposal, level.hold), config.warm_start))
+    return strategies
+
+
+def make_costs(
+    config: PlannerConfig, model: LevelModel, hierarchy: Hierarchy, heads: Heads, allow: Sequence[str] = ()
+) -> dict[str, Cost]:
+    """What a level minimises besides the distance to its target; a cost of your own may ask for `hierarchy`, `level`, `heads`."""
+    level = config.level(model.k)
+    costs: dict[str, Cost] = {}
+    if level.value:
+        costs["value"] = ValueCost(model, level.value)
+    if level.disagreement:
+        costs["disagreement"] = DisagreementCost(model.calibration, level.disagreement)
+    for name, described in level.costs.items():
+        costs[name] = build(described, allow, hierarchy=hierarchy, level=model.k, heads=heads)
+    return costs

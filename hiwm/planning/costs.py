@@ -1,0 +1,183 @@
+"""Costs of predicted plans: what a level minimises besides the distance to its target.
+
+A cost is a small object, rollout -> (B, S, H): one number for each step of each candidate. Costs add up; a plan's cost is
+their least sum over its steps, not the mean or the last, so that a detour is not taxed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hiwm.heads.calibration import Calibration
+from hiwm.planning.explain.alternatives import CandidateLog
+from hiwm.planning.goals import Goal, broadcast_to, squared_distance
+from hiwm.planning.model import LevelModel
+from hiwm.planning.rollout import Rollout
+from hiwm.planning.solvers.solver import Scores
+from hiwm.planning.targets import Target
+
+
+class Cost(ABC):
+    """What a plan costs, step by step. Set `planner.level<k>.costs` to add one of your own to level k."""
+
+    def start(self, goal: Goal) -> None:  # noqa: B027  # most costs do not depend on the goal
+        """Begin episodes towards a goal, or go on towards a new one; called before every plan that the goal changed for."""
+
+    @abstractmethod
+    def __call__(self, rollout: Rollout) -> Tensor:
+        """Costs of every candidate and step, (B, S, H); lower is better."""
+
+
+class SubgoalCost(Cost):
+    """Squared distance to a subgoal after encoding into the level above, plus a share of the goal's own cost.
+
+    Args:
+        encode: latents of this level (..., D) -> latents of the level above.
+        subgoal: of the level above, (B, D_above).
+        goal: of the episodes.
+        level: this level.
+        goal_weight: share of the goal's cost; a lower level often reads the goal more accurately than the one above.
+    """
+
+    def __init__(
+        self, encode: Callable[[Tensor], Tensor], subgoal: Tensor, goal: Goal, level: int, goal_weight: float
+    ) -> None:
+        self.encode, self.subgoal = encode, subgoal
+        self.goal, self.level, self.goal_weight = goal, level, goal_weight
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        """See `Cost`."""
+        return self.of(rollout.latents, self.encode(rollout.latents))
+
+    def of(self, latents: Tensor, above: Tensor) -> Tensor:
+        """The same of latents (B, ..., D) whose encodings (B, ..., D_above) are known, (B, ...)."""
+        distance = squared_distance(above, self.subgoal)
+        if not self.goal_weight:
+            return distance
+        return distance + self.goal_weight * self.goal.cost(self.level, latents)
+
+
+class ValueCost(Cost):
+    """Predicted steps of the level to the goal, for goals on a part of the state.
+
+    Args:
+        model: of the level; has a value.
+        weight: cost of one step.
+    """
+
+    def __init__(self, model: LevelModel, weight: float) -> None:
+        assert model.value is not None, "checked before"
+        self.value, self.level, self.weight = model.value, model.k, weight
+
+    def start(self, goal: Goal) -> None:
+        """See `Cost`."""
+        if goal.part is None:
+            raise ValueError(
+                f"planner.level{self.level}.value is {self.weight}; expected 0, because {type(goal).__name__} is not a goal on a "
+                "part of the state (`Agent.part_goal`, or a dict where goal.columns names the part)"
+            )
+        self.part = goal.part
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        """See `Cost`."""
+        return self.weight * self._steps(rollout.latents)
+
+    def along(self, rollout: Rollout) -> Tensor:
+        """Steps to the goal from the start and after each action of one candidate per episode, (B, H + 1)."""
+        return self._steps(torch.cat([rollout.start.unsqueeze(1), rollout.latents[:, 0]], 1))
+
+    def _steps(self, latents: Tensor) -> Tensor:
+        """Predicted steps to the goal, (B, ..., D) -> (B, ...)."""
+        return self.value(latents, broadcast_to(self.part, latents))
+
+
+class DisagreementCost(Cost):
+    """Expected squared error of an ensemble's most uncertain step so far.
+
+    Args:
+        calibration: of the level's ensemble.
+        weight: with 1 it weighs as much as a squared distance in the level's latents.
+    """
+
+    def __init__(self, calibration: Calibration, weight: float) -> None:
+        self.calibration, self.weight = calibration, weight
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        """See `Cost`."""
+        assert rollout.variance is not None, "checked: the predictor is an ensemble"
+        return self.weight * self.calibration.doubt(rollout.variance)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What candidates are worth, and why. B episodes, S candidates.
+
+    Args:
+        nearest: least cost of the target alone over the horizon, (B, S).
+        penalty: share of the cost that is due to earlier failures, (B, S); None where nothing failed.
+        scores: least total cost over the horizon, and the maximum violation up to that step or the next replan, whichever is later.
+    """
+
+    nearest: Tensor
+    penalty: Tensor | None
+    scores: Scores
+
+
+class Evaluator:
+    """Evaluates candidates of one level towards one target: the costs add up, constraints stay apart.
+
+    Args:
+        target: what the level plans towards.
+        costs: of the level, by name.
+        penalty: cost of what failed before; None where nothing has.
+        constraint: how deep latents (B, S, H, D) are in what is forbidden, (B, S, H); answers None where nothing is.
+        committed: steps of the level until the next plan, rounded up.
+        log: remembers every candidate that a strategy evaluates; None: nobody asks for alternatives.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        costs: Mapping[str, Cost],
+        penalty: Callable[[Rollout], Tensor] | None,
+        constraint: Callable[[Tensor], Tensor | None],
+        committed: int,
+        log: CandidateLog | None,
+    ) -> None:
+        self.target, self.costs, self.penalty = target, costs, penalty
+        self.constraint, self.committed, self.log = constraint, committed, log
+
+    def __call__(self, rollout: Rollout) -> Scores:
+        """Scores of candidates, for a solver; remembered as alternatives."""
+        evaluation = self.evaluate(rollout)
+        if self.log is not None:
+            self.log.add(rollout.latents[:, :, 0], evaluation.scores, evaluation.penalty)
+        return evaluation.scores
+
+    def evaluate(self, rollout: Rollout) -> Evaluation:
+        """Scores of candidates and what they are made of."""
+        forbidden = self.constraint(rollout.latents)
+        near = self.target.cost(rollout)
+        again = None if self.penalty is None else self.penalty(rollout)
+        total = total_cost([near, *(cost(rollout) for cost in self.costs.values()), *([] if again is None else [again])])
+        if again is None and forbidden is None:  # nobody asks at which step the least is
+            return Evaluation(near.amin(-1), None, Scores(total.amin(-1)))
+        least = torch.where(total.isnan(), torch.inf, total).argmin(-1, keepdim=True)  # (B, S, 1)
+        violation = None
+        if forbidden is not None:
+            violation = forbidden.cummax(-1).values.gather(-1, least.clamp(min=self.committed - 1))
+        again = None if again is None else again.gather(-1, least).squeeze(-1)
+        return Evaluation(near.amin(-1), again, Scores(total.amin(-1), violation))
+
+
+def total_cost(costs: Sequence[Tensor]) -> Tensor:
+    """The sum, in order."""
+    total = costs[0]
+    for cost in costs[1:]:
+        total = total + cost
+    return total

@@ -1,0 +1,71 @@
+"""Counts forward passes by wrapping the networks, so that nothing that plans has to count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from hiwm.levels.parts import Predictor
+from hiwm.planning.solvers.solver import GRADIENT_COST
+
+T = TypeVar("T")
+
+
+class ForwardCounter:
+    """Forward passes since the last reset, of all episodes together. A pass with a gradient counts `GRADIENT_COST` times.
+
+    Attributes:
+        predictor: one-step predictions.
+        other: passes through encoders, inverse models, action priors and values; not through readouts of goals.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Count from 0."""
+        self.predictor = self.other = 0
+
+    def wrap(self, network: Callable[..., T], passes: int = 1) -> Callable[..., T]:
+        """The network, counted as other; a row of its first argument is a pass.
+
+        Args:
+            network: takes a tensor (..., D), or inputs by name, first.
+            passes: network evaluations of one call.
+        """
+
+        def counted(first: Tensor | Mapping[str, Tensor], *others: Any) -> T:
+            rows = len(next(iter(first.values()))) if isinstance(first, Mapping) else first.shape[:-1].numel()
+            self.other += passes * rows * _factor(first, *others)
+            return network(first, *others)
+
+        return counted
+
+
+class CountedPredictor:
+    """A predictor whose predictions are counted.
+
+    Args:
+        predictor: of one level.
+        counter: counts.
+    """
+
+    def __init__(self, predictor: Predictor, counter: ForwardCounter) -> None:
+        self.predictor = predictor
+        self.counter = counter
+
+    def remember(self, latents: Tensor, actions: Tensor) -> Any:
+        """See `Predictor`."""
+        self.counter.predictor += self.predictor.passes * actions.shape[:2].numel()
+        return self.predictor.remember(latents, actions)
+
+    def step_spread(self, state: Any, action: Tensor) -> tuple[Tensor, Tensor | None, Any]:
+        """See `Predictor`."""
+        self.counter.predictor += self.predictor.passes * len(action) * _factor(action)
+        return self.predictor.step_spread(state, action)
+
+
+def _factor(*arguments: Any) -> int:
+    return GRADIENT_COST if any(isinstance(x, Tensor) and x.requires_grad for x in arguments) else 1

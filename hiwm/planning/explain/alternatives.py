@@ -1,0 +1,94 @@
+"""The subgoals that a strategy evaluated and did not choose, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hiwm.planning.explain.records import select_rows
+from hiwm.planning.solvers.solver import Scores, take, total_violation
+
+SHOWN = 3  # alternatives
+DISTINCT = 0.5  # of the distance to the chosen subgoal: one that is farther from it than this is another
+
+
+@dataclass(frozen=True)
+class Alternatives:
+    """The N best distinct alternatives, ranked without the failure penalty, best first.
+
+    Those that are forbidden or failed before are among them, because that is why they were not chosen.
+
+    Args:
+        subgoal: (B, N, D).
+        distance: from the chosen one, (B, N).
+        cost: with the failure penalty, (B, N); inf where there is no other.
+        penalty: the failure penalty, (B, N).
+        violation: of all constraints, (B, N); 0 without any.
+    """
+
+    subgoal: Tensor
+    distance: Tensor
+    cost: Tensor
+    penalty: Tensor
+    violation: Tensor
+
+    def select(self, rows: Tensor) -> Alternatives:
+        """The same for some of the episodes."""
+        return select_rows(self, rows)
+
+    def text(self, episode: int, chosen_cost: float) -> list[str]:
+        """Each in words, compared with the cost of the chosen one."""
+        columns = (self.distance, self.cost, self.penalty, self.violation)
+        rows = zip(*(column[episode].tolist() for column in columns), strict=True)
+        lines = []
+        for distance, cost, penalty, violation in rows:
+            if cost == float("inf"):
+                continue
+            why = ""
+            if violation > 0:
+                why = f", forbidden by {violation:.3g}"
+            elif cost - penalty < chosen_cost:
+                why = f", {penalty:.3g} of it because it failed before"
+            lines.append(f"cost {cost:.3g}{why} (distance {distance:.3g})")
+        return lines
+
+
+class CandidateLog:
+    """Collects the candidates that a strategy evaluates, round after round."""
+
+    def __init__(self) -> None:
+        self.rounds: list[tuple[Tensor, ...]] = []
+
+    def add(self, subgoals: Tensor, scores: Scores, penalty: Tensor | None) -> None:
+        """Add candidates.
+
+        Args:
+            subgoals: their first latents, which they would hand down, (B, S, D).
+            scores: of the candidates.
+            penalty: share of their costs that is due to earlier failures, (B, S); None where nothing failed.
+        """
+        none = torch.zeros_like(scores.cost)
+        violation = none if scores.violation is None else total_violation(scores.violation)
+        round_ = (subgoals, scores.without_nan().cost, none if penalty is None else penalty, violation)
+        self.rounds.append(tuple(x.detach() for x in round_))
+
+    def alternatives(self, latent: Tensor, chosen: Tensor) -> Alternatives | None:
+        """The best others than the subgoal that was chosen, (B, D), for episodes at latents (B, D); None without a search."""
+        if not self.rounds:
+            return None
+        subgoals, cost, penalty, violation = (torch.cat(x, 1) for x in zip(*self.rounds, strict=True))
+        distance = (subgoals - chosen.unsqueeze(1)).norm(dim=-1)
+        radius = DISTINCT * (chosen - latent).norm(dim=-1, keepdim=True)
+        left = torch.where(distance > radius, cost - penalty, torch.inf)
+        picks, costs = [], []
+        for _ in range(SHOWN):
+            least, pick = left.min(1, keepdim=True)
+            picks.append(pick)
+            costs.append(least)
+            left = torch.where((subgoals - take(subgoals, pick)).norm(dim=-1) > radius, left, torch.inf)
+        index = torch.cat(picks, 1)
+        penalty = take(penalty, index)
+        found = take(subgoals, index), take(distance, index), torch.cat(costs, 1) + penalty
+        return Alternatives(*found, penalty, take(violation, index))

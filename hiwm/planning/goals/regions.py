@@ -1,0 +1,166 @@
+"""Regions to stay out of on the way to a goal."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hiwm.checks import at_least
+from hiwm.planning.goals.goal import Goal, check_same_size, deepest
+from hiwm.heads.state_readout import StateReadout
+
+
+class Region(Protocol):
+    """Where not to be, by the readouts of any level's latents: a `BoxRegion`, or one of those below."""
+
+    @abstractmethod
+    def depth(self, level: int, latent: Tensor, margin: float = 0.0) -> Tensor:
+        """How deep latents are in it and in the margin around it, in standard deviations of the data, (B, ..., D) -> (B, ...).
+
+        Outside at most 0: how far outside, where that is known.
+        """
+        ...
+
+    @abstractmethod
+    def select(self, rows: Tensor) -> Region:
+        """For some of the episodes."""
+        ...
+
+
+class LabelledRegion:
+    """Everything that is nearer to a state labelled forbidden than to any labelled allowed.
+
+    The depth is half of the difference of the two distances, a lower bound of the distance to the border.
+
+    Args:
+        states: values of the part that readouts predict, (N, G).
+        forbidden: their labels, (N,) bool; both must occur.
+        readouts: of every level, bottom first.
+    """
+
+    def __init__(self, states: Tensor, forbidden: Tensor, readouts: Sequence[StateReadout]) -> None:
+        if states.shape != (len(forbidden), len(readouts[0].std)) or forbidden.dtype != torch.bool:
+            raise ValueError(
+                f"states of the shape {tuple(states.shape)} with labels of the shape {tuple(forbidden.shape)}, {forbidden.dtype}; "
+                f"allowed: (N, {len(readouts[0].std)}) with (N,) booleans, true for forbidden"
+            )
+        if forbidden.all() or not forbidden.any():
+            raise ValueError("all states have the same label; expected some that are forbidden and some that are not")
+        self.states, self.labels = states, forbidden
+        self.readouts = readouts
+
+    def depth(self, level: int, latent: Tensor, margin: float = 0.0) -> Tensor:
+        """See `Region`."""
+        readout = self.readouts[level]
+        distance = torch.cdist(readout(latent).flatten(0, -2) / readout.std, self.states / readout.std)  # (..., N)
+        allowed, forbidden = (distance[:, label].amin(1) for label in (~self.labels, self.labels))
+        return ((allowed - forbidden) / 2 + margin).reshape(latent.shape[:-1])
+
+    def select(self, rows: Tensor) -> LabelledRegion:
+        """The same, because all episodes share it."""
+        return self
+
+
+class PredicateRegion:
+    """Everywhere that a predicate on the readouts holds.
+
+    Args:
+        predicate: columns of the part by name, (..., *shape) each, in their own units -> (...): bool, or a number that is
+            positive inside and grows with the depth. A number leads a search out more easily. The margin is added to a
+            number, in its unit.
+        columns: name -> shape, side by side in the readouts.
+        readouts: of every level, bottom first.
+    """
+
+    def __init__(
+        self,
+        predicate: Callable[[Mapping[str, Tensor]], Tensor],
+        columns: Mapping[str, Sequence[int]],
+        readouts: Sequence[StateReadout],
+    ) -> None:
+        self.predicate = predicate
+        self.columns = {name: tuple(shape) for name, shape in columns.items()}
+        self.readouts = readouts
+
+    def depth(self, level: int, latent: Tensor, margin: float = 0.0) -> Tensor:
+        """See `Region`."""
+        prediction = self.readouts[level](latent)
+        sizes = [torch.Size(shape).numel() for shape in self.columns.values()]
+        parts = {
+            name: part.unflatten(-1, shape) if shape else part.squeeze(-1)
+            for (name, shape), part in zip(self.columns.items(), prediction.split(sizes, -1), strict=True)
+        }
+        try:
+            inside = self.predicate(parts)
+        except KeyError as error:
+            raise ValueError(
+                f"the predicate reads {error}; expected one of {sorted(parts)}, the columns in goal.columns"
+            ) from error
+        if inside.shape != latent.shape[:-1]:
+            raise ValueError(
+                f"the predicate returns the shape {tuple(inside.shape)}; expected {tuple(latent.shape[:-1])}, one value per state"
+            )
+        if inside.dtype == torch.bool:
+            if margin:
+                raise ValueError(f"KeepOut.margin is {margin}; expected 0, because the predicate returns booleans")
+            return 2 * inside.to(prediction) - 1
+        return inside + margin
+
+    def select(self, rows: Tensor) -> PredicateRegion:
+        """The same, because all episodes share it."""
+        return self
+
+
+class KeepOut(Goal):
+    """A goal, and a region not to enter on the way to it.
+
+    Args:
+        goal: to reach.
+        region: forbidden; a `BoxRegion` must be for the same episodes.
+        margin: added around the region, in standard deviations of the data, because readouts are not exact.
+    """
+
+    def __init__(self, goal: Goal, region: Region, margin: float = 0.0) -> None:
+        if not hasattr(region, "depth"):
+            raise ValueError(
+                f"what to select out of is a {type(region).__name__}; expected `Agent.region`, `Agent.labelled` or `Agent.where`"
+            )
+        at_least("KeepOut.", 0, margin=margin)
+        if isinstance(region, Goal):
+            check_same_size([goal, region])
+        self.goal = goal
+        self.region = region
+        self.margin = margin
+        self.part, self.moves = goal.part, goal.moves
+
+    @property
+    def size(self) -> int:
+        return self.goal.size
+
+    def cost(self, level: int, latent: Tensor) -> Tensor:
+        return self.goal.cost(level, latent)
+
+    def latent(self, level: int) -> Tensor | None:
+        return self.goal.latent(level)
+
+    def select(self, rows: Tensor) -> KeepOut:
+        return KeepOut(self.goal.select(rows), self.region.select(rows), self.margin)
+
+    def error(self, level: int) -> Tensor:
+        return self.goal.error(level)
+
+    def more_accurate_than_above(self, level: int) -> Tensor:
+        return self.goal.more_accurate_than_above(level)
+
+    def violation(self, level: int, latent: Tensor) -> Tensor:
+        entered = deepest([self.region.depth(level, latent, self.margin), self.goal.violation(level, latent)])
+        assert entered is not None, "a region has a depth"
+        return entered
+
+    def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
+        goal, changed = self.goal.observe(latents)
+        return KeepOut(goal, self.region, self.margin) if changed.any() else self, changed

@@ -1,0 +1,153 @@
+"""One level's networks, as planning uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hiwm.heads.heads import Heads
+from hiwm.hierarchy import Hierarchy, Inputs
+from hiwm.levels.action_encoders.raw import RawActionEncoder
+from hiwm.planning.action_space import ActionSpace
+from hiwm.planning.counter import CountedPredictor, ForwardCounter
+from hiwm.planning.history import History, mapped
+from hiwm.planning.rollout import Rollout, follow, in_blocks
+from hiwm.planning.targets import Target
+
+MACRO_BOUND = 2.5  # standard deviations of macro-actions, which are trained to be N(0, I)
+
+
+class LevelModel:
+    """Predicts where the actions of one level lead. Forward passes are counted.
+
+    Args:
+        hierarchy: all levels that plan.
+        k: number of the level.
+        heads: what was fitted to the levels.
+        horizon: steps of the level that a plan looks ahead.
+        bounds: lowest and highest primitive action, (A,) each.
+        discrete: whether primitive actions are one-hot vectors.
+        counter: counts.
+
+    Attributes:
+        period: environment steps in one step of the level.
+        actions: what a plan of the level chooses.
+        passes: network evaluations of one prediction.
+        bank: real macro-actions of the level; None without.
+        flow: action prior, (latent, noise) -> macro-action; None without.
+        value: (latent, part of a state) -> steps to go; None without.
+        calibration: of the ensemble's disagreement; None without.
+    """
+
+    def __init__(
+        self,
+        hierarchy: Hierarchy,
+        k: int,
+        heads: Heads,
+        horizon: int,
+        bounds: tuple[Tensor, Tensor],
+        discrete: bool,
+        counter: ForwardCounter,
+    ) -> None:
+        level = hierarchy.levels[k]
+        self.k, self.horizon, self.period = k, horizon, hierarchy.periods[k]
+        self.stride = level.stride
+        self.passes = level.predictor.passes
+        #: typical length of one step, in the level's latent space
+        self.step_length = level.predictor.scale.norm().item()
+        self.predictor = CountedPredictor(level.predictor, counter)
+        self.encode = counter.wrap(level.encode)
+        #: a latent of the level below, (..., D_below) -> (..., D)
+        self.encode_latent = counter.wrap(lambda below: level.encode({"latent": below}))
+        #: inverse models by the level of their target: this one, or the one above
+        self.inverses = {j: counter.wrap(hierarchy.levels[j].delegate) for j in (k, k + 1) if j < len(hierarchy)}
+        self.bank, self.calibration = heads.of("action_banks", k), heads.of("calibrations", k)
+        prior, value = heads.of("action_priors", k), heads.of("values", k)
+        self.flow = None if prior is None else counter.wrap(prior, prior.passes)
+        self.value = None if value is None else counter.wrap(value)
+        self.action_encoder = level.action_encoder
+        low, high = bounds
+        if k:
+            high = torch.tensor(MACRO_BOUND, device=low.device)
+            low = -high
+        free = len(bounds[0]) if k == 0 else level.action_encoder.dim
+        self.actions = ActionSpace(level.action_encoder.dim, free, low, high, discrete and k == 0)
+
+    @property
+    def looks_ahead(self) -> int:
+        """Environment steps that a plan looks ahead."""
+        return self.horizon * self.period
+
+    def condition(self, history: History, latent: Tensor) -> None:
+        """Begin plans at latents (B, D) of episodes with this history."""
+        self._history, self._latent = history, latent
+        self._state: Any = None
+
+    @property
+    def state(self) -> Any:
+        """The predictor's recurrent state now; only those who predict need it."""
+        if self._state is None:
+            with torch.inference_mode(False), torch.no_grad():  # it outlasts a search in inference mode
+                self._state = self.predictor.remember(*self._history.context(self.k, self._latent))
+        return self._state
+
+    def rollout(
+        self, latent: Tensor, actions: Tensor, decode: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> Rollout:
+        """Where candidates lead.
+
+        Args:
+            latent: where the episodes are, (B, D).
+            actions: S candidates an episode, (B, S, H, A).
+            decode: (latent (N, D), what was chosen (N, A)) -> the action taken there, (N, A); None: what was chosen.
+        """
+        samples, horizon = actions.shape[1:3]
+
+        def run(latent: Tensor, state: Any, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+            def choose(h: int, latent: Tensor) -> Tensor:
+                return chosen[:, h] if decode is None else decode(latent, chosen[:, h])
+
+            return follow(self.predictor, latent, state, choose, horizon)
+
+        repeated = latent.repeat_interleave(samples, 0)
+        state = mapped(self.state, lambda rows: rows.repeat_interleave(samples, 0))
+        found = in_blocks(run, repeated, state, actions.flatten(0, 1))
+        taken, latents, variance = (None if x is None else x.unflatten(0, (-1, samples)) for x in found)
+        assert taken is not None and latents is not None, "only the variance may be missing"
+        return Rollout(latent, taken, latents, variance)
+
+    def follow_inverse(self, latent: Tensor, target: Target, clamp: Callable[[Tensor], Tensor]) -> Rollout:
+        """Take the actions that the inverse model of the target's level asks for, predicted step by predicted step.
+
+        Args:
+            latent: where the episodes are, (B, D).
+            target: has a latent.
+            clamp: actions (B, A) into their bounds.
+        """
+        wanted, inverse = target.latent, self.inverses[target.level]
+        assert wanted is not None, "checked at the start of the episodes"
+
+        def ask(h: int, latent: Tensor) -> Tensor:
+            left = torch.full(latent.shape[:1], max(1.0, target.deadline / self.period - h), device=latent.device)
+            return clamp(inverse(latent, wanted, left))
+
+        actions, latents, variance = follow(self.predictor, latent, self.state, ask, self.horizon)
+        spread = None if variance is None else variance.unsqueeze(1)
+        return Rollout(latent, actions.unsqueeze(1), latents.unsqueeze(1), spread)
+
+    def primitive(self, actions: Tensor, age: int) -> Tensor:
+        """The primitive action of a level-0 plan (B, H, A) that is `age` environment steps old, (B, A)."""
+        assert isinstance(self.action_encoder, RawActionEncoder), "checked before training"
+        return self.action_encoder.decode(actions[:, age // self.stride])[:, age % self.stride]
+
+
+def encode_all(models: Sequence[LevelModel], observation: Inputs) -> list[Tensor]:
+    """An observation, each input (B, ...) -> its latent at every level, bottom first, (B, D_k) each."""
+    latents, inputs = [], observation
+    for model in models:
+        latents.append(model.encode(inputs))
+        inputs = {"latent": latents[-1]}
+    return latents

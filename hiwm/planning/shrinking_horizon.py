@@ -1,0 +1,170 @@
+"""How far each level looks ahead as the goal nears, and when a level plans for the goal itself.
+
+The least cost over a fixed horizon never asks for an arrival: every new plan may put it off to its own last step. Here a
+plan that meets the goal, as far as its level can tell, sets a time of arrival, and later plans of that level may take no
+longer. The horizon shrinks to one step. Once the level below can look that far itself, and reads the goal more accurately,
+it plans for the goal instead of the subgoal. A top horizon that shrinks to 1, and a level that is then skipped, are from
+H-JEPA (arXiv 2610.06805); the times of arrival are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from hiwm.heads.action_bank import ActionBank
+from hiwm.hierarchy import Hierarchy
+from hiwm.planning.goals import Goal
+from hiwm.planning.rollout import Rollout
+from hiwm.planning.targets import Target
+
+
+class FixedHorizon:
+    """Every plan looks its whole horizon ahead."""
+
+    def start(self, goal: Goal) -> None:
+        """Begin towards the goals."""
+
+    def update_goal(self, goal: Goal, changed: Tensor) -> None:
+        """Go on towards goals of which some have changed, (B,)."""
+
+    def select(self, rows: Tensor, goal: Goal) -> None:
+        """Go on with some of the episodes; `goal` is theirs."""
+
+    def applies(self, k: int) -> bool:
+        """Whether level k may plan for the goal instead of a subgoal."""
+        return False
+
+    def target(self, k: int, target: Target, step: int) -> Target:
+        """What level k plans towards."""
+        return target
+
+    def current_cost(self, k: int, latent: Tensor, cost: Tensor, step: int) -> Tensor:
+        """Cost of staying at latents (B, D) of level k, given that of the target handed down, (B,)."""
+        return cost
+
+    def planned(self, k: int, predicted: Tensor, step: int) -> Tensor | None:
+        """Take note of a plan's latents (B, H, D); steps within which it is to meet the goal, (B,), or None."""
+        return None
+
+
+class ShrinkingHorizon(FixedHorizon):
+    """Times of arrival of B episodes, each at its own distance from its goal.
+
+    A level gets its whole horizon back when a time of arrival passes without the next plan meeting the goal, or when a plan no
+    longer meets it.
+
+    Args:
+        periods: environment steps in one step of each level, bottom first.
+        horizon: steps of each level that a plan looks ahead at most.
+        searches: whether each level searches; one that follows an inverse model needs goals with a latent.
+    """
+
+    def __init__(self, periods: Sequence[int], horizon: Sequence[int], searches: Sequence[bool]) -> None:
+        self.periods, self.horizon, self.searches = periods, horizon, searches
+        self.top = len(periods) - 1
+
+    def start(self, goal: Goal) -> None:
+        """See `FixedHorizon`."""
+        self._measure(goal)
+        #: environment step at which each level's plans are to have met the goal, (B,); inf where none did
+        self.arrival = [torch.full_like(error, torch.inf) for error in self.errors]
+
+    def update_goal(self, goal: Goal, changed: Tensor) -> None:
+        """See `FixedHorizon`."""
+        self._measure(goal)
+        self.arrival = [arrival.masked_fill(changed, torch.inf) for arrival in self.arrival]
+
+    def select(self, rows: Tensor, goal: Goal) -> None:
+        """See `FixedHorizon`."""
+        self._measure(goal)
+        self.arrival = [arrival[rows] for arrival in self.arrival]
+
+    def applies(self, k: int) -> bool:
+        """See `FixedHorizon`."""
+        return self.searches[k] or self.goal.latent(k) is not None
+
+    def at_goal(self, k: int, step: int) -> Tensor:
+        """Whether level k plans for the goal itself, because every level above it is skipped, (B,)."""
+        if k == self.top:
+            return torch.ones_like(self.errors[k], dtype=torch.bool)
+        in_reach = self._left(k + 1, step) <= self.horizon[k] * self.periods[k]
+        return self.at_goal(k + 1, step) & self.more_accurate[k] & in_reach
+
+    def target(self, k: int, target: Target, step: int) -> Target:
+        """See `FixedHorizon`."""
+        if not self.applies(k):
+            return target
+        at_goal, within = self.at_goal(k, step), self._within(k, step)
+        latent, whole = target.latent, self.goal.latent(target.level)
+        if latent is not None and whole is not None:  # else the subgoal, because an inverse model needs a latent
+            latent = torch.where(at_goal.unsqueeze(1), whole, latent)
+        goal = self.goal
+
+        def cost(rollout: Rollout) -> Tensor:
+            if at_goal.all():
+                distance = goal.cost(k, rollout.latents)
+            elif at_goal.any():
+                distance = torch.where(at_goal[:, None, None], goal.cost(k, rollout.latents), target.cost(rollout))
+            else:
+                distance = target.cost(rollout)
+            return distance.masked_fill(self._steps(k) > within[:, None, None], torch.inf)
+
+        return replace(target, latent=latent, cost=cost)
+
+    def current_cost(self, k: int, latent: Tensor, cost: Tensor, step: int) -> Tensor:
+        """See `FixedHorizon`."""
+        if not self.applies(k):
+            return cost
+        return torch.where(self.at_goal(k, step), self.goal.cost(k, latent), cost)
+
+    def planned(self, k: int, predicted: Tensor, step: int) -> Tensor | None:
+        """See `FixedHorizon`; 0 where the level plans towards a subgoal."""
+        if not self.applies(k):
+            return None
+        at_goal, within, steps = self.at_goal(k, step), self._within(k, step), self._steps(k)
+        met = (self.goal.cost(k, predicted) <= self.errors[k].unsqueeze(1)) & (steps <= within.unsqueeze(1))
+        first = torch.where(met, steps, torch.inf).amin(1)  # inf: not at all
+        arrival = step + torch.minimum(first * self.periods[k], self._left(k, step))
+        self.arrival[k] = torch.where(at_goal & first.isfinite(), arrival, torch.inf)
+        return torch.where(at_goal, within, 0)
+
+    def _measure(self, goal: Goal) -> None:
+        self.goal = goal
+        self.errors = [goal.error(k) for k in range(self.top + 1)]
+        self.more_accurate = [goal.more_accurate_than_above(k) for k in range(self.top)]
+
+    def _left(self, k: int, step: int) -> Tensor:
+        """Environment steps until level k's arrival, (B,); inf where there is none to come."""
+        left = self.arrival[k] - step
+        return torch.where(left > 0, left, torch.inf)
+
+    def _within(self, k: int, step: int) -> Tensor:
+        """Steps of level k that count in a plan, (B,): up to its arrival; all where it plans towards a subgoal."""
+        left = (self._left(k, step) / self.periods[k]).ceil().clamp(max=self.horizon[k])
+        return torch.where(self.at_goal(k, step), left, self.horizon[k]).long()
+
+    def _steps(self, k: int) -> Tensor:
+        """1 to the horizon."""
+        return torch.arange(1, self.horizon[k] + 1, device=self.errors[k].device)
+
+
+def half_steps(hierarchy: Hierarchy, banks: Sequence[ActionBank]) -> list[Tensor]:
+    """E |f(z, a) - z|^2 / 4 of every level over real latents and actions: the cost of a goal half a step away.
+
+    No head reads a whole observation, so there is no measured error for it. But a level that moves in steps can end up half a
+    step away from any place.
+    """
+    if len(banks) < len(hierarchy):
+        raise ValueError(
+            f"planner.shrinking_horizon is true but level {len(banks)} of the hierarchy has no saved real actions, whose steps "
+            "say how near a whole observation counts as reached; expected false, or run `hiwm train` again"
+        )
+    with torch.no_grad():
+        return [
+            (level.predict(bank.start, bank.actions[:, 0]) - bank.start).square().sum(-1).mean() / 4
+            for level, bank in zip(hierarchy.levels, banks, strict=False)
+        ]
