@@ -30,10 +30,9 @@ class PlannerConfig:
         budget: predictor calls an environment step and episode, shared evenly by the levels that search. A solver that
             differentiates has fewer candidates for it: the backward pass counts as two calls.
         proposal: gaussian: search from N(0, std). inverse: the inverse model's actions, no search. inverse+search:
-            search around the inverse model's actions. queue: search from the mean and deviation of recent real actions.
-            bank: of the real sequences that started nearest to here, search around the one that leads nearest to the
+            search around the inverse model's actions. bank: of the real sequences that started nearest to here, search around the one that leads nearest to the
             target by the level's predictor; as many are tried as a round of the search has candidates. prior: search the
-            noise that the level's prior turns into macro-actions (see `hiwm.planning.prior`). Another search's name
+            noise that the level's prior turns into macro-actions (see `hiwm.heads.action_prior`). Another search's name
             with +inverse or +bank behind it, e.g. gaussian+inverse+bank: its first round also tries the inverse model's
             actions, or the nearest real sequences in place of half of the candidates.
         horizon: steps of the level a plan looks ahead.
@@ -42,7 +41,7 @@ class PlannerConfig:
             for so many steps of its own (1 except where steps are short).
         std: deviation of gaussian proposals, in the unit of the level's actions.
         inverse_std: deviation around the inverse model's actions, or around the bank's sequence.
-        macro_bound: macro-actions are clamped to +- this many deviations, with queue and bank instead to the 2 % and 98 %
+        macro_bound: macro-actions are clamped to +- this many deviations, with bank instead to the 2 % and 98 %
             quantiles of recent real ones; level 0's actions to those in the data.
         goal_width: energy of a goal on a part of the state: null for the squared distance in deviations of the data; else, of
             every number of it, log(1 + (distance / width)^2), the distance in those deviations (the Cauchy or Lorentzian
@@ -61,7 +60,7 @@ class PlannerConfig:
             one would take beyond it, with the best so far, so that plans are not reproducible. The budget still counts: to
             plan by time alone, raise it and the solver's iterations by the same factor.
         cost_to_go: weight, in the energy of a search, of the steps of the level from there to the goal, by what the level has
-            learned of them (see `hiwm.planning.cost_to_go`); empty for none. For goals on a part of the state.
+            learned of them (see `hiwm.heads.value`); empty for none. For goals on a part of the state.
         disagreement: weight, in the energy of a search, of the expected squared error of the level's ensemble, the largest up
             to the step that counts (see `Calibration.doubt`); empty for none. With 1 it weighs as much as a squared distance
             in the level's latents.
@@ -140,18 +139,18 @@ class PlannerConfig:
                         "model (planner.proposal) or hands a landmark down (planner.landmarks direct)"
                     )
 
-    def check_learned(self, num_levels: int, priors: Collection[int], costs: Collection[int]) -> None:
-        """Raise a ValueError when it asks for a prior or a cost to go of other levels than have learned one."""
+    def check_learned(self, num_levels: int, action_priors: Collection[int], values: Collection[int]) -> None:
+        """Raise a ValueError when it asks for an action prior or a value of other levels than have learned one."""
         for k in range(num_levels):
-            if self.proposal[k] == "prior" and k not in priors:
+            if self.proposal[k] == "prior" and k not in action_priors:
                 raise ValueError(
                     f"planner.proposal[{k}] is 'prior' but level {k} learns none; allowed: another proposal, or `hiwm train` "
-                    f"with prior.levels=[{k}]"
+                    f"with action_prior.levels=[{k}]"
                 )
-            if k < len(self.cost_to_go) and self.cost_to_go[k] and k not in costs:
+            if k < len(self.cost_to_go) and self.cost_to_go[k] and k not in values:
                 raise ValueError(
                     f"planner.cost_to_go[{k}] is {self.cost_to_go[k]} but level {k} learns none; allowed: 0, or `hiwm train` with "
-                    f"cost_to_go.levels=[{k}]"
+                    f"value.levels=[{k}]"
                 )
 
     def weight(self, name: str, k: int) -> float:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,17 +89,3 @@ class Memory:
         else:
             below = [self._action(k - 1, step + j * self.hierarchy.periods[k - 1]) for j in range(level.stride)]
         return level.encode_actions(self._encoded(step)[k], torch.stack(below, 1))
-
-
-def repeated(carried: Any, times: int) -> Any:
-    """What a rollout carries along, every row of every tensor in it `times` times: (B, ...) -> (B * times, ...)."""
-    return mapped(carried, lambda rows: rows.repeat_interleave(times, 0))
-
-
-def mapped(carried: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """What a rollout carries along, with every tensor in it changed."""
-    if isinstance(carried, Tensor):
-        return change(carried)
-    if isinstance(carried, (tuple, list)):
-        return type(carried)(mapped(part, change) for part in carried)
-    return carried

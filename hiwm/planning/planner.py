@@ -10,21 +10,22 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from hiwm.heads.heads import Heads
 from hiwm.hierarchy import Hierarchy, Inputs
 from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.planning.config import WEIGHTS, PlannerConfig
-from hiwm.planning.fitted import Fitted
 from hiwm.planning.goals import Aim, Goal, squared_distance
+from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.memory import Memory
 from hiwm.planning.plan import LevelPlan, Plan
 from hiwm.planning.proposals import FREE
-from hiwm.planning.requirements import candidates_of, check_fitted, check_levels, solvers_of
+from hiwm.planning.requirements import candidates_of, check_heads, check_levels, solvers_of
 from hiwm.planning.schedule import Schedule
 from hiwm.planning.search import LevelSearch, Passes, passes_of
 from hiwm.planning.subgoals import Subgoals
 from hiwm.planning.wayfinder import Wayfinder
 
-NONE_FITTED = Fitted()
+NO_HEADS = Heads()
 
 
 class HierarchicalPlanner:
@@ -36,7 +37,8 @@ class HierarchicalPlanner:
         hierarchy: the levels; all of them plan.
         config: how.
         action_low, action_high: bounds of primitive actions, (A,).
-        fitted: what config asks for: of landmarks the graph over the top level's latents.
+        heads: what config asks for.
+        graphs: landmarks of every level; only the top level's graph is used, and only where config asks for landmarks.
         allow: packages trusted for the solver's class besides hiwm's own.
         discrete: whether primitive actions are one-hot vectors.
     """
@@ -47,27 +49,28 @@ class HierarchicalPlanner:
         config: PlannerConfig,
         action_low: Tensor,
         action_high: Tensor,
-        fitted: Fitted = NONE_FITTED,
+        heads: Heads = NO_HEADS,
+        graphs: Sequence[LandmarkGraph] = (),
         allow: Sequence[str] = (),
         discrete: bool = False,
     ) -> None:
         check_levels(config, hierarchy)
         solvers = solvers_of(config, len(hierarchy), discrete, allow)
         samples = candidates_of(config, hierarchy, solvers)
-        check_fitted(config, hierarchy, fitted)
+        check_heads(config, hierarchy, heads, graphs)
         self.hierarchy = hierarchy
         self.config = config
         self.top = len(hierarchy) - 1
         self.ways = None
         if config.landmarks != "none":
-            graph = fitted.graphs[self.top]
+            graph = graphs[self.top]
             self.ways = Wayfinder(graph, self.top, config.hops, config.feedback, config.patience)
         self.schedule = None if config.schedule == "fixed" else Schedule(hierarchy.periods, config.horizon)
         self.passes = Passes()
         bounds = action_low.flatten(), action_high.flatten()
         #: what each level does by itself, bottom first
         self.levels = [
-            LevelSearch(hierarchy, k, config, fitted, bounds, solvers[k], samples[k], discrete and k == 0, self.passes)
+            LevelSearch(hierarchy, k, config, heads, bounds, solvers[k], samples[k], discrete and k == 0, self.passes)
             for k in range(len(hierarchy))
         ]
 

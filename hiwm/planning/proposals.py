@@ -1,4 +1,4 @@
-"""Where a search over a level's actions begins: anywhere, where real actions lie, or around a sequence."""
+"""Where a search over a level's actions begins: anywhere, or around a sequence."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hiwm.planning.macros import MacroActions
+from hiwm.heads.action_bank import ActionBank
 from hiwm.planning.solvers.categorical import likeliest
 from hiwm.planning.solvers.solver import Energy, Proposal, best_of
 
-REAL = ("queue", "bank")
 PROPOSALS = (
-    "gaussian", "inverse", "inverse+search", *REAL, "prior",
-    "gaussian+inverse", "gaussian+bank", "gaussian+inverse+bank", "queue+inverse", "queue+bank", "queue+inverse+bank",
-    "bank+inverse", "inverse+search+bank",
+    "gaussian", "inverse", "inverse+search", "bank", "prior",
+    "gaussian+inverse", "gaussian+bank", "gaussian+inverse+bank", "bank+inverse", "inverse+search+bank",
 )  # fmt: skip
 
 PRIMITIVE = tuple(name for name in PROPOSALS if name != "prior")  # those of level 0, whose actions are no macro-actions
@@ -26,7 +24,7 @@ class Mixture:
     """A proposal's name taken apart.
 
     Args:
-        first: where the search begins, gaussian, inverse+search, queue, bank or prior; inverse: there is none.
+        first: where the search begins, gaussian, inverse+search, bank or prior; inverse: there is none.
         guesses: what its first round also tries, inverse (the inverse model's actions) or bank (real sequences).
     """
 
@@ -115,13 +113,6 @@ def anywhere(space: SearchSpace, batch: int, std: float) -> Proposal:
     return Proposal(mean, torch.full_like(mean, std), space.low, space.high)
 
 
-def like_real(space: SearchSpace, batch: int, macros: MacroActions) -> Proposal:
-    """The mean and deviation of real actions, whatever the latent; held, an action varies as much as each it stands for."""
-    shape = (batch, space.horizon, space.dim)
-    mean, std = (space.choices(value.expand(shape)) for value in (macros.mean, macros.std))
-    return Proposal(mean, std, space.low, space.high)
-
-
 def around(space: SearchSpace, mean: Tensor, std: float) -> Proposal:
     """The neighbourhood of choices (B, C, F), which the bounds never cut: a real action may lie beyond the quantiles.
 
@@ -141,17 +132,17 @@ def trying(proposal: Proposal, guesses: Tensor) -> Proposal:
     return Proposal(proposal.mean, proposal.std, low, high, guesses)
 
 
-def from_bank(space: SearchSpace, macros: MacroActions, latent: Tensor, number: int) -> Tensor:
+def from_bank(space: SearchSpace, bank: ActionBank, latent: Tensor, number: int) -> Tensor:
     """The `number` real sequences that started nearest to the latents (B, D), nearest first, (B, n, C, F)."""
-    near = macros.nearest(latent, number, space.horizon)  # (B, n, H, A)
+    near = bank.nearest(latent, number, space.horizon)  # (B, n, H, A)
     return space.choices(near.flatten(0, 1)).unflatten(0, near.shape[:2])
 
 
-def best_of_bank(space: SearchSpace, macros: MacroActions, latent: Tensor, number: int, energy: Energy) -> Tensor:
+def best_of_bank(space: SearchSpace, bank: ActionBank, latent: Tensor, number: int, energy: Energy) -> Tensor:
     """Of the `number` real sequences that started nearest to the latents (B, D), the one of least energy, (B, C, F).
 
     The predictor is a better judge than the distance of the starts, so as many are tried as it has time for.
     """
-    candidates = from_bank(space, macros, latent, number)
+    candidates = from_bank(space, bank, latent, number)
     scores = energy(candidates).without_nan()
     return best_of(candidates, scores, scores.order(1)).actions

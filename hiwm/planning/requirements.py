@@ -1,4 +1,4 @@
-"""What a planner's config needs: of the levels, which can be told before they are trained, and of what is fitted to them."""
+"""What a planner's config needs from the levels, which is known before they are trained, and from their heads."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from hiwm.build import build
+from hiwm.heads.heads import Heads
 from hiwm.hierarchy import Hierarchy
-from hiwm.planning.calibration import check_disagreement
+from hiwm.levels.parts import Predictor
 from hiwm.planning.config import PlannerConfig
-from hiwm.planning.fitted import Fitted
-from hiwm.planning.proposals import FREE, REAL, Mixture
+from hiwm.planning.landmarks import LandmarkGraph
+from hiwm.planning.proposals import FREE, Mixture
 from hiwm.planning.solvers.solver import Solver
 
 
@@ -51,19 +52,21 @@ def check_levels(config: PlannerConfig, hierarchy: Hierarchy) -> None:
     _check_inverse_models(config, hierarchy)
 
 
-def check_fitted(config: PlannerConfig, hierarchy: Hierarchy, fitted: Fitted) -> None:
-    """The same of what is fitted to them."""
+def check_heads(
+    config: PlannerConfig, hierarchy: Hierarchy, heads: Heads, graphs: Sequence[LandmarkGraph] = ()
+) -> None:
+    """Raise a ValueError that names the key if heads or graphs that the config needs are not there."""
     number = len(hierarchy)
-    if config.landmarks != "none" and len(fitted.graphs) < number:
+    if config.landmarks != "none" and len(graphs) < number:
         raise ValueError(f"planner.landmarks is {config.landmarks!r} but the hierarchy has no graph on its top level")
     for k in range(number):
         if config.searches(k, number - 1):
-            _check_macros(config, k, number - 1, fitted)
+            _check_action_bank(config, k, number - 1, heads)
         if weight := config.weight("disagreement", k):
-            known = fitted.of("calibrations", k)
+            known = heads.of("calibrations", k)
             steps = 0 if known is None else known.steps
             check_disagreement(k, weight, hierarchy.levels[k].predictor, steps, config.horizon[k])
-    learned = ([k for k in range(number) if fitted.of(kind, k) is not None] for kind in ("priors", "costs"))
+    learned = ([k for k in range(number) if heads.of(kind, k) is not None] for kind in ("action_priors", "values"))
     config.check_learned(number, *learned)
 
 
@@ -94,17 +97,45 @@ def _check_inverse_models(config: PlannerConfig, hierarchy: Hierarchy) -> None:
             )
 
 
-def _check_macros(config: PlannerConfig, k: int, top: int, fitted: Fitted) -> None:
-    name, horizon, macros = config.mixture(k, top), config.horizon[k], fitted.of("macros", k)
-    if not (name.first in REAL or name.asks_bank):
+def _check_action_bank(config: PlannerConfig, k: int, top: int, heads: Heads) -> None:
+    horizon, bank = config.horizon[k], heads.of("action_banks", k)
+    if not config.mixture(k, top).asks_bank:
         return
-    if macros is None:
+    if bank is None:
         raise ValueError(
-            f"planner.proposal[{k}] is {config.proposal[k]!r} but the hierarchy has no real actions of level "
-            f"{k} saved; allowed: gaussian, inverse, inverse+search, gaussian+inverse, or `hiwm train` again"
+            f"planner.proposal[{k}] is {config.proposal[k]!r}; expected gaussian, inverse, inverse+search or gaussian+inverse, "
+            f"because the hierarchy has no action bank of level {k}. Choose one of them, or run `hiwm train` again"
         )
-    if name.asks_bank and horizon > macros.longest:
+    if horizon > bank.longest:
         raise ValueError(
-            f"planner.horizon[{k}] is {horizon}; allowed: at most {macros.longest}, the longest sequence in "
-            f"the bank of level {k}. Train with a larger macros.length, unless the episodes are too short for it"
+            f"planner.horizon[{k}] is {horizon}; expected at most {bank.longest}, the longest sequence in the action bank of level "
+            f"{k}. Train with a larger action_bank.length, unless the episodes are too short for it"
+        )
+
+
+def check_disagreement(k: int, weight: float, predictor: Predictor, steps: int, horizon: int) -> None:
+    """Refuse a weight for the disagreement of level k without a calibration that covers the horizon.
+
+    Args:
+        k: the level.
+        weight: planner.disagreement[k], not 0.
+        predictor: of the level.
+        steps: steps ahead it is calibrated for; 0 where it is not calibrated.
+        horizon: planner.horizon[k].
+    """
+    where = f"planner.disagreement[{k}] is {weight}"
+    if predictor.num_members < 2:
+        raise ValueError(
+            f"{where}; expected 0, because the predictor of level {k}, {type(predictor).__name__}, is no ensemble. Train with "
+            f"predictor@levels.level{k}.predictor=ensemble"
+        )
+    if not steps:
+        raise ValueError(
+            f"{where}; expected 0, because the ensemble of level {k} is not calibrated. Run `hiwm train` again with two or more "
+            "held-out episodes (dataset.validation) that hold one of its steps"
+        )
+    if horizon > steps:
+        raise ValueError(
+            f"planner.horizon[{k}] is {horizon}; expected at most {steps}, the steps ahead that level {k} is calibrated for, because "
+            f"planner.disagreement[{k}] is {weight}"
         )

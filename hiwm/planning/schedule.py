@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hiwm.heads.action_bank import ActionBank
 from hiwm.hierarchy import Hierarchy
 from hiwm.planning.goals import Aim, Goal
-from hiwm.planning.macros import MacroActions
 
 SCHEDULES = ("fixed", "shrink")
 
@@ -115,19 +115,19 @@ class Schedule:
         return torch.arange(1, self.horizon[k] + 1, device=self.errors[k].device)
 
 
-def half_steps(hierarchy: Hierarchy, macros: Sequence[MacroActions]) -> list[Tensor]:
+def half_steps(hierarchy: Hierarchy, banks: Sequence[ActionBank]) -> list[Tensor]:
     """Of every level, E |f(z, a) - z|^2 / 4 over real latents and actions: the energy of a goal half a step away.
 
     A whole observation is read off no latent, so that no error of reading is known. But a level that moves in steps can end
     up half a step beside any place.
     """
-    if len(macros) < len(hierarchy):
+    if len(banks) < len(hierarchy):
         raise ValueError(
-            f"planner.schedule is 'shrink' but the hierarchy has no real actions of level {len(macros)} saved, whose steps tell "
+            f"planner.schedule is 'shrink' but the hierarchy has no real actions of level {len(banks)} saved, whose steps tell "
             "how near a whole observation counts as reached; allowed: fixed, or `hiwm train` again"
         )
     with torch.no_grad():
         return [
             (level.predict(real.start, real.actions[:, 0]) - real.start).square().sum(-1).mean() / 4
-            for level, real in zip(hierarchy.levels, macros, strict=False)
+            for level, real in zip(hierarchy.levels, banks, strict=False)
         ]

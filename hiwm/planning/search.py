@@ -12,27 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hiwm.heads.heads import Heads
 from hiwm.hierarchy import Hierarchy
 from hiwm.levels.precision import half_precision
 from hiwm.planning.config import PlannerConfig
-from hiwm.planning.fitted import Fitted
 from hiwm.planning.goals import Aim, Goal, beside
-from hiwm.planning.memory import Memory, repeated
+from hiwm.planning.memory import Memory
 from hiwm.planning.plan import LevelPlan
 from hiwm.planning.proposals import (
-    REAL,
     SearchSpace,
     anywhere,
     around,
     best_of_bank,
     from_bank,
-    like_real,
     trying,
 )
 from hiwm.planning.reasons import Route
 from hiwm.planning.rejected import Tried
-from hiwm.planning.rollout import Rollout, follow, in_blocks
 from hiwm.planning.solvers.solver import GRADIENT_COST, Energy, Proposal, Scores, Solver
+from hiwm.rollout import Rollout, follow, in_blocks, repeated
 
 
 @dataclass
@@ -41,7 +39,7 @@ class Passes:
 
     Args:
         predictor: one-step predictions; a backward pass counts as two.
-        other: encoders, inverse models, priors and costs to go; not the readouts of goals.
+        other: encoders, inverse models, action priors and values; not the readouts of goals.
     """
 
     predictor: int = 0
@@ -72,7 +70,7 @@ class LevelSearch:
         hierarchy: all levels that plan.
         k: number of the level.
         config: how.
-        fitted: what config asks for.
+        heads: what config asks for.
         bounds: of primitive actions, lowest and highest, (A,) each.
         solver: the search method.
         samples: candidates a round.
@@ -85,7 +83,7 @@ class LevelSearch:
         hierarchy: Hierarchy,
         k: int,
         config: PlannerConfig,
-        fitted: Fitted,
+        heads: Heads,
         bounds: tuple[Tensor, Tensor],
         solver: Solver[Any],
         samples: int,
@@ -103,9 +101,9 @@ class LevelSearch:
         self.config = config
         self.proposal = config.mixture(k, top)
         self.searches = config.searches(k, top)
-        self.prior = fitted.of("priors", k) if self.proposal.first == "prior" else None
-        self.macros = fitted.of("macros", k)
-        self.cost, self.calibration = fitted.of("costs", k), fitted.of("calibrations", k)
+        self.prior = heads.of("action_priors", k) if self.proposal.first == "prior" else None
+        self.bank = heads.of("action_banks", k)
+        self.value, self.calibration = heads.of("values", k), heads.of("calibrations", k)
         self.to_go, self.doubts = config.weight("cost_to_go", k), config.weight("disagreement", k)
         self.precision = half_precision(hierarchy.device) if config.half_precision else nullcontext()
         self.solver = solver
@@ -240,10 +238,10 @@ class LevelSearch:
 
     def _cost_to_go(self, latent: Tensor) -> Tensor:
         """Steps of the level to the goal, (B, ..., D) -> (B, ...)."""
-        assert self.cost is not None, "checked at the start"
+        assert self.value is not None, "checked at the start"
         assert self.goal.part is not None, "checked when episodes begin"
         self.passes.other += passes_of(latent) * latent[..., 0].numel()
-        return self.cost(latent, beside(self.goal.part, latent))
+        return self.value(latent, beside(self.goal.part, latent))
 
     def _propose(
         self, latent: Tensor, present: Any, aim: Aim, steps_left: float, step: int, energy: Energy
@@ -255,10 +253,8 @@ class LevelSearch:
             asked = space.choices(self._follow_inverse(latent, present, aim, steps_left).actions)
         if name.first in ("gaussian", "prior"):
             proposal = anywhere(space, len(latent), config.std[self.k])
-        elif name.first == "queue":
-            proposal = like_real(space, len(latent), self.macros)
         elif name.first == "bank":
-            mean = best_of_bank(space, self.macros, latent, self.samples, energy)
+            mean = best_of_bank(space, self.bank, latent, self.samples, energy)
             proposal = around(space, mean, config.inverse_std[self.k])
         else:
             assert asked is not None, "inverse+search"
@@ -270,7 +266,7 @@ class LevelSearch:
         if asked is not None and "inverse" in name.guesses:
             proposal = trying(proposal, asked.unsqueeze(1))
         if "bank" in name.guesses:
-            proposal = trying(proposal, from_bank(space, self.macros, latent, -(-self.samples // 2)))
+            proposal = trying(proposal, from_bank(space, self.bank, latent, -(-self.samples // 2)))
         return proposal
 
     def _follow_inverse(self, latent: Tensor, carried: Any, aim: Aim, steps_left: float) -> Rollout:
@@ -289,8 +285,8 @@ class LevelSearch:
     def _space(self, bounds: tuple[Tensor, Tensor], discrete: bool) -> SearchSpace:
         dim, (low, high) = self.levels[self.k].action_encoder.dim, bounds
         free = len(low) if self.k == 0 else dim
-        if self.k and self.proposal.first in REAL and self.searches:
-            low, high = self.macros.low, self.macros.high
+        if self.k and self.proposal.first == "bank" and self.searches:
+            low, high = self.bank.low, self.bank.high
         elif self.k:
             high = torch.tensor(self.config.macro_bound, device=low.device)
             low = -high

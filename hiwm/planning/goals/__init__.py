@@ -4,6 +4,7 @@ from hiwm.planning.goals.combined import AnyOf, InOrder, Sum
 from hiwm.planning.goals.goal import Aim, Goal, beside, squared_distance
 from hiwm.planning.goals.keep_out import KeepOut, LabelledStates, Where, Zone
 from hiwm.planning.goals.states import ObservationGoal, PartGoal, Region
+from hiwm.planning.goals.text import TextGoal
 
 __all__ = [
     "Aim",
@@ -16,6 +17,7 @@ __all__ = [
     "PartGoal",
     "Region",
     "Sum",
+    "TextGoal",
     "Where",
     "Zone",
     "beside",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hiwm.checks import at_least
+from hiwm.heads.state_readout import StateReadout
 from hiwm.planning.goals.goal import Goal, of_one_size, worst
-from hiwm.planning.readout import Readout
 
 
 class Zone(Protocol):
@@ -42,7 +42,7 @@ class LabelledStates:
         readouts: of every level, bottom first.
     """
 
-    def __init__(self, states: Tensor, forbidden: Tensor, readouts: Sequence[Readout]) -> None:
+    def __init__(self, states: Tensor, forbidden: Tensor, readouts: Sequence[StateReadout]) -> None:
         if states.shape != (len(forbidden), len(readouts[0].std)) or forbidden.dtype != torch.bool:
             raise ValueError(
                 f"states of the shape {tuple(states.shape)} with labels of the shape {tuple(forbidden.shape)}, {forbidden.dtype}; "
@@ -80,7 +80,7 @@ class Where:
         self,
         predicate: Callable[[Mapping[str, Tensor]], Tensor],
         columns: Mapping[str, Sequence[int]],
-        readouts: Sequence[Readout],
+        readouts: Sequence[StateReadout],
     ) -> None:
         self.predicate = predicate
         self.columns = {name: tuple(shape) for name, shape in columns.items()}

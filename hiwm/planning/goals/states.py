@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hiwm.heads.state_readout import StateReadout
 from hiwm.planning.goals.goal import Goal, beside, squared_distance
-from hiwm.planning.readout import Readout
 
 
 class ObservationGoal(Goal):
@@ -53,7 +53,7 @@ class PartGoal(Goal):
         width: see `PlannerConfig.goal_width`.
     """
 
-    def __init__(self, part: Tensor, readouts: Sequence[Readout], width: float | None = None) -> None:
+    def __init__(self, part: Tensor, readouts: Sequence[StateReadout], width: float | None = None) -> None:
         _check_size(part, readouts)
         self.part: Tensor = part
         self.readouts = readouts
@@ -84,7 +84,7 @@ class Region(Goal):
         width: see `PlannerConfig.goal_width`.
     """
 
-    def __init__(self, low: Tensor, high: Tensor, readouts: Sequence[Readout], width: float | None = None) -> None:
+    def __init__(self, low: Tensor, high: Tensor, readouts: Sequence[StateReadout], width: float | None = None) -> None:
         _check_size(low, readouts)
         if low.shape != high.shape or (low > high).any():
             raise ValueError(f"low {low.tolist()} and high {high.tolist()} are no bounds; allowed: low <= high, (B, G)")
@@ -122,12 +122,12 @@ def _energy(apart: Tensor, width: float | None) -> Tensor:
     return (squared if width is None else torch.log1p(squared / width**2)).sum(-1)
 
 
-def _check_size(part: Tensor, readouts: Sequence[Readout]) -> None:
+def _check_size(part: Tensor, readouts: Sequence[StateReadout]) -> None:
     size = len(readouts[0].std)
     if part.dim() != 2 or part.shape[1] != size:
         raise ValueError(f"a goal of the shape {tuple(part.shape)}; allowed: (batch, {size}), what the readouts tell")
 
 
-def _error(readout: Readout, matters: Tensor) -> Tensor:
+def _error(readout: StateReadout, matters: Tensor) -> Tensor:
     """Error of foreseeing what matters, in deviations of the data; 0 of the rest, (B, G)."""
-    return torch.where(matters, readout.foreseen / readout.std, 0.0)
+    return torch.where(matters, readout.prediction_error / readout.std, 0.0)
