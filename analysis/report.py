@@ -28,8 +28,8 @@ from hiwm.evaluation.evaluate import HIERARCHICAL, make_agents
 from hiwm.evaluation.outcomes import Trace
 from hiwm.evaluation.traces import load_traces
 from hiwm.experiment import evaluation_identity
-from hiwm.planning.calibration import NOMINAL, Calibration
-from hiwm.planning.cost_to_go import AHEAD
+from hiwm.heads.calibration import NOMINAL, Calibration
+from hiwm.heads.value import AHEAD
 from hiwm.preflight import check_trained
 from hiwm.tracking import make_tracker
 from hiwm.training.checkpoint import METRICS
@@ -107,7 +107,7 @@ def _draw(
         drawn["calibration"] = calibration_curves(calibrated, dict(enumerate(agent.hierarchy.periods)))
     if frame_decoder(agent.hierarchy.levels[0]) is not None:
         drawn["frames"] = figures.frames(predicted_frames(agent, dataset.split(config.dataset.validation)[1]))
-    where = [states_at(dataset, config.state, graph.data.row.numpy()) for graph in agent.fitted.graphs]
+    where = [states_at(dataset, config.state, graph.data.row.numpy()) for graph in agent.graphs]
     walls = []
     if config.environment["_target_"]:
         environment = build(config.environment, config.allow)
@@ -116,7 +116,7 @@ def _draw(
     on_map = where[0].shape[1] >= 2
     labels = ["x (world units)", "y (world units)"] if walls else _numbers(dataset, config.state)
     if on_map:
-        drawn["landmarks"] = figures.landmark_graphs(agent.fitted.graphs, where, walls, labels)
+        drawn["landmarks"] = figures.landmark_graphs(agent.graphs, where, walls, labels)
     if evaluation is not None:
         drawn["success"] = figures.success_bars(evaluation["agents"])
         if on_map:
@@ -140,7 +140,7 @@ def _read(agent: Agent, dataset: Trajectories) -> list[dict[str, Any]]:
     """Of every number that goals are about, the readouts' errors: seen and foreseen, level by level."""
     if not agent.readouts:
         return []
-    errors = torch.stack([error for readout in agent.readouts for error in (readout.error, readout.foreseen)], 1)
+    errors = torch.stack([error for readout in agent.readouts for error in (readout.error, readout.prediction_error)], 1)
     rows = zip(_numbers(dataset, agent.world.goal), agent.readouts[0].std.tolist(), errors.tolist(), strict=True)
     return [{"name": name, "std": std, "errors": its} for name, std, its in rows]
 
@@ -149,13 +149,13 @@ def _learned(agent: Agent) -> list[str]:
     """What priors and costs to go are worth, in a sentence each."""
     priors = [
         f"prior of level {k}: held-out loss {prior.relative_loss:.2f} of what N(0, I) in every state would have; 1: nothing to learn"
-        for k, prior in enumerate(agent.fitted.priors)
+        for k, prior in enumerate(agent.heads.action_priors)
         if prior is not None
     ]
     costs = [
         f"cost to go of level {k}, median to where held-out episodes came in "
         + ", ".join(f"{n} steps: {told:.3g}" for n, told in zip(AHEAD, cost.ahead.tolist(), strict=True))
-        for k, cost in enumerate(agent.fitted.costs)
+        for k, cost in enumerate(agent.heads.values)
         if cost is not None
     ]
     return priors + costs
@@ -163,7 +163,7 @@ def _learned(agent: Agent) -> list[str]:
 
 def _calibrated(agent: Agent) -> dict[int, Calibration]:
     """Of the levels that have an ensemble."""
-    return {k: calibration for k, calibration in enumerate(agent.fitted.calibrations) if calibration is not None}
+    return {k: calibration for k, calibration in enumerate(agent.heads.calibrations) if calibration is not None}
 
 
 def _describe(config: Config, agent: Agent, k: int) -> dict[str, Any]:

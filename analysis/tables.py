@@ -13,7 +13,7 @@ import yaml
 from hiwm.analysis import uncertainty
 from hiwm.analysis.report import KEPT
 from hiwm.evaluation.statistics import wilson_interval
-from hiwm.planning.calibration import Calibration
+from hiwm.heads.calibration import Calibration
 from hiwm.training.checkpoint import METRICS
 
 HEALTH: tuple[str, ...] = ("effective_rank", "std", "within_episode", "copy_last", "readout_r2")

@@ -24,7 +24,7 @@ from hiwm.data.vector import make_vector
 from hiwm.envs.captions import Caption
 from hiwm.evaluation.episodes import episode_seed
 from hiwm.evaluation.statistics import wilson_interval
-from hiwm.planning.text import embed
+from hiwm.heads.text import embed
 
 EPISODES = 100  # of each way to give the goal
 TOP = 20  # latents that fit a caption best

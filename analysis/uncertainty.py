@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hiwm.analysis.figures import INK
-from hiwm.planning.calibration import NOMINAL, Calibration
+from hiwm.heads.calibration import NOMINAL, Calibration
 
 Row = dict[str, str | int | float]
 KINDS = {  # what of a calibration, its label and colour (Okabe & Ito 2008)

@@ -14,18 +14,20 @@ import torch
 import yaml
 from torch import Tensor
 
+from hiwm.heads.heads import Heads
+from hiwm.heads.state_readout import StateReadout
+from hiwm.heads.text import TextHead, embed
 from hiwm.hierarchy import Hierarchy, load_hierarchy
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.experience import Experience
-from hiwm.planning.fitted import Fitted
-from hiwm.planning.goals import Goal, KeepOut, LabelledStates, ObservationGoal, PartGoal, Region, Where
+from hiwm.planning.goals import Goal, KeepOut, LabelledStates, ObservationGoal, PartGoal, Region, TextGoal, Where
+from hiwm.planning.landmarks import LandmarkGraph
 from hiwm.planning.plan import Plan
 from hiwm.planning.planner import HierarchicalPlanner
-from hiwm.planning.readout import Readout
 from hiwm.planning.schedule import half_steps
-from hiwm.planning.text import TextGoal, TextHead, embed
 
 EXPERIENCE = "experience.safetensors"
+GRAPH = "landmarks"  # and the number of the level
 Observation = np.ndarray | Mapping[str, np.ndarray]
 
 
@@ -61,7 +63,8 @@ class Agent:
 
     Args:
         hierarchy: the levels.
-        fitted: what was fitted to its levels.
+        heads: of its levels.
+        graphs: landmarks of its levels; none where nothing plans over them.
         config: how to plan.
         world: bounds of actions and the environment.
         num_levels: use only the lowest ones; None for all.
@@ -72,7 +75,8 @@ class Agent:
     def __init__(
         self,
         hierarchy: Hierarchy,
-        fitted: Fitted,
+        heads: Heads,
+        graphs: Sequence[LandmarkGraph],
         config: PlannerConfig,
         world: World,
         num_levels: int | None = None,
@@ -80,15 +84,16 @@ class Agent:
         allow: Sequence[str] = (),
     ) -> None:
         self.hierarchy = hierarchy if num_levels is None else hierarchy.truncate(num_levels)
-        self.fitted = fitted
+        self.heads = heads
+        self.graphs = graphs
         self.config = config
         self.world = world
         self.seed = seed
         low, high = (torch.tensor(bound, device=hierarchy.device) for bound in (world.action_low, world.action_high))
         self.allow = tuple(allow)
-        self.planner = HierarchicalPlanner(self.hierarchy, config, low, high, fitted, allow, world.discrete)
+        self.planner = HierarchicalPlanner(self.hierarchy, config, low, high, heads, graphs, allow, world.discrete)
         whole = config.schedule != "fixed" and not world.goal
-        self.goal_errors = half_steps(self.hierarchy, fitted.macros) if whole else None
+        self.goal_errors = half_steps(self.hierarchy, heads.action_banks) if whole else None
         self.inputs = self.hierarchy.specs[0].inputs
         #: shape and type of one primitive action as `act` gives it
         self.action_shape = () if world.discrete else tuple(low.shape)
@@ -105,14 +110,14 @@ class Agent:
         return self._plan
 
     @property
-    def readouts(self) -> Sequence[Readout]:
+    def readouts(self) -> Sequence[StateReadout]:
         """Of the part of the state that goals are about, from each level; none where goals are whole observations."""
-        return self.fitted.readouts
+        return self.heads.readouts
 
     @property
     def texts(self) -> Sequence[TextHead]:
         """Which latents of each level a caption is true of; none where goals are not given in words."""
-        return self.fitted.texts
+        return self.heads.texts
 
     @property
     def experience(self) -> Experience | None:
@@ -126,7 +131,7 @@ class Agent:
         if unknown := sorted(changes.keys() - set(known)):
             raise ValueError(f"unknown key planner.{unknown[0]}; allowed: {', '.join(known)}")
         config = replace(self.config, **changes)
-        return Agent(self.hierarchy, self.fitted, config, self.world, num_levels, self.seed, self.allow)
+        return Agent(self.hierarchy, self.heads, self.graphs, config, self.world, num_levels, self.seed, self.allow)
 
     def forbid(self, low: Sequence[float], high: Sequence[float], margin: float = 0.0) -> None:
         """From the next `reset` on, stay out of a box in the part of the state that goals are about, whatever the goal.
@@ -295,11 +300,13 @@ class Agent:
         return tensors, single
 
     def save(self, folder: Path) -> None:
-        """Levels; landmarks and whatever else was fitted to each; experience, `agent.yaml`: all or none."""
+        """Write levels, heads, landmarks, experience and `agent.yaml`: all or none."""
         temporary = folder.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         self.hierarchy.save(temporary)
-        self.fitted.save(temporary)
+        self.heads.save(temporary)
+        for k, graph in enumerate(self.graphs):
+            graph.save(temporary / f"{GRAPH}{k}.safetensors")
         if self.experience is not None:
             self.experience.save(temporary / EXPERIENCE)
         described = {"planner": _plain(asdict(self.config)), "world": _plain(asdict(self.world))}
@@ -329,9 +336,11 @@ def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = (
         raise ValueError(
             f"{folder / 'agent.yaml'} is another version's: it has planner.{unknown[0]}; `hiwm train` again saves the same levels anew"
         )
-    fitted = Fitted.load(folder, len(hierarchy), device)
+    heads = Heads.load(folder, len(hierarchy), device)
+    files = [folder / f"{GRAPH}{k}.safetensors" for k in range(len(hierarchy))]
+    graphs = [LandmarkGraph.load(file, device) for file in files if file.exists()]
     config, world = PlannerConfig(**described["planner"]), World(**described["world"])
-    agent = Agent(hierarchy, fitted, config, world, allow=allow)
+    agent = Agent(hierarchy, heads, graphs, config, world, allow=allow)
     if agent.experience is not None and (folder / EXPERIENCE).exists():
         agent.experience.load(folder / EXPERIENCE)
     return agent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,13 +18,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hiwm.checks import at_least, matches, spell, within
 from hiwm.evaluation.evaluate import EvaluationConfig
+from hiwm.heads.action_bank import ActionBankConfig
+from hiwm.heads.action_prior import ActionPriorConfig
+from hiwm.heads.state_readout import GoalConfig
+from hiwm.heads.text import TextConfig
+from hiwm.heads.value import ValueConfig
 from hiwm.planning.config import PlannerConfig
-from hiwm.planning.cost_to_go import CostToGoConfig
 from hiwm.planning.landmarks import LandmarkConfig
-from hiwm.planning.macros import MacroConfig
-from hiwm.planning.prior import PriorConfig
-from hiwm.planning.readout import GoalConfig
-from hiwm.planning.text import TextConfig
+from hiwm.settings import Settings
 from hiwm.training.loop import TrainingConfig
 from hiwm.training.stages import StackConfig
 
@@ -97,9 +99,9 @@ class Config:
     dataset: DatasetConfig
     training: TrainingConfig
     landmarks: LandmarkConfig
-    macros: MacroConfig
-    prior: PriorConfig
-    cost_to_go: CostToGoConfig
+    action_bank: ActionBankConfig
+    action_prior: ActionPriorConfig
+    value: ValueConfig
     goal: GoalConfig
     text: TextConfig
     planner: PlannerConfig
@@ -128,7 +130,7 @@ class Config:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain containers, for YAML, JSON and MLflow."""
-        return asdict(self)
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
 
 def load_config(overrides: Sequence[str]) -> Config:
@@ -156,6 +158,13 @@ def load_config(overrides: Sequence[str]) -> Config:
     return config
 
 
+def _plain(value: Any) -> Any:
+    """Plain containers, a new copy."""
+    if isinstance(value, Settings):
+        return value.as_dict()
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else deepcopy(value)
+
+
 def _typed(kind: Any, values: dict[str, Any], where: str) -> Any:
     """A dataclass from plain values; unknown keys and wrong types are refused by name."""
     hints = get_type_hints(kind)
@@ -165,7 +174,11 @@ def _typed(kind: Any, values: dict[str, Any], where: str) -> Any:
     arguments = {}
     for key, value in values.items():
         hint = hints[key]
-        if is_dataclass(hint) and isinstance(value, dict):
+        if isinstance(hint, type) and issubclass(hint, Settings):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{where}{key} is {value!r}; expected a mapping")
+            value = hint(**value)
+        elif is_dataclass(hint) and isinstance(value, dict):
             value = _typed(hint, value, f"{where}{key}.")
         elif is_dataclass(hint):
             raise ConfigError(f"{where}{key} is {value!r}; allowed: a mapping")

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,8 @@ from hiwm.environment import captions_of, environment_of, observed_columns
 from hiwm.evaluation.evaluate import evaluate as evaluate_agents
 from hiwm.evaluation.evaluate import make_agents, summarize
 from hiwm.evaluation.traces import save_traces
-from hiwm.fitter import Fitter
+from hiwm.fit_heads import fit_heads
+from hiwm.planning.landmarks import LandmarkGraph, build_landmarks
 from hiwm.preflight import (
     FITTED,
     actions_of,
@@ -137,11 +139,12 @@ def train(config: Config) -> None:
         barrier()
         return
     latents = [open_dataset(cache) for cache in caches]
-    fitted = Fitter(config, dataset, hierarchy, latents, processes.device).all(captions)
+    graphs = _build_graphs(config, dataset, latents)
+    heads = fit_heads(config, dataset, hierarchy, latents, processes.device, captions)
     low, high, discrete = actions.min(0).tolist(), actions.max(0).tolist(), is_one_hot(actions)
     shapes = [dataset.column(name).shape[1:] for name in config.goal.columns]
     world = World(config.environment, low, high, dataset.fingerprint, config.goal.columns, shapes, discrete)
-    agent = Agent(hierarchy, fitted, config.planner, world, seed=config.seed, allow=config.allow)
+    agent = Agent(hierarchy, heads, graphs, config.planner, world, seed=config.seed, allow=config.allow)
     home = config.folder / "hierarchy"
     agent.save(home)
     (config.folder / "config.yaml").write_text(yaml.safe_dump(config.as_dict(), sort_keys=False))
@@ -153,6 +156,14 @@ def train(config: Config) -> None:
     barrier()
 
 
+def _build_graphs(config: Config, dataset: Trajectories, latents: Sequence[Trajectories]) -> list[LandmarkGraph]:
+    """Landmarks of every level."""
+    graphs = [build_landmarks(level, dataset.column("action"), config.landmarks, config.seed) for level in latents]
+    for k, graph in enumerate(graphs):
+        say(f"landmarks of level {k}: {graph.data.num_nodes:,}, {graph.data.num_edges:,} edges")
+    return graphs
+
+
 def evaluate(config: Config) -> dict[str, Any]:
     """Evaluate the saved hierarchy and its baselines; write `evaluation.json`."""
     _one_process("evaluate")
@@ -161,7 +172,9 @@ def evaluate(config: Config) -> dict[str, Any]:
     agent = load_agent(home, str(processes.device), config.allow)
     check_environment(config, agent.world.environment, home)
     check_trained(config)
-    agent = Agent(agent.hierarchy, agent.fitted, config.planner, agent.world, seed=config.seed, allow=config.allow)
+    agent = Agent(
+        agent.hierarchy, agent.heads, agent.graphs, config.planner, agent.world, seed=config.seed, allow=config.allow
+    )
     agents = make_agents(agent, config.evaluation)
     identity = evaluation_identity(config, agent)
     path = config.folder / f"{config.evaluation.name}.json"
@@ -286,9 +299,10 @@ def _collection_config(config: Config) -> dict[str, Any]:
 
 def evaluation_identity(config: Config, agent: Agent) -> str:
     """Stands for the hierarchy, the planner and the protocol of an evaluation."""
+    described = config.as_dict()
     parts = [
         [spec.fingerprint for spec in agent.hierarchy.specs],
-        *(asdict(getattr(config, section)) for section in (*FITTED, "planner", "evaluation")),
+        *(described[section] for section in (*FITTED, "planner", "evaluation")),
         config.environment, config.seed,
     ]  # fmt: skip
     return fingerprint(parts)

@@ -10,15 +10,15 @@ import yaml
 
 from hiwm.config import Config, ConfigError
 from hiwm.data.store import Trajectories
+from hiwm.heads.calibration import calibrated_steps
+from hiwm.heads.text import check_text
 from hiwm.hierarchy import Hierarchy
-from hiwm.planning.calibration import check_disagreement, steps_ahead
-from hiwm.planning.requirements import candidates_of, check_levels, solvers_of
-from hiwm.planning.text import check_text
+from hiwm.planning.requirements import candidates_of, check_disagreement, check_levels, solvers_of
 from hiwm.tracking import flatten
 from hiwm.training.stages import check_longest, describe
 
 # sections of what is fitted to trained levels, and keys whose values a saved hierarchy depends on
-FITTED = ("landmarks", "macros", "goal", "text", "prior", "cost_to_go")
+FITTED = ("landmarks", "action_bank", "goal", "text", "action_prior", "value")
 TRAINED = ("inputs", "strides", "levels", "training", *FITTED)
 
 
@@ -26,10 +26,10 @@ def check(config: Config) -> None:
     """Refuse, before any work, what the config alone shows that training or planning would refuse."""
     levels = len(config.stack.levels)
     config.planner.check(levels)
-    config.prior.check(levels)
-    config.cost_to_go.check(levels, config.goal.columns)
-    config.planner.check_learned(levels, config.prior.levels, config.cost_to_go.levels)
-    _check_macros(config)
+    config.action_prior.check(levels)
+    config.value.check(levels, config.goal.columns)
+    config.planner.check_learned(levels, config.action_prior.levels, config.value.levels)
+    _check_action_bank(config)
     if config.planner.feedback and config.planner.landmarks != "none" and config.landmarks.outcomes != "best":
         raise ConfigError(
             f"planner.feedback is {config.planner.feedback} and landmarks.outcomes {config.landmarks.outcomes!r}; allowed: best, "
@@ -65,14 +65,14 @@ def check_columns(config: Config, there: Sequence[str], where: object) -> None:
             raise ConfigError(f"{key} holds {missing[0]!r}; allowed: {sorted(there)}, the columns of {where}")
 
 
-def _check_macros(config: Config) -> None:
+def _check_action_bank(config: Config) -> None:
     """Refuse before training what the planner would refuse after it."""
     planner, top = config.planner, len(config.stack.levels) - 1
     for k in range(top + 1):
         horizon = planner.horizon[k]
-        if planner.searches(k, top) and planner.mixture(k, top).asks_bank and horizon > config.macros.length:
+        if planner.searches(k, top) and planner.mixture(k, top).asks_bank and horizon > config.action_bank.length:
             raise ConfigError(
-                f"macros.length is {config.macros.length}; allowed: at least planner.horizon[{k}], {horizon}, for "
+                f"action_bank.length is {config.action_bank.length}; expected at least planner.horizon[{k}], {horizon}, because "
                 f"planner.proposal[{k}] is {planner.proposal[k]!r}"
             )
 
@@ -83,7 +83,7 @@ def check_untrained(config: Config, dataset: Trajectories, actions: np.ndarray) 
     hierarchy = Hierarchy([spec.build(config.allow) for spec in specs], specs)
     for k, level in enumerate(hierarchy.levels):
         if weight := config.planner.weight("disagreement", k):
-            steps = steps_ahead(level.predictor, dataset, hierarchy.periods[k], config.dataset.validation)
+            steps = calibrated_steps(level.predictor, dataset, hierarchy.periods[k], config.dataset.validation)
             check_disagreement(k, weight, level.predictor, steps, config.planner.horizon[k])
     check_levels(config.planner, hierarchy)
     candidates_of(

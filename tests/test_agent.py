@@ -17,9 +17,9 @@ from hiwm.config import load_config
 from hiwm.data.store import open_dataset
 from hiwm.environment import captions_of
 from hiwm.experiment import train
+from hiwm.heads.state_readout import StateReadout
+from hiwm.heads.text import TextConfig
 from hiwm.planning.goals import InOrder, KeepOut, PartGoal
-from hiwm.planning.readout import Readout
-from hiwm.planning.text import TextConfig
 
 RNG = np.random.default_rng(0)
 GOALS = RNG.uniform(0, 1, (4, 2)).astype(np.float32)
@@ -145,12 +145,14 @@ def test_saved_and_loaded_acts_the_same(agent, tmp_path):
     np.testing.assert_array_equal(acted(loaded, 10), acted(agent, 10))
     assert loaded.world == agent.world
     assert loaded.config == agent.config
-    assert len(loaded.fitted.macros) == 3
-    for old, new in zip(agent.fitted.macros, loaded.fitted.macros, strict=True):
-        assert torch.equal(old.mean, new.mean)
+    assert len(loaded.heads.action_banks) == 3
+    for old, new in zip(agent.heads.action_banks, loaded.heads.action_banks, strict=True):
+        assert torch.equal(old.low, new.low)
         assert torch.equal(old.actions, new.actions)
-    real = loaded.with_planner(proposal=["bank", "queue", "gaussian"])
-    np.testing.assert_array_equal(acted(real), acted(agent.with_planner(proposal=["bank", "queue", "gaussian"])))
+    real = loaded.with_planner(proposal=["bank", "gaussian+bank", "gaussian"])
+    np.testing.assert_array_equal(
+        acted(real), acted(agent.with_planner(proposal=["bank", "gaussian+bank", "gaussian"]))
+    )
     assert not list(tmp_path.glob("*.tmp"))
     # over an older one with files of its own
     (tmp_path / "again" / "level7.safetensors").write_bytes(b"")
@@ -192,12 +194,14 @@ def test_an_untrusted_module_is_not_even_imported(saved, tmp_path, monkeypatch):
 
 
 def test_a_hierarchy_saved_without_real_actions_is_refused_only_where_they_are_needed(agent, saved):
-    for file in saved.glob("macros*.safetensors"):
+    for file in saved.glob("action_bank*.safetensors"):
         file.unlink()
     old = hiwm.load_agent(saved)
     np.testing.assert_array_equal(acted(old), acted(agent))
-    with pytest.raises(ValueError, match=r"planner.proposal\[0\] is 'queue' but the hierarchy has no real actions"):
-        old.with_planner(proposal=["queue", "inverse", "gaussian"])
+    with pytest.raises(
+        ValueError, match=r"planner.proposal\[0\] is 'bank'; expected .* because the hierarchy has no action bank"
+    ):
+        old.with_planner(proposal=["bank", "inverse", "gaussian"])
 
 
 def test_untrusted_solvers_are_refused(saved):
@@ -284,11 +288,11 @@ def test_saving_leaves_other_peoples_files_alone(agent, tmp_path):
 def about_a_part(agent):
     """An agent whose goals are a part of the state: here all of it."""
     readouts = [
-        Readout(dim_latent=level.encoder.dim, dim=2, width=8, depth=1).eval() for level in agent.hierarchy.levels
+        StateReadout(dim_latent=level.encoder.dim, dim=2, width=8, depth=1).eval() for level in agent.hierarchy.levels
     ]
     config = replace(agent.config, landmarks="none", proposal=["inverse", "inverse", "gaussian"])
     world = replace(agent.world, goal=["state"], goal_shapes=[[2]])
-    return Agent(agent.hierarchy, replace(agent.fitted, readouts=readouts), config, world)
+    return Agent(agent.hierarchy, replace(agent.heads, readouts=readouts), agent.graphs, config, world)
 
 
 def test_goals_on_a_part_come_alone_or_as_a_batch(about_a_part):
@@ -313,7 +317,7 @@ def test_goals_on_a_part_come_alone_or_as_a_batch(about_a_part):
 def test_goals_on_a_part_are_made_by_column_as_the_config_says(about_a_part):
     agent = about_a_part
     world = replace(agent.world, goal=["place", "turn"], goal_shapes=[[1], [1]])
-    agent = Agent(agent.hierarchy, agent.fitted, replace(agent.config, goal_width=0.2), world)
+    agent = Agent(agent.hierarchy, agent.heads, agent.graphs, replace(agent.config, goal_width=0.2), world)
     goal = agent.part_goal({"turn": [0.5]})
     assert goal.part.isnan().tolist() == [[True, False]]
     assert goal.part[0, 1] == 0.5
@@ -353,7 +357,7 @@ def test_a_stack_learns_words_and_follows_them(tiny_run, tmp_path):
     agent.reset(["be on the right side", "be on the left side"])  # the wording that was held out
     here = np.tile(np.array([0.2, 0.8], np.float32), (2, 1))
     assert agent.act(here).shape == (2, 2)
-    met = agent.fitted.graphs[-1].data["row"][agent.planner.ways.goal_landmark]
+    met = agent.graphs[-1].data["row"][agent.planner.ways.goal_landmark]
     assert (open_dataset(config.dataset.path).column("state")[met, 0] > 0.5).tolist() == [True, False]
     assert (agent.plan.steps[-1].target is not None, agent.plan.steps[-1].energy) == (True, None)  # by the graph
     flat = agent.with_planner(num_levels=1, landmarks="none", proposal=["gaussian"])

@@ -17,6 +17,7 @@ from hiwm.agent import load_agent
 from hiwm.cli import VERBS, main
 from hiwm.config import load_config
 from hiwm.experiment import evaluation_identity
+from hiwm.settings import Settings
 
 
 def python(*arguments, cwd, **environment):
@@ -104,7 +105,7 @@ def test_unknown_verb(capsys):
         ("levels.level1.encoder._target_=os.system", "os.system"),
         ("environment._target_=nowhere.Room", "nowhere.Room"),
         ("landmarks.edge_steps=90", "landmarks.edge_steps"),
-        ("macros.bank=0", "macros.bank is 0"),
+        ("action_bank.size=0", "action_bank.size is 0; expected at least 1"),
         ("inputs=[pixels]", "inputs holds 'pixels'; allowed: ['action', 'state']"),
         ("state=[place]", "state holds 'place'; allowed: "),
         ("goal.columns=[place]", "goal.columns holds 'place'; allowed: "),
@@ -117,12 +118,12 @@ def test_mistakes_are_named_in_one_line(spoiled, override, named, capsys):
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("prior.levels=[7]", "prior.levels holds 7"),
-        ("cost_to_go.levels=[2]", "goal.columns is empty"),
-        ("planner.proposal=[inverse,inverse,prior] planner.landmarks=none", "prior.levels=[2]"),
-        ("planner.cost_to_go=[0,0,5] planner.landmarks=none", "cost_to_go.levels=[2]"),
+        ("action_prior.levels=[7]", "action_prior.levels is [7]"),
+        ("value.levels=[2]", "goal.columns is empty"),
+        ("planner.proposal=[inverse,inverse,prior] planner.landmarks=none", "action_prior.levels=[2]"),
+        ("planner.cost_to_go=[0,0,5] planner.landmarks=none", "value.levels=[2]"),
         ("planner.proposal=[gaussian,gaussian]", "one entry for each of 3 levels"),
-        ("planner.proposal=[bank,inverse,gaussian] macros.length=5", "macros.length is 5"),
+        ("planner.proposal=[bank,inverse,gaussian] action_bank.length=5", "action_bank.length is 5"),
         ("goal.columns=[place]", "goal.columns holds 'place'; allowed: ['state'], the columns of "),
     ],
 )
@@ -132,11 +133,16 @@ def test_what_the_config_alone_shows_is_refused_before_anything_is_collected(tmp
 
 
 def test_a_bank_of_shorter_sequences_than_the_horizon_is_refused_before_training(spoiled, capsys):
-    line = refused(capsys, "train", *spoiled, "planner.proposal=[bank,inverse,gaussian]", "macros.length=5")
-    assert "macros.length is 5; allowed: at least planner.horizon[0], 6, for planner.proposal[0] is 'bank'" in line
-    line = refused(capsys, "train", *spoiled, "planner.proposal=[gaussian+bank,inverse,gaussian]", "macros.length=5")
+    line = refused(capsys, "train", *spoiled, "planner.proposal=[bank,inverse,gaussian]", "action_bank.length=5")
     assert (
-        "macros.length is 5; allowed: at least planner.horizon[0], 6, for planner.proposal[0] is 'gaussian+bank'"
+        "action_bank.length is 5; expected at least planner.horizon[0], 6, because planner.proposal[0] is 'bank'"
+        in line
+    )
+    line = refused(
+        capsys, "train", *spoiled, "planner.proposal=[gaussian+bank,inverse,gaussian]", "action_bank.length=5"
+    )
+    assert (
+        "action_bank.length is 5; expected at least planner.horizon[0], 6, because planner.proposal[0] is 'gaussian+bank'"
         in line
     )
 
@@ -162,30 +168,34 @@ def test_what_the_planner_would_refuse_is_refused_before_training(spoiled, tmp_p
     assert not (tmp_path / "root" / "tiny-seed7").exists()
 
 
+def changed(section, change):
+    return section.changed(change) if isinstance(section, Settings) else replace(section, **change)
+
+
 def test_real_actions_are_part_of_what_was_trained_and_evaluated(spoiled, capsys):
-    assert "was trained with macros.bank 2000 (the config says 7)" in refused(
-        capsys, "evaluate", *spoiled, "macros.bank=7"
+    assert "was trained with action_bank.size 2000 (the config says 7)" in refused(
+        capsys, "evaluate", *spoiled, "action_bank.size=7"
     )
     config = load_config(spoiled)
     agent = load_agent(config.folder / "hierarchy")
     changes = {
-        "macros": {"bank": 7}, "landmarks": {"edge_steps": 7}, "goal": {"width": 7}, "text": {"dim": 7}, "prior": {"width": 7},
-        "cost_to_go": {"width": 7}, "planner": {"budget": 7}, "evaluation": {"max_steps": 7},
+        "action_bank": {"size": 7}, "landmarks": {"edge_steps": 7}, "goal": {"width": 7}, "text": {"dim": 7}, "action_prior": {"width": 7},
+        "value": {"width": 7}, "planner": {"budget": 7}, "evaluation": {"max_steps": 7},
     }  # fmt: skip
-    others = [replace(config, **{key: replace(getattr(config, key), **change)}) for key, change in changes.items()]
+    others = [replace(config, **{key: changed(getattr(config, key), change)}) for key, change in changes.items()]
     assert len({evaluation_identity(each, agent) for each in (config, *others)}) == 1 + len(changes)
 
 
 def test_an_older_hierarchy_without_real_actions_is_evaluated(spoiled, capsys):
     folder = load_config(spoiled).folder
     saved = yaml.safe_load((folder / "config.yaml").read_text())
-    del saved["macros"]
+    del saved["action_bank"]
     (folder / "config.yaml").write_text(yaml.safe_dump(saved))
-    for file in (folder / "hierarchy").glob("macros*.safetensors"):
+    for file in (folder / "hierarchy").glob("action_bank*.safetensors"):
         file.unlink()
     assert main(["evaluate", *spoiled]) == 0
-    assert "has no real actions of level 0" in refused(
-        capsys, "evaluate", *spoiled, "planner.proposal=[queue,inverse,gaussian]"
+    assert "has no action bank of level 0" in refused(
+        capsys, "evaluate", *spoiled, "planner.proposal=[bank,inverse,gaussian]"
     )
 
 

@@ -73,7 +73,7 @@ def test_the_agent_answers_with_numbers(discrete_run):
     assert gymnasium.spaces.Discrete(5).contains(agent.act(states[0]))
 
 
-@pytest.mark.parametrize("name", ["gaussian", "inverse", "inverse+search", "queue", "bank"])
+@pytest.mark.parametrize("name", ["gaussian", "inverse", "inverse+search", "bank"])
 def test_every_proposal_plans_real_actions(discrete_run, name):
     agent = load_agent(discrete_run.folder / "hierarchy").with_planner(
         landmarks="none", proposal=[name, "gaussian"], warm_start=True, budget=300

@@ -18,10 +18,10 @@ from hiwm.analysis.report import _headline, _learned, _read, moments, report
 from hiwm.config import ConfigError, load_config
 from hiwm.evaluation.outcomes import Trace
 from hiwm.evaluation.traces import load_traces
-from hiwm.planning.cost_to_go import CostToGo
+from hiwm.heads.action_prior import ActionPrior
+from hiwm.heads.state_readout import StateReadout
+from hiwm.heads.value import Value
 from hiwm.planning.landmarks import LandmarkGraph
-from hiwm.planning.prior import MacroPrior
-from hiwm.planning.readout import Readout
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_the_legend_of_one_task_fits_and_names_all_that_is_drawn(agent):
         "flat": [Trace(1, False, path, path[0], subgoals[:1], [])],
     }  # fmt: skip
     decoder: Any = SimpleNamespace(states=path, decode=lambda level, latent: path[: len(latent)])
-    graph: LandmarkGraph = agent.fitted.graphs[0]
+    graph: LandmarkGraph = agent.graphs[0]
     where = np.random.default_rng(0).random((graph.data.num_nodes, 2))
     figure = figures.episodes(traces, decoder, {"flat": (graph, where)}, [], ["east", "north"])
     figure.draw_without_rendering()
@@ -163,17 +163,17 @@ def test_the_legend_of_one_task_fits_and_names_all_that_is_drawn(agent):
 
 
 def test_what_was_fitted_is_told():
-    readouts = [Readout(dim_latent=3, dim=3, width=4, depth=1) for _ in range(2)]
+    readouts = [StateReadout(dim_latent=3, dim=3, width=4, depth=1) for _ in range(2)]
     for k, readout in enumerate(readouts):
         readout.std.copy_(torch.tensor([1.0, 2.0, 3.0]))
         readout.error.copy_(torch.arange(3) + 10.0 * k)
-        readout.foreseen.copy_(torch.arange(3) + 10.0 * k + 5)
-    prior = MacroPrior(dim_latent=3, dim_action=2, width=4, depth=1)
+        readout.prediction_error.copy_(torch.arange(3) + 10.0 * k + 5)
+    prior = ActionPrior(dim_latent=3, dim_action=2, width=4, depth=1)
     prior.relative_loss.fill_(0.875)
-    cost = CostToGo(dim_latent=3, dim=3, width=4, depth=1, discount=0.9)
+    cost = Value(dim_latent=3, dim=3, width=4, depth=1, discount=0.9)
     cost.ahead.copy_(torch.tensor([1.0, 1.9, 3.5, 4.5]))
-    fitted: Any = SimpleNamespace(priors=[None, prior], costs=[cost, None])
-    agent: Any = SimpleNamespace(readouts=readouts, fitted=fitted, world=SimpleNamespace(goal=["cubes", "drawer"]))
+    heads: Any = SimpleNamespace(action_priors=[None, prior], values=[cost, None])
+    agent: Any = SimpleNamespace(readouts=readouts, heads=heads, world=SimpleNamespace(goal=["cubes", "drawer"]))
     columns: Any = SimpleNamespace(column={"cubes": np.zeros((5, 2)), "drawer": np.zeros(5)}.__getitem__)
     assert _read(agent, columns) == [
         {"name": "cubes[0]", "std": 1, "errors": [0, 5, 10, 15]},

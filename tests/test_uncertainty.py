@@ -9,7 +9,7 @@ from hiwm.analysis import tables
 from hiwm.analysis.report import report
 from hiwm.analysis.uncertainty import calibration_curves, rows_of, summary
 from hiwm.config import load_config
-from hiwm.planning.calibration import Calibration
+from hiwm.heads.calibration import Calibration
 
 
 @pytest.fixture
@@ -17,7 +17,15 @@ def known():
     """Of two steps ahead."""
     shares = torch.tensor([[0.2, 0.4, 0.5, 0.6], [0.3, 0.4, 0.55, 0.7]])
     two = torch.tensor([3.0, 5.0])
-    return Calibration(two, 4 * shares, two / 4, two / 10, shares, 1.2 * shares, 1.3 * shares)
+    return Calibration(
+        scale=two,
+        radius=4 * shares,
+        ratio=two / 4,
+        spearman=two / 10,
+        raw=shares,
+        scaled=1.2 * shares,
+        conformal=1.3 * shares,
+    )
 
 
 def test_a_row_a_step(known):

@@ -91,12 +91,3 @@ class History:
         else:
             below = [self._action(k - 1, step + j * self.hierarchy.periods[k - 1]) for j in range(level.stride)]
         return level.encode_actions(self._encoded(step)[k], torch.stack(below, 1))
-
-
-def mapped(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A predictor's recurrent state with every tensor in it changed."""
-    if isinstance(state, Tensor):
-        return change(state)
-    if isinstance(state, (tuple, list)):
-        return type(state)(mapped(part, change) for part in state)
-    return state

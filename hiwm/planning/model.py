@@ -11,10 +11,11 @@ from torch import Tensor
 from hiwm.heads.heads import Heads
 from hiwm.hierarchy import Hierarchy, Inputs
 from hiwm.levels.action_encoders.raw import RawActionEncoder
+from hiwm.open_loop import Predicted, follow, in_blocks, mapped
 from hiwm.planning.action_space import ActionSpace
 from hiwm.planning.counter import CountedPredictor, ForwardCounter
-from hiwm.planning.history import History, mapped
-from hiwm.planning.rollout import Rollout, follow, in_blocks
+from hiwm.planning.history import History
+from hiwm.planning.rollout import Rollout
 from hiwm.planning.targets import Target
 
 MACRO_BOUND = 2.5  # standard deviations of macro-actions, which are trained to be N(0, I)
@@ -106,7 +107,7 @@ class LevelModel:
         """
         samples, horizon = actions.shape[1:3]
 
-        def run(latent: Tensor, state: Any, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        def run(latent: Tensor, state: Any, chosen: Tensor) -> Predicted:
             def choose(h: int, latent: Tensor) -> Tensor:
                 return chosen[:, h] if decode is None else decode(latent, chosen[:, h])
 

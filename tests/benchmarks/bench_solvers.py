@@ -14,10 +14,9 @@ import torch
 from hiwm.levels.precision import half_precision
 from hiwm.levels.predictors.mlp import ResidualMLPPredictor
 from hiwm.planning.goals import squared_distance
-from hiwm.planning.memory import repeated
-from hiwm.planning.rollout import Rollout, in_blocks
 from hiwm.planning.solvers.cem import CEM
 from hiwm.planning.solvers.solver import Proposal, Scores
+from hiwm.rollout import Rollout, in_blocks, repeated
 
 SAMPLES, ITERATIONS, ELITES, HORIZON, LATENT, ACTION = 300, 3, 30, 10, 8, 2
 TIMES = 15

@@ -180,7 +180,7 @@ def test_baselines_share_the_levels(agent, tiny_run):
     assert [len(a.hierarchy) for a in agents.values()] == [3, 1, 1]
     assert agents["flat"].hierarchy.levels[0] is agent.hierarchy.levels[0]
     assert agents["flat"].planner.ways is None
-    assert agents["flat_landmarks"].planner.ways.landmarks is agent.fitted.graphs[0]
+    assert agents["flat_landmarks"].planner.ways.landmarks is agent.graphs[0]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hiwm.levels.predictors.gru import GRUPredictor
 from hiwm.levels.predictors.mlp import ResidualMLPPredictor
 from hiwm.levels.predictors.transformer import TransformerPredictor
 from hiwm.levels.standardize import Standardize
-from hiwm.planning.rollout import follow
+from hiwm.rollout import follow
 
 LATENT, STATE = {"latent": (5,)}, {"position": (2,), "pose": (2, 3)}
 IMAGE, OBJECTS = {"pixels": (16, 16, 3)}, {"objects": (3, 4)}

@@ -7,7 +7,8 @@ import torch
 
 from hiwm.config import load_config
 from hiwm.hierarchy import Hierarchy, LevelSpec
-from hiwm.planning.memory import Memory, repeated
+from hiwm.planning.memory import Memory
+from hiwm.rollout import repeated
 
 STRIDES, BATCH = (2, 3), 4
 

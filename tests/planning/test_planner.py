@@ -11,11 +11,12 @@ from torch_geometric.data import Data
 from hiwm.agent import Agent
 from hiwm.config import load_config
 from hiwm.data.store import open_dataset
+from hiwm.heads.action_bank import ActionBank
+from hiwm.heads.heads import Heads
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
 from hiwm.levels.precision import half_precision
 from hiwm.planning.config import PlannerConfig
-from hiwm.planning.fitted import Fitted
 from hiwm.planning.goals import (
     InOrder,
     KeepOut,
@@ -27,7 +28,6 @@ from hiwm.planning.goals import (
     squared_distance,
 )
 from hiwm.planning.landmarks import LandmarkGraph
-from hiwm.planning.macros import MacroActions
 from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.proposals import FREE, PROPOSALS, Mixture, SearchSpace
 from hiwm.planning.search import LevelSearch
@@ -94,7 +94,7 @@ def points(number, seed=0):
 def stack_planner(agent, **changes):
     """A planner over the trained tiny stack."""
     config = replace(agent.config, **changes)
-    return HierarchicalPlanner(agent.hierarchy, config, LOW, HIGH, agent.fitted)
+    return HierarchicalPlanner(agent.hierarchy, config, LOW, HIGH, agent.heads, agent.graphs)
 
 
 def walk(planner, state, steps):
@@ -163,7 +163,7 @@ def test_only_candidates_are_predicted_in_half_precision(exact, monkeypatch, hal
         {"landmarks": "search", "proposal": ["inverse", "inverse+search", "gaussian"]},
         {"landmarks": "none", "proposal": ["gaussian", "inverse", "gaussian"], "budget": 400},
         {"replan": [6, 6, 6], "budget": 60},
-        {"landmarks": "none", "proposal": ["bank", "queue", "bank"], "budget": 400},
+        {"landmarks": "none", "proposal": ["bank", "gaussian", "bank"], "budget": 400},
         {
             "landmarks": "none",
             "proposal": ["inverse+search+bank", "gaussian+inverse+bank", "gaussian+bank"],
@@ -226,7 +226,7 @@ def test_each_level_aims_at_the_subgoal_of_the_level_above(agent):
 
 
 def test_direct_targets_are_landmarks_or_the_goal_itself(agent):
-    graph = agent.fitted.graphs[-1]
+    graph = agent.graphs[-1]
     goal = points(8, 2)
     planner = start(stack_planner(agent), goal)
     plans, _ = walk(planner, points(8, 1), 25)
@@ -247,7 +247,7 @@ def test_direct_targets_are_landmarks_or_the_goal_itself(agent):
 
 def test_a_target_is_the_successor_of_the_nearest_landmark(agent, tiny_run):
     """Standing on a landmark, the target is the next one on the shortest path; hops=2, the one after."""
-    graph = agent.fitted.graphs[-1]
+    graph = agent.graphs[-1]
     by_row = {int(row): i for i, row in enumerate(graph.data.row)}
     rows = sorted(by_row)
     states = torch.from_numpy(open_dataset(tiny_run.config.dataset.path).column("state")[rows].copy())
@@ -339,7 +339,7 @@ def test_same_seed_same_actions(agent):
         ({"goal_weight": [0.0, -1.0, 0.0]}, r"planner.goal_weight\[1\] is -1.0"),
         (
             {"proposal": ["gaussian", "guess", "gaussian"]},
-            r"planner.proposal\[1\] is 'guess'; allowed: gaussian, inverse, inverse\+search, queue, bank",
+            r"planner.proposal\[1\] is 'guess'; allowed: gaussian, inverse, inverse\+search, bank",
         ),
         ({"horizon": [10, 5, 4], "repeat": [5, 2, 1]}, r"planner.horizon\[1\] is 5.*repeat 2"),
         ({"replan": [4, 8, 10]}, r"planner.replan is \[4, 8, 10\].*multiples of the first"),
@@ -382,7 +382,7 @@ def test_flat_with_landmarks_searches_for_the_next_landmark(agent):
     (part,) = flat.plan.steps
     assert part.actions.shape == (4, 6, 2)
     own = flat.hierarchy.encode({"state": torch.from_numpy(goal)})[0]
-    on_graph = (part.target.unsqueeze(1) == agent.fitted.graphs[0].latents).all(2).any(1)
+    on_graph = (part.target.unsqueeze(1) == agent.graphs[0].latents).all(2).any(1)
     assert (on_graph | (part.target == own).all(1)).all()
     assert isinstance(action, np.ndarray)
 
@@ -430,7 +430,7 @@ def test_an_agent_near_its_target_goes_on_from_it(exact):
     edges = torch.tensor([[0, 1, 3], [1, 2, 1]])
     graph = LandmarkGraph(Data(x=where, edge_index=edges, edge_attr=torch.ones(3)), edge_steps=10)
     config = replace(FLAT, landmarks="direct", hops=1)
-    planner = HierarchicalPlanner(exact, config, LOW, HIGH, Fitted(graphs=[graph]))
+    planner = HierarchicalPlanner(exact, config, LOW, HIGH, graphs=[graph])
     start(planner, torch.tensor([[2.0, 0.0]]))
     near = torch.tensor([[1.0, 0.25]])  # landmark 3 is the nearest, landmark 1 is near
     assert planner.ways.next(near, 0).latent.tolist() == [[1.0, 0.0]]
@@ -543,12 +543,11 @@ def one_level(name, k):
 
 
 @pytest.mark.parametrize("k", range(3))
-@pytest.mark.parametrize("name", ["queue", "bank"])
-def test_proposals_from_real_actions_find_better_plans_than_chance_within_their_bounds(agent, name, k):
-    planner = start(stack_planner(agent, landmarks="none", budget=400, proposal=one_level(name, k)), points(8, 2))
+def test_the_bank_finds_better_plans_than_chance_within_its_bounds(agent, k):
+    planner = start(stack_planner(agent, landmarks="none", budget=400, proposal=one_level("bank", k)), points(8, 2))
     plan = planner.plan({"state": points(8, 1)})
-    part, macros, level = plan.steps[k], agent.fitted.macros[k], agent.hierarchy.levels[k]
-    low, high = (LOW, HIGH) if k == 0 else (macros.low, macros.high)
+    part, bank, level = plan.steps[k], agent.heads.action_banks[k], agent.hierarchy.levels[k]
+    low, high = (LOW, HIGH) if k == 0 else (bank.low, bank.high)
     rng = torch.Generator().manual_seed(0)
     drawn = low + (high - low) * torch.rand(part.actions.shape, generator=rng)
     here = agent.hierarchy.encode({"state": points(8, 1)})[k]
@@ -558,12 +557,12 @@ def test_proposals_from_real_actions_find_better_plans_than_chance_within_their_
     chance = squared_distance(predicted, part.target).amin(1)
     assert (part.energy <= chance).float().mean() > 0.8
     assert part.energy.mean() < 0.8 * chance.mean()
-    if name == "queue" or k == 0:
+    if k == 0:
         assert (part.actions >= low - 1e-6).all()
         assert (part.actions <= high + 1e-6).all()
     else:  # wide enough for the sequence it starts from
-        assert (part.actions >= macros.actions.amin((0, 1)).minimum(low) - 1e-6).all()
-        assert (part.actions <= macros.actions.amax((0, 1)).maximum(high) + 1e-6).all()
+        assert (part.actions >= bank.actions.amin((0, 1)).minimum(low) - 1e-6).all()
+        assert (part.actions <= bank.actions.amax((0, 1)).maximum(high) + 1e-6).all()
 
 
 @pytest.mark.parametrize("k", range(3))
@@ -573,15 +572,18 @@ def test_the_bank_alone_answers_with_a_real_sequence(agent, k):
     changes["solver"] = {"_target_": "hiwm.planning.solvers.cem.CEM", "iterations": 1}
     planner = start(stack_planner(agent, **changes), points(5, 2))
     actions = planner.plan({"state": points(5, 1)}).steps[k].actions
-    real = agent.fitted.macros[k].actions[agent.fitted.macros[k].steps >= actions.shape[1], : actions.shape[1]]
+    real = agent.heads.action_banks[k].actions[
+        agent.heads.action_banks[k].steps >= actions.shape[1], : actions.shape[1]
+    ]
     assert (actions.unsqueeze(1) == real).all((2, 3)).any(1).all()
 
 
 def test_the_bank_takes_the_best_of_the_nearest(exact):
     """Six sequences of two actions; those that start farthest, beyond the four that are tried, would lead nearest."""
     first = torch.tensor([[-1.0, 0], [0, -1], [0.5, 0.2], [-1, -1], [1, 0], [1, 0]])
-    macros = MacroActions(
-        *torch.zeros(2, 2), LOW, HIGH,
+    bank = ActionBank(
+        low=LOW,
+        high=HIGH,
         start=torch.tensor([[0.0, 0], [0, 0.1], [0.1, 0], [0.1, 0.1], [5, 5], [6, 6]]),
         actions=first.unsqueeze(1).repeat(1, 2, 1),
         steps=torch.full((6,), 2),
@@ -589,7 +591,7 @@ def test_the_bank_takes_the_best_of_the_nearest(exact):
     config = replace(FLAT, proposal=["bank"], horizon=[2], replan=[1], repeat=[1], inverse_std=[0.0], budget=32)
     for inverse_std in (0.0, 0.3):
         planner = HierarchicalPlanner(
-            exact, replace(config, inverse_std=[inverse_std]), LOW, HIGH, Fitted(macros=[macros])
+            exact, replace(config, inverse_std=[inverse_std]), LOW, HIGH, Heads(action_banks=[bank])
         )
         assert planner.levels[0].samples == 4
         plan = start(planner, torch.tensor([[1.0, 0.0]])).plan({"state": torch.zeros(1, 2)})
@@ -599,7 +601,7 @@ def test_the_bank_takes_the_best_of_the_nearest(exact):
         if inverse_std:
             assert part.energy.item() < energy
         else:
-            assert torch.equal(part.actions[0], macros.actions[2])
+            assert torch.equal(part.actions[0], bank.actions[2])
             assert part.energy.item() == pytest.approx(energy)
 
 
@@ -608,13 +610,13 @@ MIXTURES = [name for name in PROPOSALS if Mixture.of(name).guesses]
 
 def test_a_proposals_name_is_taken_apart():
     taken = {name: Mixture.of(name) for name in PROPOSALS}
-    assert len(MIXTURES) == 8
+    assert len(MIXTURES) == 5
     assert taken["inverse"] == Mixture("inverse")
     assert taken["inverse+search"] == Mixture("inverse+search")
     assert taken["inverse+search+bank"] == Mixture("inverse+search", ("bank",))
     assert taken["gaussian+inverse+bank"] == Mixture("gaussian", ("inverse", "bank"))
     assert {name for name in PROPOSALS if not taken[name].asks_inverse} == {*FREE, "prior"}
-    assert FREE == ("gaussian", "queue", "bank", "gaussian+bank", "queue+bank")
+    assert FREE == ("gaussian", "bank", "gaussian+bank")
     assert {name for name in PROPOSALS if taken[name].asks_bank} == {name for name in PROPOSALS if "bank" in name}
     at_top = {name: taken[name].without_inverse() for name in PROPOSALS}
     assert at_top["inverse"] == at_top["inverse+search"] == at_top["gaussian+inverse"] == Mixture("gaussian")
@@ -644,7 +646,7 @@ def test_a_mixture_also_tries_the_inverse_models_actions_and_real_ones(agent, na
             latent = agent.hierarchy.levels[1].predict(latent, actions[-1])
         expected.append(torch.stack(actions, 1).unsqueeze(1))
     if "bank" in mixture.guesses:
-        expected.append(agent.fitted.macros[1].nearest(here, -(-planner.levels[1].samples // 2), 2))
+        expected.append(agent.heads.action_banks[1].nearest(here, -(-planner.levels[1].samples // 2), 2))
     expected = torch.cat(expected, 1)
     torch.testing.assert_close(proposed.guesses, expected)
     # within bounds that hold them, and no wider than that
@@ -652,7 +654,6 @@ def test_a_mixture_also_tries_the_inverse_models_actions_and_real_ones(agent, na
     assert (proposed.high >= expected.amax(1)).all()
     if mixture.first == "gaussian":
         assert planner.levels[1].space.high == pytest.approx(0.1)
-    if mixture.first in ("gaussian", "queue"):
         assert torch.equal(proposed.low, torch.minimum(planner.levels[1].space.low, expected.amin(1)))
         assert torch.equal(proposed.high, torch.maximum(planner.levels[1].space.high, expected.amax(1)))
 
@@ -671,9 +672,9 @@ def test_guesses_follow_the_plan_before(agent):
 def test_the_banks_guess_is_taken_where_it_is_best(exact):
     """Nothing else that is tried moves at all."""
     actions = torch.tensor([[-1.0, 0], [1, 0], [0, 1], [0.5, 0]]).unsqueeze(1).repeat(1, 2, 1)
-    macros = MacroActions(*torch.zeros(2, 2), LOW, HIGH, torch.zeros(4, 2), actions, torch.full((4,), 2))
+    bank = ActionBank(low=LOW, high=HIGH, start=torch.zeros(4, 2), actions=actions, steps=torch.full((4,), 2))
     config = replace(FLAT, proposal=["gaussian+bank"], horizon=[2], replan=[1], repeat=[1], std=[0.0], budget=48)
-    planner = HierarchicalPlanner(exact, config, LOW, HIGH, Fitted(macros=[macros]))
+    planner = HierarchicalPlanner(exact, config, LOW, HIGH, Heads(action_banks=[bank]))
     assert planner.levels[0].samples == 8
     plan = start(planner, torch.tensor([[1.0, 0.0]])).plan({"state": torch.zeros(1, 2)})
     assert torch.equal(plan.steps[0].actions[0], actions[1])
@@ -682,62 +683,64 @@ def test_the_banks_guess_is_taken_where_it_is_best(exact):
 
 @pytest.mark.parametrize("name", ["gaussian+bank", "inverse+search+bank", "gaussian+inverse+bank", "bank+inverse"])
 def test_a_mixture_needs_what_its_parts_need(agent, name):
-    bare = Agent(agent.hierarchy, Fitted(agent.fitted.graphs), agent.config, agent.world)
-    message = rf"planner.proposal\[1\] is '{name.replace('+', '[+]')}' but the hierarchy has no real actions of level 1"
+    bare = Agent(agent.hierarchy, Heads(), agent.graphs, agent.config, agent.world)
+    message = rf"planner.proposal\[1\] is '{name.replace('+', '[+]')}'; expected .* because the hierarchy has no action bank of level 1"
     with pytest.raises(ValueError, match=message):
         bare.with_planner(proposal=one_level(name, 1))
     bare.with_planner(proposal=one_level("gaussian+inverse", 1))
-    with pytest.raises(ValueError, match=r"planner.horizon\[2\] is 14; allowed: at most 13"):
+    with pytest.raises(ValueError, match=r"planner.horizon\[2\] is 14; expected at most 13"):
         stack_planner(agent, landmarks="none", budget=2000, horizon=[6, 2, 14], proposal=one_level(name, 2))
     # the top level asks no inverse model
     planner = start(stack_planner(agent, landmarks="none", budget=800, proposal=one_level(name, 2)), points(2))
     assert planner.plan({"state": points(2, 1)}).steps[2].actions.shape == (2, 4, 4)
     if Mixture.of(name).asks_inverse:
         flat = HierarchicalPlanner(
-            agent.hierarchy.truncate(1), replace(FLAT, proposal=[name]), LOW, HIGH, Fitted(macros=agent.fitted.macros)
+            agent.hierarchy.truncate(1),
+            replace(FLAT, proposal=[name]),
+            LOW,
+            HIGH,
+            Heads(action_banks=agent.heads.action_banks),
         )
-        with pytest.raises(ValueError, match=r"allowed: gaussian, queue, bank, gaussian\+bank, queue\+bank, for"):
+        with pytest.raises(ValueError, match=r"allowed: gaussian, bank, gaussian\+bank, for"):
             begin(flat, PartGoal(torch.zeros(1, 2), [Itself()]))
 
 
 def test_held_actions_are_the_means_of_real_ones(exact):
     actions = torch.rand(7, 20, 2, generator=torch.Generator().manual_seed(0))
-    macros = MacroActions(*torch.zeros(2, 2), LOW, HIGH, torch.rand(7, 2), actions, torch.full((7,), 20))
+    bank = ActionBank(low=LOW, high=HIGH, start=torch.rand(7, 2), actions=actions, steps=torch.full((7,), 20))
     config = replace(FLAT, proposal=["bank"], inverse_std=[0.0])
-    planner = start(HierarchicalPlanner(exact, config, LOW, HIGH, Fitted(macros=[macros])), points(3, 2))
+    planner = start(HierarchicalPlanner(exact, config, LOW, HIGH, Heads(action_banks=[bank])), points(3, 2))
     (part,) = planner.plan({"state": points(3, 1)}).steps
     held = actions.unflatten(1, (4, 5)).mean(2).repeat_interleave(5, 1)
     assert torch.isclose(part.actions.unsqueeze(1), held).all((2, 3)).any(1).all()
 
 
-@pytest.mark.parametrize("name", ["queue", "bank"])
-def test_real_proposals_cost_what_the_gaussian_does(agent, name):
+def test_the_bank_costs_what_the_gaussian_does(agent):
     changes = {"landmarks": "none", "budget": 800}
     calls = []
-    for proposal in ("gaussian", name):
+    for proposal in ("gaussian", "bank"):
         planner = start(stack_planner(agent, proposal=[proposal] * 3, **changes), points(3, 2))
         calls.append(sum(plan.predictor_calls for plan in walk(planner, points(3, 1), 6)[0]))
     assert calls[1] == pytest.approx(calls[0], rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["queue", "bank"])
-def test_a_proposal_without_its_real_actions_is_refused(agent, name):
-    agent = Agent(agent.hierarchy, Fitted(agent.fitted.graphs), agent.config, agent.world)  # no proposal needs any
+def test_the_proposal_bank_without_a_bank_is_refused(agent):
+    agent = Agent(agent.hierarchy, Heads(), agent.graphs, agent.config, agent.world)  # no proposal needs any
     message = (
-        rf"planner.proposal\[1\] is '{name}' but the hierarchy has no real actions of level 1 saved; allowed: gaussian"
+        r"planner.proposal\[1\] is 'bank'; expected gaussian, .* because the hierarchy has no action bank of level 1"
     )
     with pytest.raises(ValueError, match=message):
-        agent.with_planner(proposal=one_level(name, 1))
+        agent.with_planner(proposal=one_level("bank", 1))
     # a top level that hands landmarks down proposes nothing
-    agent.with_planner(proposal=one_level(name, 2), landmarks="direct")
+    agent.with_planner(proposal=one_level("bank", 2), landmarks="direct")
 
 
 def test_a_horizon_beyond_the_bank_is_refused(agent):
-    longest = agent.fitted.macros[2].longest
+    longest = agent.heads.action_banks[2].longest
     assert longest == 13  # 80 steps in periods of 6
     changes = {"landmarks": "none", "budget": 2000, "proposal": one_level("bank", 2)}
     stack_planner(agent, horizon=[6, 2, longest], **changes)
-    with pytest.raises(ValueError, match=r"planner.horizon\[2\] is 14; allowed: at most 13, .* macros.length"):
+    with pytest.raises(ValueError, match=r"planner.horizon\[2\] is 14; expected at most 13, .* action_bank.length"):
         stack_planner(agent, horizon=[6, 2, longest + 1], **changes)
 
 
@@ -747,20 +750,22 @@ def test_a_single_level_of_chunks_proposes_real_ones(agent):
     level = spec.build()
     hierarchy = Hierarchy([level], [spec]).eval().requires_grad_(False)
     chunks = torch.rand(9, 4, 4, generator=torch.Generator().manual_seed(0)) - 0.5
-    macros = MacroActions(
-        chunks.mean((0, 1)), chunks.std((0, 1)), chunks.amin((0, 1)), chunks.amax((0, 1)),
-        torch.rand(9, level.encoder.dim), chunks, torch.full((9,), 4),
-    )  # fmt: skip
+    bank = ActionBank(
+        low=chunks.amin((0, 1)),
+        high=chunks.amax((0, 1)),
+        start=torch.rand(9, level.encoder.dim),
+        actions=chunks,
+        steps=torch.full((9,), 4),
+    )
     config = replace(FLAT, horizon=[4], replan=[4], repeat=[1], inverse_std=[0.0])
-    for name in ("queue", "bank"):
-        planner = HierarchicalPlanner(hierarchy, replace(config, proposal=[name]), LOW, HIGH, Fitted(macros=[macros]))
-        plan = start(planner, points(3, 2)).plan({"state": points(3, 1)})
-        actions = plan.steps[0].actions
-        assert actions.shape == (3, 4, 4)
-        assert torch.equal(plan.action, actions[:, 0, :2])
-        if name == "bank":
-            assert (actions.unsqueeze(1) == chunks).all((2, 3)).any(1).all()
-    with pytest.raises(ValueError, match=r"planner.proposal\[0\] is 'inverse'; allowed: gaussian, queue, bank"):
+    config = replace(config, proposal=["bank"])
+    planner = HierarchicalPlanner(hierarchy, config, LOW, HIGH, Heads(action_banks=[bank]))
+    plan = start(planner, points(3, 2)).plan({"state": points(3, 1)})
+    actions = plan.steps[0].actions
+    assert actions.shape == (3, 4, 4)
+    assert torch.equal(plan.action, actions[:, 0, :2])
+    assert (actions.unsqueeze(1) == chunks).all((2, 3)).any(1).all()
+    with pytest.raises(ValueError, match=r"planner.proposal\[0\] is 'inverse'; allowed: gaussian, bank"):
         HierarchicalPlanner(hierarchy, replace(config, proposal=["inverse"]), LOW, HIGH)
 
 
@@ -808,7 +813,7 @@ def test_a_graph_leads_to_where_the_part_is_right(exact):
     edges = torch.tensor([[0, 1, 1], [1, 2, 3]])
     graph = LandmarkGraph(Data(x=where, edge_index=edges, edge_attr=torch.ones(3)), edge_steps=10)
     config = replace(FLAT, landmarks="direct", hops=1)
-    planner = HierarchicalPlanner(exact, config, LOW, HIGH, Fitted(graphs=[graph]))
+    planner = HierarchicalPlanner(exact, config, LOW, HIGH, graphs=[graph])
     begin(planner, PartGoal(torch.tensor([[1.9, torch.nan], [torch.nan, 0.9]]), [Itself()]))
     assert planner.ways.goal_landmark.tolist() == [2, 3]
     here = torch.tensor([[0.0, 0.0], [1.0, 0.9]])
@@ -823,7 +828,7 @@ def test_a_goal_that_worlds_apart_meet_is_met_in_the_episodes_own(exact):
     where = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [0.0, 5.0], [1.0, 5.0], [2.1, 5.0]])
     edges = torch.tensor([[0, 1, 3, 4], [1, 2, 4, 5]])  # two rows without a way between them
     graph = LandmarkGraph(Data(x=where, edge_index=edges, edge_attr=torch.ones(4)), edge_steps=10)
-    planner = HierarchicalPlanner(exact, replace(FLAT, landmarks="direct", hops=1), LOW, HIGH, Fitted(graphs=[graph]))
+    planner = HierarchicalPlanner(exact, replace(FLAT, landmarks="direct", hops=1), LOW, HIGH, graphs=[graph])
     ways = begin(planner, PartGoal(torch.tensor([[2.1, torch.nan]] * 3), [Itself()])).ways
     aim = ways.next(torch.tensor([[0.0, 0.1], [0.0, 4.9], [0.9, 0.2]]), 0)
     assert aim.latent.tolist() == [[1, 0], [1, 5], [2, 0]]
@@ -839,7 +844,7 @@ def test_a_goal_that_worlds_apart_meet_is_met_in_the_episodes_own(exact):
 def test_an_inverse_model_cannot_be_asked_for_a_part(agent):
     planner = stack_planner(agent, landmarks="none").hierarchy.truncate(1)
     flat = HierarchicalPlanner(planner, replace(FLAT, proposal=["inverse"]), LOW, HIGH)
-    with pytest.raises(ValueError, match=r"planner.proposal\[0\] is 'inverse'; allowed: gaussian, queue, bank"):
+    with pytest.raises(ValueError, match=r"planner.proposal\[0\] is 'inverse'; allowed: gaussian, bank"):
         begin(flat, PartGoal(torch.zeros(1, 2), [Itself()]))
 
 
@@ -858,7 +863,7 @@ def test_a_forbidden_region_is_gone_around(exact):
     planners = {
         "search": HierarchicalPlanner(exact, replace(FLAT, horizon=[40], replan=[2], budget=4000), LOW, HIGH),
         "graph": HierarchicalPlanner(
-            exact, replace(FLAT, landmarks="direct", replan=[2], budget=1000), LOW, HIGH, Fitted(graphs=[graph])
+            exact, replace(FLAT, landmarks="direct", replan=[2], budget=1000), LOW, HIGH, graphs=[graph]
         ),
     }
     inside = ((where > 0.35) & (where < 0.65)).all(1)  # of the landmarks, as labels
@@ -902,9 +907,9 @@ def test_a_closed_door_is_learned_and_remembered(exact):
 
     config = replace(FLAT, landmarks="direct", hops=1, horizon=[6], repeat=[2], replan=[2], feedback=0.0)
     assert (
-        episode(HierarchicalPlanner(exact, config, LOW, HIGH, Fitted(graphs=[graph]))) is None
+        episode(HierarchicalPlanner(exact, config, LOW, HIGH, graphs=[graph])) is None
     )  # stands before the closed door for ever
-    planner = HierarchicalPlanner(exact, replace(config, feedback=20.0), LOW, HIGH, Fitted(graphs=[graph]))
+    planner = HierarchicalPlanner(exact, replace(config, feedback=20.0), LOW, HIGH, graphs=[graph])
     first, second = episode(planner), episode(planner)
     assert first is not None
     assert second is not None

@@ -7,7 +7,7 @@ import torch
 from test_planner import FLAT, HIGH, LOW, Itself, begin, exact, path_of, points, stack_planner, start, walk
 
 from hiwm.agent import Agent
-from hiwm.planning.fitted import Fitted
+from hiwm.heads.heads import Heads
 from hiwm.planning.goals import Aim, AnyOf, Goal, InOrder, KeepOut, ObservationGoal, PartGoal, Region, Sum
 from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.schedule import Schedule, half_steps
@@ -21,7 +21,7 @@ class Line(torch.nn.Module):
 
     def __init__(self, error):
         super().__init__()
-        self.std, self.foreseen = torch.ones(1), torch.full((1,), error)
+        self.std, self.prediction_error = torch.ones(1), torch.full((1,), error)
 
     def forward(self, latent):
         return latent
@@ -142,7 +142,7 @@ def test_kept_episodes_keep_their_arrivals_and_other_goals_begin_anew():
 def test_errors_are_energies_in_the_goals_units():
     readouts = [Itself(), Itself()]
     for readout, error in zip(readouts, (1.0, 3.0), strict=True):
-        readout.std, readout.foreseen = torch.tensor([1.0, 10.0]), torch.tensor([error, 5.0])
+        readout.std, readout.prediction_error = torch.tensor([1.0, 10.0]), torch.tensor([error, 5.0])
     part = PartGoal(torch.tensor([[0.0, 0.0], [0.0, torch.nan], [torch.nan, 0.0]]), readouts)
     assert part.error(0).tolist() == [1.25, 1, 0.25]
     assert part.error(1).tolist() == [9.25, 9, 0.25]
@@ -166,8 +166,8 @@ def test_errors_are_energies_in_the_goals_units():
 
 
 def test_a_whole_observation_counts_as_reached_half_a_step_away(agent):
-    errors = half_steps(agent.hierarchy, agent.fitted.macros)
-    level, real = agent.hierarchy.levels[1], agent.fitted.macros[1]
+    errors = half_steps(agent.hierarchy, agent.heads.action_banks)
+    level, real = agent.hierarchy.levels[1], agent.heads.action_banks[1]
     ahead = level.rollout(real.start, real.actions[:, :1])[:, 0]
     torch.testing.assert_close(errors[1].sqrt(), (ahead - real.start).norm(dim=1).square().mean().sqrt() / 2)
     goal = ObservationGoal(agent.hierarchy.encode({"state": points(3)}), errors)
@@ -179,7 +179,7 @@ def test_a_whole_observation_counts_as_reached_half_a_step_away(agent):
     shrinking.act(points(3, 1).numpy())
     assert [part.horizon.tolist() for part in shrinking.plan.steps][2] == [4] * 3
     with pytest.raises(ValueError, match=r"planner.schedule is 'shrink' but .* no real actions of level 0 saved"):
-        Agent(agent.hierarchy, Fitted(agent.fitted.graphs), shrinking.config, agent.world)
+        Agent(agent.hierarchy, Heads(), agent.graphs, shrinking.config, agent.world)
 
 
 class Nameless(ObservationGoal):
@@ -202,7 +202,7 @@ def test_what_has_no_error_or_follows_landmarks_is_refused(agent, exact):
 
 def exactly(error=0.02):
     readout = Itself()
-    readout.foreseen = torch.full((2,), error)
+    readout.prediction_error = torch.full((2,), error)
     return [readout]
 
 
@@ -230,7 +230,7 @@ def part_goal(agent, where, errors):
 
         def __init__(self, k, error):
             super().__init__()
-            self.target, self.foreseen = agent.hierarchy.encode({"state": where})[k], torch.full((1,), error)
+            self.target, self.prediction_error = agent.hierarchy.encode({"state": where})[k], torch.full((1,), error)
 
         def forward(self, latent):
             target = self.target.reshape(len(where), *(1 for _ in latent.shape[1:-1]), -1)
@@ -294,7 +294,7 @@ def test_every_level_plans_anew_at_a_waypoint(agent):
         assert planner.goal.at.item() == 1
         assert [part.made_at for part in plan.steps] == [3, 3, 3]
         if planner.ways is not None:
-            last = agent.fitted.graphs[2].nearest(latents[1][2])
+            last = agent.graphs[2].nearest(latents[1][2])
             assert planner.ways.goal_landmark.tolist() == last.tolist()
 
 

@@ -12,8 +12,8 @@ from hiwm.agent import load_agent
 from hiwm.config import load_config
 from hiwm.data.store import Trajectories
 from hiwm.experiment import collect, train
+from hiwm.heads.action_prior import ActionPrior, ActionPriorConfig, fit_action_prior
 from hiwm.planning.planner import HierarchicalPlanner
-from hiwm.planning.prior import MacroPrior, PriorConfig, fit_prior
 
 PERIOD = 2
 
@@ -34,8 +34,8 @@ def latents(tmp_path_factory):
 
 
 def fit(latents):
-    config = PriorConfig(levels=[1], width=64, depth=2, steps=1500, batch=256, learning_rate=3e-3)
-    return fit_prior(latents, PERIOD, config, validation=0.2, seed=0, device=torch.device("cpu"))
+    config = ActionPriorConfig(levels=[1], width=64, depth=2, steps=1500, batch=256, learning_rate=3e-3)
+    return fit_action_prior(latents, PERIOD, config, validation=0.2, seed=0, device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_noise_becomes_what_occurs_in_the_state(prior):
 def test_few_steps_keep_the_deviation():
     """Of N(0, 1) at both ends, whose exact flow moves a point y by (2t - 1) / (t^2 + (1 - t)^2) y and ends where it began."""
 
-    class Exact(MacroPrior):
+    class Exact(ActionPrior):
         def velocity(self, latent, point, time):
             return (2 * time - 1) / (time**2 + (1 - time) ** 2) * point
 
@@ -98,8 +98,8 @@ def test_a_prior_does_not_learn_from_held_out_episodes_nor_from_their_ends(laten
 
 
 def test_a_prior_is_saved_whole(prior, tmp_path):
-    prior.save(tmp_path / "prior.safetensors")
-    loaded = MacroPrior.load(tmp_path / "prior.safetensors")
+    prior.save(tmp_path / "action_prior.safetensors")
+    loaded = ActionPrior.load(tmp_path / "action_prior.safetensors")
     here = states(0.3)
     assert torch.equal(loaded(here, noise()), prior(here, noise()))
     assert torch.equal(loaded.relative_loss, prior.relative_loss)
@@ -110,7 +110,7 @@ def test_a_prior_is_saved_whole(prior, tmp_path):
 def config(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     options = (
-        "tracking=none", "prior.levels=[1,2]", "prior.steps=50", "prior.width=16", "prior.depth=1",
+        "tracking=none", "action_prior.levels=[1,2]", "action_prior.steps=50", "action_prior.width=16", "action_prior.depth=1",
         "planner.landmarks=none", "planner.proposal=[inverse+search,inverse+search,prior]",
     )  # fmt: skip
     config = load_config(tiny.overrides(root, *options))
@@ -126,12 +126,16 @@ def trained(config):
 
 def test_what_was_fitted_is_kept_until_its_settings_change(config, monkeypatch):
     fitted = []
-    monkeypatch.setattr("hiwm.fitter.fit_prior", lambda *a, **k: fitted.append(a[1]) or fit_prior(*a, **k))
+    monkeypatch.setattr(
+        "hiwm.fit_heads.fit_action_prior", lambda *a, **k: fitted.append(a[1]) or fit_action_prior(*a, **k)
+    )
     train(config)
     assert not fitted
-    train(replace(config, prior=replace(config.prior, levels=[2])))  # another level is no other setting
+    train(
+        replace(config, action_prior=config.action_prior.changed({"levels": [2]}))
+    )  # another level is no other setting
     assert not fitted
-    train(replace(config, prior=replace(config.prior, steps=3)))
+    train(replace(config, action_prior=config.action_prior.changed({"steps": 3})))
     assert fitted == [config.strides[1] * config.strides[0], config.strides[2] * config.strides[1] * config.strides[0]]
     train(config)
     assert len(fitted) == 2
@@ -162,18 +166,18 @@ def test_priors_cost_passes_but_no_predictor_calls(trained):
     without = calls(proposal=["inverse+search", "inverse+search", "gaussian"])
     assert with_prior[0] == without[0]
     searched = trained.planner.levels[2].samples * trained.planner.levels[2].solver.cost * 4 + 4
-    assert with_prior[1] - without[1] == pytest.approx(MacroPrior.passes * searched)
+    assert with_prior[1] - without[1] == pytest.approx(ActionPrior.passes * searched)
 
 
 def test_macro_actions_are_rolled_out_from_where_the_last_one_led(trained):
     latent, chosen = (
         trained.hierarchy.encode({"state": points(2)})[2],
-        torch.randn(2, 3, 6)[..., : trained.fitted.priors[2].flow[-1].out_features],
+        torch.randn(2, 3, 6)[..., : trained.heads.action_priors[2].flow[-1].out_features],
     )
     trained.reset(points(2).numpy())
     trained.act(points(2, 1).numpy())
     way = trained.planner.levels[2]._rollout(latent, latent, chosen)
-    torch.testing.assert_close(way.actions[:, 1], trained.fitted.priors[2](way.latents[:, 0], chosen[:, 1]))
+    torch.testing.assert_close(way.actions[:, 1], trained.heads.action_priors[2](way.latents[:, 0], chosen[:, 1]))
     assert way.variance is None
 
 
@@ -188,10 +192,10 @@ def test_what_cannot_be_is_refused(trained, tmp_path):
     ):
         replace(planner.config, landmarks="direct").check(3)
     with pytest.raises(
-        ValueError, match=r"prior.levels holds 3; allowed: levels with macro-actions, above 0 and below 3"
+        ValueError, match=r"action_prior.levels is \[1, 3\]; expected levels from 1 to 2, which have macro-actions"
     ):
-        PriorConfig(levels=[1, 3]).check(3)
-    with pytest.raises(ValueError, match=r"prior.levels holds 0"):
-        train(load_config(tiny.overrides(tmp_path, "tracking=none", "prior.levels=[0]")))
+        ActionPriorConfig(levels=[1, 3]).check(3)
+    with pytest.raises(ValueError, match=r"action_prior.levels is \[0\]; expected levels from 1 to 2"):
+        train(load_config(tiny.overrides(tmp_path, "tracking=none", "action_prior.levels=[0]")))
     assert not (tmp_path / "tiny" / "levels").exists()
     assert start(planner, points(1))

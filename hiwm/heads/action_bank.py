@@ -1,0 +1,104 @@
+"""Keeps real actions of a level: sequences of them from the data, and their quantiles.
+
+A search that may try any macro-action asks the predictor about actions that it has never seen. A bank of real sequences tells
+which actions the data took from a state like the present one. The quantiles bound a search around such a sequence.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from hiwm.data.store import Trajectories
+from hiwm.heads.head import Head
+from hiwm.settings import Settings
+
+QUANTILES = (0.02, 0.98)
+RECENT = 50_000  # actions, the last ones of the dataset, over which the quantiles are taken
+
+
+class ActionBankConfig(Settings):
+    """What is kept of a level's real actions.
+
+    Args:
+        size: sequences, drawn from the whole dataset.
+        length: actions of a sequence; fewer where its episode ends.
+    """
+
+    section: ClassVar[str] = "action_bank"
+    size: int = Field(2_000, ge=1)
+    length: int = Field(20, ge=1)
+
+
+class ActionBank(Head):
+    """Real actions of one level; at level 0 they are chunks of primitive actions. The bank has N sequences.
+
+    Args:
+        low, high: 2 % and 98 % quantiles of recent actions, (A,).
+        start: latents the sequences start from, (N, D).
+        actions: the sequences, one period of the level between two actions, (N, L, A); zeros after `steps`.
+        steps: real actions in each sequence, (N,).
+    """
+
+    low: Tensor
+    high: Tensor
+    start: Tensor
+    actions: Tensor
+    steps: Tensor
+
+    def __init__(self, *, low: Tensor, high: Tensor, start: Tensor, actions: Tensor, steps: Tensor) -> None:
+        super().__init__()
+        tensors = {"low": low, "high": high, "start": start, "actions": actions, "steps": steps}
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
+
+    @property
+    def longest(self) -> int:
+        """Actions of the longest sequence."""
+        return self.actions.shape[1]
+
+    def nearest(self, latent: Tensor, number: int, horizon: int) -> Tensor:
+        """Find the sequences of at least `horizon` actions that start nearest to each latent.
+
+        Args:
+            latent: (B, D).
+            number: how many sequences n; all there are if they are fewer.
+            horizon: actions H of a sequence.
+
+        Returns:
+            Their first `horizon` actions, nearest first, (B, n, H, A).
+        """
+        rows = (self.steps >= horizon).nonzero().squeeze(1)
+        distance = torch.cdist(latent, self.start[rows])
+        near = distance.topk(min(number, len(rows)), dim=1, largest=False).indices
+        return self.actions[rows[near], :horizon]
+
+
+def build_action_bank(latents: Trajectories, period: int, config: ActionBankConfig, seed: int) -> ActionBank:
+    """Collect real actions of a level.
+
+    Args:
+        latents: the level's cache, columns `latent` and `action`; an episode's last `period` rows hold no action.
+        period: environment steps of one action.
+        config: how many.
+        seed: of the draws.
+    """
+    latent, action = latents.column("latent"), latents.column("action")
+    valid = np.maximum(latents.ep_len - period, 0)
+    if not valid.any():
+        raise ValueError(f"{latents.path}: no episode holds an action of {period} steps and the row it leads to")
+    rows = latents.starts(period)
+    left = np.concatenate([n - np.arange(n) for n in valid])  # valid rows from each on, itself included
+    low, high = np.quantile(np.asarray(action[rows[-RECENT:]], np.float64), QUANTILES, axis=0)
+    drawn = np.sort(np.random.default_rng(seed).choice(len(rows), min(config.size, len(rows)), replace=False))
+    steps = np.minimum(-(-left[drawn] // period), config.length)
+    following = np.arange(steps.max())
+    real = following < steps[:, None]
+    actions = action[rows[drawn][:, None] + np.where(real, following * period, 0)] * real[..., None]
+    arrays = {"low": low, "high": high, "start": latent[rows[drawn]], "actions": actions}
+    tensors = {name: torch.tensor(array, dtype=torch.float32) for name, array in arrays.items()}
+    return ActionBank(**tensors, steps=torch.tensor(steps))

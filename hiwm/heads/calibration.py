@@ -1,0 +1,220 @@
+"""Measures how wrong an ensemble is where its members disagree, on held-out episodes after training.
+
+Members that saw much the same data agree more than they are right. One factor per step ahead corrects the size of the
+disagreement,
+
+    E |error|^2 = scale_h * disagreement_h,     disagreement_h = sum over D of the members' variance at step h,
+
+(variance scaling; Laves et al. 2020, arXiv 2006.13092), so that disagreement has the unit of a squared distance. The factors
+are fitted on half of the held-out episodes. The other half measures how well they hold.
+
+If the truth and K members are Gaussian about one mean, the error over the members' standard deviation follows Student's t with
+K - 1 degrees of freedom times sqrt(scale), because K members know their variance only roughly. The scale is the most likely one
+under that distribution. The plain ratio of mean squared error to mean disagreement estimates the same scale. But a few jumps
+that no member could predict (a teleporter) dominate that ratio, and disagreement cannot show such jumps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from scipy.stats import t as student_t
+from torch import Tensor
+
+from hiwm.data.store import Trajectories
+from hiwm.heads.head import Head
+from hiwm.levels.level import Level
+from hiwm.levels.parts import Predictor
+from hiwm.open_loop import follow
+
+NOMINAL = (0.5, 0.8, 0.9, 0.95)
+STEPS = 20  # most steps ahead
+SHARE = 0.75  # most of an episode that those steps may take, so that the longest rollouts too start at many moments
+WINDOWS = 4096  # most rollouts of each half
+ROUNDS = 200  # of the fit, which converges in about fifty
+TINY = 1e-12  # where a latent never changes, error and variance are rounding errors
+
+
+class Calibration(Head):
+    """What the disagreement of a level's members is worth. H steps ahead; N nominal shares, `NOMINAL`.
+
+    Coverage is measured for two kinds of regions. *Intervals* hold one latent dimension and use that Student's t. Gaussian errors
+    lie in them exactly as often as they should, however the dimensions depend on one another, because the mean over dimensions
+    is counted. *Balls* hold the whole latent; their radius is a quantile of the fitted half (split conformal). Balls assume no
+    shape of the errors, only moments that are exchangeable. Moments of one episode are so only in part, which the other half
+    measures.
+
+    Args:
+        scale: expected squared error over disagreement, (H,).
+        radius: squared radius of the balls over the disagreement, (H, N).
+        ratio: mean squared error on the other half over what the scale expects; 1 is right, (H,).
+        spearman: rank correlation of disagreement and squared error on the other half, (H,).
+        raw: share of errors on the other half within the intervals of the members' own variance, (H, N).
+        scaled: the same with the scaled variance, (H, N).
+        conformal: share of errors on the other half within the balls, (H, N).
+    """
+
+    scale: Tensor
+    radius: Tensor
+    ratio: Tensor
+    spearman: Tensor
+    raw: Tensor
+    scaled: Tensor
+    conformal: Tensor
+
+    def __init__(
+        self,
+        *,
+        scale: Tensor,
+        radius: Tensor,
+        ratio: Tensor,
+        spearman: Tensor,
+        raw: Tensor,
+        scaled: Tensor,
+        conformal: Tensor,
+    ) -> None:
+        super().__init__()
+        tensors = {"scale": scale, "radius": radius, "ratio": ratio, "spearman": spearman}
+        tensors |= {"raw": raw, "scaled": scaled, "conformal": conformal}
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
+
+    @property
+    def steps(self) -> int:
+        """Steps ahead H that it was fitted for."""
+        return len(self.scale)
+
+    def doubt(self, variance: Tensor) -> Tensor:
+        """Expected squared error of the most uncertain step so far, (..., H, D) -> (..., H).
+
+        It is not the sum over the steps, because that would tax a detour. It is not that of the last step, because members
+        that parted may meet again at a wall.
+        """
+        expected = self.scale[: variance.shape[-2]] * variance.sum(-1)
+        return expected.cummax(-1).values
+
+
+@dataclass(frozen=True)
+class PredictionErrors:
+    """What W rollouts predicted for one step ahead, compared with what came.
+
+    Args:
+        error: squared error of the members' mean, (W, D).
+        variance: of the members, (W, D).
+    """
+
+    error: Tensor
+    variance: Tensor
+
+
+def fit_calibration(level: Level, latents: Trajectories, period: int, validation: float) -> Calibration | None:
+    """Calibrate an ensemble on the held-out episodes.
+
+    Args:
+        level: the level, in eval mode.
+        latents: its cache, columns `latent` and `action`.
+        period: environment steps of one of its steps.
+        validation: share of the episodes held out.
+
+    Returns:
+        None for other predictors, and where the held-out episodes are too few or too short.
+    """
+    steps = calibrated_steps(level.predictor, latents, period, validation)
+    if not steps:
+        return None
+    halves = latents.split(validation)[1].split(0.5)
+    fitted, checked = (_prediction_errors(level, half, period, steps) for half in halves)
+    return calibrate(fitted, checked, level.predictor.num_members)
+
+
+def calibrated_steps(predictor: Predictor, episodes: Trajectories, period: int, validation: float) -> int:
+    """Count the steps ahead for which a predictor can be calibrated; arguments as in `fit_calibration`.
+
+    Returns:
+        0 where the predictor is no ensemble, or the held-out episodes are too few or too short.
+    """
+    held_out = episodes.split(validation)[1]
+    if predictor.num_members < 2 or len(held_out.ep_len) < 2:
+        return 0
+    usable = min(SHARE * (np.median(half.ep_len) - 1) for half in held_out.split(0.5))
+    return max(0, min(STEPS, int(usable) // period - predictor.context + 1))
+
+
+def calibrate(fitted: Sequence[PredictionErrors], checked: Sequence[PredictionErrors], num_members: int) -> Calibration:
+    """Fit on one half and measure on the other; each half has one entry per step ahead."""
+    freedom = num_members - 1
+    widths = student_t.ppf((1 + np.array(NOMINAL)) / 2, freedom) ** 2
+    steps = []
+    for seen, new in zip(fitted, checked, strict=True):
+        differ = seen.variance > TINY
+        scale = _most_likely_scale(seen.error[differ] / seen.variance[differ], freedom)
+        radius = _quantiles(seen.error.sum(-1) / seen.variance.sum(-1).clamp_min(TINY))
+        error, disagreement = new.error.sum(-1), new.variance.sum(-1)  # (W,)
+        steps.append(
+            {
+                "scale": scale,
+                "radius": radius,
+                "ratio": error.sum() / (scale * disagreement.sum()).clamp_min(TINY),
+                "spearman": torch.tensor(np.asarray(spearmanr(disagreement.cpu(), error.cpu()))[0]),
+                "raw": torch.stack([(new.error <= width * new.variance).double().mean() for width in widths]),
+                "scaled": torch.stack(
+                    [(new.error <= width * scale * new.variance).double().mean() for width in widths]
+                ),
+                "conformal": (error.unsqueeze(1) <= radius * disagreement.unsqueeze(1)).double().mean(0),
+            }
+        )
+    device = fitted[0].error.device
+    return Calibration(**{name: torch.stack([step[name].to(device).float() for step in steps]) for name in steps[0]})
+
+
+def _most_likely_scale(ratios: Tensor, freedom: int) -> Tensor:
+    """Scale of squared errors over variances, (N,), whose roots follow Student's t; by expectation maximisation."""
+    scale = ratios.mean()
+    for _ in range(ROUNDS):
+        scale = ((freedom + 1) * ratios / (freedom + ratios / scale.clamp_min(TINY))).mean()
+    return scale
+
+
+def _quantiles(scores: Tensor) -> Tensor:
+    """Split-conformal quantiles of scores (W,) at `NOMINAL`, (N,).
+
+    A new score is below a quantile with at least the nominal probability, if all scores are exchangeable.
+    """
+    number = len(scores)
+    ranks = [min(number, math.ceil((number + 1) * share)) for share in NOMINAL]
+    return scores.sort().values[[rank - 1 for rank in ranks]]
+
+
+@torch.no_grad()
+def _prediction_errors(level: Level, episodes: Trajectories, period: int, steps: int) -> list[PredictionErrors]:
+    """Errors at every step of evenly spaced open-loop rollouts, which start after as many real latents as the predictor takes.
+
+    A rollout ends with its episode, so that later steps have fewer entries.
+    """
+    predictor, seen = level.predictor, level.predictor.context
+    moments = np.arange(seen + steps) * period
+    starts, ends = np.concatenate(
+        [
+            np.stack([offset + np.arange(count), np.full(count, offset + length)], 1)
+            for offset, length in zip(episodes.ep_offset, episodes.ep_len, strict=True)
+            if (count := max(0, length - seen * period))
+        ]
+    ).T
+    chosen = np.linspace(0, len(starts) - 1, min(WINDOWS, len(starts))).round().astype(np.int64)
+    rows = starts[chosen, None] + moments
+    there = rows < ends[chosen, None]
+    rows = np.minimum(rows, ends[chosen, None] - 1)
+    device = predictor.scale.device
+    latent = torch.from_numpy(episodes.column("latent")[rows]).to(device)
+    action = torch.from_numpy(episodes.column("action")[rows[:, :-1]]).to(device)
+    state = predictor.remember(latent[:, :seen], action[:, : seen - 1])
+    _, latents, spread = follow(predictor, latent[:, seen - 1], state, lambda h, _: action[:, seen - 1 + h], steps)
+    assert spread is not None, "the caller checks that there are members"
+    error, variance = (latents - latent[:, seen:]).double().square(), spread.double()
+    valid = torch.from_numpy(there[:, seen:]).to(device)
+    return [PredictionErrors(error[valid[:, h], h], variance[valid[:, h], h]) for h in range(steps)]
