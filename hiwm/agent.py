@@ -16,16 +16,16 @@ from torch import Tensor
 
 from hiwm.hierarchy import Hierarchy, load_hierarchy
 from hiwm.planning.config import PlannerConfig
-from hiwm.planning.experience import Experience
 from hiwm.planning.fitted import Fitted
 from hiwm.planning.goals import Goal, KeepOut, LabelledStates, ObservationGoal, PartGoal, Region, Where
+from hiwm.planning.graph.edge_memory import EdgeMemory
 from hiwm.planning.plan import Plan
 from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.readout import Readout
 from hiwm.planning.schedule import half_steps
 from hiwm.planning.text import TextGoal, TextHead, embed
 
-EXPERIENCE = "experience.safetensors"
+EDGE_MEMORY = "edge_memory.safetensors"
 Observation = np.ndarray | Mapping[str, np.ndarray]
 
 
@@ -115,10 +115,10 @@ class Agent:
         return self.fitted.texts
 
     @property
-    def experience(self) -> Experience | None:
+    def edge_memory(self) -> EdgeMemory | None:
         """What acting has taught about the landmark graph; None where nothing is learned from it."""
         ways = self.planner.ways
-        return None if ways is None else ways.experience
+        return None if ways is None else ways.edge_memory
 
     def with_planner(self, num_levels: int | None = None, **changes: Any) -> Agent:
         """The same levels planning otherwise, with nothing remembered or forbidden: `changes` are keys of PlannerConfig."""
@@ -295,13 +295,13 @@ class Agent:
         return tensors, single
 
     def save(self, folder: Path) -> None:
-        """Levels; landmarks and whatever else was fitted to each; experience, `agent.yaml`: all or none."""
+        """Levels; landmarks and whatever else was fitted to each; edge memory, `agent.yaml`: all or none."""
         temporary = folder.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         self.hierarchy.save(temporary)
         self.fitted.save(temporary)
-        if self.experience is not None:
-            self.experience.save(temporary / EXPERIENCE)
+        if self.edge_memory is not None:
+            self.edge_memory.save(temporary / EDGE_MEMORY)
         described = {"planner": _plain(asdict(self.config)), "world": _plain(asdict(self.world))}
         (temporary / "agent.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
         if folder.exists():
@@ -332,8 +332,8 @@ def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = (
     fitted = Fitted.load(folder, len(hierarchy), device)
     config, world = PlannerConfig(**described["planner"]), World(**described["world"])
     agent = Agent(hierarchy, fitted, config, world, allow=allow)
-    if agent.experience is not None and (folder / EXPERIENCE).exists():
-        agent.experience.load(folder / EXPERIENCE)
+    if agent.edge_memory is not None and (folder / EDGE_MEMORY).exists():
+        agent.edge_memory.load(folder / EDGE_MEMORY)
     return agent
 
 

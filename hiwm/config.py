@@ -19,11 +19,12 @@ from hiwm.checks import at_least, matches, spell, within
 from hiwm.evaluation.evaluate import EvaluationConfig
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.cost_to_go import CostToGoConfig
-from hiwm.planning.landmarks import LandmarkConfig
+from hiwm.planning.graph.landmarks import GraphConfig
 from hiwm.planning.macros import MacroConfig
 from hiwm.planning.prior import PriorConfig
 from hiwm.planning.readout import GoalConfig
 from hiwm.planning.text import TextConfig
+from hiwm.settings import Settings
 from hiwm.training.loop import TrainingConfig
 from hiwm.training.stages import StackConfig
 
@@ -96,7 +97,7 @@ class Config:
     levels: dict[str, Any]
     dataset: DatasetConfig
     training: TrainingConfig
-    landmarks: LandmarkConfig
+    graph: GraphConfig
     macros: MacroConfig
     prior: PriorConfig
     cost_to_go: CostToGoConfig
@@ -128,7 +129,7 @@ class Config:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain containers, for YAML, JSON and MLflow."""
-        return asdict(self)
+        return asdict(self) | {"graph": self.graph.as_dict()}
 
 
 def load_config(overrides: Sequence[str]) -> Config:
@@ -158,6 +159,8 @@ def load_config(overrides: Sequence[str]) -> Config:
 
 def _typed(kind: Any, values: dict[str, Any], where: str) -> Any:
     """A dataclass from plain values; unknown keys and wrong types are refused by name."""
+    if issubclass(kind, Settings):
+        return kind(**values)
     hints = get_type_hints(kind)
     known = {field.name for field in fields(kind)}
     if unknown := set(values) - known:
@@ -165,9 +168,9 @@ def _typed(kind: Any, values: dict[str, Any], where: str) -> Any:
     arguments = {}
     for key, value in values.items():
         hint = hints[key]
-        if is_dataclass(hint) and isinstance(value, dict):
+        if (is_dataclass(hint) or hint is GraphConfig) and isinstance(value, dict):
             value = _typed(hint, value, f"{where}{key}.")
-        elif is_dataclass(hint):
+        elif is_dataclass(hint) or hint is GraphConfig:
             raise ConfigError(f"{where}{key} is {value!r}; allowed: a mapping")
         elif not matches(value, hint):
             raise ConfigError(f"{where}{key} is {value!r}; allowed: {spell(hint)}")

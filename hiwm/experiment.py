@@ -286,9 +286,10 @@ def _collection_config(config: Config) -> dict[str, Any]:
 
 def evaluation_identity(config: Config, agent: Agent) -> str:
     """Stands for the hierarchy, the planner and the protocol of an evaluation."""
+    described = config.as_dict()
     parts = [
         [spec.fingerprint for spec in agent.hierarchy.specs],
-        *(asdict(getattr(config, section)) for section in (*FITTED, "planner", "evaluation")),
+        *(described[section] for section in (*FITTED, "planner", "evaluation")),
         config.environment, config.seed,
     ]  # fmt: skip
     return fingerprint(parts)

@@ -17,7 +17,7 @@ from hiwm.hierarchy import Hierarchy
 from hiwm.planning.calibration import NOMINAL, Calibration, fit_calibration
 from hiwm.planning.cost_to_go import AHEAD, CostToGo, fit_cost_to_go
 from hiwm.planning.fitted import Fitted
-from hiwm.planning.landmarks import LandmarkGraph, build_landmarks
+from hiwm.planning.graph.landmarks import LandmarkGraph, build_graph
 from hiwm.planning.macros import MacroActions, build_macros
 from hiwm.planning.prior import MacroPrior, fit_prior
 from hiwm.planning.readout import Readout, fit_readout, goal_part
@@ -56,11 +56,11 @@ class Fitter:
         )
 
     def graphs(self) -> list[LandmarkGraph]:
-        """Landmarks of every level."""
+        """The landmark graph of every level."""
         actions, config = self.dataset.column("action"), self.config
-        graphs = [build_landmarks(level, actions, config.landmarks, config.seed) for level in self.latents]
+        graphs = [build_graph(level, actions, config.graph, config.seed) for level in self.latents]
         for k, graph in enumerate(graphs):
-            say(f"landmarks of level {k}: {graph.data.num_nodes:,}, {graph.data.num_edges:,} edges")
+            say(f"landmark graph of level {k}: {graph.data.num_nodes:,} nodes, {graph.data.num_edges:,} edges")
         return graphs
 
     def macros(self) -> list[MacroActions]:

@@ -19,7 +19,7 @@ from hiwm.config import ConfigError, load_config
 from hiwm.evaluation.outcomes import Trace
 from hiwm.evaluation.traces import load_traces
 from hiwm.planning.cost_to_go import CostToGo
-from hiwm.planning.landmarks import LandmarkGraph
+from hiwm.planning.graph.landmarks import LandmarkGraph
 from hiwm.planning.prior import MacroPrior
 from hiwm.planning.readout import Readout
 

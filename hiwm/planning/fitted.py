@@ -9,7 +9,7 @@ from typing import Any
 
 from hiwm.planning.calibration import Calibration
 from hiwm.planning.cost_to_go import CostToGo
-from hiwm.planning.landmarks import LandmarkGraph
+from hiwm.planning.graph.landmarks import LandmarkGraph
 from hiwm.planning.macros import MacroActions
 from hiwm.planning.prior import MacroPrior
 from hiwm.planning.readout import Readout
@@ -17,7 +17,7 @@ from hiwm.planning.text import TextHead
 
 # field of `Fitted` -> class of an entry, name of its files
 KINDS: dict[str, tuple[Any, str]] = {
-    "graphs": (LandmarkGraph, "landmarks"),
+    "graphs": (LandmarkGraph, "graph"),
     "macros": (MacroActions, "macros"),
     "readouts": (Readout, "readout"),
     "texts": (TextHead, "text"),
@@ -32,7 +32,7 @@ class Fitted:
     """One entry a level, bottom first; empty: of no level.
 
     Args:
-        graphs: landmarks and the ways between them.
+        graphs: over the latents of each level.
         macros: real actions, for the proposals queue and bank.
         readouts: of the part of the state that goals are about.
         texts: which latents a caption is true of.

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hiwm.planning.reasons import Route, Verdict, keep_rows
+from hiwm.planning.graph.path import GraphPath
+from hiwm.planning.reasons import Verdict, keep_rows
 from hiwm.planning.rejected import Rejected
 
 
@@ -58,7 +59,7 @@ class LevelPlan:
     violation: Tensor | None = None
     multipliers: Tensor | None = None
     rejected: Rejected | None = None
-    route: Route | None = None
+    route: GraphPath | None = None
     to_go: Tensor | None = None
     verdict: Verdict | None = None
     horizon: Tensor | None = None

@@ -15,6 +15,7 @@ from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.planning.config import WEIGHTS, PlannerConfig
 from hiwm.planning.fitted import Fitted
 from hiwm.planning.goals import Aim, Goal, squared_distance
+from hiwm.planning.graph.navigator import GraphNavigator
 from hiwm.planning.memory import Memory
 from hiwm.planning.plan import LevelPlan, Plan
 from hiwm.planning.proposals import FREE
@@ -22,7 +23,6 @@ from hiwm.planning.requirements import candidates_of, check_fitted, check_levels
 from hiwm.planning.schedule import Schedule
 from hiwm.planning.search import LevelSearch, Passes, passes_of
 from hiwm.planning.subgoals import Subgoals
-from hiwm.planning.wayfinder import Wayfinder
 
 NONE_FITTED = Fitted()
 
@@ -61,7 +61,7 @@ class HierarchicalPlanner:
         self.ways = None
         if config.landmarks != "none":
             graph = fitted.graphs[self.top]
-            self.ways = Wayfinder(graph, self.top, config.hops, config.feedback, config.patience)
+            self.ways = GraphNavigator(graph, self.top, config.hops, config.feedback, config.patience)
         self.schedule = None if config.schedule == "fixed" else Schedule(hierarchy.periods, config.horizon)
         self.passes = Passes()
         bounds = action_low.flatten(), action_high.flatten()
@@ -106,7 +106,7 @@ class HierarchicalPlanner:
         for subgoals in self.subgoals.values():
             subgoals.keep(rows)
         if self.ways is not None:
-            self.ways.keep(rows, self.goal)
+            self.ways.select(rows, self.goal)
         if self.schedule is not None:
             self.schedule.keep(rows, self.goal)
 
@@ -147,7 +147,7 @@ class HierarchicalPlanner:
         for level in self.levels:
             level.goal = goal
         if self.ways is not None:
-            self.ways.renew(goal, changed)
+            self.ways.update_goal(goal, changed)
         if self.schedule is not None:
             self.schedule.renew(goal, changed)
         return True
@@ -177,8 +177,8 @@ class HierarchicalPlanner:
             aim, left = Aim(self.goal.latent(k), k, partial(self.goal.energy, k)), self.config.horizon[k]
             here = self.goal.energy(k, latent)
         else:
-            aim, left = self.ways.next(latent, self.step), self.ways.due / period
-            here, route = aim.energy(latent[:, None, None])[:, 0, 0], self.ways.route
+            aim, left = self.ways.target(latent, self.step), self.ways.deadline / period
+            here, route = aim.energy(latent[:, None, None])[:, 0, 0], self.ways.path
         # an inverse model is asked for a latent, which a goal on a part of the state is not
         may_take_over = self.levels[k].searches or self.goal.latent(k) is not None
         schedule = self.schedule if may_take_over else None
@@ -187,7 +187,7 @@ class HierarchicalPlanner:
             here = torch.where(schedule.at_goal(k, self.step), self.goal.energy(k, latent), here)
         if k == self.top > 0 and self.ways is not None and self.config.landmarks == "direct":
             assert aim.latent is not None, "a landmark is one latent"
-            part = LevelPlan(k, aim.latent, k, aim.latent, self.ways.due, self.step, here, route=route)
+            part = LevelPlan(k, aim.latent, k, aim.latent, self.ways.deadline, self.step, here, route=route)
         else:
             part = self.levels[k].plan(latent, aim, left, self.step, here, self._penalty(k, latent, here), route)
         if schedule is not None:

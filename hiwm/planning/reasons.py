@@ -2,59 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from torch import Tensor
 
+from hiwm.planning.graph.path import GraphPath
+
 T = TypeVar("T")
 
 # what became of a subgoal
 NOTHING, REACHED, UNREACHED, UNREACHABLE = range(4)
-
-
-@dataclass(frozen=True)
-class Route:
-    """The way over a landmark graph that an aim is on.
-
-    Args:
-        here: landmark the episodes are at, (B,).
-        aim: that they make for, (B,).
-        goal: that stands for the goal, (B,).
-        cost: from here to the goal, in edges, (B,).
-        column: the goal's in `following`, (B,).
-        following: next landmark from each of M on the way to each of G goals, (M, G).
-    """
-
-    here: Tensor
-    aim: Tensor
-    goal: Tensor
-    cost: Tensor
-    column: Tensor
-    following: Tensor
-
-    def keep(self, rows: Tensor) -> Route:
-        """The same for some of the episodes."""
-        taken = [x[rows] for x in (self.here, self.aim, self.goal, self.cost, self.column)]
-        return Route(*taken, following=self.following)
-
-    def edges(self, episode: int) -> int:
-        """From here to the goal."""
-        onward = self.following[:, self.column[episode]].tolist()
-        at, goal, edges = int(self.here[episode]), int(self.goal[episode]), 0
-        while at != goal:
-            at, edges = onward[at], edges + 1
-        return edges
-
-    def text(self, episode: int) -> str:
-        """What is aimed at."""
-        cost, aim = float(self.cost[episode]), int(self.aim[episode])
-        if aim == int(self.goal[episode]):
-            return "the goal itself, reached among the landmarks"
-        if not math.isfinite(cost):
-            return f"landmark {aim}, though no way to the goal is known"
-        return f"landmark {aim}, on a way of {self.edges(episode)} edges to the goal at cost {cost:.1f}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +56,13 @@ def keep_rows(record: T, rows: Tensor) -> T:
     def kept(value: Any) -> Any:
         if isinstance(value, Tensor):
             return value[rows]
-        return value.keep(rows) if is_dataclass(type(value)) else value
+        return (
+            value.select(rows)
+            if isinstance(value, GraphPath)
+            else value.keep(rows)
+            if is_dataclass(type(value))
+            else value
+        )
 
     held: Any = record  # there is no type of all dataclasses
     return replace(held, **{field.name: kept(getattr(held, field.name)) for field in fields(held)})

@@ -17,6 +17,7 @@ from hiwm.levels.precision import half_precision
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.fitted import Fitted
 from hiwm.planning.goals import Aim, Goal, beside
+from hiwm.planning.graph.path import GraphPath
 from hiwm.planning.memory import Memory, repeated
 from hiwm.planning.plan import LevelPlan
 from hiwm.planning.proposals import (
@@ -29,7 +30,6 @@ from hiwm.planning.proposals import (
     like_real,
     trying,
 )
-from hiwm.planning.reasons import Route
 from hiwm.planning.rejected import Tried
 from hiwm.planning.rollout import Rollout, follow, in_blocks
 from hiwm.planning.solvers.solver import GRADIENT_COST, Energy, Proposal, Scores, Solver
@@ -136,7 +136,7 @@ class LevelSearch:
         step: int,
         here: Tensor,
         penalty: Callable[[Tensor], Tensor | None],
-        route: Route | None,
+        route: GraphPath | None,
     ) -> LevelPlan:
         """What to do towards an aim.
 

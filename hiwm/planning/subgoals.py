@@ -2,7 +2,7 @@
 
 A level's model may believe in a way that is none. The episode then stays where it is, and the next search, which knows no
 better, asks for the same again. So a subgoal that was not reached makes its way, from where the episode was to where it was
-sent, dearer for the rest of the episode: what `experience.py` does for the edges of a landmark graph.
+sent, dearer for the rest of the episode: what `EdgeMemory` does for the edges of a landmark graph.
 """
 
 from __future__ import annotations
