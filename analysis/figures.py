@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from hiwm.analysis.decode import Frames, StateDecoder
 from hiwm.evaluation.outcomes import Trace
-from hiwm.planning.landmarks import LandmarkGraph
+from hiwm.planning.graph.landmarks import LandmarkGraph
 
 Wall = tuple[float, float, float, float]
 

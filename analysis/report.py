@@ -123,7 +123,7 @@ def _draw(
             graphs = {}
             for name, planned in make_agents(agent, config.evaluation).items():
                 if planned.planner.ways is not None:
-                    graphs[name] = (planned.planner.ways.landmarks, where[planned.planner.top])
+                    graphs[name] = (planned.planner.ways.graph, where[planned.planner.top])
             drawn["episodes"] = figures.episodes(
                 traces, StateDecoder(agent, dataset, config.state), graphs, walls, labels
             )

@@ -19,9 +19,9 @@ from hiwm.heads.state_readout import StateReadout
 from hiwm.heads.text import TextHead, embed
 from hiwm.hierarchy import Hierarchy, load_hierarchy
 from hiwm.planning.config import PlannerConfig
-from hiwm.planning.experience import Experience
+from hiwm.planning.graph.edge_memory import EdgeMemory
 from hiwm.planning.goals import Goal, KeepOut, LabelledStates, ObservationGoal, PartGoal, Region, TextGoal, Where
-from hiwm.planning.landmarks import LandmarkGraph
+from hiwm.planning.graph.landmarks import LandmarkGraph
 from hiwm.planning.plan import Plan
 from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.schedule import half_steps
@@ -120,10 +120,10 @@ class Agent:
         return self.heads.texts
 
     @property
-    def experience(self) -> Experience | None:
+    def edge_memory(self) -> EdgeMemory | None:
         """What acting has taught about the landmark graph; None where nothing is learned from it."""
         ways = self.planner.ways
-        return None if ways is None else ways.experience
+        return None if ways is None else ways.edge_memory
 
     def with_planner(self, num_levels: int | None = None, **changes: Any) -> Agent:
         """The same levels planning otherwise, with nothing remembered or forbidden: `changes` are keys of PlannerConfig."""

@@ -24,7 +24,7 @@ from hiwm.heads.state_readout import GoalConfig
 from hiwm.heads.text import TextConfig
 from hiwm.heads.value import ValueConfig
 from hiwm.planning.config import PlannerConfig
-from hiwm.planning.landmarks import LandmarkConfig
+from hiwm.planning.graph.landmarks import GraphConfig
 from hiwm.settings import Settings
 from hiwm.training.loop import TrainingConfig
 from hiwm.training.stages import StackConfig
@@ -98,7 +98,7 @@ class Config:
     levels: dict[str, Any]
     dataset: DatasetConfig
     training: TrainingConfig
-    landmarks: LandmarkConfig
+    graph: GraphConfig
     action_bank: ActionBankConfig
     action_prior: ActionPriorConfig
     value: ValueConfig
@@ -167,6 +167,8 @@ def _plain(value: Any) -> Any:
 
 def _typed(kind: Any, values: dict[str, Any], where: str) -> Any:
     """A dataclass from plain values; unknown keys and wrong types are refused by name."""
+    if issubclass(kind, Settings):
+        return kind(**values)
     hints = get_type_hints(kind)
     known = {field.name for field in fields(kind)}
     if unknown := set(values) - known:
@@ -180,7 +182,7 @@ def _typed(kind: Any, values: dict[str, Any], where: str) -> Any:
             value = hint(**value)
         elif is_dataclass(hint) and isinstance(value, dict):
             value = _typed(hint, value, f"{where}{key}.")
-        elif is_dataclass(hint):
+        elif is_dataclass(hint) or hint is GraphConfig:
             raise ConfigError(f"{where}{key} is {value!r}; allowed: a mapping")
         elif not matches(value, hint):
             raise ConfigError(f"{where}{key} is {value!r}; allowed: {spell(hint)}")

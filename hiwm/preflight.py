@@ -18,7 +18,7 @@ from hiwm.tracking import flatten
 from hiwm.training.stages import check_longest, describe
 
 # sections of what is fitted to trained levels, and keys whose values a saved hierarchy depends on
-FITTED = ("landmarks", "action_bank", "goal", "text", "action_prior", "value")
+FITTED = ("graph", "action_bank", "goal", "text", "action_prior", "value")
 TRAINED = ("inputs", "strides", "levels", "training", *FITTED)
 
 
@@ -30,10 +30,10 @@ def check(config: Config) -> None:
     config.value.check(levels, config.goal.columns)
     config.planner.check_learned(levels, config.action_prior.levels, config.value.levels)
     _check_action_bank(config)
-    if config.planner.feedback and config.planner.landmarks != "none" and config.landmarks.outcomes != "best":
+    if config.planner.feedback and config.planner.landmarks != "none" and config.graph.transitions != "deterministic":
         raise ConfigError(
-            f"planner.feedback is {config.planner.feedback} and landmarks.outcomes {config.landmarks.outcomes!r}; allowed: best, "
-            "for ways that failed cannot be told from bad luck, or a feedback of 0"
+            f"graph.transitions is {config.graph.transitions!r}; expected deterministic, because planner.feedback is "
+            f"{config.planner.feedback}: a failed path cannot be told from bad luck. Or set planner.feedback to 0"
         )
     if config.text.learn:
         try:
@@ -90,9 +90,9 @@ def check_untrained(config: Config, dataset: Trajectories, actions: np.ndarray) 
         config.planner, hierarchy, solvers_of(config.planner, len(hierarchy), is_one_hot(actions), config.allow)
     )
     check_longest(config.stack, int(dataset.ep_len.max()), dataset.path)
-    if config.landmarks.landmarks > dataset.num_steps:
+    if config.graph.num_nodes > dataset.num_steps:
         raise ConfigError(
-            f"landmarks.landmarks is {config.landmarks.landmarks}; allowed: at most the data's rows, {dataset.num_steps}"
+            f"graph.num_nodes is {config.graph.num_nodes}; expected at most the rows of the data, {dataset.num_steps}"
         )
 
 

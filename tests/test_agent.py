@@ -357,7 +357,7 @@ def test_a_stack_learns_words_and_follows_them(tiny_run, tmp_path):
     agent.reset(["be on the right side", "be on the left side"])  # the wording that was held out
     here = np.tile(np.array([0.2, 0.8], np.float32), (2, 1))
     assert agent.act(here).shape == (2, 2)
-    met = agent.graphs[-1].data["row"][agent.planner.ways.goal_landmark]
+    met = agent.graphs[-1].data["row"][agent.planner.navigator.goal_node]
     assert (open_dataset(config.dataset.path).column("state")[met, 0] > 0.5).tolist() == [True, False]
     assert (agent.plan.steps[-1].target is not None, agent.plan.steps[-1].energy) == (True, None)  # by the graph
     flat = agent.with_planner(num_levels=1, landmarks="none", proposal=["gaussian"])
@@ -428,16 +428,16 @@ def test_zones_need_readouts(agent):
         agent.labelled({"state": [[0.5, 0.2], [0.5, 0.8]]}, [True, False])
 
 
-def test_an_agent_is_saved_with_readouts_and_experience(about_a_part, tmp_path):
+def test_an_agent_is_saved_with_readouts_and_edge_memory(about_a_part, tmp_path):
     agent = about_a_part.with_planner(landmarks="direct", feedback=5.0)
     start = torch.tensor([0])
-    agent.experience.failed(start, agent.experience.edges[1][:1], 5.0)
+    agent.edge_memory.failed(start, agent.edge_memory.edges[1][:1], 5.0)
     agent.save(tmp_path / "agent")
     loaded = load_agent(tmp_path / "agent")
     for mine, theirs in zip(agent.readouts, loaded.readouts, strict=True):
         assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in mine.state_dict().items())
-    assert torch.equal(loaded.experience.added, agent.experience.added)
-    assert agent.experience.added.any()
+    assert torch.equal(loaded.edge_memory.added, agent.edge_memory.added)
+    assert agent.edge_memory.added.any()
     goal = {"state": np.full((4, 2), 0.3)}
     agent.reset(goal)
     loaded.reset(goal)

@@ -104,7 +104,7 @@ def test_unknown_verb(capsys):
         ("planner.budget=1", "planner.budget"),
         ("levels.level1.encoder._target_=os.system", "os.system"),
         ("environment._target_=nowhere.Room", "nowhere.Room"),
-        ("landmarks.edge_steps=90", "landmarks.edge_steps"),
+        ("graph.edge_steps=90", "graph.edge_steps"),
         ("action_bank.size=0", "action_bank.size is 0; expected at least 1"),
         ("inputs=[pixels]", "inputs holds 'pixels'; allowed: ['action', 'state']"),
         ("state=[place]", "state holds 'place'; allowed: "),
@@ -155,9 +155,9 @@ def test_a_bank_of_shorter_sequences_than_the_horizon_is_refused_before_training
         (["planner.repeat=[4,1,1]"], "planner.repeat[0] is 4 environment steps; allowed: a divisor of the horizon, 6"),
         (["levels.level1.inverse=null", "~levels.level1.coefs.inverse"], "planner.proposal[0] is 'inverse+search'; allowed"),
         (["planner.solver.iterations=0"], "CEM.iterations is 0; allowed: at least 1"),
-        (["planner.feedback=1", "landmarks.outcomes=expected"], "landmarks.outcomes 'expected'; allowed: best"),
+        (["planner.feedback=1", "graph.transitions=stochastic"], "graph.transitions is 'stochastic'; expected deterministic"),
         (["strides=[1,30,3]"], "needs episodes of"),
-        (["landmarks.landmarks=1000000"], "landmarks.landmarks is 1000000; allowed: at most the data's rows"),
+        (["graph.num_nodes=1000000"], "graph.num_nodes is 1000000; expected at most the rows of the data"),
         (["evaluation.name=../x"], "evaluation.name is '../x'; allowed: the name of a file"),
         (["dataset.validation=0"], "dataset.validation is 0; allowed: in (0, 1)"),
         (["device=cuda"], "device is 'cuda', but torch finds no CUDA device here"),
@@ -179,7 +179,7 @@ def test_real_actions_are_part_of_what_was_trained_and_evaluated(spoiled, capsys
     config = load_config(spoiled)
     agent = load_agent(config.folder / "hierarchy")
     changes = {
-        "action_bank": {"size": 7}, "landmarks": {"edge_steps": 7}, "goal": {"width": 7}, "text": {"dim": 7}, "action_prior": {"width": 7},
+        "action_bank": {"size": 7}, "graph": {"edge_steps": 7}, "goal": {"width": 7}, "text": {"dim": 7}, "action_prior": {"width": 7},
         "value": {"width": 7}, "planner": {"budget": 7}, "evaluation": {"max_steps": 7},
     }  # fmt: skip
     others = [replace(config, **{key: changed(getattr(config, key), change)}) for key, change in changes.items()]

@@ -13,7 +13,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 FILES = dict(re.findall(r"```python\n# (my_\w+\.py)\n(.*?)```", README, re.S))
 COMMANDS = re.findall(r"```bash\n(.*?)```", README, re.S)
 QUICK = [
-    "training.steps=20", "training.batch=32", "training.evaluate_every=20", "landmarks.landmarks=40", "dataset.workers=1",
+    "training.steps=20", "training.batch=32", "training.evaluate_every=20", "graph.num_nodes=40", "dataset.workers=1",
     "evaluation.episodes=2", "evaluation.max_steps=60", "tracking=none",
 ]  # fmt: skip
 

@@ -21,7 +21,7 @@ from hiwm.evaluation.traces import load_traces
 from hiwm.heads.action_prior import ActionPrior
 from hiwm.heads.state_readout import StateReadout
 from hiwm.heads.value import Value
-from hiwm.planning.landmarks import LandmarkGraph
+from hiwm.planning.graph.landmarks import LandmarkGraph
 
 
 @pytest.fixture(scope="module")

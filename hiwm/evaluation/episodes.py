@@ -66,7 +66,7 @@ def run_episodes(
         seed: of starts and goals.
         state: names of the observations that are the true state, for the traces.
         report: called with (episodes done, successes, episodes in all) at the beginning and after each batch.
-        memory: folder of what the agent remembers (`Agent.experience`) of each batch, which knows nothing of the others:
+        memory: folder of what the agent remembers (`Agent.edge_memory`) of each batch, which knows nothing of the others:
             it begins with what is there and leaves what it knows in the end. None to begin with nothing and leave nothing.
         forbidden: steps in it are counted, by the true state.
         done: batches that an interrupted call has run already; those of this one are added.
@@ -95,17 +95,17 @@ def run_episodes(
 
 @contextlib.contextmanager
 def _remembering(agent: Agent, folder: Path | None, name: str) -> Iterator[None]:
-    if agent.experience is None:
+    if agent.edge_memory is None:
         yield
         return
-    agent.experience.forget()
+    agent.edge_memory.forget()
     file = None if folder is None else folder / f"{name}.safetensors"
     if file is not None and file.exists():
-        agent.experience.load(file)
+        agent.edge_memory.load(file)
     yield
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        agent.experience.save(file)
+        agent.edge_memory.save(file)
 
 
 def _run_batch(

@@ -139,7 +139,7 @@ def evaluate(
                 episodes=config.episodes if name == HIERARCHICAL else min(config.episodes, config.baseline_episodes),
                 max_steps=config.max_steps,
                 # one that remembers has a memory for every start and goal: episodes at once would share it
-                num_envs=config.num_envs if agent.experience is None else 1,
+                num_envs=config.num_envs if agent.edge_memory is None else 1,
                 seed=config.seed + t,
                 state=state,
                 report=lambda done, won, of, told=told: report(told, done, won, of),

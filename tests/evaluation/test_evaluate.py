@@ -180,7 +180,7 @@ def test_baselines_share_the_levels(agent, tiny_run):
     assert [len(a.hierarchy) for a in agents.values()] == [3, 1, 1]
     assert agents["flat"].hierarchy.levels[0] is agent.hierarchy.levels[0]
     assert agents["flat"].planner.ways is None
-    assert agents["flat_landmarks"].planner.ways.landmarks is agent.graphs[0]
+    assert agents["flat_landmarks"].planner.navigator.graph is agent.graphs[0]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_tries_remember_and_episodes_know_nothing_of_one_another(agent, tiny_run
         """Nothing moves, so that no way leads on; notes what is remembered when an episode begins."""
 
         def reset(self, *, seed=None, options=None):
-            found.append((options["episode"], seed, round(float(learner.experience.added.sum()))))
+            found.append((options["episode"], seed, round(float(learner.edge_memory.added.sum()))))
             return super().reset(seed=seed, options=options)
 
         def step(self, action):

@@ -9,12 +9,13 @@ import torch
 from torch_geometric.data import Data
 
 from hiwm.planning.goals import KeepOut, ObservationGoal, Region
-from hiwm.planning.landmarks import LandmarkGraph
+from hiwm.planning.graph.landmarks import LandmarkGraph
+from hiwm.planning.graph.navigator import GraphNavigator
+from hiwm.planning.graph.path import GraphPath
 from hiwm.planning.plan import LevelPlan, Plan
-from hiwm.planning.reasons import REACHED, UNREACHED, Route, Verdict
+from hiwm.planning.reasons import REACHED, UNREACHED, Verdict
 from hiwm.planning.rejected import Tried
 from hiwm.planning.solvers.solver import Scores
-from hiwm.planning.wayfinder import Wayfinder
 
 NUMBERS = torch.arange(2.0)
 PART = LevelPlan(
@@ -27,7 +28,7 @@ def route():
     """Three landmarks in a row and one that leads nowhere; the goal is at the third."""
     following = torch.tensor([[1], [2], [2], [3]])
     rows = [torch.tensor(x) for x in ([0, 2, 3], [1, 2, 3], [2, 2, 2])]
-    return Route(*rows, torch.tensor([2.5, 0.0, torch.inf]), torch.zeros(3, dtype=torch.long), following)
+    return GraphPath(*rows, torch.tensor([2.5, 0.0, torch.inf]), torch.zeros(3, dtype=torch.long), following)
 
 
 def tried(penalty=None, violation=None):
@@ -42,23 +43,23 @@ def tried(penalty=None, violation=None):
 
 
 def test_a_route_counts_its_edges_and_says_where_it_leads():
-    assert [route().edges(i) for i in range(2)] == [2, 0]
-    assert route().text(0) == "landmark 1, on a way of 2 edges to the goal at cost 2.5"
-    assert route().text(1) == "the goal itself, reached among the landmarks"
-    assert route().text(2) == "landmark 3, though no way to the goal is known"
-    assert route().keep(torch.tensor([1])).text(0) == route().text(1)
+    assert [route().num_edges(i) for i in range(2)] == [2, 0]
+    assert route().text(0) == "landmark 1, on a path of 2 edges to the goal at cost 2.5"
+    assert route().text(1) == "the goal itself, at the end of its graph path"
+    assert route().text(2) == "landmark 3, although the graph has no path to the goal"
+    assert route().select(torch.tensor([1])).text(0) == route().text(1)
 
 
-def test_the_wayfinder_tells_the_route_of_its_last_aim():
+def test_the_navigator_keeps_the_path_of_its_last_target():
     where = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
     edges = torch.tensor([[0, 1, 2], [1, 2, 3]])
     graph = LandmarkGraph(Data(x=where, edge_index=edges, edge_attr=torch.tensor([1.0, 2.0, 3.0])), edge_steps=10)
-    ways = Wayfinder(graph, 0, 1, 0.0, 3.0)
+    ways = GraphNavigator(graph, 0, 1, 0.0, 3.0)
     ways.start(ObservationGoal([where[[3, 3]]]))
-    ways.next(torch.tensor([[0.1, 0.0], [2.1, 0.0]]), 0)
-    assert ways.route.text(0) == "landmark 1, on a way of 3 edges to the goal at cost 6.0"
-    assert ways.route.text(1) == "the goal itself, reached among the landmarks"
-    assert ways.route.cost.tolist() == [6, 3]
+    ways.target(torch.tensor([[0.1, 0.0], [2.1, 0.0]]), 0)
+    assert ways.path.text(0) == "landmark 1, on a path of 3 edges to the goal at cost 6.0"
+    assert ways.path.text(1) == "the goal itself, at the end of its graph path"
+    assert ways.path.cost.tolist() == [6, 3]
 
 
 def test_rejected_are_the_best_that_are_unlike_the_chosen_one_and_each_other():
@@ -115,7 +116,7 @@ def test_a_level_says_what_it_aims_at_what_it_hands_down_and_what_became_of_the_
 @pytest.mark.parametrize(("changes", "told"), [
     ({"target_level": 1}, "aims at the goal itself; energy 4 here"),
     ({"target_level": 1, "target": None}, "aims at any latent that meets the goal; energy 4 here"),
-    ({"target_level": 1, "route": route()}, "aims at landmark 1, on a way of 2 edges"),
+    ({"target_level": 1, "route": route()}, "aims at landmark 1, on a path of 2 edges"),
     ({"energy": None, "actions": None, "predicted": None}, "energy 4 here\n  hands down that until step 15"),
     ({"penalty": NUMBERS + 0.5}, "until step 15, at a cost of 0.5 for what failed before"),
     ({"penalty": NUMBERS}, "until step 15"),
@@ -141,7 +142,7 @@ def test_level_0_hands_nothing_down_and_the_plan_begins_at_the_top():
 def test_plans_of_some_episodes_keep_their_reasons():
     verdict = Verdict(torch.tensor([REACHED, UNREACHED]), torch.tensor([0, 1]), NUMBERS, NUMBERS + 1)
     rejected = tried().rejected(torch.tensor([[0.0]]), torch.tensor([[4.0]])).keep(torch.tensor([0, 0]))
-    every = route().keep(torch.tensor([1, 0]))
+    every = route().select(torch.tensor([1, 0]))
     part = replace(PART, target_level=1, verdict=verdict, rejected=rejected, route=every, violation=torch.eye(2))
     assert part.keep(torch.tensor([1])).explain(0) == part.explain(1)
     assert part.keep(torch.tensor([False, True])).made_at == 5

@@ -27,7 +27,7 @@ from hiwm.planning.goals import (
     Where,
     squared_distance,
 )
-from hiwm.planning.landmarks import LandmarkGraph
+from hiwm.planning.graph.landmarks import LandmarkGraph
 from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.proposals import FREE, PROPOSALS, Mixture, SearchSpace
 from hiwm.planning.search import LevelSearch
@@ -433,9 +433,9 @@ def test_an_agent_near_its_target_goes_on_from_it(exact):
     planner = HierarchicalPlanner(exact, config, LOW, HIGH, graphs=[graph])
     start(planner, torch.tensor([[2.0, 0.0]]))
     near = torch.tensor([[1.0, 0.25]])  # landmark 3 is the nearest, landmark 1 is near
-    assert planner.ways.next(near, 0).latent.tolist() == [[1.0, 0.0]]
-    planner.ways.aim = torch.tensor([1])
-    assert planner.ways.next(near, 0).latent.tolist() == [[2.0, 0.0]]
+    assert planner.ways.target(near, 0).latent.tolist() == [[1.0, 0.0]]
+    planner.ways.target_node = torch.tensor([1])
+    assert planner.ways.target(near, 0).latent.tolist() == [[2.0, 0.0]]
 
 
 @pytest.mark.parametrize("name", sorted({path.stem for path in SOLVERS} - {"categorical"}))
@@ -815,9 +815,9 @@ def test_a_graph_leads_to_where_the_part_is_right(exact):
     config = replace(FLAT, landmarks="direct", hops=1)
     planner = HierarchicalPlanner(exact, config, LOW, HIGH, graphs=[graph])
     begin(planner, PartGoal(torch.tensor([[1.9, torch.nan], [torch.nan, 0.9]]), [Itself()]))
-    assert planner.ways.goal_landmark.tolist() == [2, 3]
+    assert planner.ways.goal_node.tolist() == [2, 3]
     here = torch.tensor([[0.0, 0.0], [1.0, 0.9]])
-    aim = planner.ways.next(here, 0)
+    aim = planner.ways.target(here, 0)
     assert aim.latent.tolist() == [[1, 0], [1, 1]]
     # on the way to the landmark; at the last one, to the goal itself, whatever x is
     energy = aim.energy(torch.tensor([[1.0, 1.0], [7.0, 1.0]])[:, None, None])
@@ -830,15 +830,15 @@ def test_a_goal_that_worlds_apart_meet_is_met_in_the_episodes_own(exact):
     graph = LandmarkGraph(Data(x=where, edge_index=edges, edge_attr=torch.ones(4)), edge_steps=10)
     planner = HierarchicalPlanner(exact, replace(FLAT, landmarks="direct", hops=1), LOW, HIGH, graphs=[graph])
     ways = begin(planner, PartGoal(torch.tensor([[2.1, torch.nan]] * 3), [Itself()])).ways
-    aim = ways.next(torch.tensor([[0.0, 0.1], [0.0, 4.9], [0.9, 0.2]]), 0)
+    aim = ways.target(torch.tensor([[0.0, 0.1], [0.0, 4.9], [0.9, 0.2]]), 0)
     assert aim.latent.tolist() == [[1, 0], [1, 5], [2, 0]]
     planner.keep(torch.tensor([1, 2]))
-    assert ways.next(torch.tensor([[1.0, 4.9], [1.0, 0.2]]), 10).latent.tolist() == [where[5].tolist(), [2, 0]]
-    ways.renew(planner.goal, torch.tensor([True, True]))
-    assert ways.goal_landmark.tolist() == [5, 2]
+    assert ways.target(torch.tensor([[1.0, 4.9], [1.0, 0.2]]), 10).latent.tolist() == [where[5].tolist(), [2, 0]]
+    ways.update_goal(planner.goal, torch.tensor([True, True]))
+    assert ways.goal_node.tolist() == [5, 2]
     # a whole observation is in one world, wherever the episode seems to be
-    begin(planner, ObservationGoal([torch.tensor([[2.0, 4.9]])])).ways.next(torch.tensor([[0.0, 0.1]]), 0)
-    assert ways.goal_landmark.tolist() == [5]
+    begin(planner, ObservationGoal([torch.tensor([[2.0, 4.9]])])).ways.target(torch.tensor([[0.0, 0.1]]), 0)
+    assert ways.goal_node.tolist() == [5]
 
 
 def test_an_inverse_model_cannot_be_asked_for_a_part(agent):

@@ -295,7 +295,7 @@ def test_every_level_plans_anew_at_a_waypoint(agent):
         assert [part.made_at for part in plan.steps] == [3, 3, 3]
         if planner.ways is not None:
             last = agent.graphs[2].nearest(latents[1][2])
-            assert planner.ways.goal_landmark.tolist() == last.tolist()
+            assert planner.navigator.goal_node.tolist() == last.tolist()
 
 
 def test_another_waypoint_begins_with_the_whole_horizon(exact):

@@ -20,7 +20,7 @@ def both(tiny_run, tmp_path_factory):
     """The same training by one process and by two, from the same dataset: their configs."""
     folder = tmp_path_factory.mktemp("distributed")
     more = [f"dataset.path={tiny_run.config.dataset.path}", "tracking=none", "training.evaluate_every=17"]
-    more += ["training.steps=51", "landmarks.landmarks=20"]
+    more += ["training.steps=51", "graph.num_nodes=20"]
     overrides = tiny.overrides(folder / "two", *more)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MASTER_", "RANK", "WORLD_"))}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hiwm"]
@@ -90,5 +90,5 @@ def test_two_processes_train_the_same_weights(both):
 def test_two_processes_leave_the_same_files(both):
     one, two = both
     assert files(two) == files(one)
-    assert "hierarchy/landmarks2.safetensors" in files(two)
+    assert "hierarchy/graph2.safetensors" in files(two)
     assert not list(two.folder.rglob("checkpoint.pt"))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,9 @@ from scipy.sparse.csgraph import connected_components, dijkstra
 from torch_geometric.data import Data
 
 from hiwm.data.store import Trajectories
-from hiwm.planning.landmarks import LandmarkConfig, LandmarkGraph, build_landmarks, farthest_points
+from hiwm.planning.graph.landmarks import GraphConfig, LandmarkGraph, build_graph, farthest_points
 
-NO_ACTIONS = np.zeros((0, 1))  # they matter only where outcomes are expected
+NO_ACTIONS = np.zeros((0, 1))  # they matter only with stochastic transitions
 
 
 def graph_of(edges, weights, num_nodes):
@@ -30,7 +29,7 @@ def graph_of(edges, weights, num_nodes):
 
 
 def random_graph(seed, num_nodes=40, num_edges=90):
-    """Sparse enough for dead ends and unreachable landmarks."""
+    """Sparse enough for dead ends and unreachable nodes."""
     rng = np.random.default_rng(seed)
     edges = np.unique(rng.integers(num_nodes, size=(2, num_edges)), axis=1)
     edges = edges[:, edges[0] != edges[1]]
@@ -76,7 +75,7 @@ def test_successors_lead_to_the_goal_at_exactly_the_cost(seed):
     assert walked > 20
 
 
-def test_goal_and_dead_ends_map_to_themselves():
+def test_goals_and_dead_ends_are_their_own_successors():
     #  0 -> 1 -> 2 -> 0 and 3 -> 1; nothing leads to 3, and 4 has no edge at all
     graph = graph_of([[0, 1, 2, 3], [1, 2, 0, 1]], [1.0, 1.0, 1.0, 1.0], 5)
     goals = torch.tensor([2, 3])
@@ -86,13 +85,13 @@ def test_goal_and_dead_ends_map_to_themselves():
     assert graph.successors(cost).T.tolist() == [[1, 2, 2, 1, 4], [0, 1, 2, 3, 4]]
 
 
-def test_no_way_passes_a_closed_landmark():
+def test_no_path_enters_a_closed_node():
     # 0 -> 1 -> 3 is short, 0 -> 2 -> 3 long; for the second goal 1 is closed
     graph = graph_of([[0, 1, 0, 2, 1], [1, 3, 2, 3, 0]], [1.0, 1.0, 2.0, 2.0, 1.0], 4)
     closed = torch.tensor([[False, False, False, False], [False, True, False, False]]).T
     cost = graph.cost_to_go(torch.tensor([3, 3]), closed)
     assert cost.T.tolist() == [[2, 1, 2, 0], [4, torch.inf, 2, 0]]
-    assert graph.successors(cost).T.tolist() == [[1, 3, 3, 3], [2, 3, 3, 3]]  # out of it, there is a way
+    assert graph.successors(cost).T.tolist() == [[1, 3, 3, 3], [2, 3, 3, 3]]  # there is a path out of it
 
 
 def test_nearest():
@@ -129,14 +128,14 @@ def corridors(episodes=20, steps=41):
     return Trajectories(Path("corridors"), {"latent": column}, length, np.cumsum(length) - length)
 
 
-CONFIG = LandmarkConfig(
-    landmarks=60, edge_steps=4, transitions=10_000, candidates=1500, length_cost=0.1, min_component=2
+CONFIG = GraphConfig(
+    num_nodes=60, edge_steps=4, num_transitions=10_000, num_candidates=1500, length_cost=0.1, min_component=2
 )
 
 
-def test_edges_are_those_of_the_data_and_worlds_apart_stay_apart():
+def test_edges_are_those_of_the_data_and_components_stay_apart():
     data = corridors()
-    graph = build_landmarks(data, NO_ACTIONS, CONFIG, seed=0)
+    graph = build_graph(data, NO_ACTIONS, CONFIG, seed=0)
     column = torch.from_numpy(data.column("latent"))
     assert torch.equal(column[graph.data.row], graph.latents)
 
@@ -149,7 +148,7 @@ def test_edges_are_those_of_the_data_and_worlds_apart_stay_apart():
     assert (torch.from_numpy(group) == (graph.latents[:, 1] == graph.latents[group == 1][0, 1])).all()
     smaller = min(np.bincount(group))
     assert smaller >= 5
-    alone = build_landmarks(data, NO_ACTIONS, replace(CONFIG, min_component=int(smaller) + 1), seed=0)
+    alone = build_graph(data, NO_ACTIONS, CONFIG.changed({"min_component": int(smaller) + 1}), seed=0)
     assert len(set(alone.latents[:, 1].tolist())) == 1
 
     # every edge lies within the reach of edge_steps steps: 4 * 0.1, half a cell of error at either end, noise
@@ -164,8 +163,8 @@ def test_edges_count_the_transitions():
     """With a landmark at every state of a deterministic ring, edges and counts are known."""
     ring = np.tile(np.eye(6, dtype=np.float32), (5, 1))
     data = Trajectories(Path("ring"), {"latent": ring}, np.array([30]), np.array([0]))
-    config = replace(CONFIG, landmarks=6, edge_steps=2)
-    graph = build_landmarks(data, NO_ACTIONS, config, seed=0)
+    config = CONFIG.changed({"num_nodes": 6, "edge_steps": 2})
+    graph = build_graph(data, NO_ACTIONS, config, seed=0)
     states = graph.latents.argmax(1)
     edges = {
         (int(states[a]), int(states[b])): int(n)
@@ -184,20 +183,20 @@ def test_min_count_drops_edges_seen_too_seldom():
     )
     sizes = []
     for min_count in (1, 2):
-        config = replace(CONFIG, landmarks=3, edge_steps=1, min_count=min_count)
-        sizes.append(len(build_landmarks(data, NO_ACTIONS, config, seed=0).latents))
+        config = CONFIG.changed({"num_nodes": 3, "edge_steps": 1, "min_count": min_count})
+        sizes.append(len(build_graph(data, NO_ACTIONS, config, seed=0).latents))
     assert sizes == [3, 2]
 
 
 def test_same_seed_same_graph():
-    one, same, other = (build_landmarks(corridors(), NO_ACTIONS, CONFIG, seed) for seed in (0, 0, 1))
+    one, same, other = (build_graph(corridors(), NO_ACTIONS, CONFIG, seed) for seed in (0, 0, 1))
     assert torch.equal(one.latents, same.latents)
     assert torch.equal(one.data.edge_index, same.data.edge_index)
     assert one.latents.shape != other.latents.shape or not torch.equal(one.latents, other.latents)
 
 
 def test_save_and_load(tmp_path):
-    graph = build_landmarks(corridors(), NO_ACTIONS, CONFIG, seed=0)
+    graph = build_graph(corridors(), NO_ACTIONS, CONFIG, seed=0)
     graph.save(tmp_path / "graph.safetensors")
     loaded = LandmarkGraph.load(tmp_path / "graph.safetensors")
     for name in ("x", "edge_index", "edge_attr", "count", "row"):
@@ -208,5 +207,33 @@ def test_save_and_load(tmp_path):
 
 @pytest.mark.parametrize("edge_steps", [82, 500])
 def test_edges_longer_than_episodes_are_refused(edge_steps):
-    with pytest.raises(ValueError, match=rf"landmarks.edge_steps is {edge_steps}.*82"):
-        build_landmarks(corridors(), NO_ACTIONS, replace(CONFIG, edge_steps=edge_steps), seed=0)
+    with pytest.raises(ValueError, match=rf"graph.edge_steps is {edge_steps}.*82"):
+        build_graph(corridors(), NO_ACTIONS, CONFIG.changed({"edge_steps": edge_steps}), seed=0)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, -1.0, 0.0])
+def test_edge_costs_without_shortest_paths_are_refused(bad):
+    with pytest.raises(
+        ValueError, match=rf"1 of 2 edges of the landmark graph cost {bad}.*; expected positive numbers"
+    ):
+        graph_of([[0, 1], [1, 0]], [1.0, bad], 2)
+
+
+def test_latents_that_are_nan_are_refused():
+    data = corridors()
+    data.columns["latent"][5] = np.nan
+    with pytest.raises(ValueError, match="Look for NaN in the latents"):
+        build_graph(data, NO_ACTIONS, CONFIG, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_nodes": 1}, "graph.num_nodes is 1; expected at least 2"),
+        ({"length_cost": -0.1}, "graph.length_cost is -0.1; expected at least 0"),
+        ({"landmarks": 800}, "unknown key graph.landmarks; expected one of edge_steps"),
+    ],
+)
+def test_bad_settings_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        GraphConfig(**values)

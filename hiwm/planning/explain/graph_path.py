@@ -1,0 +1,51 @@
+"""The path over a landmark graph that a batch of B episodes is on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class GraphPath:
+    """Where B episodes are on the graph, and the path from there to their goals.
+
+    Args:
+        current_node: node each episode is at, (B,).
+        target_node: node it makes for, (B,).
+        goal_node: node that stands for its goal, (B,).
+        cost: of the path from the current node to the goal node, in edges, (B,); inf if there is no path.
+        goal_column: column of the goal in `next_node`, (B,).
+        next_node: next node on the path from each of M nodes to each of G goals, (M, G).
+    """
+
+    current_node: Tensor
+    target_node: Tensor
+    goal_node: Tensor
+    cost: Tensor
+    goal_column: Tensor
+    next_node: Tensor
+
+    def select(self, rows: Tensor) -> GraphPath:
+        """The paths of some of the episodes."""
+        per_episode = (self.current_node, self.target_node, self.goal_node, self.cost, self.goal_column)
+        return GraphPath(*(values[rows] for values in per_episode), next_node=self.next_node)
+
+    def num_edges(self, episode: int) -> int:
+        """Number of edges from the current node to the goal node of one episode; at most M."""
+        next_node = self.next_node[:, self.goal_column[episode]].tolist()
+        node, goal, edges = int(self.current_node[episode]), int(self.goal_node[episode]), 0
+        while node != goal and edges < len(next_node):
+            node, edges = next_node[node], edges + 1
+        return edges
+
+    def text(self, episode: int) -> str:
+        """What one episode makes for, in words."""
+        cost, target = float(self.cost[episode]), int(self.target_node[episode])
+        if target == int(self.goal_node[episode]):
+            return "the goal itself, at the end of its graph path"
+        if not math.isfinite(cost):
+            return f"landmark {target}, although the graph has no path to the goal"
+        return f"landmark {target}, on a path of {self.num_edges(episode)} edges to the goal at cost {cost:.1f}"

@@ -1,0 +1,104 @@
+"""What an agent learns about the edges of a landmark graph while it acts; it outlasts an episode.
+
+A graph says what was possible when the data were collected. A path that fails today, because a door is closed for
+instance, costs more from then on. The next time paths are computed, an edge that turned out to work costs what it did
+before, and an edge that was never seen in the data is there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch_geometric.data import Data
+
+from hiwm.planning.graph.landmarks import LandmarkGraph
+from hiwm.tensors import load_tensors
+
+NEIGHBOURHOOD = 2.0  # mean edge lengths between the ends of an edge that failed and of those that are blamed with it
+
+
+class EdgeMemory:
+    """Costs that are added to the edges of a graph, and edges that were discovered.
+
+    Args:
+        graph: as the data have it; it stays as it is.
+
+    Raises:
+        ValueError: the transitions of the graph are stochastic, where a failed path cannot be told from bad luck.
+    """
+
+    def __init__(self, graph: LandmarkGraph) -> None:
+        if graph.stochastic is not None:
+            raise ValueError(
+                "graph.transitions is 'stochastic'; expected deterministic, because planner.failure_penalty is above 0: a "
+                "failed path cannot be told from bad luck"
+            )
+        self.original = graph
+        self.forget()
+
+    def forget(self) -> None:
+        """Return to the graph as the data have it."""
+        self.edges = self.original.edges
+        self.weights = self.original.weights
+        #: cost added to each edge, (E,)
+        self.added = torch.zeros_like(self.weights)
+
+    @property
+    def graph(self) -> LandmarkGraph:
+        """The graph with all that was learned."""
+        data = Data(x=self.original.latents, edge_index=self.edges, edge_attr=self.weights + self.added)
+        return LandmarkGraph(data, self.original.edge_steps)
+
+    def failed(self, start: Tensor, end: Tensor, cost: float) -> None:
+        """Add a cost to edges that failed, and to their neighbours.
+
+        A blocked passage is rarely one edge. An edge is a neighbour if both of its ends lie within two mean edge lengths of
+        those of the failed edge. With one length, the edges just past the ends stayed cheap: an agent before a closed door
+        tried them one by one and then blamed edges that were open.
+
+        Args:
+            start: node at the beginning of each edge, (N,).
+            end: node at its end, (N,).
+            cost: to add, in edges.
+        """
+        at, reach = self.original.latents, NEIGHBOURHOOD * self.original.edge_length
+        near_start = torch.cdist(at[start], at)[:, self.edges[0]] <= reach  # (N, E)
+        near_end = torch.cdist(at[end], at)[:, self.edges[1]] <= reach
+        self.added = self.added + cost * (near_start & near_end).any(0)
+
+    def crossed(self, start: Tensor, end: Tensor) -> None:
+        """Take back what was added to edges that were crossed in the time of one edge, and add edges that are new.
+
+        A new edge costs what an edge of its length does.
+
+        Args:
+            start: node at the beginning of each edge, (N,).
+            end: node at its end, (N,).
+        """
+        crossed = torch.unique(torch.stack([start, end])[:, start != end], dim=1)
+        num_nodes = len(self.original.latents)
+        names, known = crossed[0] * num_nodes + crossed[1], self.edges[0] * num_nodes + self.edges[1]
+        cleared = torch.isin(known, names) & (self.added > 0)
+        self.added = torch.where(cleared, 0.0, self.added)
+        new = crossed[:, ~torch.isin(names, known)]
+        if new.shape[1]:
+            latents = self.original.latents
+            length = (latents[new[0]] - latents[new[1]]).norm(dim=1) / self.original.edge_length
+            self.edges = torch.cat([self.edges, new], 1)
+            self.weights = torch.cat([self.weights, 1 + (self.original.weights.mean() - 1) * length])
+            self.added = torch.cat([self.added, torch.zeros_like(length)])
+
+    def save(self, path: Path) -> None:
+        """One safetensors file."""
+        save_file({"edges": self.edges.contiguous(), "weights": self.weights, "added": self.added}, path)
+
+    def load(self, path: Path) -> None:
+        """Read what `save` wrote; raises a ValueError for a file that belongs to another graph."""
+        saved = load_tensors(path, device=str(self.weights.device))
+        number = self.original.edges.shape[1]
+        if len(saved["weights"]) < number or not torch.equal(saved["edges"][:, :number], self.original.edges):
+            raise ValueError(f"{path} is the edge memory of another landmark graph; remove it or train with its config")
+        self.edges, self.weights, self.added = saved["edges"], saved["weights"], saved["added"]

@@ -1,0 +1,162 @@
+"""Which landmark each episode makes for, on its path to the goal."""
+
+from __future__ import annotations
+
+import torch
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+from torch_geometric.utils import to_scipy_sparse_matrix
+
+from hiwm.planning.goals import Aim, Goal, squared_distance
+from hiwm.planning.graph.edge_memory import EdgeMemory
+from hiwm.planning.graph.landmarks import LandmarkGraph
+from hiwm.planning.graph.path import GraphPath
+
+ARRIVED = 0.5  # of a mean edge length: a target node this near counts as reached
+
+
+class GraphNavigator:
+    """Follows a landmark graph to the goals of a batch of B episodes, and learns which of its paths fail.
+
+    Args:
+        graph: of one level.
+        level: number of the level.
+        hops: nodes ahead that an episode makes for.
+        failure_penalty: cost added to the edges of a path that failed, in edges; 0 to learn nothing.
+        patience: a path has failed if within `patience` times its expected duration the cost to go has not dropped.
+    """
+
+    def __init__(self, graph: LandmarkGraph, level: int, hops: int, failure_penalty: float, patience: float) -> None:
+        self.graph = graph
+        self.level = level
+        self.hops = hops
+        self.failure_penalty = failure_penalty
+        self.deadline = hops * graph.edge_steps  # environment steps within which a target node should be reached
+        self.patience = patience * self.deadline
+        #: what acting has taught about the graph; outlasts an episode
+        self.edge_memory = EdgeMemory(graph) if failure_penalty else None
+        adjacency = to_scipy_sparse_matrix(graph.edges, num_nodes=len(graph.latents))
+        _, component = connected_components(adjacency, directed=False)
+        #: component of each node, (M,): without any path between them, for instance mazes of different layouts
+        self.components = torch.from_numpy(component).long().to(graph.latents.device)
+
+    def start(self, goal: Goal) -> None:
+        """Begin B episodes towards their goals."""
+        #: component each episode is in, (B,); its first latent tells
+        self.component: Tensor | None = None
+        self._find_paths(goal)
+        self.target_node = self.goal_node
+        #: lowest cost to go of each episode so far, (B,), and the step it was reached at, (B,)
+        self.lowest_cost = torch.full_like(self.target_node, torch.inf, dtype=torch.float32)
+        self.progress_step = torch.zeros_like(self.target_node)
+        #: nodes the episodes were nearest to, oldest first: step, (B,)
+        self.history: list[tuple[int, Tensor]] = []
+
+    def update_goal(self, goal: Goal, changed: Tensor) -> None:
+        """Continue from where the episodes are towards goals of which some have changed, (B,)."""
+        self._find_paths(goal)
+        self.target_node = torch.where(changed, self.goal_node, self.target_node)
+        self.lowest_cost = self.lowest_cost.masked_fill(changed, torch.inf)
+
+    def select(self, rows: Tensor, goal: Goal) -> None:
+        """Continue with some of the episodes only, whose goals are `goal`."""
+        self.goal = goal
+        self.component = None if self.component is None else self.component[rows]
+        self.goal_column, self.goal_node = self.goal_column[rows], self.goal_node[rows]
+        self.target_node = self.target_node[rows]
+        self.lowest_cost, self.progress_step = self.lowest_cost[rows], self.progress_step[rows]
+        self.history = [(step, node[rows]) for step, node in self.history]
+
+    def target(self, latent: Tensor, step: int) -> Aim:
+        """The node `hops` ahead on the path to the goal, or the goal itself once it is that near.
+
+        Args:
+            latent: of the episodes, (B, D).
+            step: environment steps they have taken.
+        """
+        graph = self.graph
+        if self.component is None:
+            self.component = self.components[graph.nearest(latent)]
+            if self.goal.latent(self.level) is None:
+                self._find_paths(self.goal)
+                self.target_node = self.goal_node
+        current_node = self._current_node(latent)
+        if self.edge_memory is not None:
+            self._learn(self.edge_memory, current_node, step)
+        node = current_node
+        for _ in range(self.hops):
+            node = self.next_node[node, self.goal_column]
+        self.target_node = node
+        #: of the last target
+        self.path = GraphPath(
+            current_node, node, self.goal_node, self._cost(current_node), self.goal_column, self.next_node
+        )
+        arrived = node == self.goal_node
+        target, goal = graph.latents[node], self.goal.latent(self.level)
+        if goal is not None:
+            target = torch.where(arrived.unsqueeze(-1), goal, target)
+
+        def energy(latent: Tensor) -> Tensor:
+            distance = squared_distance(latent, target)
+            if goal is not None:
+                return distance
+            return torch.where(arrived[:, None, None], self.goal.energy(self.level, latent), distance)
+
+        return Aim(target, self.level, energy)
+
+    def _current_node(self, latent: Tensor) -> Tensor:
+        """The node each episode is at, (B, D) -> (B,): the nearest one with a path to the goal, or the one it makes for.
+
+        An agent that comes close to its target node, but not so close that it is the nearest one, would stay there for
+        ever. So a target node within half an edge counts as reached. No other node does: across a thin wall, or where the
+        latent space folds, a near node is not always soon reached.
+        """
+        distance = torch.cdist(latent, self.graph.latents)  # (B, M)
+        cost = self.cost[:, self.goal_column].T
+        distance = torch.where(torch.isfinite(cost), distance, torch.inf)
+        nearest, target = distance.argmin(1), self.target_node
+        at_target = distance.gather(1, target.unsqueeze(1)).squeeze(1) <= ARRIVED * self.graph.edge_length
+        return torch.where(at_target & (self._cost(target) < self._cost(nearest)), target, nearest)
+
+    def _find_paths(self, goal: Goal) -> None:
+        """From every node to the node of each goal, in the component of the episode if a goal can be met in several."""
+        self.goal = goal
+        latents = self.graph.latents.expand(goal.size, -1, -1)  # (B, M, D)
+        energy, violation = goal.energy(self.level, latents), goal.violation(self.level, latents)
+        if self.component is not None and goal.latent(self.level) is None:
+            energy = torch.where(self.components == self.component.unsqueeze(1), energy, torch.inf)
+        if violation is None:
+            # episodes with the same goal node share their paths
+            goals, self.goal_column = torch.unique(energy.argmin(1), return_inverse=True)
+            closed = None
+        else:
+            closed = violation > 0  # (B, M)
+            goals = torch.where(closed, torch.inf, energy).argmin(1)
+            self.goal_column, closed = torch.arange(len(goals), device=goals.device), closed.T
+        self.goal_node = goals[self.goal_column]
+        graph = self.graph if self.edge_memory is None else self.edge_memory.graph
+        self.cost = graph.cost_to_go(goals, closed)
+        self.next_node = graph.successors(self.cost)
+
+    def _learn(self, memory: EdgeMemory, current_node: Tensor, step: int) -> None:
+        """Tell the memory what happened since the last plans; the episodes are at `current_node`, (B,)."""
+        edge_steps = self.graph.edge_steps
+        self.history = [(past, node) for past, node in self.history if past >= step - edge_steps]
+        if self.history and self.history[0][0] == step - edge_steps:
+            # this counts from the next failure or goal on, because who has just crossed an edge needs no other one
+            memory.crossed(self.history[0][1], current_node)
+        self.history.append((step, current_node))
+        cost = self._cost(current_node)
+        self.progress_step = torch.where(cost < self.lowest_cost, step, self.progress_step)
+        self.lowest_cost = torch.minimum(cost, self.lowest_cost)
+        late = (step - self.progress_step > self.patience) & (current_node != self.goal_node)
+        if late.any():
+            onward = self.next_node[current_node, self.goal_column]
+            memory.failed(current_node[late], onward[late], self.failure_penalty)
+            self._find_paths(self.goal)
+            self.lowest_cost = self._cost(current_node)  # by the new costs
+            self.progress_step = torch.where(late, step, self.progress_step)
+
+    def _cost(self, node: Tensor) -> Tensor:
+        """Cost from a node of each episode to its goal, (B,) -> (B,)."""
+        return self.cost[node, self.goal_column]
