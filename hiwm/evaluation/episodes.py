@@ -153,7 +153,6 @@ def _run_batch(
         # an episode that ended has no "success" of its own any more: gymnasium fills in 0
         arrived = np.asarray(infos["success"])[running] > 0
         success[running[arrived]] = True
-        steps[running[arrived]] = step + 1
         if traced and arrived[0]:
             seen.append(_states(observations, state)[0])
         over = arrived | np.asarray(infos["ended"])[running]

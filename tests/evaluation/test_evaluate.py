@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import asdict, replace
@@ -74,6 +75,15 @@ def test_starts_and_goals_depend_on_seed_task_and_episode_only(agent):
     more = starts_and_goals(agent, num_envs=2, episodes=4)
     assert set(one) < set(more)
     assert not set(one) & set(starts_and_goals(agent, num_envs=2, seed=1))
+
+
+def test_no_two_episodes_share_a_seed():
+    episodes = list(itertools.product(range(3), range(1, 4), range(4)))
+    assert len({episode_seed(*episode) for episode in episodes}) == len(episodes)
+
+
+def test_starts_and_goals_stay_the_same_between_versions():
+    assert [episode_seed(*episode) for episode in ((0, 1, 0), (0, 2, 0), (1, 1, 7))] == [3964924996, 3141116543, 706327611]
 
 
 class OneStepRoom(TinyRoom):
