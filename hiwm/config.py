@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hiwm.checks import at_least, matches, spell, within
-from hiwm.evaluation.evaluate import EvaluationConfig
+from hiwm.evaluation.config import EvaluationConfig
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.cost_to_go import CostToGoConfig
 from hiwm.planning.landmarks import LandmarkConfig
@@ -24,6 +24,7 @@ from hiwm.planning.macros import MacroConfig
 from hiwm.planning.prior import PriorConfig
 from hiwm.planning.readout import GoalConfig
 from hiwm.planning.text import TextConfig
+from hiwm.settings import Settings
 from hiwm.training.loop import TrainingConfig
 from hiwm.training.stages import StackConfig
 
@@ -128,7 +129,8 @@ class Config:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain containers, for YAML, JSON and MLflow."""
-        return asdict(self)
+        sections = asdict(self).items()
+        return {key: value.as_dict() if isinstance(value, Settings) else value for key, value in sections}
 
 
 def load_config(overrides: Sequence[str]) -> Config:
@@ -165,9 +167,11 @@ def _typed(kind: Any, values: dict[str, Any], where: str) -> Any:
     arguments = {}
     for key, value in values.items():
         hint = hints[key]
-        if is_dataclass(hint) and isinstance(value, dict):
+        if isinstance(hint, type) and issubclass(hint, Settings) and isinstance(value, dict):
+            value = hint(**value)
+        elif is_dataclass(hint) and isinstance(value, dict):
             value = _typed(hint, value, f"{where}{key}.")
-        elif is_dataclass(hint):
+        elif is_dataclass(hint) or (isinstance(hint, type) and issubclass(hint, Settings)):
             raise ConfigError(f"{where}{key} is {value!r}; allowed: a mapping")
         elif not matches(value, hint):
             raise ConfigError(f"{where}{key} is {value!r}; allowed: {spell(hint)}")

@@ -192,7 +192,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "identity": identity,
         "experiment": config.name,
         "seed": config.seed,
-        "protocol": asdict(config.evaluation),
+        "protocol": config.evaluation.as_dict(),
         "planner": asdict(config.planner),
         "commit": commit,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads",
@@ -286,9 +286,10 @@ def _collection_config(config: Config) -> dict[str, Any]:
 
 def evaluation_identity(config: Config, agent: Agent) -> str:
     """Stands for the hierarchy, the planner and the protocol of an evaluation."""
+    sections = config.as_dict()
     parts = [
         [spec.fingerprint for spec in agent.hierarchy.specs],
-        *(asdict(getattr(config, section)) for section in (*FITTED, "planner", "evaluation")),
+        *(sections[section] for section in (*FITTED, "planner", "evaluation")),
         config.environment, config.seed,
     ]  # fmt: skip
     return fingerprint(parts)

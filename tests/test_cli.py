@@ -17,6 +17,7 @@ from hiwm.agent import load_agent
 from hiwm.cli import VERBS, main
 from hiwm.config import load_config
 from hiwm.experiment import evaluation_identity
+from hiwm.settings import Settings
 
 
 def python(*arguments, cwd, **environment):
@@ -152,7 +153,7 @@ def test_a_bank_of_shorter_sequences_than_the_horizon_is_refused_before_training
         (["planner.feedback=1", "landmarks.outcomes=expected"], "landmarks.outcomes 'expected'; allowed: best"),
         (["strides=[1,30,3]"], "needs episodes of"),
         (["landmarks.landmarks=1000000"], "landmarks.landmarks is 1000000; allowed: at most the data's rows"),
-        (["evaluation.name=../x"], "evaluation.name is '../x'; allowed: the name of a file"),
+        (["evaluation.name=../x"], "evaluation.name is '../x'; expected the name of a file"),
         (["dataset.validation=0"], "dataset.validation is 0; allowed: in (0, 1)"),
         (["device=cuda"], "device is 'cuda', but torch finds no CUDA device here"),
     ],
@@ -172,7 +173,11 @@ def test_real_actions_are_part_of_what_was_trained_and_evaluated(spoiled, capsys
         "macros": {"bank": 7}, "landmarks": {"edge_steps": 7}, "goal": {"width": 7}, "text": {"dim": 7}, "prior": {"width": 7},
         "cost_to_go": {"width": 7}, "planner": {"budget": 7}, "evaluation": {"max_steps": 7},
     }  # fmt: skip
-    others = [replace(config, **{key: replace(getattr(config, key), **change)}) for key, change in changes.items()]
+
+    def changed(section, change):
+        return section.changed(change) if isinstance(section, Settings) else replace(section, **change)
+
+    others = [replace(config, **{key: changed(getattr(config, key), change)}) for key, change in changes.items()]
     assert len({evaluation_identity(each, agent) for each in (config, *others)}) == 1 + len(changes)
 
 
@@ -281,7 +286,7 @@ def test_a_changed_planner_is_evaluated_anew_with_the_same_levels(spoiled, tmp_p
     path = tmp_path / "root" / "tiny" / "evaluation.json"
     before = json.loads(path.read_text())
     few = ["evaluation.num_tasks=1", "evaluation.episodes=1", "evaluation.max_steps=3"]
-    few += ["~evaluation.baselines.flat", "~evaluation.baselines.flat_landmarks"]
+    few += ["~evaluation.baselines.flat", "~evaluation.baselines.flat_graph"]
     assert main(["evaluate", *spoiled, "planner.budget=130", *few]) == 0
     assert "reused" not in capsys.readouterr().out
     after = json.loads(path.read_text())
