@@ -100,7 +100,6 @@ class Agent:
         self.action_dtype = np.int64 if world.discrete else np.float32
         self._plan: Plan | None = None
         self._batch: int | None = None
-        self._forbidden: tuple[Tensor, Tensor, float] | None = None
 
     @property
     def plan(self) -> Plan:
@@ -126,32 +125,12 @@ class Agent:
         return None if ways is None else ways.edge_memory
 
     def with_planner(self, num_levels: int | None = None, **changes: Any) -> Agent:
-        """The same levels planning otherwise, with nothing remembered or forbidden: `changes` are keys of PlannerConfig."""
+        """The same levels planning otherwise, with nothing remembered: `changes` are keys of PlannerConfig."""
         known = [field.name for field in fields(PlannerConfig)]
         if unknown := sorted(changes.keys() - set(known)):
             raise ValueError(f"unknown key planner.{unknown[0]}; allowed: {', '.join(known)}")
         config = replace(self.config, **changes)
         return Agent(self.hierarchy, self.heads, self.graphs, config, self.world, num_levels, self.seed, self.allow)
-
-    def forbid(self, low: Sequence[float], high: Sequence[float], margin: float = 0.0) -> None:
-        """From the next `reset` on, stay out of a box in the part of the state that goals are about, whatever the goal.
-
-        Args:
-            low: its lower bounds, (G,), in the part's own units; infinite where there is none.
-            high: its upper ones.
-            margin: see `KeepOut`.
-        """
-        if not self.readouts:
-            raise ValueError(
-                "nothing tells where the agent is; allowed: to forbid a region where goal.columns were trained with"
-            )
-        dim = len(self.readouts[0].std)
-        if len(low) != dim or len(high) != dim:
-            raise ValueError(
-                f"the bounds {list(low)} and {list(high)}; allowed: {dim} numbers each, for {list(self.world.goal)}"
-            )
-        bounds = torch.tensor([low, high], dtype=torch.float32, device=self.hierarchy.device)
-        self._forbidden = bounds[0], bounds[1], margin
 
     def reset(self, goal: Observation | Goal | str | Sequence[str]) -> None:
         """Begin towards a goal observation, or a batch of them: one array, or a dict with one for each input.
@@ -162,30 +141,31 @@ class Agent:
         observation all the same, unless a cost to go asks for the part and the array is that part. Other goals
         (`hiwm.planning.goals`) are made of `part_goal` and `region`, and are always a batch.
         """
-        observation: Any = goal  # numbers in lists are taken too
-        if isinstance(goal, Goal):
-            wanted, self._single = goal, False
-        elif isinstance(goal, str):
-            wanted, self._single = self._said([goal]), True
-        elif isinstance(goal, Sequence) and goal and isinstance(goal[0], str):
-            wanted, self._single = self._said(goal), False
-        elif self.world.goal and isinstance(goal, Mapping):
-            if missing := [name for name in self.world.goal if name not in goal]:
-                raise ValueError(f"the goal has {sorted(goal)}; needed: a dict with {missing[0]!r} too")
-            wanted, self._single = self.part_goal(goal), self._is_single(goal)
-        elif any(self.config.cost_to_go) and [*self.inputs] == [*self.world.goal]:
-            part = {self.world.goal[0]: np.asarray(goal)}
-            wanted, self._single = self.part_goal(part), self._is_single(part)
-        else:
-            tensors, self._single = self._tensors(observation)
-            wanted = ObservationGoal(self.hierarchy.encode(tensors), self.goal_errors)
+        wanted, self._single = (goal, False) if isinstance(goal, Goal) else self._goal(goal)
         self._batch = wanted.size
-        if self._forbidden is not None:
-            low, high, margin = self._forbidden
-            region = Region(low.expand(wanted.size, -1), high.expand(wanted.size, -1), self.readouts)
-            wanted = KeepOut(wanted, region, margin)
         self.planner.start(wanted, torch.Generator(self.hierarchy.device).manual_seed(self.seed))
         self._plan = None
+
+    def goal(self, goal: Observation | str | Sequence[str]) -> Goal:
+        """The goal that `reset` makes of an observation or of words, to combine it with others."""
+        return self._goal(goal)[0]
+
+    def _goal(self, goal: Observation | str | Sequence[str]) -> tuple[Goal, bool]:
+        """The goal, and whether it came without a batch axis."""
+        observation: Any = goal  # numbers in lists are taken too
+        if isinstance(goal, str):
+            return self._said([goal]), True
+        if isinstance(goal, Sequence) and goal and isinstance(goal[0], str):
+            return self._said(goal), False
+        if self.world.goal and isinstance(goal, Mapping):
+            if missing := [name for name in self.world.goal if name not in goal]:
+                raise ValueError(f"the goal has {sorted(goal)}; needed: a dict with {missing[0]!r} too")
+            return self.part_goal(goal), self._is_single(goal)
+        if any(self.config.cost_to_go) and [*self.inputs] == [*self.world.goal]:
+            part = {self.world.goal[0]: np.asarray(goal)}
+            return self.part_goal(part), self._is_single(part)
+        tensors, single = self._tensors(observation)
+        return ObservationGoal(self.hierarchy.encode(tensors), self.goal_errors), single
 
     def act(self, observation: Observation) -> np.ndarray:
         """The next action, (A,) or (B, A), for an observation or a batch as large as the goals'; a number if it is discrete."""

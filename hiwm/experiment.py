@@ -205,7 +205,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "identity": identity,
         "experiment": config.name,
         "seed": config.seed,
-        "protocol": asdict(config.evaluation),
+        "protocol": config.evaluation.as_dict(),
         "planner": asdict(config.planner),
         "commit": commit,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads",

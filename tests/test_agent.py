@@ -381,18 +381,6 @@ def test_an_environment_without_captions_is_named(tiny_run):
         captions_of(config, open_dataset(config.dataset.path))
 
 
-def test_a_forbidden_region_is_part_of_every_goal(about_a_part):
-    agent = about_a_part
-    agent.forbid([0.4, 0.0], [0.6, 0.5], margin=0.1)
-    agent.reset({"state": np.zeros((3, 2))})
-    goal = agent.planner.goal
-    assert isinstance(goal, KeepOut)
-    assert goal.margin == 0.1
-    torch.testing.assert_close(goal.zone.high, torch.tensor([[0.6, 0.5]] * 3))
-    with pytest.raises(ValueError, match=r"the bounds \[0.4\] and \[0.6\]; allowed: 2 numbers each, for \['state'\]"):
-        agent.forbid([0.4], [0.6])
-
-
 def test_a_level_that_follows_its_inverse_model_never_takes_over(about_a_part):
     """A goal on a part of the state is no latent that it could be asked for."""
     agent = about_a_part.with_planner(

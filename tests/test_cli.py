@@ -158,7 +158,7 @@ def test_a_bank_of_shorter_sequences_than_the_horizon_is_refused_before_training
         (["planner.feedback=1", "graph.transitions=stochastic"], "graph.transitions is 'stochastic'; expected deterministic"),
         (["strides=[1,30,3]"], "needs episodes of"),
         (["graph.num_nodes=1000000"], "graph.num_nodes is 1000000; expected at most the rows of the data"),
-        (["evaluation.name=../x"], "evaluation.name is '../x'; allowed: the name of a file"),
+        (["evaluation.name=../x"], "evaluation.name is '../x'; expected the name of a file"),
         (["dataset.validation=0"], "dataset.validation is 0; allowed: in (0, 1)"),
         (["device=cuda"], "device is 'cuda', but torch finds no CUDA device here"),
     ],
@@ -291,7 +291,7 @@ def test_a_changed_planner_is_evaluated_anew_with_the_same_levels(spoiled, tmp_p
     path = tmp_path / "root" / "tiny" / "evaluation.json"
     before = json.loads(path.read_text())
     few = ["evaluation.num_tasks=1", "evaluation.episodes=1", "evaluation.max_steps=3"]
-    few += ["~evaluation.baselines.flat", "~evaluation.baselines.flat_landmarks"]
+    few += ["~evaluation.baselines.flat", "~evaluation.baselines.flat_graph"]
     assert main(["evaluate", *spoiled, "planner.budget=130", *few]) == 0
     assert "reused" not in capsys.readouterr().out
     after = json.loads(path.read_text())

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import pytest
 import tiny
@@ -94,7 +94,7 @@ def test_every_agent_of_an_evaluation_can_be_made(agent, evaluation):
     config = load_config([f"evaluation={evaluation}"])
     agents = make_agents(agent.with_planner(**vars(config.planner)), config.evaluation)
     assert list(agents) == ["hierarchical", *config.evaluation.baselines]
-    assert make_agents(agent.with_planner(**vars(config.planner)), replace(config.evaluation, flat_budget=3))
+    assert make_agents(agent.with_planner(**vars(config.planner)), config.evaluation.changed({"flat_budget": 3}))
 
 
 def test_files_of_other_seeds_lie_apart():

@@ -53,7 +53,7 @@ def test_from_the_environment_to_the_agent(discrete_run):
     assert free.sum() > 10
     np.testing.assert_allclose(state[1:][free], meant[:-1][free], atol=1e-5)
     found = json.loads((discrete_run.folder / "evaluation.json").read_text())["agents"]
-    for name in ("hierarchical", "flat", "flat_landmarks"):
+    for name in ("hierarchical", "flat", "flat_graph"):
         assert found[name]["predictor_calls"] == pytest.approx(discrete_run.planner.budget, rel=0.2)
 
 

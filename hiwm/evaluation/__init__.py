@@ -1,1 +1,1 @@
-"""Evaluation: tasks, success with intervals, equal compute."""
+"""Evaluation: fixed tasks, success rates with confidence intervals, agents compared at equal compute."""

@@ -1,4 +1,4 @@
-"""The parts of an evaluation that are done, on disk until all of it is: an interrupted one goes on from there."""
+"""Finished batches of episodes on disk, so that an interrupted evaluation continues where it stopped."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ class Batches:
     """Batches of episodes in a folder; see `run_episodes`.
 
     Args:
-        folder: of one agent; made when there is something to keep.
+        folder: holds the batches of one agent; `save` creates it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def load(self, name: str) -> Episodes | None:
-        """What was saved under the name; None for nothing."""
+        """The batch saved under this name, or None if there is none."""
         file = self.folder / f"{name}.json"
         if not file.exists():
             return None
         return Episodes(**json.loads(file.read_text()), traces=load_traces(file.with_suffix(".npz")).get(name, []))
 
     def save(self, name: str, batch: Episodes) -> None:
-        """Two files; the JSON comes last, and whole, so that a batch with one is complete."""
+        """Write two files. The JSON is written last and renamed into place, so a batch that has one is complete."""
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f"{name}.json"
         save_traces(file.with_suffix(".npz"), {name: batch})

@@ -1,10 +1,10 @@
-"""Episodes of one agent: many environments in step, one planning call for all of them."""
+"""Episodes of one agent: many environments advance in step and share each planning call."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +15,14 @@ from gymnasium.vector import VectorEnv
 from hiwm.agent import Agent, Observation
 from hiwm.data.vector import make_vector
 from hiwm.evaluation.batches import Batches
+from hiwm.evaluation.config import Box
+from hiwm.evaluation.keep_out import keep_out
 from hiwm.evaluation.outcomes import Episodes, Trace
-
-
-@dataclass(frozen=True)
-class Box:
-    """A box in the part of the state that goals are about.
-
-    Args:
-        low, high: its bounds, (G,).
-    """
-
-    low: Sequence[float]
-    high: Sequence[float]
-
-    def holds(self, points: np.ndarray) -> np.ndarray:
-        """(N, G) -> (N,)."""
-        return np.all((points >= np.array(self.low)) & (points <= np.array(self.high)), axis=1)
+from hiwm.planning.plan import Plan
 
 
 def episode_seed(seed: int, task: int, episode: int) -> int:
-    """Start and goal of an episode depend on this alone."""
+    """Seed of one episode; its start and goal depend on nothing else."""
     return int(np.random.SeedSequence([seed, task, episode]).generate_state(1)[0])
 
 
@@ -50,40 +37,44 @@ def run_episodes(
     seed: int,
     state: Sequence[str],
     report: Callable[[int, int, int], None],
-    memory: Path | None = None,
+    edge_memory: Path | None = None,
     forbidden: Box | None = None,
+    margin: float | None = None,
     done: Batches | None = None,
 ) -> Episodes:
-    """Every task, `episodes` times.
+    """Run every task `episodes` times.
 
     Args:
-        agent: acts.
-        make_env: makes one environment; see `hiwm.envs` for its contract.
-        num_tasks: tasks 1 to num_tasks.
-        episodes: of each.
-        max_steps: an episode's limit, environment steps.
+        agent: the agent to evaluate.
+        make_env: makes one environment; `hiwm.envs` describes what it must provide.
+        num_tasks: run the tasks 1 to `num_tasks`.
+        episodes: episodes per task.
+        max_steps: maximum length of an episode, environment steps.
         num_envs: episodes in a batch.
-        seed: of starts and goals.
-        state: names of the observations that are the true state, for the traces.
-        report: called with (episodes done, successes, episodes in all) at the beginning and after each batch.
-        memory: folder of what the agent remembers (`Agent.edge_memory`) of each batch, which knows nothing of the others:
-            it begins with what is there and leaves what it knows in the end. None to begin with nothing and leave nothing.
-        forbidden: steps in it are counted, by the true state.
-        done: batches that an interrupted call has run already; those of this one are added.
+        seed: seed of starts and goals.
+        state: names of the observations that form the true state, for the traces.
+        report: called with (finished episodes, successes, all episodes) at the beginning and after each batch.
+        edge_memory: folder of the agent's edge memories, one for each batch. A batch starts with the one found there and
+            saves it at the end. None: every batch starts with an empty one, and none is saved.
+        forbidden: steps in this box are counted, by the true state.
+        margin: the agent keeps this far out of the box, in standard deviations; None: it does not know the box.
+        done: batches finished by an interrupted call, which are not run again; new ones are added.
     """
     outcome = Episodes()
     size = min(num_envs, episodes)
     report(0, 0, num_tasks * episodes)
     envs = make_vector(make_env, size)
+    run_batch = partial(
+        _run_batch, agent, envs, max_steps=max_steps, seed=seed, state=state, forbidden=forbidden, margin=margin
+    )
     try:
         for task in range(1, num_tasks + 1):
             for first in range(0, episodes, size):
-                wanted = min(size, episodes - first)
-                numbers, name = range(first, first + wanted), f"{task}-{first}"
+                numbers, name = range(first, min(first + size, episodes)), f"{task}-{first}"
                 batch = None if done is None else done.load(name)
                 if batch is None:
-                    with _remembering(agent, memory, name):
-                        batch = _run_batch(agent, envs, task, numbers, max_steps, seed, state, forbidden)
+                    with _edge_memory(agent, edge_memory, name):
+                        batch = run_batch(task, numbers)
                     if done is not None:
                         done.save(name, batch)
                 outcome += batch
@@ -94,7 +85,8 @@ def run_episodes(
 
 
 @contextlib.contextmanager
-def _remembering(agent: Agent, folder: Path | None, name: str) -> Iterator[None]:
+def _edge_memory(agent: Agent, folder: Path | None, name: str) -> Iterator[None]:
+    """Inside the `with` block the agent has the edge memory of this batch alone."""
     if agent.edge_memory is None:
         yield
         return
@@ -113,49 +105,37 @@ def _run_batch(
     envs: VectorEnv,
     task: int,
     numbers: range,
+    *,
     max_steps: int,
     seed: int,
     state: Sequence[str],
     forbidden: Box | None,
+    margin: float | None,
 ) -> Episodes:
-    outcome = Episodes()
-    seeds = [episode_seed(seed, task, e) for e in numbers]
-    # environments beyond those wanted repeat the last episode and are not looked at
-    beyond = envs.num_envs - len(seeds)
-    padded: Any = seeds + seeds[-1:] * beyond  # VectorEnv's type of a seed forgets lists
-    options = {"task_id": task, "episode": [*numbers] + [numbers[-1]] * beyond}
-    observations, infos = envs.reset(seed=padded, options=options)
-    goals = _rows(infos["goal"], np.arange(len(numbers)))
-    agent.reset(goals)
+    """Run the episodes with these numbers of one task together."""
+    outcome = Episodes(task=[task] * len(numbers))
+    observations, goals = _reset(envs, task, numbers, seed)
+    agent.reset(goals if forbidden is None or margin is None else keep_out(agent, goals, forbidden, margin))
+    recorder = _Recorder(state) if numbers[0] == 0 else None
     running = np.arange(len(numbers))
     success = np.zeros(len(numbers), bool)
     steps = np.full(len(numbers), max_steps)
     inside = np.zeros(len(numbers), int)
     actions = np.zeros((envs.num_envs, *agent.action_shape), agent.action_dtype)
-    seen, handed, why = [], [], []
     for step in range(max_steps):
-        here = _rows(observations, running)
-        actions[running] = agent.act(here)
-        plan = agent.plan
-        outcome.plan_ms.append(plan.milliseconds / len(running))
-        outcome.planned.append(len(running))
-        outcome.predictor_calls += plan.predictor_calls * len(running)
-        outcome.other_calls += plan.other_calls * len(running)
-        traced = running[0] == 0 and numbers[0] == 0
-        if traced:
-            seen.append(_states(observations, state)[0])
-            handed.append([part.subgoal[0].cpu().numpy() for part in plan.steps])
-            if plan.steps[-1].made_at == step:
-                why.append(plan.explain(0))
+        actions[running] = agent.act(_rows(observations, running))
+        _count(outcome, agent.plan, len(running))
+        record = recorder if running[0] == 0 else None  # the first episode has not ended
+        if record is not None:
+            record.plan(observations, agent.plan, step)
         observations, _, _, _, infos = envs.step(actions)
         if forbidden is not None:
             inside[running] += forbidden.holds(_states(_rows(observations, running), agent.world.goal))
-        # an episode that ended has no "success" of its own any more: gymnasium fills in 0
+        # gymnasium reports success 0 for an episode that ended earlier, so only running episodes are read
         arrived = np.asarray(infos["success"])[running] > 0
         success[running[arrived]] = True
-        steps[running[arrived]] = step + 1
-        if traced and arrived[0]:
-            seen.append(_states(observations, state)[0])
+        if record is not None and arrived[0]:
+            record.state(observations)
         over = arrived | np.asarray(infos["ended"])[running]
         if over.any():
             steps[running[over]] = step + 1
@@ -163,22 +143,68 @@ def _run_batch(
             if len(running) == 0:
                 break
             agent.keep(~over)
-    outcome.task, outcome.success, outcome.steps = [task] * len(numbers), success.tolist(), steps.tolist()
+    outcome.success, outcome.steps = success.tolist(), steps.tolist()
     if forbidden is not None:
         outcome.inside = inside.tolist()
-    if seen:
-        subgoals = [np.stack(level) for level in zip(*handed, strict=True)]
-        outcome.traces = [Trace(task, bool(success[0]), np.stack(seen), _states(goals, state)[0], subgoals, why)]
+    if recorder is not None:
+        outcome.traces = [recorder.trace(task, bool(success[0]), goals)]
     return outcome
 
 
+def _reset(envs: VectorEnv, task: int, numbers: range, seed: int) -> tuple[Observation, Observation]:
+    """Start the episodes; returns the observations of all environments, and the goals of the episodes."""
+    seeds = [episode_seed(seed, task, e) for e in numbers]
+    # surplus environments repeat the last episode, and nobody reads them
+    surplus = envs.num_envs - len(seeds)
+    padded: Any = seeds + seeds[-1:] * surplus  # VectorEnv's type of `seed` omits lists
+    options = {"task_id": task, "episode": [*numbers] + [numbers[-1]] * surplus}
+    observations, infos = envs.reset(seed=padded, options=options)
+    return observations, _rows(infos["goal"], np.arange(len(numbers)))
+
+
+def _count(outcome: Episodes, plan: Plan, episodes: int) -> None:
+    """Add the compute of one planning call for this many episodes."""
+    outcome.plan_ms.append(plan.milliseconds / episodes)
+    outcome.planned.append(episodes)
+    outcome.predictor_calls += plan.predictor_calls * episodes
+    outcome.other_calls += plan.other_calls * episodes
+
+
+class _Recorder:
+    """Records the first episode of a batch.
+
+    Args:
+        state: names of the observations that form the true state.
+    """
+
+    def __init__(self, state: Sequence[str]) -> None:
+        self.columns = state
+        self.states: list[np.ndarray] = []
+        self.subgoals: list[list[np.ndarray]] = []
+        self.why: list[str] = []
+
+    def state(self, observations: Observation) -> None:
+        self.states.append(_states(observations, self.columns)[0])
+
+    def plan(self, observations: Observation, plan: Plan, step: int) -> None:
+        self.state(observations)
+        self.subgoals.append([level.subgoal[0].cpu().numpy() for level in plan.steps])
+        if plan.steps[-1].made_at == step:
+            self.why.append(plan.explain(0))
+
+    def trace(self, task: int, success: bool, goals: Observation) -> Trace:
+        subgoals = [np.stack(level) for level in zip(*self.subgoals, strict=True)]
+        return Trace(task, success, np.stack(self.states), _states(goals, self.columns)[0], subgoals, self.why)
+
+
 def _states(observations: Observation, state: Sequence[str]) -> np.ndarray:
-    """(N, C)."""
+    """The true state as one array, (N, C)."""
     columns = [observations[name] for name in state] if isinstance(observations, Mapping) else [observations]
     return np.concatenate([np.array(column, np.float32).reshape(len(column), -1) for column in columns], 1)
 
 
 def _rows(observations: Observation, rows: np.ndarray) -> Observation:
+    """Some rows of every column; gymnasium's masks, whose names begin with `_`, are left out."""
     if isinstance(observations, dict):
         return {name: value[rows] for name, value in observations.items() if not name.startswith("_")}
     return np.asarray(observations)[rows]

@@ -1,4 +1,4 @@
-"""What came of a set of episodes."""
+"""Outcomes of a set of episodes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Trace:
-    """One episode, for a person to look at.
+    """One recorded episode, for figures and the report.
 
     Args:
-        task: its number.
-        success: was the goal reached.
-        states: what was seen, (T, C): the state columns of an observation that is a dict, else the observation itself; of
-            a success, with the one that reached the goal.
-        goal: the same of the goal, (C,).
-        subgoals: for each level, the latent handed down at each step, (T, D_k).
-        why: the plan in words, whenever the top level planned.
+        task: number of the task.
+        success: whether the episode reached its goal.
+        states: visited states, (T, C): the state columns of a dict observation, else the observation itself. The trace of
+            a successful episode ends with the state that reached the goal.
+        goal: state of the goal, (C,).
+        subgoals: for each level, the latent it handed down at each step, (T, D_k).
+        why: one explanation in words for each plan of the top level.
     """
 
     task: int
@@ -31,17 +31,18 @@ class Trace:
 
 @dataclass
 class Episodes:
-    """Outcomes of a set of episodes.
+    """Outcomes of a set of N episodes.
 
     Args:
         task: task of each episode, (N,).
-        success: (N,).
-        steps: environment steps until success or the limit, (N,).
-        inside: how many of them ended in the forbidden box, (N,); empty where there is none.
-        plan_ms: milliseconds of planning in each environment step, over the episodes planned for; where no level was due, nearly none.
-        planned: episodes each planning call planned for.
-        predictor_calls: one-step predictions in all.
-        other_calls: passes through encoders, inverse models, priors and costs to go in all; not through the readouts of goals.
+        success: whether each episode reached its goal, (N,).
+        steps: environment steps until success or until the limit, (N,).
+        inside: steps that ended in the forbidden box, (N,); empty if nothing is forbidden.
+        plan_ms: planning time per episode at each environment step, milliseconds; close to 0 at steps where no level plans.
+        planned: number of episodes that each planning call planned for.
+        predictor_calls: one-step predictions, in total.
+        other_calls: forward passes through encoders, inverse models, action priors and value heads, in total. Passes
+            through the state readouts of goals are not counted.
         traces: the first episode of each task.
     """
 
@@ -56,5 +57,5 @@ class Episodes:
     traces: list[Trace] = field(default_factory=list)
 
     def __add__(self, other: Episodes) -> Episodes:
-        """These and then the others."""
+        """These episodes followed by the others."""
         return Episodes(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(Episodes)))

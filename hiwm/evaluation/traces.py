@@ -1,4 +1,4 @@
-"""Sample episodes on disk, for the report: what the agent saw, the subgoals its levels handed down, and why."""
+"""Recorded episodes on disk, for the report: states, subgoals of every level, and explanations of the plans."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hiwm.evaluation.outcomes import Episodes, Trace
 
 
 def save_traces(path: Path, outcomes: Mapping[str, Episodes]) -> None:
-    """One npz; keys `agent/task/what`."""
+    """Write one npz file with the keys `<agent>/<task>/<quantity>`."""
     arrays: dict[str, np.ndarray] = {}
     for agent, outcome in outcomes.items():
         for trace in outcome.traces:
@@ -26,7 +26,7 @@ def save_traces(path: Path, outcomes: Mapping[str, Episodes]) -> None:
 
 
 def load_traces(path: Path) -> dict[str, list[Trace]]:
-    """Agent -> its traces."""
+    """Agent -> traces that `save_traces` wrote."""
     traces: dict[str, list[Trace]] = {}
     with np.load(path, allow_pickle=False) as file:
         for key in [name.removesuffix("/success") for name in file if name.endswith("/success")]:
@@ -38,7 +38,7 @@ def load_traces(path: Path) -> dict[str, list[Trace]]:
                 file[f"{key}/states"],
                 file[f"{key}/goal"],
                 [file[f"{key}/subgoals{k}"] for k in range(num_levels)],
-                file[f"{key}/why"].tolist() if f"{key}/why" in file else [],  # older files tell no reasons
+                file[f"{key}/why"].tolist() if f"{key}/why" in file else [],  # older files hold no explanations
             )
             traces.setdefault(agent, []).append(trace)
     return traces

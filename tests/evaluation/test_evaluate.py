@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import asdict, replace
@@ -7,13 +8,18 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from tiny import TinyRoom
 
+from hiwm.agent import Agent
+from hiwm.evaluation.config import EvaluationConfig, Forbidden
 from hiwm.evaluation.episodes import episode_seed, run_episodes
-from hiwm.evaluation.evaluate import Forbidden, evaluate, make_agents, summarize
+from hiwm.evaluation.evaluate import evaluate, make_agents, summarize
+from hiwm.evaluation.keep_out import keep_out
 from hiwm.evaluation.outcomes import Episodes, Trace
 from hiwm.evaluation.statistics import wilson_interval
 from hiwm.evaluation.traces import load_traces, save_traces
+from hiwm.planning.readout import Readout
 
 
 @pytest.mark.parametrize(
@@ -30,6 +36,11 @@ from hiwm.evaluation.traces import load_traces, save_traces
 )
 def test_wilson_interval(won, of, low, high):
     assert wilson_interval(won, of) == pytest.approx((low, high), abs=6e-4)
+
+
+def changed(config, **changes):
+    """The protocol with other values, each replaced as a whole."""
+    return EvaluationConfig(**{**config.as_dict(), **changes})
 
 
 class RecordingRoom(TinyRoom):
@@ -74,6 +85,19 @@ def test_starts_and_goals_depend_on_seed_task_and_episode_only(agent):
     more = starts_and_goals(agent, num_envs=2, episodes=4)
     assert set(one) < set(more)
     assert not set(one) & set(starts_and_goals(agent, num_envs=2, seed=1))
+
+
+def test_no_two_episodes_share_a_seed():
+    episodes = list(itertools.product(range(3), range(1, 4), range(4)))
+    assert len({episode_seed(*episode) for episode in episodes}) == len(episodes)
+
+
+def test_starts_and_goals_stay_the_same_between_versions():
+    assert [episode_seed(*episode) for episode in ((0, 1, 0), (0, 2, 0), (1, 1, 7))] == [
+        3964924996,
+        3141116543,
+        706327611,
+    ]
 
 
 class OneStepRoom(TinyRoom):
@@ -131,21 +155,21 @@ def measured_calls(agent, config, folder):
 
 
 def test_agents_plan_at_equal_compute(agent, tiny_run, tmp_path):
-    config = replace(tiny_run.config.evaluation, num_tasks=1, episodes=2, max_steps=30)
+    config = changed(tiny_run.config.evaluation, num_tasks=1, episodes=2, max_steps=30)
     once = measured_calls(agent, config, tmp_path / "once")
-    assert set(once) == {"hierarchical", "flat", "flat_landmarks"}
+    assert set(once) == {"hierarchical", "flat", "flat_graph"}
     assert once["hierarchical"] == pytest.approx(agent.config.budget, rel=0.15)
-    for name in ("flat", "flat_landmarks"):
+    for name in ("flat", "flat_graph"):
         assert once[name] == pytest.approx(once["hierarchical"], rel=0.15)
-    twice = measured_calls(agent, replace(config, flat_budget=2), tmp_path / "twice")
+    twice = measured_calls(agent, changed(config, flat_budget=2), tmp_path / "twice")
     assert twice["hierarchical"] == once["hierarchical"]
-    for name in ("flat", "flat_landmarks"):
+    for name in ("flat", "flat_graph"):
         assert twice[name] == pytest.approx(2 * once[name], rel=0.1)
 
 
 def test_an_interrupted_evaluation_goes_on_with_its_next_batch(agent, tiny_run, tmp_path):
     """Killed in a batch: those before it are not run again, and the answer is that of one that never stopped."""
-    config = replace(tiny_run.config.evaluation, num_tasks=2, episodes=3, num_envs=2, max_steps=12)
+    config = changed(tiny_run.config.evaluation, num_tasks=2, episodes=3, num_envs=2, max_steps=12)
     agents = make_agents(agent, config)
 
     def outcomes(folder, report=silent):
@@ -180,7 +204,7 @@ def test_baselines_share_the_levels(agent, tiny_run):
     assert [len(a.hierarchy) for a in agents.values()] == [3, 1, 1]
     assert agents["flat"].hierarchy.levels[0] is agent.hierarchy.levels[0]
     assert agents["flat"].planner.ways is None
-    assert agents["flat_landmarks"].planner.navigator.graph is agent.graphs[0]
+    assert agents["flat_graph"].planner.navigator.graph is agent.graphs[0]
 
 
 @pytest.mark.parametrize(
@@ -194,7 +218,7 @@ def test_baselines_share_the_levels(agent, tiny_run):
 )
 def test_a_baseline_that_does_not_fit_is_named(agent, tiny_run, changes, message):
     with pytest.raises(ValueError, match=message):
-        make_agents(agent, replace(tiny_run.config.evaluation, baselines={"odd": changes}))
+        make_agents(agent, changed(tiny_run.config.evaluation, baselines={"odd": changes}))
 
 
 def test_evaluation_json(tiny_run):
@@ -202,8 +226,8 @@ def test_evaluation_json(tiny_run):
     assert set(written) == {"identity", "experiment", "seed", "protocol", "planner", "commit", "machine", "agents"}
     assert written["planner"] == json.loads(json.dumps(asdict(tiny_run.config.planner)))
     assert written["experiment"] == "tiny"
-    assert written["protocol"] == json.loads(json.dumps(asdict(tiny_run.config.evaluation)))
-    assert list(written["agents"]) == ["hierarchical", "flat", "flat_landmarks"]
+    assert written["protocol"] == json.loads(json.dumps(tiny_run.config.evaluation.as_dict()))
+    assert list(written["agents"]) == ["hierarchical", "flat", "flat_graph"]
     for name, numbers in written["agents"].items():
         assert set(numbers) == {
             "success", "interval", "episodes", "per_task", "steps", "plan_ms", "predictor_calls", "other_calls"
@@ -235,24 +259,30 @@ def test_tries_remember_and_episodes_know_nothing_of_one_another(agent, tiny_run
             return self._observation(), 0.0, False, False, {"success": False}
 
     learner = agent.with_planner(feedback=5.0, patience=1.0, hops=1)
-    config = replace(
-        tiny_run.config.evaluation, num_tasks=1, episodes=2, max_steps=30, num_envs=2, tries=2, memory=str(tmp_path)
+    config = changed(
+        tiny_run.config.evaluation,
+        num_tasks=1,
+        episodes=2,
+        max_steps=30,
+        num_envs=2,
+        attempts=2,
+        edge_memory=str(tmp_path),
     )
     outcomes = evaluate({"hierarchical": learner}, Stuck, config, [], silent, tmp_path / "parts")
-    assert list(outcomes) == ["hierarchical", "hierarchical, try 2"]
+    assert list(outcomes) == ["hierarchical", "hierarchical, attempt 2"]
     assert [each[:2] for each in found] == [(e, episode_seed(config.seed + t, 1, e)) for t in (0, 1) for e in (0, 1)]
     first, second, again, other = (remembered for *_, remembered in found)
     assert first == second == 0
     assert again > 0
     assert other > 0
     # another evaluation, in another process it may be, goes on from the folder
-    evaluate({"hierarchical": learner}, Stuck, replace(config, episodes=1, tries=1), [], silent, tmp_path / "later")
+    evaluate({"hierarchical": learner}, Stuck, changed(config, episodes=1, attempts=1), [], silent, tmp_path / "later")
     assert found[-1][2] > again
     # without one it begins with nothing
     evaluate(
         {"hierarchical": learner},
         Stuck,
-        replace(config, episodes=1, tries=1, memory=None),
+        changed(config, episodes=1, attempts=1, edge_memory=None),
         [],
         silent,
         tmp_path / "nothing",
@@ -265,30 +295,91 @@ def test_steps_in_a_forbidden_box_are_counted(agent, tiny_run, tmp_path):
         def step(self, action):
             return self._observation(), 0.0, False, False, {"success": False}
 
-    config = replace(
+    config = changed(
         tiny_run.config.evaluation, num_tasks=2, episodes=1, max_steps=4,
-        forbidden=Forbidden(low=[0.1, 0.1], high=[0.3, 0.3]), baselines={},
+        forbidden={"low": [0.1, 0.1], "high": [0.3, 0.3]}, baselines={},
     )  # fmt: skip
     outcome = evaluate(make_agents(agent, config), Still, config, [], silent, tmp_path / "parts")["hierarchical"]
     assert outcome.inside == [4, 4]
     numbers = summarize(outcome)["violations"]
     assert (numbers["share"], numbers["episodes"], numbers["steps"]) == (1, 2, 4)
-    elsewhere = replace(config, forbidden=Forbidden(low=[0.6, 0.6], high=[1.0, 1.0]))
+    elsewhere = changed(config, forbidden={"low": [0.6, 0.6], "high": [1.0, 1.0]})
     outcome = evaluate(make_agents(agent, elsewhere), Still, elsewhere, [], silent, tmp_path / "elsewhere")[
         "hierarchical"
     ]
     assert summarize(outcome)["violations"]["share"] == 0
 
 
-def test_agents_that_are_told_of_a_region_need_readouts(agent, tiny_run):
-    box = Forbidden(low=[0.0, 0.0], high=[0.1, 0.1], margin=0.1)
-    config = replace(tiny_run.config.evaluation, forbidden=box)
-    with pytest.raises(ValueError, match=r"where goal.columns were trained with"):
+@pytest.fixture
+def with_readouts(agent):
+    """An agent whose goals are about columns of the state."""
+    readouts = [
+        Readout(dim_latent=level.encoder.dim, dim=2, width=8, depth=1).eval() for level in agent.hierarchy.levels
+    ]
+    config = replace(agent.config, landmarks="none", proposal=["inverse", "inverse", "gaussian"])
+    world = replace(agent.world, goal=["x", "y"], goal_shapes=[[], [1]])
+    return Agent(agent.hierarchy, replace(agent.fitted, readouts=readouts), config, world)
+
+
+def test_goals_with_a_forbidden_box_keep_out_of_it(with_readouts):
+    box = Forbidden(low=[0.4, 0.0], high=[0.6, 0.5]).box
+    columns = {"x": np.zeros(3, np.float32), "y": np.zeros((3, 1), np.float32)}
+    for observation in (columns, np.zeros((3, 2), np.float32)):  # a part of the state, and a whole observation
+        goal = keep_out(with_readouts, observation, box, 0.1)
+        assert goal.size == 3
+        assert goal.margin == 0.1
+        torch.testing.assert_close(goal.zone.low, torch.tensor([[0.4, 0.0]] * 3))
+        torch.testing.assert_close(goal.zone.high, torch.tensor([[0.6, 0.5]] * 3))
+
+
+def test_agents_keep_out_of_the_box_with_their_own_margin(with_readouts, tiny_run, tmp_path, monkeypatch):
+    margins = []
+
+    def recorded(agent, goals, box, margin):
+        margins.append((len(agent.hierarchy), margin))
+        return keep_out(agent, goals, box, margin)
+
+    monkeypatch.setattr("hiwm.evaluation.episodes.keep_out", recorded)
+    flat = {"num_levels": 1, "proposal": ["gaussian"], "horizon": [6], "replan": [3], "repeat": [1]}
+    config = changed(
+        tiny_run.config.evaluation, num_tasks=1, episodes=1, max_steps=1,
+        forbidden={"low": [0.4, 0.0], "high": [0.6, 0.5], "margin": 0.1},
+        baselines={"wider": {**flat, "margin": 0.3}, "unaware": {**flat, "margin": None}},
+    )  # fmt: skip
+    outcomes = evaluate(make_agents(with_readouts, config), TinyRoom, config, [], silent, tmp_path)
+    assert margins == [(3, 0.1), (1, 0.3)]
+    assert all(outcome.inside == [0] for outcome in outcomes.values())
+    assert changed(config, forbidden={}).margin("wider") is None
+
+
+def test_agents_that_keep_out_of_a_box_need_readouts(agent, with_readouts, tiny_run):
+    box = {"low": [0.0, 0.0], "high": [0.1, 0.1], "margin": 0.1}
+    config = changed(tiny_run.config.evaluation, forbidden=box)
+    with pytest.raises(ValueError, match=r"expected one trained with goal.columns"):
         make_agents(agent, config)
-    untold = {name: {**changes, "margin": None} for name, changes in config.baselines.items()}
-    make_agents(agent, replace(config, forbidden=replace(box, margin=None), baselines=untold))
-    with pytest.raises(ValueError, match=r"evaluation.forbidden.low is \[0.0\], high \[\]; allowed: as many"):
-        Forbidden(low=[0.0])
+    unaware = {name: {**changes, "margin": None} for name, changes in config.baselines.items()}
+    make_agents(agent, changed(config, forbidden={**box, "margin": None}, baselines=unaware))
+    with pytest.raises(ValueError, match=r"evaluation.forbidden.low is \[0.0\]; expected 2 numbers, .* \['x', 'y'\]"):
+        make_agents(
+            with_readouts, changed(config, forbidden={"low": [0.0], "high": [0.1], "margin": 0.1}, baselines={})
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"forbidden": {"low": [0.0]}}, r"evaluation.forbidden.low is \[0.0\], .*high is \[\]; expected lists of one length"),
+        ({"forbidden": {"low": [0.0], "high": [1.0], "margin": -1}}, r"evaluation.forbidden.margin is -1; expected at least 0"),
+        ({"episodes": 0}, r"evaluation.episodes is 0; expected at least 1"),
+        ({"attempts": 0}, r"evaluation.attempts is 0; expected at least 1"),
+        ({"flat_budget": -1.0}, r"evaluation.flat_budget is -1.0; expected at least 0"),
+        ({"name": "a/b"}, r"evaluation.name is 'a/b'; expected the name of a file without its extension"),
+        ({"tries": 2}, r"unknown key evaluation.tries; expected one of "),
+    ],
+)  # fmt: skip
+def test_a_protocol_that_cannot_be_run_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluationConfig(**changes)
 
 
 def test_summary():
@@ -344,7 +435,7 @@ def test_traces_from_before_there_were_reasons(tmp_path):
 def test_traces_of_the_run(tiny_run):
     traces = load_traces(tiny_run.folder / "evaluation.npz")
     assert {name: [trace.task for trace in found] for name, found in traces.items()} == {
-        "hierarchical": [1, 2], "flat": [1, 2], "flat_landmarks": [1, 2]
+        "hierarchical": [1, 2], "flat": [1, 2], "flat_graph": [1, 2]
     }  # fmt: skip
     assert [len(found[0].subgoals) for found in traces.values()] == [3, 1, 1]
     for agent, every in (("hierarchical", 6), ("flat", 10)):

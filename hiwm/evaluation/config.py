@@ -1,0 +1,112 @@
+"""Protocol of an evaluation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from hiwm.settings import Settings
+
+AtLeastOne = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box in the part of the state that goals are about.
+
+    Args:
+        low, high: bounds in units of the data, (G,).
+    """
+
+    low: Sequence[float]
+    high: Sequence[float]
+
+    def holds(self, points: np.ndarray) -> np.ndarray:
+        """Which points lie in the box, (N, G) -> (N,)."""
+        return np.all((points >= np.array(self.low)) & (points <= np.array(self.high)), axis=1)
+
+
+class Forbidden(Settings):
+    """A box in the part of the state that goals are about (`goal.columns`).
+
+    Args:
+        low, high: bounds of the box in units of the data, one number for each element of the part; empty for no box.
+        margin: distance that planners keep from the box, in standard deviations of the data; null: planners do not know
+            the box, and entries are only counted.
+    """
+
+    section: ClassVar[str] = "evaluation.forbidden"
+
+    low: list[float] = Field(default_factory=list)
+    high: list[float] = Field(default_factory=list)
+    margin: float | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Forbidden:
+        if len(self.low) != len(self.high):
+            raise ValueError(
+                f"evaluation.forbidden.low is {self.low}, evaluation.forbidden.high is {self.high}; expected lists of one length"
+            )
+        return self
+
+    @property
+    def box(self) -> Box | None:
+        """The box, or None if nothing is forbidden."""
+        return Box(self.low, self.high) if self.low else None
+
+
+class EvaluationConfig(Settings):
+    """Protocol of an evaluation. The default is OGBench's: five tasks, 50 episodes each, success at the first arrival.
+
+    Args:
+        name: the results are saved in `<name>.json`, the recorded episodes in `<name>.npz`.
+        num_tasks: evaluate the tasks 1 to `num_tasks` of the environment.
+        episodes: episodes per task of the hierarchical agent.
+        baseline_episodes: episodes per task of each baseline.
+        max_steps: maximum length of an episode, environment steps.
+        num_envs: episodes that run together and share planning calls. An agent with `planner.feedback` runs one at a time.
+        seed: seed of starts and goals.
+        flat_budget: predictor calls of the baselines, as a multiple of the hierarchical agent's.
+        environment: arguments of the environment that differ from those used to collect the data.
+        attempts: attempts per episode. Later attempts keep what earlier ones learned (`planner.feedback`). Attempt n has
+            the starts and goals of seed + n - 1.
+        edge_memory: folder that the edge memories are loaded from and saved to; null: start without any and save none.
+            Each episode has its own edge memory.
+        forbidden: box whose entries are counted and which planners avoid.
+        baselines: agent -> planner keys that differ from the hierarchical agent's, plus `num_levels` and the `margin` of
+            the forbidden box.
+    """
+
+    section: ClassVar[str] = "evaluation"
+
+    name: str = "evaluation"
+    num_tasks: AtLeastOne = 5
+    episodes: AtLeastOne = 50
+    baseline_episodes: AtLeastOne = 10
+    max_steps: AtLeastOne = 1000
+    num_envs: AtLeastOne = 50
+    seed: int = 0
+    flat_budget: float = Field(1.0, ge=0)
+    environment: dict[str, Any] = Field(default_factory=dict)
+    attempts: AtLeastOne = 1
+    edge_memory: str | None = None
+    forbidden: Forbidden = Forbidden()
+    baselines: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", name):
+            raise ValueError(f"evaluation.name is {name!r}; expected the name of a file without its extension")
+        return name
+
+    def margin(self, agent: str) -> float | None:
+        """Margin that an agent keeps from the forbidden box; None if it does not know of one."""
+        if self.forbidden.box is None:
+            return None
+        return self.baselines.get(agent, {}).get("margin", self.forbidden.margin)
