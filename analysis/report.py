@@ -27,10 +27,10 @@ from hiwm.data.store import Trajectories, open_dataset
 from hiwm.evaluation.evaluate import HIERARCHICAL, make_agents
 from hiwm.evaluation.outcomes import Trace
 from hiwm.evaluation.traces import load_traces
-from hiwm.experiment import evaluation_identity
+from hiwm.experiment.evaluation import evaluation_identity
 from hiwm.heads.calibration import NOMINAL, Calibration
 from hiwm.heads.value import AHEAD
-from hiwm.preflight import check_trained
+from hiwm.validate import check_trained
 from hiwm.tracking import make_tracker
 from hiwm.training.checkpoint import METRICS
 from hiwm.training.monitor import alarms

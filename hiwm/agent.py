@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +15,33 @@ import yaml
 from torch import Tensor
 
 from hiwm.heads.heads import Heads
-from hiwm.heads.state_readout import StateReadout
-from hiwm.heads.text import TextHead, embed
+from hiwm.heads.text import embed
 from hiwm.hierarchy import Hierarchy, load_hierarchy
+from hiwm.planning.assemble import make_planner
 from hiwm.planning.config import PlannerConfig
+from hiwm.planning.goals import BoxRegion, Goal, LabelledRegion, ObservationGoal, PartGoal, PredicateRegion
+from hiwm.planning.goals.text import TextGoal
 from hiwm.planning.graph.edge_memory import EdgeMemory
-from hiwm.planning.goals import Goal, KeepOut, LabelledStates, ObservationGoal, PartGoal, Region, TextGoal, Where
 from hiwm.planning.graph.landmarks import LandmarkGraph
+from hiwm.planning.graph.navigator import GraphNavigator
 from hiwm.planning.plan import Plan
-from hiwm.planning.planner import HierarchicalPlanner
-from hiwm.planning.schedule import half_steps
+from hiwm.planning.shrinking_horizon import half_steps
 
-EXPERIENCE = "experience.safetensors"
-GRAPH = "landmarks"  # and the number of the level
+EDGE_MEMORY = "edge_memory.safetensors"
+GRAPH = "graph"  # and the number of the level
 Observation = np.ndarray | Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class World:
-    """What an agent must know of the world it was trained in.
+class AgentSpec:
+    """What an agent knows about the environment it was trained in.
 
     Args:
         environment: its config, `_target_` and arguments.
         action_low, action_high: bounds of primitive actions in the data.
         dataset: fingerprint of the data.
-        goal: columns of an observation that goals are about; none for all of it.
-        goal_shapes: of each of them.
+        goal: columns of an observation that goals are about; empty for whole observations.
+        goal_shapes: shape of each of these columns.
         discrete: whether actions are one of several options, one-hot vectors in the data.
     """
 
@@ -54,7 +55,7 @@ class World:
 
     @property
     def part(self) -> dict[str, tuple[int, ...]]:
-        """Columns that goals are about, and their shapes."""
+        """Shapes of the columns that goals are about."""
         return dict(zip(self.goal, map(tuple, self.goal_shapes), strict=True))
 
 
@@ -63,13 +64,13 @@ class Agent:
 
     Args:
         hierarchy: the levels.
-        heads: of its levels.
-        graphs: landmarks of its levels; none where nothing plans over them.
+        heads: what was fitted to the levels.
+        graphs: a landmark graph per level; empty where nothing plans over graphs.
         config: how to plan.
-        world: bounds of actions and the environment.
-        num_levels: use only the lowest ones; None for all.
-        seed: of the search; `reset` starts its randomness anew.
-        allow: packages trusted for the solver's class besides hiwm's own.
+        spec: bounds of actions and the environment.
+        num_levels: use only the lowest levels; None: all of them.
+        seed: of the search; every `reset` restarts it.
+        allow: packages trusted for the classes that the config names, besides hiwm's own.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Agent:
         heads: Heads,
         graphs: Sequence[LandmarkGraph],
         config: PlannerConfig,
-        world: World,
+        spec: AgentSpec,
         num_levels: int | None = None,
         seed: int = 0,
         allow: Sequence[str] = (),
@@ -87,17 +88,19 @@ class Agent:
         self.heads = heads
         self.graphs = graphs
         self.config = config
-        self.world = world
+        self.spec = spec
         self.seed = seed
-        low, high = (torch.tensor(bound, device=hierarchy.device) for bound in (world.action_low, world.action_high))
+        low, high = (torch.tensor(bound, device=hierarchy.device) for bound in (spec.action_low, spec.action_high))
         self.allow = tuple(allow)
-        self.planner = HierarchicalPlanner(self.hierarchy, config, low, high, heads, graphs, allow, world.discrete)
-        whole = config.schedule != "fixed" and not world.goal
+        self.planner = make_planner(
+            self.hierarchy, config, (low, high), heads, graphs, discrete=spec.discrete, allow=allow
+        )
+        whole = config.shrinking_horizon and not spec.goal
         self.goal_errors = half_steps(self.hierarchy, heads.action_banks) if whole else None
         self.inputs = self.hierarchy.specs[0].inputs
         #: shape and type of one primitive action as `act` gives it
-        self.action_shape = () if world.discrete else tuple(low.shape)
-        self.action_dtype = np.int64 if world.discrete else np.float32
+        self.action_shape = () if spec.discrete else tuple(low.shape)
+        self.action_dtype = np.int64 if spec.discrete else np.float32
         self._plan: Plan | None = None
         self._batch: int | None = None
 
@@ -109,37 +112,29 @@ class Agent:
         return self._plan
 
     @property
-    def readouts(self) -> Sequence[StateReadout]:
-        """Of the part of the state that goals are about, from each level; none where goals are whole observations."""
-        return self.heads.readouts
-
-    @property
-    def texts(self) -> Sequence[TextHead]:
-        """Which latents of each level a caption is true of; none where goals are not given in words."""
-        return self.heads.texts
-
-    @property
     def edge_memory(self) -> EdgeMemory | None:
         """What acting has taught about the landmark graph; None where nothing is learned from it."""
-        ways = self.planner.ways
-        return None if ways is None else ways.edge_memory
+        navigator = self.planner.navigator
+        return navigator.edge_memory if isinstance(navigator, GraphNavigator) else None
 
     def with_planner(self, num_levels: int | None = None, **changes: Any) -> Agent:
-        """The same levels planning otherwise, with nothing remembered: `changes` are keys of PlannerConfig."""
-        known = [field.name for field in fields(PlannerConfig)]
-        if unknown := sorted(changes.keys() - set(known)):
-            raise ValueError(f"unknown key planner.{unknown[0]}; allowed: {', '.join(known)}")
-        config = replace(self.config, **changes)
-        return Agent(self.hierarchy, self.heads, self.graphs, config, self.world, num_levels, self.seed, self.allow)
+        """The same levels with another planner, and nothing remembered.
+
+        Args:
+            num_levels: use only the lowest levels; None: all of them.
+            changes: keys of `PlannerConfig`; mappings are merged, e.g. `level1={"horizon": 5}`.
+        """
+        config = self.config.changed(changes)
+        return Agent(self.hierarchy, self.heads, self.graphs, config, self.spec, num_levels, self.seed, self.allow)
 
     def reset(self, goal: Observation | Goal | str | Sequence[str]) -> None:
-        """Begin towards a goal observation, or a batch of them: one array, or a dict with one for each input.
+        """Begin towards a goal.
 
-        A caption or a list of them is a goal too where the stack was trained with `text.learn=true`.
-
-        Where goals are about a part of the state, `World.goal`, a dict needs those columns only; one array is a whole
-        observation all the same, unless a cost to go asks for the part and the array is that part. Other goals
-        (`hiwm.planning.goals`) are made of `part_goal` and `region`, and are always a batch.
+        Args:
+            goal: an observation or a batch of them, as one array or as a dict with an array per input; a caption or a list of
+                captions, if the hierarchy was trained with `text.learn=true`; or a `Goal` (`hiwm.planning.goals`), always
+                for a batch. Where goals are about a part of the state (`goal.columns`), a dict needs only those columns. One
+                array is still a whole observation, unless the planner uses a value and the array is that part.
         """
         wanted, self._single = (goal, False) if isinstance(goal, Goal) else self._goal(goal)
         self._batch = wanted.size
@@ -154,15 +149,16 @@ class Agent:
         """The goal, and whether it came without a batch axis."""
         observation: Any = goal  # numbers in lists are taken too
         if isinstance(goal, str):
-            return self._said([goal]), True
+            return self._text_goal([goal]), True
         if isinstance(goal, Sequence) and goal and isinstance(goal[0], str):
-            return self._said(goal), False
-        if self.world.goal and isinstance(goal, Mapping):
-            if missing := [name for name in self.world.goal if name not in goal]:
-                raise ValueError(f"the goal has {sorted(goal)}; needed: a dict with {missing[0]!r} too")
+            return self._text_goal(goal), False
+        if self.spec.goal and isinstance(goal, Mapping):
+            if missing := [name for name in self.spec.goal if name not in goal]:
+                raise ValueError(f"the goal has {sorted(goal)}; expected {missing[0]!r} too")
             return self.part_goal(goal), self._is_single(goal)
-        if any(self.config.cost_to_go) and [*self.inputs] == [*self.world.goal]:
-            part = {self.world.goal[0]: np.asarray(goal)}
+        uses_value = any(self.config.level(k).value for k in range(len(self.hierarchy)))
+        if uses_value and [*self.inputs] == [*self.spec.goal]:
+            part = {self.spec.goal[0]: np.asarray(goal)}
             return self.part_goal(part), self._is_single(part)
         tensors, single = self._tensors(observation)
         return ObservationGoal(self.hierarchy.encode(tensors), self.goal_errors), single
@@ -175,131 +171,133 @@ class Agent:
         batch = len(next(iter(tensors.values())))
         if batch != self._batch or single != self._single:
             here, there = (
-                "one without a batch axis" if alone else f"a batch of {size}"
+                "a single one" if alone else f"a batch of {size}"
                 for alone, size in ((single, batch), (self._single, self._batch))
             )
-            raise ValueError(f"the observation is {here}, the goal of reset() was {there}; allowed: the same")
+            raise ValueError(f"the observation is {here}; expected {there}, like the goal of reset()")
         self._plan = self.planner.plan(tensors)
         action = self._plan.action.cpu().numpy()
-        if self.world.discrete:
+        if self.spec.discrete:
             action = action.argmax(-1)
         return action[0] if single else action
 
-    def keep(self, rows: np.ndarray) -> None:
-        """Go on with some environments of the batch: indices or a mask, (B,)."""
+    def select(self, rows: np.ndarray) -> None:
+        """Go on with some environments of the batch, given as indices or as a mask, (B,)."""
         which = torch.as_tensor(rows, device=self.hierarchy.device)
-        self.planner.keep(which)
+        self.planner.select(which)
         self._batch = int(which.sum()) if which.dtype == torch.bool else len(which)
 
-    def _said(self, captions: Sequence[str]) -> Goal:
-        """The goals that captions say."""
-        if not self.texts:
-            raise ValueError(f"goals are captions, {captions[0]!r}, which needs a stack trained with text.learn=true")
-        return TextGoal(embed(captions).to(self.hierarchy.device), self.texts)
+    def _text_goal(self, captions: Sequence[str]) -> Goal:
+        """Goals that captions describe."""
+        if not self.heads.texts:
+            raise ValueError(
+                f"the goal is the caption {captions[0]!r}; expected a hierarchy trained with text.learn=true"
+            )
+        return TextGoal(embed(captions).to(self.hierarchy.device), self.heads.texts)
 
     def part_goal(self, part: Mapping[str, Any]) -> PartGoal:
         """What a part of the state is to be.
 
         Args:
             part: columns that goals are about (`goal.columns`), each of its own shape or with a batch axis in front, in its own
-                unit; not a number, or a column that is not there: does not matter.
+                unit; NaN, or a column that is left out, does not matter.
         """
         wanted = self._columns(part, torch.nan)
         if wanted.isnan().all(1).any():
-            raise ValueError(f"the goal's {sorted(part)} hold no number; allowed: at least one for every episode")
-        return PartGoal(wanted, self.readouts, self.config.goal_width)
+            raise ValueError(f"the goal's {sorted(part)} hold no number; expected at least one for every episode")
+        return PartGoal(wanted, self.heads.readouts, self.config.cauchy_scale)
 
-    def region(self, low: Mapping[str, Any], high: Mapping[str, Any]) -> Region:
-        """Anywhere in a box: its bounds as `part_goal` takes a part; a column that is not there has none."""
+    def region(self, low: Mapping[str, Any], high: Mapping[str, Any]) -> BoxRegion:
+        """Anywhere in a box, with bounds given like the part of `part_goal`; a column that is left out is unbounded."""
         least, most = torch.broadcast_tensors(self._columns(low, -torch.inf), self._columns(high, torch.inf))
-        return Region(least, most, self.readouts, self.config.goal_width)
+        return BoxRegion(least, most, self.heads.readouts, self.config.cauchy_scale)
 
-    def labelled(self, states: Mapping[str, Any], forbidden: Sequence[bool]) -> LabelledStates:
-        """To keep out of: whatever is nearer to a forbidden one of these states than to any other of them.
+    def labelled(self, states: Mapping[str, Any], forbidden: Sequence[bool]) -> LabelledRegion:
+        """A region for `KeepOut`: everything that is nearer to a forbidden one of these states than to any allowed one.
 
         Args:
             states: every column that goals are about, each (N, *shape), in its own unit.
-            forbidden: which of them are, (N,).
+            forbidden: which of them are forbidden, (N,).
         """
         labels = torch.as_tensor(np.asarray(forbidden), device=self.hierarchy.device)
-        return LabelledStates(self._columns(states, torch.nan), labels, self.readouts)
+        return LabelledRegion(self._columns(states, torch.nan), labels, self.heads.readouts)
 
-    def where(self, predicate: Callable[[Mapping[str, Tensor]], Tensor]) -> Where:
-        """To keep out of: wherever a predicate on the part of the state that goals are about holds; see `Where`."""
-        if not self.world.part:
-            raise ValueError("nothing tells where the agent is; allowed: where goal.columns were trained with")
-        return Where(predicate, self.world.part, self.readouts)
+    def where(self, predicate: Callable[[Mapping[str, Tensor]], Tensor]) -> PredicateRegion:
+        """A region for `KeepOut`: where a predicate on the part of the state that goals are about holds; see `PredicateRegion`."""
+        if not self.spec.part:
+            raise ValueError("the hierarchy has no state readout; expected one trained with goal.columns")
+        return PredicateRegion(predicate, self.spec.part, self.heads.readouts)
 
     def _columns(self, part: Mapping[str, Any], other: float) -> Tensor:
-        """The columns that goals are about, side by side, (B, G), with `other` for those that are not there."""
-        shapes = self.world.part
+        """The columns that goals are about, side by side, (B, G), with `other` for those that are left out."""
+        shapes = self.spec.part
         if not any(name in part for name in shapes):
             raise ValueError(
-                f"the goal has {sorted(part)}; allowed: {list(shapes) or 'none, for goal.columns is empty'}"
+                f"the goal has {sorted(part)}; expected {list(shapes) or 'none, because goal.columns is empty'}"
             )
         columns = []
         for name, shape in shapes.items():
             values = np.full(shape, other, np.float32) if name not in part else np.asarray(part[name], np.float32)
             if values.shape != shape and values.shape[1:] != shape:
                 raise ValueError(
-                    f"the goal's {name} has the shape {values.shape}; allowed: {shape} or (batch, *{shape})"
+                    f"the goal's {name} has the shape {values.shape}; expected {shape} or (batch, *{shape})"
                 )
             columns.append(torch.from_numpy(values.reshape(-1, math.prod(shape))).to(self.hierarchy.device))
         batch = max(len(column) for column in columns)
         if wrong := [len(column) for column in columns if len(column) not in (1, batch)]:
-            raise ValueError(f"goals of {[batch, *wrong]} episodes; allowed: the same for {list(shapes)}")
+            raise ValueError(f"the goal is for {[batch, *wrong]} episodes; expected the same number for {list(shapes)}")
         return torch.cat([column.expand(batch, -1) for column in columns], 1)
 
     def _is_single(self, goal: Mapping[str, Any]) -> bool:
-        return all(np.shape(goal[name]) == shape for name, shape in self.world.part.items())
+        return all(np.shape(goal[name]) == shape for name, shape in self.spec.part.items())
 
     def _tensors(self, observation: Observation) -> tuple[dict[str, Tensor], bool]:
         """Named tensors with a batch dimension, and whether there was none."""
         if not isinstance(observation, Mapping):
             if len(self.inputs) > 1:
                 raise ValueError(
-                    f"one array for the inputs {sorted(self.inputs)}; allowed: a dict with an array for each"
+                    f"the observation is one array; expected a dict with an array for each of {sorted(self.inputs)}"
                 )
             observation = {next(iter(self.inputs)): observation}
         tensors, single = {}, False
         for name, shape in self.inputs.items():
             if name not in observation:
-                raise ValueError(f"the observation has {sorted(observation)}; needed: {sorted(self.inputs)}")
+                raise ValueError(f"the observation has {sorted(observation)}; expected {sorted(self.inputs)}")
             value = torch.as_tensor(np.array(observation[name]), device=self.hierarchy.device)
             single = value.shape == shape
             if tuple(value.shape[-len(shape) :]) != shape or value.dim() > len(shape) + 1:
                 raise ValueError(
-                    f"{name} has the shape {tuple(value.shape)}; allowed: {shape} or (batch, *{shape}). Was the hierarchy "
-                    f"trained in another environment? Its own is {self.world.environment.get('_target_') or 'not known'}"
+                    f"{name} has the shape {tuple(value.shape)}; expected {shape} or (batch, *{shape}). Was the hierarchy "
+                    f"trained in another environment? Its environment is {self.spec.environment.get('_target_') or 'unknown'}"
                 )
             value = value.float() if value.dtype == torch.float64 else value
             tensors[name] = value.unsqueeze(0) if single else value
         sizes = {name: len(value) for name, value in tensors.items()}
         if len(set(sizes.values())) > 1:
-            raise ValueError(f"batches of different sizes: {sizes}; allowed: the same for all inputs")
+            raise ValueError(f"the inputs have the batch sizes {sizes}; expected the same for all")
         return tensors, single
 
     def save(self, folder: Path) -> None:
-        """Write levels, heads, landmarks, experience and `agent.yaml`: all or none."""
+        """Write levels, heads, graphs, edge memory and `agent.yaml`: all or none."""
         temporary = folder.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         self.hierarchy.save(temporary)
         self.heads.save(temporary)
         for k, graph in enumerate(self.graphs):
             graph.save(temporary / f"{GRAPH}{k}.safetensors")
-        if self.experience is not None:
-            self.experience.save(temporary / EXPERIENCE)
-        described = {"planner": _plain(asdict(self.config)), "world": _plain(asdict(self.world))}
+        if self.edge_memory is not None:
+            self.edge_memory.save(temporary / EDGE_MEMORY)
+        described = {"planner": _plain(self.config.as_dict()), "spec": _plain(asdict(self.spec))}
         (temporary / "agent.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
         if folder.exists():
             if any(folder.iterdir()) and not (folder / "hierarchy.yaml").exists():
-                raise ValueError(f"{folder} holds other files; allowed: a new or empty folder, or a saved hierarchy")
+                raise ValueError(f"{folder} contains other files; expected a new or empty folder, or a saved hierarchy")
             shutil.rmtree(folder)
         temporary.rename(folder)
 
 
 def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = ()) -> Agent:
-    """Load levels, landmarks, real actions and planner config, e.g. from "runs/<experiment>/hierarchy"; runs no code from the files.
+    """Load an agent, e.g. from "runs/<experiment>/hierarchy"; runs no code from the files.
 
     Args:
         folder: what `hiwm train` or `Agent.save` wrote.
@@ -312,17 +310,18 @@ def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = (
     folder = Path(folder)
     hierarchy = load_hierarchy(folder, allow, device)
     described = yaml.safe_load((folder / "agent.yaml").read_text())
-    if unknown := sorted(described["planner"].keys() - {field.name for field in fields(PlannerConfig)}):
-        raise ValueError(
-            f"{folder / 'agent.yaml'} is another version's: it has planner.{unknown[0]}; `hiwm train` again saves the same levels anew"
-        )
     heads = Heads.load(folder, len(hierarchy), device)
     files = [folder / f"{GRAPH}{k}.safetensors" for k in range(len(hierarchy))]
     graphs = [LandmarkGraph.load(file, device) for file in files if file.exists()]
-    config, world = PlannerConfig(**described["planner"]), World(**described["world"])
-    agent = Agent(hierarchy, heads, graphs, config, world, allow=allow)
-    if agent.experience is not None and (folder / EXPERIENCE).exists():
-        agent.experience.load(folder / EXPERIENCE)
+    try:
+        config, spec = PlannerConfig(**described["planner"]), AgentSpec(**described["spec"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder / 'agent.yaml'} is from another version of hiwm: {error}. `hiwm train` saves the same levels again"
+        ) from error
+    agent = Agent(hierarchy, heads, graphs, config, spec, allow=allow)
+    if agent.edge_memory is not None and (folder / EDGE_MEMORY).exists():
+        agent.edge_memory.load(folder / EDGE_MEMORY)
     return agent
 
 

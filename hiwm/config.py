@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from dataclasses import asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, Literal
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field, field_validator
 
-from hiwm.checks import at_least, matches, spell, within
-from hiwm.evaluation.evaluate import EvaluationConfig
+from hiwm.evaluation.config import EvaluationConfig
 from hiwm.heads.action_bank import ActionBankConfig
 from hiwm.heads.action_prior import ActionPriorConfig
 from hiwm.heads.state_readout import GoalConfig
@@ -34,8 +32,7 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key."""
 
 
-@dataclass(frozen=True)
-class DatasetConfig:
+class DatasetConfig(Settings):
     """What to train on.
 
     Args:
@@ -50,24 +47,20 @@ class DatasetConfig:
         workers: processes that collect; changes nothing but the time.
     """
 
+    section: ClassVar[str] = "dataset"
+
     path: str
-    episodes: int
-    steps: int
+    episodes: int = Field(ge=2)  # one is held out
+    steps: int = Field(ge=1)
     column: str
     policy: dict[str, Any]
     behaviour: dict[str, Any]
     seed: int = 0
-    validation: float = 0.1
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        at_least("dataset.", 1, steps=self.steps, workers=self.workers)
-        at_least("dataset.", 2, episodes=self.episodes)  # one is held out
-        within("dataset.", "(0, 1)", validation=self.validation)
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    workers: int = Field(default=2, ge=1)
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """One experiment.
 
     Args:
@@ -87,9 +80,9 @@ class Config:
 
     name: str
     root: str
-    seed: int
+    seed: int = Field(ge=0)
     device: str
-    threads: int | None
+    threads: int | None = Field(ge=1)
     allow: list[str]
     environment: dict[str, Any]
     inputs: list[str]
@@ -106,7 +99,21 @@ class Config:
     text: TextConfig
     planner: PlannerConfig
     evaluation: EvaluationConfig
-    tracking: str
+    tracking: Literal["mlflow", "none"]
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if device.split(":")[0] not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device is {device!r}; expected auto, cpu, cuda or cuda:<n>")
+        return device
+
+    @field_validator("inputs", "state", "strides")
+    @classmethod
+    def _not_empty(cls, values: list[Any], info: Any) -> list[Any]:
+        if not values:
+            raise ValueError(f"{info.field_name} is empty; expected at least one entry")
+        return values
 
     @property
     def folder(self) -> Path:
@@ -118,7 +125,7 @@ class Config:
         """The stack to train."""
         names = [f"level{k}" for k in range(len(self.levels))]
         if sorted(self.levels) != names:
-            raise ConfigError(f"levels has the keys {sorted(self.levels)}; allowed: level0, level1, ... without a gap")
+            raise ConfigError(f"levels has the keys {sorted(self.levels)}; expected level0, level1, ... without a gap")
         return StackConfig(
             levels=[self.levels[name] for name in names],
             strides=self.strides,
@@ -128,18 +135,15 @@ class Config:
             allow=self.allow,
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain containers, for YAML, JSON and MLflow."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
-
 
 def load_config(overrides: Sequence[str]) -> Config:
-    """Compose `configs/config.yaml` with Hydra overrides, e.g. ["experiment=pointmaze-large-navigate", "seed=1"].
+    """Compose `configs/config.yaml` with Hydra overrides, e.g. ["experiment=fourroom", "seed=1"].
 
     Raises:
-        ConfigError: an unknown key or group, or a value of the wrong type; the message names it.
+        ConfigError: an unknown key or group, or a value of the wrong type or out of range; the message names it.
     """
     GlobalHydra.instance().clear()
+    OmegaConf.register_new_resolver("choose", _choose, replace=True)
     try:
         with initialize_config_module("hiwm.configs", version_base="1.3"):
             composed = compose("config", list(overrides))
@@ -147,56 +151,22 @@ def load_config(overrides: Sequence[str]) -> Config:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explained(error, list(overrides))) from error
     assert isinstance(plain, dict)
-    config = _typed(Config, {str(key): value for key, value in plain.items()}, "")
-    if config.tracking not in ("mlflow", "none"):
-        raise ConfigError(f"tracking is {config.tracking!r}; allowed: mlflow, none")
-    if config.device.split(":")[0] not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"device is {config.device!r}; allowed: auto, cpu, cuda")
-    for key in ("inputs", "state", "strides"):
-        if not getattr(config, key):
-            raise ConfigError(f"{key} is empty; allowed: at least one entry")
-    return config
-
-
-def _plain(value: Any) -> Any:
-    """Plain containers, a new copy."""
-    if isinstance(value, Settings):
-        return value.as_dict()
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else deepcopy(value)
-
-
-def _typed(kind: Any, values: dict[str, Any], where: str) -> Any:
-    """A dataclass from plain values; unknown keys and wrong types are refused by name."""
-    if issubclass(kind, Settings):
-        return kind(**values)
-    hints = get_type_hints(kind)
-    known = {field.name for field in fields(kind)}
-    if unknown := set(values) - known:
-        raise ConfigError(f"unknown key {where}{sorted(unknown)[0]}; allowed: {', '.join(sorted(known))}")
-    arguments = {}
-    for key, value in values.items():
-        hint = hints[key]
-        if isinstance(hint, type) and issubclass(hint, Settings):
-            if not isinstance(value, dict):
-                raise ConfigError(f"{where}{key} is {value!r}; expected a mapping")
-            value = hint(**value)
-        elif is_dataclass(hint) and isinstance(value, dict):
-            value = _typed(hint, value, f"{where}{key}.")
-        elif is_dataclass(hint) or hint is GraphConfig:
-            raise ConfigError(f"{where}{key} is {value!r}; allowed: a mapping")
-        elif not matches(value, hint):
-            raise ConfigError(f"{where}{key} is {value!r}; allowed: {spell(hint)}")
-        arguments[key] = value
+    plain["training"] = TrainingConfig(**plain["training"])  # TEMPORARY
     try:
-        return kind(**arguments)
-    except TypeError as error:
-        raise ConfigError(f"{where.rstrip('.') or 'config'}: {error}") from error
+        return Config(**{str(key): value for key, value in plain.items()})
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _choose(key: str, table: Mapping[str, Any]) -> Any:
+    """`${choose:key,{a:1,else:2}}` in a config: the entry of a key that depends on another one."""
+    return table[key] if key in table else table["else"]
 
 
 def _explained(error: Exception, overrides: list[str]) -> str:
     """Hydra's message in one line; for an unknown key, the keys there are."""
-    told = f"{error}\n{error.__cause__ or error}".split("Config search path")[0]
-    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    text = f"{error}\n{error.__cause__ or error}".split("Config search path")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     message = " ".join(list(dict.fromkeys(lines))[:16])
     unknown = re.match(r"Could not override '([\w.]+)'", message)
     if unknown is None:
@@ -211,7 +181,7 @@ def _explained(error: Exception, overrides: list[str]) -> str:
             keys = sorted(map(str, there))
             whole = ".".join(path[: i + 1])
             new = f", or +{whole}=... for one that is not spelt out" if path[0] == "levels" and i > 1 else ""
-            return f"unknown key {whole}; allowed: {', '.join(keys) or 'none'}{new}" + _nearest(name, keys)
+            return f"unknown key {whole}; expected one of {', '.join(keys) or 'none'}{new}" + _nearest(name, keys)
         there = there[name]
     return message
 

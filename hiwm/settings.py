@@ -58,9 +58,9 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     result = dict(values)
     for key, change in changes.items():
         old = result.get(key)
-        nested = isinstance(old, Mapping) and isinstance(change, Mapping)
-        if nested and change.get("_target_", old.get("_target_")) == old.get("_target_"):
-            change = merged(old, change)
+        if isinstance(old, Mapping) and isinstance(change, Mapping):
+            same = change.get("_target_", old.get("_target_")) == old.get("_target_")
+            change = merged(old, change) if same else change
         result[key] = change
     return result
 
@@ -68,9 +68,13 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 def _explained(error: ValidationError, kind: type[Settings]) -> ValueError:
     """The first fault in one line: `<key> is <value>; expected <what>`."""
     fault = error.errors(include_url=False)[0]
-    path: tuple[str, ...] = ()
+    names: list[str] = []
     for part in fault["loc"]:
-        path = (*path[:-1], f"{path[-1]}[{part}]") if isinstance(part, int) else (*path, str(part))
+        if isinstance(part, int) and names:
+            names[-1] += f"[{part}]"
+        else:
+            names.append(str(part))
+    path = tuple(names)
     if fault["type"] == "value_error":
         inner = fault["ctx"][
             "error"

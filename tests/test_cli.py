@@ -16,7 +16,7 @@ import yaml
 from hiwm.agent import load_agent
 from hiwm.cli import VERBS, main
 from hiwm.config import load_config
-from hiwm.experiment import evaluation_identity
+from hiwm.experiment.evaluation import evaluation_identity
 from hiwm.settings import Settings
 
 

@@ -22,7 +22,7 @@ from hiwm.levels.parts import Predictor
 from hiwm.planning.goals import ObservationGoal
 from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.proposals import SearchSpace, anywhere, around
-from hiwm.preflight import is_one_hot
+from hiwm.validate import is_one_hot
 
 MOVES = torch.tensor(tiny.DiscreteRoom.MOVES, dtype=torch.float32)
 

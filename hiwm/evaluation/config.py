@@ -44,7 +44,7 @@ class Forbidden(Settings):
 
     low: list[float] = Field(default_factory=list)
     high: list[float] = Field(default_factory=list)
-    margin: float | None = Field(None, ge=0)
+    margin: float | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> Forbidden:
@@ -69,11 +69,11 @@ class EvaluationConfig(Settings):
         episodes: episodes per task of the hierarchical agent.
         baseline_episodes: episodes per task of each baseline.
         max_steps: maximum length of an episode, environment steps.
-        num_envs: episodes that run together and share planning calls. An agent with `planner.feedback` runs one at a time.
+        num_envs: episodes that run together and share planning calls. An agent with `planner.failure_penalty` runs one at a time.
         seed: seed of starts and goals.
         flat_budget: predictor calls of the baselines, as a multiple of the hierarchical agent's.
         environment: arguments of the environment that differ from those used to collect the data.
-        attempts: attempts per episode. Later attempts keep what earlier ones learned (`planner.feedback`). Attempt n has
+        attempts: attempts per episode. Later attempts keep what earlier ones learned (`planner.failure_penalty`). Attempt n has
             the starts and goals of seed + n - 1.
         edge_memory: folder that the edge memories are loaded from and saved to; null: start without any and save none.
             Each episode has its own edge memory.
@@ -91,7 +91,7 @@ class EvaluationConfig(Settings):
     max_steps: AtLeastOne = 1000
     num_envs: AtLeastOne = 50
     seed: int = 0
-    flat_budget: float = Field(1.0, ge=0)
+    flat_budget: float = Field(default=1.0, ge=0)
     environment: dict[str, Any] = Field(default_factory=dict)
     attempts: AtLeastOne = 1
     edge_memory: str | None = None

@@ -130,7 +130,7 @@ def _run_batch(
             record.plan(observations, agent.plan, step)
         observations, _, _, _, infos = envs.step(actions)
         if forbidden is not None:
-            inside[running] += forbidden.holds(_states(_rows(observations, running), agent.world.goal))
+            inside[running] += forbidden.holds(_states(_rows(observations, running), agent.spec.goal))
         # gymnasium reports success 0 for an episode that ended earlier, so only running episodes are read
         arrived = np.asarray(infos["success"])[running] > 0
         success[running[arrived]] = True
@@ -142,7 +142,7 @@ def _run_batch(
             running = running[~over]
             if len(running) == 0:
                 break
-            agent.keep(~over)
+            agent.select(~over)
     outcome.success, outcome.steps = success.tolist(), steps.tolist()
     if forbidden is not None:
         outcome.inside = inside.tolist()
@@ -188,8 +188,8 @@ class _Recorder:
 
     def plan(self, observations: Observation, plan: Plan, step: int) -> None:
         self.state(observations)
-        self.subgoals.append([level.subgoal[0].cpu().numpy() for level in plan.steps])
-        if plan.steps[-1].made_at == step:
+        self.subgoals.append([level.subgoal[0].cpu().numpy() for level in plan.levels])
+        if plan.levels[-1].planned_at == step:
             self.why.append(plan.explain(0))
 
     def trace(self, task: int, success: bool, goals: Observation) -> Trace:

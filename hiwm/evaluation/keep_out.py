@@ -22,12 +22,12 @@ def keep_out(agent: Agent, goals: Observation, box: Box, margin: float) -> KeepO
 
 def check_region(agent: Agent, box: Box) -> None:
     """Raise ValueError if the agent cannot avoid the box."""
-    if not agent.readouts:
+    if not agent.heads.readouts:
         raise ValueError(
             "evaluation.forbidden.margin is set, but this hierarchy has no state readout; expected one trained with "
             "goal.columns. Set the margin to null to count entries only"
         )
-    shapes = agent.world.part
+    shapes = agent.spec.part
     size = sum(int(np.prod(shape)) for shape in shapes.values())
     if len(box.low) != size:
         raise ValueError(
@@ -37,7 +37,7 @@ def check_region(agent: Agent, box: Box) -> None:
 
 def _columns(agent: Agent, bound: Sequence[float]) -> dict[str, np.ndarray]:
     """A bound of the box by column, each of the column's shape."""
-    shapes = agent.world.part
+    shapes = agent.spec.part
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
     parts = np.split(np.asarray(bound, np.float32), ends[:-1])
     return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}

@@ -15,7 +15,7 @@ from hiwm.planning.counter import ForwardCounter
 from hiwm.planning.graph.landmarks import LandmarkGraph
 from hiwm.planning.graph.navigator import GraphNavigator
 from hiwm.planning.model import LevelModel
-from hiwm.planning.planner import HierarchicalPlanner
+from hiwm.planning.planner import HierarchicalPlanner, split_budget
 from hiwm.planning.shrinking_horizon import FixedHorizon, ShrinkingHorizon
 from hiwm.planning.strategies.follow_graph import FollowGraph
 from hiwm.planning.strategies.follow_inverse import FollowInverse
@@ -29,8 +29,7 @@ from hiwm.planning.validate import check_planner
 def make_planner(
     hierarchy: Hierarchy,
     config: PlannerConfig,
-    action_low: Tensor,
-    action_high: Tensor,
+    bounds: tuple[Tensor, Tensor],
     heads: Heads | None = None,
     graphs: Sequence[LandmarkGraph] = (),
     *,
@@ -42,7 +41,7 @@ def make_planner(
     Args:
         hierarchy: the levels; all of them plan.
         config: how.
-        action_low, action_high: bounds of primitive actions, (A,).
+        bounds: lowest and highest primitive action, (A,) each.
         heads: what the config asks for.
         graphs: landmark graphs, one per level; that of the top level is used.
         discrete: whether primitive actions are one-hot vectors.
@@ -51,11 +50,9 @@ def make_planner(
     heads = Heads() if heads is None else heads
     check_planner(config, hierarchy, heads, graphs)
     counter, top = ForwardCounter(), len(hierarchy) - 1
-    bounds = action_low.flatten(), action_high.flatten()
-    models = [
-        LevelModel(hierarchy, k, heads, config.level(k).horizon, bounds, discrete, counter) for k in range(top + 1)
-    ]
-    strategies = make_strategies(config, top + 1, discrete, allow)
+    bounds = bounds[0].flatten(), bounds[1].flatten()
+    models = make_models(config, hierarchy, heads, bounds, discrete, counter)
+    strategies = make_strategies(config, models, discrete, allow)
     navigator: Navigator = StraightToGoal(top, models[top].looks_ahead)
     if config.graph != "none":
         navigator = GraphNavigator(graphs[top], top, config.hops, config.failure_penalty, config.patience)
@@ -67,11 +64,35 @@ def make_planner(
     return HierarchicalPlanner(hierarchy, config, models, strategies, costs, navigator, horizon, counter)
 
 
-def make_strategies(config: PlannerConfig, num_levels: int, discrete: bool, allow: Sequence[str] = ()) -> list[Strategy]:
-    """How each level plans, bottom first; `discrete`: the actions of level 0 are one-hot vectors."""
+def make_models(
+    config: PlannerConfig,
+    hierarchy: Hierarchy,
+    heads: Heads,
+    bounds: tuple[Tensor, Tensor],
+    discrete: bool,
+    counter: ForwardCounter,
+) -> list[LevelModel]:
+    """One model per level, bottom first."""
+    return [
+        LevelModel(hierarchy, k, heads, config.level(k).horizon, bounds, discrete, counter)
+        for k in range(len(hierarchy))
+    ]
+
+
+def make_strategies(
+    config: PlannerConfig, models: Sequence[LevelModel], discrete: bool, allow: Sequence[str] = ()
+) -> list[Strategy]:
+    """How each level plans, bottom first; `discrete`: the actions of level 0 are one-hot vectors.
+
+    Raises:
+        ValueError: a strategy cannot plan with its model and its share of the budget; the message names the key.
+    """
+    if discrete and config.discrete_solver is None:
+        raise ValueError("planner.discrete_solver is null; expected a solver, because the actions are discrete")
     solver = build(config.solver, allow)
-    top, strategies = num_levels - 1, []
-    for k in range(num_levels):
+    strategies: list[Strategy] = []
+    top = len(models) - 1
+    for k in range(len(models)):
         level, proposal = config.level(k), config.proposal(k, top)
         if config.follows_graph(k, top):
             strategies.append(FollowGraph())
@@ -80,8 +101,10 @@ def make_strategies(config: PlannerConfig, num_levels: int, discrete: bool, allo
         elif config.follows_inverse(k, top):
             strategies.append(FollowInverse())
         else:
-            own = build(config.discrete_solver, allow) if discrete and k == 0 and config.discrete_solver else solver
+            own = build(config.discrete_solver or {}, allow) if discrete and k == 0 else solver
             strategies.append(Search(own, Proposer(proposal, level.hold), config.warm_start))
+    for strategy, model, calls in zip(strategies, models, split_budget(config, strategies), strict=True):
+        strategy.check(model, calls)
     return strategies
 
 

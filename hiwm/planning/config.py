@@ -25,7 +25,7 @@ class ProposalConfig(Settings):
     """
 
     center: Literal["gaussian", "inverse", "retrieval", "flow"] = "gaussian"
-    std: float = Field(1.0, gt=0)
+    std: float = Field(default=1.0, gt=0)
     candidates: Sequence[Literal["inverse", "retrieval"]] = ()
 
     @property
@@ -58,13 +58,13 @@ class LevelPlanning(Settings):
     """
 
     strategy: Literal["search", "follow_inverse"] | Mapping[str, Any] = "search"
-    horizon: int = Field(4, ge=1)
-    replan: int | None = Field(None, ge=1)
-    hold: int = Field(1, ge=1)
+    horizon: int = Field(default=4, ge=1)
+    replan: int | None = Field(default=None, ge=1)
+    hold: int = Field(default=1, ge=1)
     proposal: ProposalConfig = ProposalConfig()
-    goal_weight: float = Field(0.0, ge=0)
-    value: float = Field(0.0, ge=0)
-    disagreement: float = Field(0.0, ge=0)
+    goal_weight: float = Field(default=0.0, ge=0)
+    value: float = Field(default=0.0, ge=0)
+    disagreement: float = Field(default=0.0, ge=0)
     costs: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
 
     @property
@@ -109,16 +109,16 @@ class PlannerConfig(Settings):
     __pydantic_extra__: dict[str, LevelPlanning]  # level0, level1, ...
 
     graph: Literal["none", "follow", "search"] = "none"
-    hops: int = Field(2, ge=1)
-    failure_penalty: float = Field(0.0, ge=0)
-    patience: float = Field(3.0, ge=1)
-    budget: float = Field(200.0, gt=0)
-    cauchy_scale: float | None = Field(None, gt=0)
+    hops: int = Field(default=2, ge=1)
+    failure_penalty: float = Field(default=0.0, ge=0)
+    patience: float = Field(default=3.0, ge=1)
+    budget: float = Field(default=200.0, gt=0)
+    cauchy_scale: float | None = Field(default=None, gt=0)
     shrinking_horizon: bool = False
     solver: Mapping[str, Any] = Field(default_factory=lambda: {"_target_": "hiwm.planning.solvers.cem.CEM"})
     discrete_solver: Mapping[str, Any] | None = None
     warm_start: bool = False
-    milliseconds: float | None = Field(None, gt=0)
+    milliseconds: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="before")
     @classmethod

@@ -164,7 +164,9 @@ class Evaluator:
         forbidden = self.constraint(rollout.latents)
         near = self.target.cost(rollout)
         again = None if self.penalty is None else self.penalty(rollout)
-        total = total_cost([near, *(cost(rollout) for cost in self.costs.values()), *([] if again is None else [again])])
+        total = total_cost(
+            [near, *(cost(rollout) for cost in self.costs.values()), *([] if again is None else [again])]
+        )
         if again is None and forbidden is None:  # nobody asks at which step the least is
             return Evaluation(near.amin(-1), None, Scores(total.amin(-1)))
         least = torch.where(total.isnan(), torch.inf, total).argmin(-1, keepdim=True)  # (B, S, 1)

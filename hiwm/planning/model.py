@@ -116,9 +116,8 @@ class LevelModel:
         repeated = latent.repeat_interleave(samples, 0)
         state = mapped(self.state, lambda rows: rows.repeat_interleave(samples, 0))
         found = in_blocks(run, repeated, state, actions.flatten(0, 1))
-        taken, latents, variance = (None if x is None else x.unflatten(0, (-1, samples)) for x in found)
-        assert taken is not None and latents is not None, "only the variance may be missing"
-        return Rollout(latent, taken, latents, variance)
+        taken, latents, *variance = (x.unflatten(0, (-1, samples)) for x in found if x is not None)
+        return Rollout(latent, taken, latents, *variance)
 
     def follow_inverse(self, latent: Tensor, target: Target, clamp: Callable[[Tensor], Tensor]) -> Rollout:
         """Take the actions that the inverse model of the target's level asks for, predicted step by predicted step.

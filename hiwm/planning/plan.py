@@ -98,7 +98,11 @@ class LevelPlan:
     def _towards(self, episode: int) -> str:
         if self.target_level > self.level:
             skipped = self._meets_goal_within(episode) > 0
-            return f"the goal itself, past level {self.target_level}" if skipped else f"the subgoal of level {self.target_level}"
+            return (
+                f"the goal itself, past level {self.target_level}"
+                if skipped
+                else f"the subgoal of level {self.target_level}"
+            )
         if self.path is not None:
             return self.path.text(episode)
         return "the goal itself" if self.target is not None else "any latent that meets the goal"
@@ -106,7 +110,11 @@ class LevelPlan:
     def _constraints(self, episode: int) -> str:
         assert self.violation is not None, "asked only then"
         inside = (self.violation[episode] > 0).any()
-        line = f"enters what is forbidden by {_numbers(self.violation, episode)}" if inside else "stays out of what is forbidden"
+        line = (
+            f"enters what is forbidden by {_numbers(self.violation, episode)}"
+            if inside
+            else "stays out of what is forbidden"
+        )
         return line if self.multipliers is None else f"{line}, at prices of {_numbers(self.multipliers, episode)}"
 
     def _hands_down(self, episode: int) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hiwm.hierarchy import Hierarchy, Inputs
 from hiwm.planning.config import PlannerConfig
-from hiwm.planning.costs import Cost, Evaluator, SubgoalCost
+from hiwm.planning.costs import Cost, Evaluator, SubgoalCost, ValueCost
 from hiwm.planning.counter import ForwardCounter
 from hiwm.planning.explain.alternatives import CandidateLog
 from hiwm.planning.goals import Goal
@@ -57,11 +57,7 @@ class HierarchicalPlanner:
         self.models, self.strategies, self.costs = models, strategies, costs
         self.navigator, self.horizon, self.counter = navigator, horizon, counter
         self.top = len(models) - 1
-        searching = sum(strategy.searches for strategy in strategies)
-        #: predictor calls per episode that one plan of each level may take
-        self.calls = [config.budget / max(1, searching) * config.replan(k) for k in range(len(models))]
-        for strategy, model, calls in zip(strategies, models, self.calls, strict=True):
-            strategy.check(model, calls)
+        self.calls = split_budget(config, strategies)
 
     def start(self, goal: Goal, generator: torch.Generator) -> None:
         """Begin B episodes towards their goals."""
@@ -182,17 +178,19 @@ class HierarchicalPlanner:
             violation=None if scores.violation is None else scores.violation[:, 0],
             multipliers=decision.multipliers,
             alternatives=None if log is None else log.alternatives(problem.latent, decision.subgoal),
-            value=None if value is None else value.along(rollout),
+            value=value.along(rollout) if isinstance(value, ValueCost) else None,
         )
 
     def _watch_subgoals(self, k: int, latent: Tensor, target: Target, plan: LevelPlan) -> LevelPlan:
         """Tell those who watch the episodes of a new plan, and add what they know to it."""
         if self.horizon.applies(k):
+            assert plan.predicted is not None, "no graph: every level predicts where it leads"
             plan = replace(plan, horizon=self.horizon.planned(k, plan.predicted, self.step))
         elif k < self.top and self.models[k].looks_ahead >= target.deadline and not self.config.level(k).has_own_costs:
             # a level can tell whether the subgoal is within reach if it looks that far and minds nothing else
             above = self.plans[k + 1]
-            assert above is not None and plan.nearest is not None, "levels below the top predict where they lead"
+            assert above is not None, "levels plan from the top"
+            assert plan.nearest is not None, "levels below the top predict where they lead"
             self.subgoals[k + 1].report_reach(above.planned_at, plan.nearest)
         if k == 0:
             return plan
@@ -225,3 +223,9 @@ class HierarchicalPlanner:
         for costs in self.costs:
             for cost in costs.values():
                 cost.start(self.goal)
+
+
+def split_budget(config: PlannerConfig, strategies: Sequence[Strategy]) -> list[float]:
+    """Predictor calls per episode that one plan of each level may take, so that all levels together keep the budget."""
+    searching = max(1, sum(strategy.searches for strategy in strategies))
+    return [config.budget / searching * config.replan(k) for k in range(len(strategies))]

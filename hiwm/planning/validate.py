@@ -11,9 +11,7 @@ from hiwm.planning.config import PlannerConfig
 from hiwm.planning.graph.landmarks import LandmarkGraph
 
 
-def check_planner(
-    config: PlannerConfig, hierarchy: Hierarchy, heads: Heads, graphs: Sequence[LandmarkGraph]
-) -> None:
+def check_planner(config: PlannerConfig, hierarchy: Hierarchy, heads: Heads, graphs: Sequence[LandmarkGraph]) -> None:
     """Raise a ValueError that names the key if trained levels with these heads and graphs cannot do what the config says."""
     number = len(hierarchy)
     check_levels(config, hierarchy)
@@ -107,9 +105,13 @@ def _check_level_0(config: PlannerConfig, hierarchy: Hierarchy) -> None:
     """Level 0 chooses primitive actions, `stride` of them in one of its steps."""
     level, steps = config.level(0), config.level(0).horizon * hierarchy.periods[0]
     if config.replan(0) > steps:
-        raise ValueError(f"planner.level0.replan is {config.replan(0)}; expected at most its horizon, {steps} environment steps")
+        raise ValueError(
+            f"planner.level0.replan is {config.replan(0)}; expected at most its horizon, {steps} environment steps"
+        )
     if steps % level.hold:
-        raise ValueError(f"planner.level0.hold is {level.hold}; expected a divisor of the horizon, {steps} environment steps")
+        raise ValueError(
+            f"planner.level0.hold is {level.hold}; expected a divisor of the horizon, {steps} environment steps"
+        )
 
 
 def _check_inverse_models(config: PlannerConfig, hierarchy: Hierarchy) -> None:

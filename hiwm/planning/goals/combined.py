@@ -102,7 +102,9 @@ class Waypoints(Goal):
         self.current = torch.zeros(self.size, dtype=torch.long) if current is None else current
         parts = [goal.part for goal in self.goals]
         self.part = (
-            None if any(part is None for part in parts) else self._of_current([part for part in parts if part is not None])
+            None
+            if any(part is None for part in parts)
+            else self._of_current([part for part in parts if part is not None])
         )
 
     @property

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hiwm.planning.goals.goal import Goal, broadcast_to, squared_distance
 from hiwm.heads.state_readout import StateReadout
+from hiwm.planning.goals.goal import Goal, broadcast_to, squared_distance
 
 
 class ObservationGoal(Goal):
@@ -84,10 +84,14 @@ class BoxRegion(Goal):
         cauchy_scale: see `PlannerConfig`.
     """
 
-    def __init__(self, low: Tensor, high: Tensor, readouts: Sequence[StateReadout], cauchy_scale: float | None = None) -> None:
+    def __init__(
+        self, low: Tensor, high: Tensor, readouts: Sequence[StateReadout], cauchy_scale: float | None = None
+    ) -> None:
         _check_size(low, readouts)
         if low.shape != high.shape or (low > high).any():
-            raise ValueError(f"low {low.tolist()} and high {high.tolist()} are not bounds; expected low <= high, (B, G)")
+            raise ValueError(
+                f"low {low.tolist()} and high {high.tolist()} are not bounds; expected low <= high, (B, G)"
+            )
         self.low, self.high = low, high
         self.readouts = readouts
         self.cauchy_scale = cauchy_scale
@@ -99,14 +103,18 @@ class BoxRegion(Goal):
     def cost(self, level: int, latent: Tensor) -> Tensor:
         readout = self.readouts[level]
         prediction = readout(latent)
-        outside = torch.relu(broadcast_to(self.low, latent) - prediction) + torch.relu(prediction - broadcast_to(self.high, latent))
+        outside = torch.relu(broadcast_to(self.low, latent) - prediction) + torch.relu(
+            prediction - broadcast_to(self.high, latent)
+        )
         return _cost(outside / readout.std, self.cauchy_scale)
 
     def depth(self, level: int, latent: Tensor, margin: float = 0.0) -> Tensor:
         """See `Region`: the distance to the nearest side."""
         readout = self.readouts[level]
         prediction = readout(latent)
-        inside = torch.minimum(prediction - broadcast_to(self.low, latent), broadcast_to(self.high, latent) - prediction)
+        inside = torch.minimum(
+            prediction - broadcast_to(self.low, latent), broadcast_to(self.high, latent) - prediction
+        )
         return (inside / readout.std).amin(-1) + margin
 
     def select(self, rows: Tensor) -> BoxRegion:
@@ -125,7 +133,9 @@ def _cost(distance: Tensor, cauchy_scale: float | None) -> Tensor:
 def _check_size(part: Tensor, readouts: Sequence[StateReadout]) -> None:
     size = len(readouts[0].std)
     if part.dim() != 2 or part.shape[1] != size:
-        raise ValueError(f"the goal has the shape {tuple(part.shape)}; expected (batch, {size}), the size of the readouts")
+        raise ValueError(
+            f"the goal has the shape {tuple(part.shape)}; expected (batch, {size}), the size of the readouts"
+        )
 
 
 def _error(readout: StateReadout, matters: Tensor) -> Tensor:

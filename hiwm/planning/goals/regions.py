@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hiwm.checks import at_least
-from hiwm.planning.goals.goal import Goal, check_same_size, deepest
 from hiwm.heads.state_readout import StateReadout
+from hiwm.planning.goals.goal import Goal, check_same_size, deepest
 
 
 class Region(Protocol):

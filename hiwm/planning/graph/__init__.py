@@ -3,7 +3,7 @@
 from hiwm.planning.graph.edge_memory import EdgeMemory
 from hiwm.planning.graph.landmarks import GraphConfig, LandmarkGraph, build_graph
 from hiwm.planning.graph.navigator import GraphNavigator
-from hiwm.planning.graph.path import GraphPath
+from hiwm.planning.explain.graph_path import GraphPath
 from hiwm.planning.graph.stochastic import StochasticTransitions
 
 __all__ = [

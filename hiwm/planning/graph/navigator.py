@@ -7,10 +7,12 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch_geometric.utils import to_scipy_sparse_matrix
 
-from hiwm.planning.goals import Aim, Goal, squared_distance
+from hiwm.planning.explain.graph_path import GraphPath
+from hiwm.planning.goals import Goal, squared_distance
 from hiwm.planning.graph.edge_memory import EdgeMemory
 from hiwm.planning.graph.landmarks import LandmarkGraph
-from hiwm.planning.graph.path import GraphPath
+from hiwm.planning.rollout import Rollout
+from hiwm.planning.targets import Target
 
 ARRIVED = 0.5  # of a mean edge length: a target node this near counts as reached
 
@@ -67,7 +69,7 @@ class GraphNavigator:
         self.lowest_cost, self.progress_step = self.lowest_cost[rows], self.progress_step[rows]
         self.history = [(step, node[rows]) for step, node in self.history]
 
-    def target(self, latent: Tensor, step: int) -> Aim:
+    def target(self, latent: Tensor, step: int) -> Target:
         """The node `hops` ahead on the path to the goal, or the goal itself once it is that near.
 
         Args:
@@ -87,22 +89,19 @@ class GraphNavigator:
         for _ in range(self.hops):
             node = self.next_node[node, self.goal_column]
         self.target_node = node
-        #: of the last target
-        self.path = GraphPath(
-            current_node, node, self.goal_node, self._cost(current_node), self.goal_column, self.next_node
-        )
+        path = GraphPath(current_node, node, self.goal_node, self._cost(current_node), self.goal_column, self.next_node)
         arrived = node == self.goal_node
         target, goal = graph.latents[node], self.goal.latent(self.level)
         if goal is not None:
             target = torch.where(arrived.unsqueeze(-1), goal, target)
 
-        def energy(latent: Tensor) -> Tensor:
-            distance = squared_distance(latent, target)
+        def cost(rollout: Rollout) -> Tensor:
+            distance = squared_distance(rollout.latents, target)
             if goal is not None:
                 return distance
-            return torch.where(arrived[:, None, None], self.goal.energy(self.level, latent), distance)
+            return torch.where(arrived[:, None, None], self.goal.cost(self.level, rollout.latents), distance)
 
-        return Aim(target, self.level, energy)
+        return Target(cost, target, self.level, self.deadline, path)
 
     def _current_node(self, latent: Tensor) -> Tensor:
         """The node each episode is at, (B, D) -> (B,): the nearest one with a path to the goal, or the one it makes for.
@@ -122,16 +121,16 @@ class GraphNavigator:
         """From every node to the node of each goal, in the component of the episode if a goal can be met in several."""
         self.goal = goal
         latents = self.graph.latents.expand(goal.size, -1, -1)  # (B, M, D)
-        energy, violation = goal.energy(self.level, latents), goal.violation(self.level, latents)
+        cost, violation = goal.cost(self.level, latents), goal.violation(self.level, latents)
         if self.component is not None and goal.latent(self.level) is None:
-            energy = torch.where(self.components == self.component.unsqueeze(1), energy, torch.inf)
+            cost = torch.where(self.components == self.component.unsqueeze(1), cost, torch.inf)
         if violation is None:
             # episodes with the same goal node share their paths
-            goals, self.goal_column = torch.unique(energy.argmin(1), return_inverse=True)
+            goals, self.goal_column = torch.unique(cost.argmin(1), return_inverse=True)
             closed = None
         else:
             closed = violation > 0  # (B, M)
-            goals = torch.where(closed, torch.inf, energy).argmin(1)
+            goals = torch.where(closed, torch.inf, cost).argmin(1)
             self.goal_column, closed = torch.arange(len(goals), device=goals.device), closed.T
         self.goal_node = goals[self.goal_column]
         graph = self.graph if self.edge_memory is None else self.edge_memory.graph

@@ -39,7 +39,7 @@ class Round:
         prices: of the constraints; None before the first scores, and without constraints.
         done: inner rounds so far.
         actions: best since this outer round began, by the augmented energy, (B, C, F).
-        energy: its augmented energy, (B,).
+        cost: its augmented energy, (B,).
         violation: g there, (B, K); None without constraints.
     """
 
@@ -48,7 +48,7 @@ class Round:
     prices: Prices | None
     done: int
     actions: Tensor
-    energy: Tensor
+    cost: Tensor
     violation: Tensor | None
 
 
@@ -116,7 +116,7 @@ class AugmentedLagrangian(Solver[Round]):
 
     def update(self, proposal: Proposal, state: Round, candidates: Tensor, scores: Scores, elite: Tensor) -> Round:
         """See `Solver`."""
-        energy, violation, prices = scores.energy, scores.violation, state.prices
+        energy, violation, prices = scores.cost, scores.violation, state.prices
         if violation is not None:
             prices = prices or self._first(violation)
             energy = energy + lagrangian(violation, prices)
@@ -152,15 +152,15 @@ class AugmentedLagrangian(Solver[Round]):
         return Prices(multipliers, torch.where(slow, self.growth * prices.penalties, prices.penalties), miss)
 
     @staticmethod
-    def _with_best(state: Round, candidates: Tensor, energy: Tensor, violation: Tensor | None) -> Round:
-        index = energy.argmin(1, keepdim=True)
-        least = take(energy, index).squeeze(1).detach()
-        wins = least < state.energy
+    def _with_best(state: Round, candidates: Tensor, cost: Tensor, violation: Tensor | None) -> Round:
+        index = cost.argmin(1, keepdim=True)
+        least = take(cost, index).squeeze(1).detach()
+        wins = least < state.cost
         actions = torch.where(wins[:, None, None], take(candidates, index).squeeze(1).detach(), state.actions)
         if violation is not None:
             violation = take(violation, index).squeeze(1).detach()
             violation = violation if state.violation is None else torch.where(wins[:, None], violation, state.violation)
-        return replace(state, actions=actions, energy=torch.where(wins, least, state.energy), violation=violation)
+        return replace(state, actions=actions, cost=torch.where(wins, least, state.cost), violation=violation)
 
 
 def lagrangian(violation: Tensor, prices: Prices) -> Tensor:

@@ -109,7 +109,7 @@ class ICEM(Solver[Carried]):
     def _joined(self, elite: Tensor, known: Scores, candidates: Tensor, scores: Scores) -> tuple[Tensor, Scores]:
         """Kept elites before the candidates, and their scores."""
         kept = self._kept(elite)
-        energy = torch.cat([known.energy[:, :kept], scores.energy], 1)
+        energy = torch.cat([known.cost[:, :kept], scores.cost], 1)
         violation = None
         if known.violation is not None and scores.violation is not None:
             violation = torch.cat([known.violation[:, :kept], scores.violation], 1)

@@ -68,7 +68,7 @@ class MPPI(Solver[Gaussian]):
         return Gaussian(mean, torch.minimum(torch.maximum(std, self.min_std * proposal.std), proposal.std))
 
 
-def weights(energy: Tensor, temperature: float) -> Tensor:
-    """w_s of the class, (B, S) -> (B, S); all alike where every energy is inf."""
-    energy = energy.nan_to_num()  # inf to the largest number, which may be taken from itself
-    return torch.softmax((energy.amin(1, keepdim=True) - energy) / temperature, 1)
+def weights(cost: Tensor, temperature: float) -> Tensor:
+    """w_s of the class, (B, S) -> (B, S); all alike where every cost is inf."""
+    cost = cost.nan_to_num()  # inf to the largest number, which may be taken from itself
+    return torch.softmax((cost.amin(1, keepdim=True) - cost) / temperature, 1)

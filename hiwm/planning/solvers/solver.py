@@ -28,7 +28,7 @@ class Scores:
             may be told or cut off; without it the augmented Lagrangian's multipliers can only rise. None without constraints.
     """
 
-    energy: Tensor
+    cost: Tensor
     violation: Tensor | None = None
 
     def without_nan(self) -> Scores:
@@ -37,7 +37,7 @@ class Scores:
         def clean(x: Tensor) -> Tensor:
             return torch.where(x.isnan(), torch.inf, x)
 
-        return Scores(clean(self.energy), None if self.violation is None else clean(self.violation))
+        return Scores(clean(self.cost), None if self.violation is None else clean(self.violation))
 
     def penalised(self) -> Tensor:
         """One number to compare a batch's candidates by, (B, S): Deb's penalty (2000), which has no parameter.
@@ -45,11 +45,11 @@ class Scores:
         The energy of what is allowed; of what is not, the worst energy of anything allowed plus the total violation.
         """
         if self.violation is None:
-            return self.energy
+            return self.cost
         total = total_violation(self.violation)
         allowed = total <= 0
-        worst = torch.where(allowed & self.energy.isfinite(), self.energy, -torch.inf).amax(1, keepdim=True).detach()
-        return torch.where(allowed, self.energy, torch.where(worst.isfinite(), worst, 0) + total)
+        worst = torch.where(allowed & self.cost.isfinite(), self.cost, -torch.inf).amax(1, keepdim=True).detach()
+        return torch.where(allowed, self.cost, torch.where(worst.isfinite(), worst, 0) + total)
 
     def order(self, number: int) -> Tensor:
         """The best candidates, best first: indices (B, number)."""
@@ -57,11 +57,11 @@ class Scores:
 
     def take(self, index: Tensor) -> Scores:
         """Those of candidates (B, N)."""
-        return Scores(take(self.energy, index), None if self.violation is None else take(self.violation, index))
+        return Scores(take(self.cost, index), None if self.violation is None else take(self.violation, index))
 
 
 #: candidates (B, S, C, F) -> what they are worth
-Energy = Callable[[Tensor], Scores]
+Objective = Callable[[Tensor], Scores]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Solution:
     """
 
     actions: Tensor
-    energy: Tensor
+    cost: Tensor
     violation: Tensor | None
     kept: Tensor
     multipliers: Tensor | None = None
@@ -163,7 +163,7 @@ class Solver(ABC, Generic[State]):
 
     def solve(
         self,
-        energy: Energy,
+        energy: Objective,
         proposal: Proposal,
         samples: int,
         generator: torch.Generator,
@@ -196,7 +196,7 @@ class Solver(ABC, Generic[State]):
                 state = self.update(proposal, state, candidates, scores, elite)
                 best = better(best, best_of(candidates, scores, elite[:, :1]))
                 if deadline < math.inf:
-                    best.energy.sum().item()  # waits for the device, so that the time is true
+                    best.cost.sum().item()  # waits for the device, so that the time is true
                     now = time.perf_counter()
                     if 2 * now - began > deadline:
                         break
@@ -231,21 +231,21 @@ def best_of(candidates: Tensor, scores: Scores, index: Tensor) -> Solution:
         # exact, where Deb's penalty would round a small violation away
         total = total_violation(scores.violation)
         least = total == total.amin(1, keepdim=True)
-        index = torch.where(least, scores.energy, torch.inf).argmin(1, keepdim=True)
+        index = torch.where(least, scores.cost, torch.inf).argmin(1, keepdim=True)
     actions, chosen = take(candidates, index).detach(), scores.take(index)
     violation = None if chosen.violation is None else chosen.violation.squeeze(1).detach()
-    return Solution(actions.squeeze(1), chosen.energy.squeeze(1).detach(), violation, actions)
+    return Solution(actions.squeeze(1), chosen.cost.squeeze(1).detach(), violation, actions)
 
 
 def better(old: Solution | None, new: Solution) -> Solution:
     """Of two solutions the better one in every environment; the old one if they are equal."""
     if old is None:
         return new
-    wins = new.energy < old.energy
+    wins = new.cost < old.cost
     violation = None
     if old.violation is not None and new.violation is not None:
         before, after = total_violation(old.violation), total_violation(new.violation)
         wins = (after < before) | ((after == before) & wins)
         violation = torch.where(wins.unsqueeze(1), new.violation, old.violation)
     actions = torch.where(wins[:, None, None], new.actions, old.actions)
-    return Solution(actions, torch.where(wins, new.energy, old.energy), violation, actions.unsqueeze(1))
+    return Solution(actions, torch.where(wins, new.cost, old.cost), violation, actions.unsqueeze(1))

@@ -1,4 +1,4 @@
-"""What is refused before any work is lost on it: by what the config, the environment and the dataset show."""
+"""What is refused before any work: rules between the config, the environment, the dataset and the levels."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
 from hiwm.config import Config, ConfigError
 from hiwm.data.store import Trajectories
 from hiwm.heads.calibration import calibrated_steps
+from hiwm.heads.heads import Heads
 from hiwm.heads.text import check_text
 from hiwm.hierarchy import Hierarchy
-from hiwm.planning.requirements import candidates_of, check_disagreement, check_levels, solvers_of
+from hiwm.planning.assemble import make_models, make_strategies
+from hiwm.planning.counter import ForwardCounter
+from hiwm.planning.validate import check_config, check_disagreement, check_fitted, check_levels
 from hiwm.tracking import flatten
 from hiwm.training.stages import check_longest, describe
 
@@ -25,15 +29,19 @@ TRAINED = ("inputs", "strides", "levels", "training", *FITTED)
 def check(config: Config) -> None:
     """Refuse, before any work, what the config alone shows that training or planning would refuse."""
     levels = len(config.stack.levels)
-    config.planner.check(levels)
+    check_config(config.planner, levels)
     config.action_prior.check(levels)
     config.value.check(levels, config.goal.columns)
-    config.planner.check_learned(levels, config.action_prior.levels, config.value.levels)
+    check_fitted(config.planner, levels, config.action_prior.levels, config.value.levels)
     _check_action_bank(config)
-    if config.planner.feedback and config.planner.landmarks != "none" and config.graph.transitions != "deterministic":
+    if (
+        config.planner.failure_penalty
+        and config.planner.graph != "none"
+        and config.graph.transitions != "deterministic"
+    ):
         raise ConfigError(
-            f"graph.transitions is {config.graph.transitions!r}; expected deterministic, because planner.feedback is "
-            f"{config.planner.feedback}: a failed path cannot be told from bad luck. Or set planner.feedback to 0"
+            f"graph.transitions is {config.graph.transitions!r}; expected deterministic, because planner.failure_penalty is "
+            f"{config.planner.failure_penalty} and a failed path cannot be told from bad luck. Or set the penalty to 0"
         )
     if config.text.learn:
         try:
@@ -47,14 +55,14 @@ def check_trained(config: Config) -> None:
     saved = yaml.safe_load((config.folder / "config.yaml").read_text())
     wanted = config.as_dict()
     for key in TRAINED:
-        if key not in saved:  # an older version's; the planner refuses what it cannot do without
+        if key not in saved:  # of an older version; the planner refuses what it needs
             continue
         before, now = (flatten({key: described[key]}) for described in (saved, wanted))
         differ = [k for k in {**before, **now} if before.get(k) != now.get(k)]
         if differ:
-            told = ", ".join(f"{k} {before.get(k, 'none')} (the config says {now.get(k, 'none')})" for k in differ[:5])
+            found = ", ".join(f"{k} {before.get(k, 'none')} (the config says {now.get(k, 'none')})" for k in differ[:5])
             raise ConfigError(
-                f"{config.folder / 'hierarchy'} was trained with {told}; `hiwm train` with this config first, or give another name"
+                f"{config.folder / 'hierarchy'} was trained with {found}; run `hiwm train` with this config first, or give another name"
             )
 
 
@@ -62,33 +70,36 @@ def check_columns(config: Config, there: Sequence[str], where: object) -> None:
     """Refuse columns that an environment or a dataset does not have, by the key that asks for them."""
     for key, names in (("inputs", config.inputs), ("state", config.state), ("goal.columns", config.goal.columns)):
         if missing := [name for name in names if name not in there]:
-            raise ConfigError(f"{key} holds {missing[0]!r}; allowed: {sorted(there)}, the columns of {where}")
+            raise ConfigError(
+                f"{key} contains {missing[0]!r}; expected some of {sorted(there)}, the columns of {where}"
+            )
 
 
 def _check_action_bank(config: Config) -> None:
     """Refuse before training what the planner would refuse after it."""
     planner, top = config.planner, len(config.stack.levels) - 1
     for k in range(top + 1):
-        horizon = planner.horizon[k]
-        if planner.searches(k, top) and planner.mixture(k, top).asks_bank and horizon > config.action_bank.length:
+        horizon = planner.level(k).horizon
+        if planner.searches(k, top) and planner.proposal(k, top).needs_bank and horizon > config.action_bank.length:
             raise ConfigError(
-                f"action_bank.length is {config.action_bank.length}; expected at least planner.horizon[{k}], {horizon}, because "
-                f"planner.proposal[{k}] is {planner.proposal[k]!r}"
+                f"action_bank.length is {config.action_bank.length}; expected at least planner.level{k}.horizon, {horizon}, "
+                f"because planner.level{k}.proposal asks for retrieval"
             )
 
 
 def check_untrained(config: Config, dataset: Trajectories, actions: np.ndarray) -> None:
-    """Refuse before training what the planner would refuse after it, by levels that have learned nothing yet."""
+    """Refuse before training what the planner would refuse after it, with untrained levels."""
     specs = describe(config.stack, config.training, dataset, config.seed)
     hierarchy = Hierarchy([spec.build(config.allow) for spec in specs], specs)
-    for k, level in enumerate(hierarchy.levels):
-        if weight := config.planner.weight("disagreement", k):
-            steps = calibrated_steps(level.predictor, dataset, hierarchy.periods[k], config.dataset.validation)
-            check_disagreement(k, weight, level.predictor, steps, config.planner.horizon[k])
     check_levels(config.planner, hierarchy)
-    candidates_of(
-        config.planner, hierarchy, solvers_of(config.planner, len(hierarchy), is_one_hot(actions), config.allow)
-    )
+    for k, level in enumerate(hierarchy.levels):
+        if config.planner.level(k).disagreement:
+            steps = calibrated_steps(level.predictor, dataset, hierarchy.periods[k], config.dataset.validation)
+            check_disagreement(config.planner, k, level.predictor, steps)
+    bounds = torch.zeros(actions.shape[1]), torch.zeros(actions.shape[1])
+    discrete = is_one_hot(actions)
+    models = make_models(config.planner, hierarchy, Heads(), bounds, discrete, ForwardCounter())
+    make_strategies(config.planner, models, discrete, config.allow)
     check_longest(config.stack, int(dataset.ep_len.max()), dataset.path)
     if config.graph.num_nodes > dataset.num_steps:
         raise ConfigError(

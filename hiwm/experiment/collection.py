@@ -1,0 +1,77 @@
+"""The verb collect."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hiwm.build import build
+from hiwm.config import Config, ConfigError
+from hiwm.console import Bar, say
+from hiwm.data.collect import Collection
+from hiwm.data.collect import collect as collect_episodes
+from hiwm.data.store import Trajectories, Writer, open_dataset
+from hiwm.environment import environment_of, observed_columns
+from hiwm.experiment.session import one_process
+from hiwm.training.stages import check_longest
+from hiwm.validate import check, check_columns
+
+
+def collect(config: Config) -> Trajectories:
+    """Make the dataset of the config, go on with one that was interrupted, or open it."""
+    one_process("collect")
+    path = Path(config.dataset.path)
+    wanted = describe_collection(config)
+    if path.exists():
+        dataset = open_dataset(path)
+        made = dataset.metadata.get("collection")
+        if made not in (None, wanted):
+            raise ConfigError(
+                f"dataset.path: {path} was collected with {made}, the config says {wanted}; give another dataset.path or "
+                "remove the file"
+            )
+        say(f"dataset {path}: {len(dataset.ep_len):,} episodes, {dataset.num_steps:,} steps, reused")
+        return dataset
+    if path.suffix == ".npz":
+        raise ConfigError(
+            f"dataset.path: there is no {path}, and an .npz is not collected here; allowed: a path that ends in .h5"
+        )
+    check(config)
+    check_columns(config, observed_columns(config), config.environment["_target_"])
+    check_longest(config.stack, config.dataset.steps, "the episodes to collect")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    collection = Collection(
+        make_env=environment_of(config, config.dataset.behaviour),
+        make_policy=partial(build, config.dataset.policy, config.allow),
+        episodes=config.dataset.episodes,
+        steps=config.dataset.steps,
+        seed=config.dataset.seed,
+        column=config.dataset.column,
+    )
+    metadata = {"environment": config.environment, "collection": wanted}
+    with Writer(path, metadata, resume=True) as writer:
+        there = len(writer.ep_len)
+        if there:
+            say(f"dataset {path}: {there:,} of {collection.episodes:,} episodes are there, going on")
+        with Bar("collect", collection.episodes, "episodes", there) as bar:
+            for done, episode in enumerate(collect_episodes(collection, config.dataset.workers, there), there + 1):
+                writer.append(episode)
+                bar.update(done)
+    dataset = open_dataset(path)
+    say(
+        f"dataset {path}: {len(dataset.ep_len):,} episodes, {dataset.num_steps:,} steps, fingerprint {dataset.fingerprint}"
+    )
+    return dataset
+
+
+def describe_collection(config: Config) -> dict[str, Any]:
+    """What a collection depends on; saved in the dataset."""
+    dataset = config.dataset
+    return {
+        "environment": {**config.environment, **dataset.behaviour},
+        "policy": dataset.policy,
+        "episodes": dataset.episodes,
+        "steps": dataset.steps,
+        "seed": dataset.seed,
+    }
