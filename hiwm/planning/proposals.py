@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hiwm.planning.macros import MacroActions
 from hiwm.planning.solvers.categorical import likeliest
-from hiwm.planning.solvers.solver import Energy, Proposal, best_of
+from hiwm.planning.solvers.solver import Objective, Proposal, best_of
 
 REAL = ("queue", "bank")
 PROPOSALS = (
@@ -147,11 +147,11 @@ def from_bank(space: SearchSpace, macros: MacroActions, latent: Tensor, number: 
     return space.choices(near.flatten(0, 1)).unflatten(0, near.shape[:2])
 
 
-def best_of_bank(space: SearchSpace, macros: MacroActions, latent: Tensor, number: int, energy: Energy) -> Tensor:
-    """Of the `number` real sequences that started nearest to the latents (B, D), the one of least energy, (B, C, F).
+def best_of_bank(space: SearchSpace, macros: MacroActions, latent: Tensor, number: int, objective: Objective) -> Tensor:
+    """Of the `number` real sequences that started nearest to the latents (B, D), the one of least cost, (B, C, F).
 
     The predictor is a better judge than the distance of the starts, so as many are tried as it has time for.
     """
     candidates = from_bank(space, macros, latent, number)
-    scores = energy(candidates).without_nan()
+    scores = objective(candidates).without_nan()
     return best_of(candidates, scores, scores.order(1)).actions

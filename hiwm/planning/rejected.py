@@ -62,9 +62,9 @@ class Tried:
 
     def add(self, subgoals: Tensor, scores: Scores, penalty: Tensor | None) -> None:
         """A round's candidates, (B, S, D), and what of their energy they cost for having failed, (B, S)."""
-        none = torch.zeros_like(scores.energy)
+        none = torch.zeros_like(scores.cost)
         violation = none if scores.violation is None else total_violation(scores.violation)
-        round_ = (subgoals, scores.without_nan().energy, none if penalty is None else penalty, violation)
+        round_ = (subgoals, scores.without_nan().cost, none if penalty is None else penalty, violation)
         self.rounds.append(tuple(x.detach() for x in round_))
 
     def rejected(self, here: Tensor, chosen: Tensor) -> Rejected:

@@ -32,7 +32,7 @@ def candidates_of(config: PlannerConfig, hierarchy: Hierarchy, solvers: Sequence
     for k in searching:
         solver, passes = solvers[k], hierarchy.levels[k].predictor.passes
         # beginning at the bank's best is one more round; guesses stand in for random candidates
-        rounds = solver.cost + (config.mixture(k, top).first == "bank")
+        rounds = solver.rollouts + (config.mixture(k, top).first == "bank")
         calls = config.budget / len(searching) * config.replan[k]
         candidates[k] = round(calls / (rounds * config.horizon[k] * passes))
         if candidates[k] < solver.min_samples:

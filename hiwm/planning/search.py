@@ -32,7 +32,7 @@ from hiwm.planning.proposals import (
 )
 from hiwm.planning.rejected import Tried
 from hiwm.planning.rollout import Rollout, follow, in_blocks
-from hiwm.planning.solvers.solver import GRADIENT_COST, Energy, Proposal, Scores, Solver
+from hiwm.planning.solvers.solver import GRADIENT_PASSES, Objective, Proposal, Scores, Solver
 
 
 @dataclass
@@ -167,7 +167,7 @@ class LevelSearch:
 
         tried = Tried()
 
-        def energy(candidates: Tensor) -> Scores:
+        def objective(candidates: Tensor) -> Scores:
             with self.precision:
                 judged = self._judge(candidates, latent, present, aim, penalty)
             if self.k > 0:
@@ -175,14 +175,14 @@ class LevelSearch:
                 tried.add(first, judged.scores, judged.penalty)
             return judged.scores
 
-        proposal = self._propose(latent, present, aim, steps_left, step, energy)
-        found = self.solver.solve(energy, proposal, self.samples, self.generator, deadline)
+        proposal = self._propose(latent, present, aim, steps_left, step, objective)
+        found = self.solver.solve(objective, proposal, self.samples, self.generator, deadline)
         self.last = found.kept, step
         chosen = self._judge(found.actions.unsqueeze(1), latent, present, aim, penalty)  # in full precision
         way, scores = chosen.way, chosen.scores.without_nan()
         return LevelPlan(
             self.k, aim.latent, aim.level, way.latents[:, 0], self.period, step, here, way.actions, way.latents,
-            chosen.nearest[:, 0], scores.energy[:, 0], way.disagreement,
+            chosen.nearest[:, 0], scores.cost[:, 0], way.disagreement,
             None if chosen.penalty is None else chosen.penalty[:, 0],
             None if scores.violation is None else scores.violation[:, 0],
             found.multipliers, tried.rejected(latent, way.latents[:, 0]) if self.k > 0 else None, route,
@@ -246,7 +246,7 @@ class LevelSearch:
         return self.cost(latent, beside(self.goal.part, latent))
 
     def _propose(
-        self, latent: Tensor, present: Any, aim: Aim, steps_left: float, step: int, energy: Energy
+        self, latent: Tensor, present: Any, aim: Aim, steps_left: float, step: int, objective: Objective
     ) -> Proposal:
         """Where to search; arguments as in `plan`."""
         name, space, config = self.proposal, self.space, self.config
@@ -258,7 +258,7 @@ class LevelSearch:
         elif name.first == "queue":
             proposal = like_real(space, len(latent), self.macros)
         elif name.first == "bank":
-            mean = best_of_bank(space, self.macros, latent, self.samples, energy)
+            mean = best_of_bank(space, self.macros, latent, self.samples, objective)
             proposal = around(space, mean, config.inverse_std[self.k])
         else:
             assert asked is not None, "inverse+search"
@@ -299,4 +299,4 @@ class LevelSearch:
 
 def passes_of(x: Tensor) -> int:
     """What a pass through a network counts: more where the gradient is asked for."""
-    return GRADIENT_COST if x.requires_grad else 1
+    return GRADIENT_PASSES if x.requires_grad else 1

@@ -161,7 +161,7 @@ def test_priors_cost_passes_but_no_predictor_calls(trained):
     with_prior = calls()
     without = calls(proposal=["inverse+search", "inverse+search", "gaussian"])
     assert with_prior[0] == without[0]
-    searched = trained.planner.levels[2].samples * trained.planner.levels[2].solver.cost * 4 + 4
+    searched = trained.planner.levels[2].samples * trained.planner.levels[2].solver.rollouts * 4 + 4
     assert with_prior[1] - without[1] == pytest.approx(MacroPrior.passes * searched)
 
 
