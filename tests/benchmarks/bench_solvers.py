@@ -1,4 +1,4 @@
-"""Our CEM against stable-worldmodel's: same predictor, candidates, rounds and elites, one environment and fifty."""
+"""Our CEM against that of stable-worldmodel: same predictor, candidates, rounds and elites, for 1 and 50 environments."""
 
 import io
 import time
@@ -23,7 +23,7 @@ TIMES = 15
 
 
 def least_distance(predicted, goal):
-    """Of a way, (N, H, D), to (N, D)."""
+    """From predicted latents (N, H, D) to goals (N, D), (N,)."""
     return squared_distance(predicted, goal).amin(-1)
 
 
@@ -40,7 +40,7 @@ def medians(functions):
 
 
 class World(torch.nn.Module):
-    """The predictor as stable-worldmodel's solvers ask it."""
+    """The predictor with the interface that the solvers of stable-worldmodel expect."""
 
     def __init__(self, predictor):
         super().__init__()
@@ -67,7 +67,7 @@ def test_milliseconds_a_search(batch):
     proposal = Proposal(zero, torch.ones_like(zero), -bound, bound)
     cem = CEM(iterations=ITERATIONS, elite_share=ELITES / SAMPLES, min_std=0.0)
 
-    def energy(candidates):
+    def objective(candidates):
         state, actions = repeated(predictor.start(latent), SAMPLES), candidates.flatten(0, 1)
         way = in_blocks(lambda _, s, a: Rollout(a, predictor.rollout_from(s, a), None), state, state, actions)
         return Scores(least_distance(way.latents, goal.repeat_interleave(SAMPLES, 0)).unflatten(0, (-1, SAMPLES)))
@@ -75,7 +75,7 @@ def test_milliseconds_a_search(batch):
     @torch.no_grad()
     def ours(precision):
         with precision:
-            found = cem.solve(energy, proposal, SAMPLES, torch.Generator().manual_seed(0))
+            found = cem.solve(objective, proposal, SAMPLES, torch.Generator().manual_seed(0))
         return least_distance(predictor.rollout(latent, found.actions), goal)
 
     def theirs(together):
@@ -102,4 +102,4 @@ def test_milliseconds_a_search(batch):
     )
     for name, search in searches.items():
         ratio = spent[name] / spent["ours"]
-        print(f"  {name:<22}{1000 * spent[name]:9.1f}  x{ratio:.2f} of ours  mean energy {search().mean().item():.3f}")
+        print(f"  {name:<22}{1000 * spent[name]:9.1f}  x{ratio:.2f} of ours  mean cost {search().mean().item():.3f}")

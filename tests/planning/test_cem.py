@@ -10,13 +10,13 @@ H, A = 3, 2
 
 
 def quadratic(target, scale=None):
-    """Energy (a - target)' diag(scale) (a - target), target (B, H, A); unbounded optimum: the target itself."""
+    """Cost (a - target)' diag(scale) (a - target), target (B, H, A); unbounded optimum: the target itself."""
     scale = torch.ones(target.shape[1:]) if scale is None else scale
 
-    def energy(candidates):
+    def objective(candidates):
         return Scores((scale * (candidates - target.unsqueeze(1)) ** 2).sum((-1, -2)))
 
-    return energy
+    return objective
 
 
 def proposal(batch, bound=10.0, std=1.0, mean=0.0):
@@ -39,7 +39,7 @@ def test_finds_the_optimum_of_a_quadratic():
         quadratic(target, scale), proposal(4), 300, generator()
     )
     torch.testing.assert_close(found.actions, target, atol=0.03, rtol=0)
-    assert found.energy.max() < 2e-3
+    assert found.cost.max() < 2e-3
 
 
 def test_active_bounds_are_reached_and_kept():
@@ -50,19 +50,19 @@ def test_active_bounds_are_reached_and_kept():
     assert found.actions.abs().max() <= 0.5
     best = target.clamp(-0.5, 0.5)
     torch.testing.assert_close(found.actions, best, atol=0.03, rtol=0)
-    torch.testing.assert_close(found.energy, quadratic(target)(best.unsqueeze(1)).energy.squeeze(1), rtol=5e-3, atol=0)
+    torch.testing.assert_close(found.cost, quadratic(target)(best.unsqueeze(1)).cost.squeeze(1), rtol=5e-3, atol=0)
 
 
 def test_every_candidate_lies_within_the_bounds():
     seen = []
 
-    def energy(candidates):
+    def objective(candidates):
         seen.append(candidates)
         return Scores(candidates.square().sum((-1, -2)))
 
     low, high = torch.tensor([-0.3, -1.0]), torch.tensor([0.1, 0.2])
     start = proposal(2)
-    CEM(iterations=3).solve(energy, Proposal(start.mean, start.std, low, high), 50, generator())
+    CEM(iterations=3).solve(objective, Proposal(start.mean, start.std, low, high), 50, generator())
     assert len(seen) == 3
     assert all(((c >= low) & (c <= high)).all() for c in seen)
     assert (seen[0] == high).any()  # the bounds were active
@@ -85,22 +85,22 @@ def test_batched_problems_do_not_influence_each_other():
     first = solver.solve(quadratic(torch.stack([one, two])), proposal(2), 40, generator())
     second = solver.solve(quadratic(torch.stack([one, other])), proposal(2), 40, generator())
     assert torch.equal(first.actions[0], second.actions[0])
-    assert torch.equal(first.energy[0], second.energy[0])
+    assert torch.equal(first.cost[0], second.cost[0])
     assert not torch.equal(first.actions[1], second.actions[1])
 
 
-def test_the_answer_has_the_least_energy_seen():
+def test_the_result_has_the_least_cost_seen():
     target = torch.randn(3, H, A, generator=generator(1))
     wiggly, seen = quadratic(target), []
 
-    def energy(candidates):
-        values = wiggly(candidates).energy + 3 * torch.sin(20 * candidates.sum((-1, -2)))
+    def objective(candidates):
+        values = wiggly(candidates).cost + 3 * torch.sin(20 * candidates.sum((-1, -2)))
         seen.append(values)
         return Scores(values)
 
-    found = CEM(iterations=6).solve(energy, proposal(3), 30, generator())
-    assert torch.equal(found.energy, torch.cat(seen, 1).amin(1))
-    torch.testing.assert_close(energy(found.actions.unsqueeze(1)).energy.squeeze(1), found.energy)
+    found = CEM(iterations=6).solve(objective, proposal(3), 30, generator())
+    assert torch.equal(found.cost, torch.cat(seen, 1).amin(1))
+    torch.testing.assert_close(objective(found.actions.unsqueeze(1)).cost.squeeze(1), found.cost)
 
 
 def test_the_mean_is_always_a_candidate():
@@ -108,17 +108,17 @@ def test_the_mean_is_always_a_candidate():
     start = proposal(2)
     found = CEM(iterations=1).solve(quadratic(mean), Proposal(mean, start.std, start.low, start.high), 4, generator())
     assert torch.equal(found.actions, mean)
-    assert torch.equal(found.energy, torch.zeros(2))
+    assert torch.equal(found.cost, torch.zeros(2))
 
 
-def test_same_generator_same_answer():
+def test_same_generator_same_solution():
     target = torch.randn(2, H, A, generator=generator(4))
     answers = [CEM().solve(quadratic(target), proposal(2), 20, generator(seed)).actions for seed in (0, 0, 1)]
     assert torch.equal(answers[0], answers[1])
     assert not torch.equal(answers[0], answers[2])
 
 
-def test_the_deviation_keeps_a_share_of_the_proposals():
+def test_the_standard_deviation_stays_above_a_share_of_that_of_the_proposal():
     start = proposal(1, std=2.0)
     candidates = torch.zeros(1, 10, H, A)
     candidates[:, :, 0] = torch.arange(10.0)[:, None]
@@ -129,23 +129,23 @@ def test_the_deviation_keeps_a_share_of_the_proposals():
     torch.testing.assert_close(after.std[0, :, 0], torch.tensor([2.5**0.5, 0.5, 0.5]))
 
 
-def test_the_answers_of_the_first_version():
-    """Found with the CEM that had a loop of its own (commit 54905de): results of old seeds stay what they are."""
+def test_the_solutions_of_the_first_version():
+    """Of the CEM in commit 54905de: results of old seeds stay what they are."""
     index = torch.arange(2 * H * A, dtype=torch.float32).reshape(2, H, A)
     bowl = quadratic(torch.sin(index))
 
-    def energy(candidates):
-        return Scores(bowl(candidates).energy + torch.sin(5 * candidates.sum((-1, -2))))
+    def objective(candidates):
+        return Scores(bowl(candidates).cost + torch.sin(5 * candidates.sum((-1, -2))))
 
     bound = torch.tensor([0.6, 0.9])
     start = Proposal(torch.cos(index) / 4, torch.full_like(index, 0.7), -bound, bound)
-    found = CEM(iterations=4, elite_share=0.2).solve(energy, start, 30, generator(7))
+    found = CEM(iterations=4, elite_share=0.2).solve(objective, start, 30, generator(7))
     actions = [
         [[0.033702597, 0.789077282], [0.600000024, -0.246401042], [-0.469689399, -0.899999976]],
         [[-0.040792339, 0.422913671], [0.600000024, 0.137667879], [0.327554017, -0.519542456]],
     ]
     torch.testing.assert_close(found.actions, torch.tensor(actions), atol=1e-6, rtol=0)
-    torch.testing.assert_close(found.energy, torch.tensor([-0.487307787, 0.331818819]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.cost, torch.tensor([-0.487307787, 0.331818819]), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("arguments", [{"iterations": 0}, {"elite_share": 0.0}, {"elite_share": 1.5}])

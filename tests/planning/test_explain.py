@@ -45,7 +45,7 @@ def tried(penalty=None, violation=None):
 def test_a_route_counts_its_edges_and_says_where_it_leads():
     assert [route().num_edges(i) for i in range(2)] == [2, 0]
     assert route().text(0) == "landmark 1, on a path of 2 edges to the goal at cost 2.5"
-    assert route().text(1) == "the goal itself, at the end of its graph path"
+    assert route().text(1) == "the goal itself, at the end of its path over the landmarks"
     assert route().text(2) == "landmark 3, although the graph has no path to the goal"
     assert route().select(torch.tensor([1])).text(0) == route().text(1)
 
@@ -58,7 +58,7 @@ def test_the_navigator_keeps_the_path_of_its_last_target():
     ways.start(ObservationGoal([where[[3, 3]]]))
     ways.target(torch.tensor([[0.1, 0.0], [2.1, 0.0]]), 0)
     assert ways.path.text(0) == "landmark 1, on a path of 3 edges to the goal at cost 6.0"
-    assert ways.path.text(1) == "the goal itself, at the end of its graph path"
+    assert ways.path.text(1) == "the goal itself, at the end of its path over the landmarks"
     assert ways.path.cost.tolist() == [6, 3]
 
 

@@ -45,7 +45,7 @@ class GraphPath:
         """What one episode makes for, in words."""
         cost, target = float(self.cost[episode]), int(self.target_node[episode])
         if target == int(self.goal_node[episode]):
-            return "the goal itself, at the end of its graph path"
+            return "the goal itself, at the end of its path over the landmarks"
         if not math.isfinite(cost):
             return f"landmark {target}, although the graph has no path to the goal"
         return f"landmark {target}, on a path of {self.num_edges(episode)} edges to the goal at cost {cost:.1f}"

@@ -1,1 +1,1 @@
-"""Solvers: one search method a file, over the records of `solver.py`."""
+"""Search methods, one in a file; `solver.py` has their interface and the loop that they share."""

@@ -1,4 +1,4 @@
-"""Augmented Lagrangian: constraints g(a) <= 0 as prices, which another solver then sees as energy."""
+"""Augmented Lagrangian method: an inner solver minimises the cost plus a term for constraints g(a) <= 0."""
 
 from __future__ import annotations
 
@@ -11,98 +11,99 @@ from torch import Tensor
 from hiwm.checks import at_least, within
 from hiwm.planning.solvers.solver import Proposal, Scores, Solution, Solver, take
 
-MOST = 1e9  # of a multiplier: where nothing is allowed, they would grow for ever (Birgin & Martinez 2014)
+MAX_MULTIPLIER = 1e9  # where nothing is feasible, multipliers would grow for ever (Birgin & Martinez 2014)
 
 
 @dataclass(frozen=True)
-class Prices:
-    """Of each constraint, (B, K).
+class Duals:
+    """Dual variables of K constraints, (B, K) each.
 
     Args:
         multipliers: lambda.
-        penalties: rho.
-        miss: |max(g, -lambda / rho)| after the round before: how far from being met, or from not mattering.
+        penalties: penalty parameters, rho.
+        residuals: |max(g, -lambda / rho)| after the last outer iteration: infeasibility, or failed complementarity.
     """
 
     multipliers: Tensor
     penalties: Tensor
-    miss: Tensor
+    residuals: Tensor
 
 
 @dataclass(frozen=True)
-class Round:
-    """An outer round, within which the prices stay as they are.
+class OuterIteration:
+    """State within one outer iteration, during which the dual variables do not change.
 
     Args:
         proposal: of the inner solver.
-        inner: its state.
-        prices: of the constraints; None before the first scores, and without constraints.
-        done: inner rounds so far.
-        actions: best since this outer round began, by the augmented energy, (B, C, F).
-        cost: its augmented energy, (B,).
-        violation: g there, (B, K); None without constraints.
+        inner: state of the inner solver.
+        duals: dual variables; None before the first scores, and without constraints.
+        done: rounds of the inner solver so far.
+        actions: best candidate of this outer iteration, by the augmented cost, (B, C, F).
+        cost: its augmented cost, (B,).
+        violation: its g, (B, K); None without constraints.
     """
 
     proposal: Proposal
     inner: Any
-    prices: Prices | None
+    duals: Duals | None
     done: int
     actions: Tensor
     cost: Tensor
     violation: Tensor | None
 
 
-class AugmentedLagrangian(Solver[Round]):
-    """min E(a) with g(a) <= 0: L = E + sum_k (max(0, lambda_k + rho_k g_k)^2 - lambda_k^2) / (2 rho_k), round after round.
+class AugmentedLagrangian(Solver[OuterIteration]):
+    """Minimise J(a) subject to g(a) <= 0 by L = J + sum_k (max(0, lambda_k + rho_k g_k)^2 - lambda_k^2) / (2 rho_k).
 
-    Another solver searches for the least L; then lambda_k <- max(0, lambda_k + rho_k g_k), and the next round starts where
-    it ended (Powell, Hestenes, Rockafellar; Nocedal & Wright 2006, Sec. 17.4). rho_k grows where g_k came no nearer to being
-    met (Birgin & Martinez 2014, Alg. 4.1). Multipliers and penalties belong to one environment and one constraint each.
-    The answer is the best candidate of all rounds, an allowed one if any was seen; without constraints, that of the inner solver.
+    The inner solver minimises L; then lambda_k <- max(0, lambda_k + rho_k g_k), and the next outer iteration starts where
+    the last one ended (Powell, Hestenes, Rockafellar; Nocedal & Wright 2006, Sec. 17.4). rho_k grows where the residual of
+    g_k has not decreased enough (Birgin & Martinez 2014, Alg. 4.1). Every environment and constraint has its own lambda and
+    rho. The result is the best candidate of all iterations, a feasible one if any was seen. Without constraints it is that
+    of the inner solver.
 
     Args:
-        solver: the inner one.
-        rounds: outer rounds.
-        penalty: rho at the beginning, in energy over squared violation.
-        growth: of a penalty.
-        progress: a violation of more than this share of the one before makes its penalty grow,
-        tolerance: unless it is this small: a search that is not exact would else raise it for ever.
+        solver: the inner solver.
+        outer_iterations: updates of the multipliers, each after a search by the inner solver.
+        penalty: rho at the beginning, in cost over squared violation.
+        growth: factor by which a penalty grows.
+        progress: a penalty grows if its residual is more than this share of the one before,
+        tolerance: unless the residual is at most this: because the inner search is not exact, it would grow for ever.
     """
 
     def __init__(
         self,
         *,
         solver: Solver[Any],
-        rounds: int = 4,
+        outer_iterations: int = 4,
         penalty: float = 10.0,
         growth: float = 10.0,
         progress: float = 0.5,
         tolerance: float = 1e-3,
     ) -> None:
-        at_least("AugmentedLagrangian.", 1, rounds=rounds, growth=growth)
+        at_least("AugmentedLagrangian.", 1, outer_iterations=outer_iterations, growth=growth)
         within("AugmentedLagrangian.", "(0, inf)", penalty=penalty)
         within("AugmentedLagrangian.", "(0, 1)", progress=progress)
         within("AugmentedLagrangian.", "[0, inf)", tolerance=tolerance)
         self.solver = solver
-        self.rounds = rounds
+        self.outer_iterations = outer_iterations
         self.penalty = penalty
         self.growth = growth
         self.progress = progress
         self.tolerance = tolerance
-        self.iterations = rounds * solver.iterations
+        self.iterations = outer_iterations * solver.iterations
         self.min_samples = solver.min_samples
         self.differentiates = solver.differentiates
 
     @property
-    def cost(self) -> float:
+    def rollouts(self) -> float:
         """See `Solver`."""
-        return self.rounds * self.solver.cost
+        return self.outer_iterations * self.solver.rollouts
 
-    def start(self, proposal: Proposal) -> Round:
+    def start(self, proposal: Proposal) -> OuterIteration:
         """See `Solver`."""
-        return self._round(proposal, proposal.mean, None)
+        return self._begin(proposal, proposal.mean, None)
 
-    def draw(self, proposal: Proposal, state: Round, samples: int, generator: torch.Generator) -> Tensor:
+    def draw(self, proposal: Proposal, state: OuterIteration, samples: int, generator: torch.Generator) -> Tensor:
         """See `Solver`."""
         return self.solver.draw(state.proposal, state.inner, samples, generator)
 
@@ -114,45 +115,47 @@ class AugmentedLagrangian(Solver[Round]):
         """See `Solver`."""
         return self.solver.recentre(proposal, actions)
 
-    def update(self, proposal: Proposal, state: Round, candidates: Tensor, scores: Scores, elite: Tensor) -> Round:
+    def update(
+        self, proposal: Proposal, state: OuterIteration, candidates: Tensor, scores: Scores, elite: Tensor
+    ) -> OuterIteration:
         """See `Solver`."""
-        energy, violation, prices = scores.cost, scores.violation, state.prices
+        cost, violation, duals = scores.cost, scores.violation, state.duals
         if violation is not None:
-            prices = prices or self._first(violation)
-            energy = energy + lagrangian(violation, prices)
-        augmented = Scores(energy)
+            duals = duals or self._initial_duals(violation)
+            cost = cost + lagrangian(violation, duals)
+        augmented = Scores(cost)
         order = augmented.order(self.solver.elites(candidates.shape[1]))
         inner = self.solver.update(state.proposal, state.inner, candidates, augmented, order)
         state = self._with_best(
-            replace(state, inner=inner, prices=prices, done=state.done + 1), candidates, energy, violation
+            replace(state, inner=inner, duals=duals, done=state.done + 1), candidates, cost, violation
         )
         if state.done < self.solver.iterations:
             return state
-        prices = None if state.violation is None or prices is None else self._dearer(prices, state.violation)
-        return self._round(self.solver.recentre(proposal, state.actions), state.actions, prices)
+        duals = None if state.violation is None or duals is None else self._updated(duals, state.violation)
+        return self._begin(self.solver.recentre(proposal, state.actions), state.actions, duals)
 
-    def finish(self, solution: Solution, state: Round) -> Solution:
+    def finish(self, solution: Solution, state: OuterIteration) -> Solution:
         """See `Solver`."""
-        multipliers = None if state.prices is None else state.prices.multipliers
+        multipliers = None if state.duals is None else state.duals.multipliers
         return replace(solution, multipliers=multipliers)
 
-    def _round(self, proposal: Proposal, actions: Tensor, prices: Prices | None) -> Round:
-        energy = torch.full((len(actions),), torch.inf, device=actions.device)
-        return Round(proposal, self.solver.start(proposal), prices, 0, actions, energy, None)
+    def _begin(self, proposal: Proposal, actions: Tensor, duals: Duals | None) -> OuterIteration:
+        cost = torch.full((len(actions),), torch.inf, device=actions.device)
+        return OuterIteration(proposal, self.solver.start(proposal), duals, 0, actions, cost, None)
 
-    def _first(self, violation: Tensor) -> Prices:
-        none = torch.zeros_like(violation[:, 0]).detach()
-        return Prices(none, torch.full_like(none, self.penalty), torch.full_like(none, torch.inf))
+    def _initial_duals(self, violation: Tensor) -> Duals:
+        zero = torch.zeros_like(violation[:, 0]).detach()
+        return Duals(zero, torch.full_like(zero, self.penalty), torch.full_like(zero, torch.inf))
 
-    def _dearer(self, prices: Prices, violation: Tensor) -> Prices:
-        """The prices after a round that ended with these violations, (B, K)."""
-        multipliers = (prices.multipliers + prices.penalties * violation).clamp(0, MOST)
-        miss = torch.maximum(violation, -prices.multipliers / prices.penalties).abs()
-        slow = miss > (self.progress * prices.miss).clamp_min(self.tolerance)
-        return Prices(multipliers, torch.where(slow, self.growth * prices.penalties, prices.penalties), miss)
+    def _updated(self, duals: Duals, violation: Tensor) -> Duals:
+        """The dual variables after an outer iteration that ended with these violations, (B, K)."""
+        multipliers = (duals.multipliers + duals.penalties * violation).clamp(0, MAX_MULTIPLIER)
+        residuals = torch.maximum(violation, -duals.multipliers / duals.penalties).abs()
+        slow = residuals > (self.progress * duals.residuals).clamp_min(self.tolerance)
+        return Duals(multipliers, torch.where(slow, self.growth * duals.penalties, duals.penalties), residuals)
 
     @staticmethod
-    def _with_best(state: Round, candidates: Tensor, cost: Tensor, violation: Tensor | None) -> Round:
+    def _with_best(state: OuterIteration, candidates: Tensor, cost: Tensor, violation: Tensor | None) -> OuterIteration:
         index = cost.argmin(1, keepdim=True)
         least = take(cost, index).squeeze(1).detach()
         wins = least < state.cost
@@ -163,9 +166,9 @@ class AugmentedLagrangian(Solver[Round]):
         return replace(state, actions=actions, cost=torch.where(wins, least, state.cost), violation=violation)
 
 
-def lagrangian(violation: Tensor, prices: Prices) -> Tensor:
-    """What the constraints add to the energy, (B, S, K) -> (B, S)."""
-    multipliers, penalties = prices.multipliers.unsqueeze(1), prices.penalties.unsqueeze(1)
-    # multiplied out: the difference of two large squares would be rounded
+def lagrangian(violation: Tensor, duals: Duals) -> Tensor:
+    """The term that the constraints add to the cost, (B, S, K) -> (B, S)."""
+    multipliers, penalties = duals.multipliers.unsqueeze(1), duals.penalties.unsqueeze(1)
+    # multiplied out, because the difference of two large squares would be rounded
     active = violation * (multipliers + penalties * violation / 2)
     return torch.where(multipliers + penalties * violation > 0, active, -multipliers.square() / (2 * penalties)).sum(-1)

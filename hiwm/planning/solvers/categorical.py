@@ -13,15 +13,15 @@ from hiwm.planning.solvers.solver import Proposal, Scores, Solver, share_of, tak
 class CategoricalCEM(Solver[Tensor]):
     """p' = smoothing p + (1 - smoothing) elite frequencies (smoothed updating, de Boer et al. 2005).
 
-    Each of the C choices is one of F options. Candidates are one-hot, (B, S, C, F), and so must be what the predictor was
-    trained on. The planner's proposal: `mean` holds the probabilities of the options (not negative; they need not sum to 1),
-    `std` is not read, and the bounds neither. Its most likely options are a candidate in every round; a guess counts as the
-    option that is largest in it.
+    Each of the C choices is one of F options. Candidates are one-hot vectors, (B, S, C, F), like the actions that the
+    predictor was trained on. The `mean` of the proposal holds the probabilities of the options: they are not negative and
+    need not sum to 1. Its `std` and bounds are not used. The most likely options are a candidate in every round. A guess
+    stands for its largest option.
 
     Args:
         iterations: rounds.
-        elite_share: share of the candidates whose frequencies count (at least 2).
-        smoothing: weight of the probabilities before in the next ones; above 0 no option is ever given up.
+        elite_share: share of the candidates whose frequencies are used (at least 2).
+        smoothing: weight of the old probabilities in the new ones; above 0, no option is ever given up.
     """
 
     def __init__(self, *, iterations: int = 3, elite_share: float = 0.15, smoothing: float = 0.3) -> None:
@@ -37,16 +37,16 @@ class CategoricalCEM(Solver[Tensor]):
         total = proposal.mean.sum(-1, keepdim=True)
         if (proposal.mean < 0).any() or not (total > 0).all():
             raise ValueError(
-                "CategoricalCEM: the proposal's mean has negative numbers or options that sum to 0; allowed: probabilities, as "
-                "of discrete actions. For continuous ones: planner.solver cem"
+                "CategoricalCEM: the mean of the proposal has negative numbers or options that sum to 0; expected probabilities of "
+                "discrete options. For continuous actions, set planner.solver to cem"
             )
         return proposal.mean / total
 
     def draw(self, proposal: Proposal, state: Tensor, samples: int, generator: torch.Generator) -> Tensor:
         """See `Solver`."""
         shape = (len(state), samples, *state.shape[1:])
-        # The first of several alarms to ring, where each rings at a rate: drawn in proportion to the rates. `project` makes
-        # a one-hot vector of it; without the noise, of the most likely options.
+        # The option whose exponential time, with the probability as its rate, is the shortest is a draw from the categorical
+        # distribution; `project` makes it a one-hot vector. Without noise, the most likely option results.
         time = torch.empty(shape, device=generator.device).exponential_(generator=generator).to(state)
         time[:, 0] = 1
         return state.unsqueeze(1) / time.clamp_min(torch.finfo(time.dtype).tiny)
@@ -64,11 +64,11 @@ class CategoricalCEM(Solver[Tensor]):
         return torch.lerp(take(candidates, elite).mean(1), state, self.smoothing)
 
     def recentre(self, proposal: Proposal, actions: Tensor) -> Proposal:
-        """Half of the probability to the actions: all of it would leave nothing to search."""
+        """Half of the probability goes to the actions, because all of it would leave nothing to search."""
         mean = (proposal.mean / proposal.mean.sum(-1, keepdim=True) + actions) / 2
         return Proposal(mean, proposal.std, proposal.low, proposal.high)
 
 
 def likeliest(values: Tensor) -> Tensor:
-    """The option of the largest value, one-hot, (..., F) -> (..., F)."""
+    """The option with the largest value as a one-hot vector, (..., F) -> (..., F)."""
     return F.one_hot(values.argmax(-1), values.shape[-1]).to(values.dtype)

@@ -1,4 +1,4 @@
-"""Cross-entropy method (Rubinstein 1999): sample, keep the elite, fit a Gaussian to it, again."""
+"""Cross-entropy method (Rubinstein 1999): sample, fit a Gaussian to the elite, repeat."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hiwm.planning.solvers.solver import Proposal, Scores, Solver, share_of, tak
 
 
 class CEM(Solver[Gaussian]):
-    """CEM with the best candidate ever seen as its answer; the mean of every round is a candidate.
+    """CEM that returns the best candidate of all rounds; the mean of every round is a candidate.
 
     Args:
         iterations: rounds.
-        elite_share: share of the candidates the next Gaussian is fitted to (at least 2).
-        min_std: smallest deviation of a later round, as a share of the proposal's.
+        elite_share: share of the candidates that the next Gaussian is fitted to (at least 2).
+        min_std: smallest standard deviation of a later round, as a share of that of the proposal.
     """
 
     def __init__(self, *, iterations: int = 3, elite_share: float = 0.15, min_std: float = 0.1) -> None:

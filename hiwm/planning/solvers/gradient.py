@@ -9,16 +9,16 @@ from torch import Tensor
 
 from hiwm.checks import at_least, within
 from hiwm.planning.solvers.gaussian import Gaussian
-from hiwm.planning.solvers.solver import GRADIENT_COST, Proposal, Scores, Solver
+from hiwm.planning.solvers.solver import GRADIENT_PASSES, Proposal, Scores, Solver
 
 
 @dataclass(frozen=True)
 class Descent:
-    """Where the starts have come to.
+    """State of the descents.
 
     Args:
         points: (B, S, C, F); None before the first round.
-        first, second: running means of the gradient and of its square, likewise.
+        first, second: running means of the gradient and of its square, (B, S, C, F); None before the first step.
         round: rounds so far.
     """
 
@@ -31,12 +31,12 @@ class Descent:
 class Gradient(Solver[Descent]):
     """Adam (Kingma & Ba 2015, Alg. 1) on the actions, projected to the bounds after each step.
 
-    The starts are the proposal's mean, its guesses and draws from it. A candidate that violates a constraint descends on the
-    violation until it is allowed. The energy must be differentiable with respect to the candidates.
+    The starts are the mean of the proposal, its guesses and draws from it. A candidate that violates a constraint descends on
+    the violation until it is feasible. The cost must be differentiable with respect to the candidates.
 
     Args:
-        iterations: rounds, with a step between each two; the gradient of the last one is not used.
-        learning_rate: length of a step, in deviations of the proposal.
+        iterations: rounds, with one step between two of them; the gradient of the last round is not used.
+        learning_rate: length of a step, in standard deviations of the proposal.
         decay: of the running means of the gradient and of its square (beta_1, beta_2).
     """
 
@@ -55,9 +55,9 @@ class Gradient(Solver[Descent]):
         self.decay = decay
 
     @property
-    def cost(self) -> float:
+    def rollouts(self) -> float:
         """See `Solver`."""
-        return float(GRADIENT_COST * self.iterations)
+        return float(GRADIENT_PASSES * self.iterations)
 
     def start(self, proposal: Proposal) -> Descent:
         """See `Solver`."""
@@ -72,12 +72,12 @@ class Gradient(Solver[Descent]):
         penalised = scores.penalised()
         if not penalised.requires_grad:
             raise ValueError(
-                "Gradient: the energy has no gradient with respect to the actions; allowed: an energy that has, or another "
-                "solver"
+                "Gradient: the cost has no gradient with respect to the actions; expected a differentiable cost. Use another "
+                "planner.solver for this one"
             )
         (slope,) = torch.autograd.grad(penalised.sum(), candidates)
         with torch.no_grad():
-            slope = slope.nan_to_num(0, 0, 0)  # a candidate whose energy is not finite stays where it is
+            slope = slope.nan_to_num(0, 0, 0)  # a candidate whose cost is not finite stays where it is
             (one, two), t = self.decay, state.round + 1
             first = torch.zeros_like(slope) if state.first is None else state.first
             second = torch.zeros_like(slope) if state.second is None else state.second

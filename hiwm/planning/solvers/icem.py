@@ -1,4 +1,4 @@
-"""iCEM (Pinneri et al. 2020, arXiv 2008.06389): CEM with actions that hang together in time, and with memory."""
+"""iCEM (Pinneri et al. 2020, arXiv 2008.06389): CEM with noise that is correlated in time, and with elites that are kept."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hiwm.planning.solvers.solver import Proposal, Scores, Solution, Solver, sha
 
 @dataclass(frozen=True)
 class Carried:
-    """What iCEM carries from round to round.
+    """State of iCEM between two rounds.
 
     Args:
-        gaussian: it draws from.
+        gaussian: to draw from.
         round: rounds so far.
-        elite: best of the last round and of those kept from the one before, best first, (B, K, C, F); None before the first.
-        scores: theirs.
+        elite: best of the last round and of those kept from the one before, best first, (B, K, C, F); None at first.
+        scores: of the elite.
     """
 
     gaussian: Gaussian
@@ -32,18 +32,17 @@ class Carried:
 class ICEM(Solver[Carried]):
     """Algorithm 1 of the paper.
 
-    Coloured noise along the choices; some elites stay in the running in the next round, with the energies they have; fewer
-    candidates every round; the Gaussian moves with inertia. The mean is a candidate in the first round and in the last.
-    Elites of the last round are handed to the next search (`Solution.kept`), which tries them, shifted, with
-    `planner.warm_start`.
+    The noise is coloured along the choices. Some elites compete again in the next round, with the scores they have. Every
+    round has fewer candidates, and the Gaussian moves with inertia. The mean is a candidate in the first and in the last
+    round. With `planner.warm_start` the next search tries the elites of the last round (`Solution.kept`), shifted in time.
 
     Args:
         iterations: rounds.
         elite_share: share of the first round's candidates that is elite (K, at least 2).
-        exponent: the noise's power falls with the frequency f as f^-exponent; 0: white.
-        decay: every round has this many times fewer candidates (gamma), but at least 2 K.
-        keep: share of the elites kept (xi).
-        inertia: weight of the Gaussian before in the next one (alpha).
+        exponent: the power of the noise falls with the frequency f as f^-exponent; 0 for white noise.
+        decay: factor by which the number of candidates falls in every round (gamma), down to 2 K.
+        keep: share of the elites that compete again (xi).
+        inertia: weight of the old Gaussian in the new one (alpha).
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class ICEM(Solver[Carried]):
         self.inertia = inertia
 
     @property
-    def cost(self) -> float:
+    def rollouts(self) -> float:
         """See `Solver`."""
         return sum(max(self.decay**-i, min(1, 2 * self.elite_share)) for i in range(self.iterations))
 
@@ -100,33 +99,33 @@ class ICEM(Solver[Carried]):
 
     def finish(self, solution: Solution, state: Carried) -> Solution:
         """See `Solver`."""
-        assert state.elite is not None, "there was a round"
+        assert state.elite is not None, "there was at least one round"
         return replace(solution, kept=torch.cat([solution.kept, state.elite[:, : self._kept(state.elite)]], 1))
 
     def _kept(self, elite: Tensor) -> int:
         return round(self.keep * elite.shape[1])
 
     def _joined(self, elite: Tensor, known: Scores, candidates: Tensor, scores: Scores) -> tuple[Tensor, Scores]:
-        """Kept elites before the candidates, and their scores."""
+        """The elites that compete again, followed by the candidates, and the scores of both."""
         kept = self._kept(elite)
-        energy = torch.cat([known.cost[:, :kept], scores.cost], 1)
+        cost = torch.cat([known.cost[:, :kept], scores.cost], 1)
         violation = None
         if known.violation is not None and scores.violation is not None:
             violation = torch.cat([known.violation[:, :kept], scores.violation], 1)
-        return torch.cat([elite[:, :kept], candidates], 1), Scores(energy, violation)
+        return torch.cat([elite[:, :kept], candidates], 1), Scores(cost, violation)
 
 
 def coloured(noise: Tensor, exponent: float) -> Tensor:
-    """White noise with the power spectrum f^-exponent along its choices, (B, S, C, F) -> the same, of deviation 1.
+    """White noise filtered to the power spectrum f^-exponent along its choices, with standard deviation 1, (B, S, C, F).
 
-    The paper's (Timmer & Koenig 1995) draws the spectrum; filtering white noise is the same. The mean over the choices, of
-    frequency 0, is scaled as the lowest frequency, 1 / C.
+    The paper draws the spectrum (Timmer & Koenig 1995), which gives the same distribution. The mean over the choices, of
+    frequency 0, is scaled like the lowest frequency, 1 / C.
     """
     length = noise.shape[2]
     frequency = torch.fft.rfftfreq(length, device=noise.device)
     frequency[0] = 1 / length
     amplitude = frequency ** (-exponent / 2)
-    # of a real signal's spectrum half is stored; all but frequency 0 and, of an even length, the last stand for two
+    # half of the spectrum of a real signal is stored: all stand for two frequencies but 0 and, for an even length, the last
     power = torch.cat([amplitude, amplitude[1 : (length + 1) // 2]]).square().mean()
     scale = (amplitude / power.sqrt())[:, None]
     return torch.fft.irfft(torch.fft.rfft(noise, dim=2) * scale, n=length, dim=2)

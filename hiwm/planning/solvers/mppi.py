@@ -1,4 +1,4 @@
-"""Model predictive path integral control: the next mean is all candidates', weighted by how good they are."""
+"""Model predictive path integral control: the next mean is the mean of the candidates, weighted by their costs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from hiwm.planning.solvers.solver import Proposal, Scores, Solver, share_of, tak
 
 
 class MPPI(Solver[Gaussian]):
-    """mean' = sum_s w_s a_s  with  w_s = exp(-(E_s - min E) / temperature) / sum of these.
+    """mean' = sum_s w_s a_s  with  w_s = exp(-(J_s - min J) / temperature) / sum of these.
 
-    Williams et al. (2017, "Information theoretic MPC", with gamma = 0: no cost of control) weigh all candidates and keep the
-    deviation: elite_share 1, min_std null. TD-MPC2 (Hansen et al. 2024, arXiv 2310.16828; its MPPI) weighs the elite
-    alone and fits the deviation with the same weights. The answer is the best candidate, to which every mean belongs.
+    J_s is the cost of candidate a_s. Williams et al. (2017, "Information theoretic MPC", with gamma = 0: no control cost)
+    weight all candidates and keep the standard deviation: elite_share 1, min_std null. TD-MPC2 (Hansen et al. 2024, arXiv
+    2310.16828) weights only the elite and fits the standard deviation with the same weights. The result is the best
+    candidate; every mean is one.
 
     Args:
         iterations: rounds.
-        temperature: in the unit of the energy (lambda); small: the best candidate alone counts.
-        elite_share: share of the candidates that is weighed (at least 2).
-        min_std: smallest deviation of a later round, as a share of the proposal's, which is the largest. Null: it stays the
-            proposal's.
+        temperature: lambda, in the unit of the cost; if it is small, only the best candidate counts.
+        elite_share: share of the candidates that get a weight (at least 2).
+        min_std: smallest standard deviation of a later round, as a share of that of the proposal, which is the largest. Null:
+            the standard deviation of the proposal stays.
     """
 
     def __init__(
@@ -69,6 +70,6 @@ class MPPI(Solver[Gaussian]):
 
 
 def weights(cost: Tensor, temperature: float) -> Tensor:
-    """w_s of the class, (B, S) -> (B, S); all alike where every cost is inf."""
-    cost = cost.nan_to_num()  # inf to the largest number, which may be taken from itself
+    """Weights w_s of `MPPI`, (B, S) -> (B, S); all equal where every cost is inf."""
+    cost = cost.nan_to_num()  # inf becomes the largest number, because inf - inf is NaN
     return torch.softmax((cost.amin(1, keepdim=True) - cost) / temperature, 1)

@@ -1,4 +1,4 @@
-"""Random shooting: draw from the proposal, take the best. What every other method must beat."""
+"""Random shooting: draw from the proposal and take the best. The baseline of every other method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class RandomShooting(Solver[Gaussian]):
     """The best of candidates drawn from the proposal; with `planner.warm_start`, predictive sampling (arXiv 2212.00541).
 
     Args:
-        iterations: rounds; they differ in nothing, but a time limit is looked at between them.
+        iterations: rounds. All are alike, but the time limit is checked between them.
     """
 
     min_samples = 1

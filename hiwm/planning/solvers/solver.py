@@ -1,4 +1,4 @@
-"""What a search method is asked, what it answers, and the loop that all of them share."""
+"""The interface of search methods, and the loop that all of them share."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from torch import Tensor
 
 State = TypeVar("State")
 
-#: predictor calls of a forward and a backward pass, in forward passes: the backward pass takes about two
-GRADIENT_COST = 3
+#: forward passes that a forward and a backward pass together take: the backward pass takes about two
+GRADIENT_PASSES = 3
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What candidates are worth.
+    """Scores of candidates.
 
     Args:
-        energy: lower is better, (B, S); not a number counts as inf.
-        violation: of K constraints, (B, S, K): positive is forbidden, at most 0 is allowed. How far below 0 (the slack)
-            may be told or cut off; without it the augmented Lagrangian's multipliers can only rise. None without constraints.
+        cost: lower is better, (B, S); NaN counts as inf.
+        violation: of K constraints, (B, S, K): positive if violated, at most 0 if satisfied; None without constraints.
+            Values below 0 (the slack) may be clamped to 0, but then the multipliers of the augmented Lagrangian never fall.
     """
 
     cost: Tensor
     violation: Tensor | None = None
 
     def without_nan(self) -> Scores:
-        """Not a number as inf, the worst there is."""
+        """The same with inf, the worst score, in place of NaN."""
 
         def clean(x: Tensor) -> Tensor:
             return torch.where(x.isnan(), torch.inf, x)
@@ -40,39 +40,39 @@ class Scores:
         return Scores(clean(self.cost), None if self.violation is None else clean(self.violation))
 
     def penalised(self) -> Tensor:
-        """One number to compare a batch's candidates by, (B, S): Deb's penalty (2000), which has no parameter.
+        """One number to compare the candidates of a batch by, (B, S): the penalty of Deb (2000), which has no parameter.
 
-        The energy of what is allowed; of what is not, the worst energy of anything allowed plus the total violation.
+        The cost of a feasible candidate; for others, the highest cost of a feasible one plus the total violation.
         """
         if self.violation is None:
             return self.cost
         total = total_violation(self.violation)
-        allowed = total <= 0
-        worst = torch.where(allowed & self.cost.isfinite(), self.cost, -torch.inf).amax(1, keepdim=True).detach()
-        return torch.where(allowed, self.cost, torch.where(worst.isfinite(), worst, 0) + total)
+        feasible = total <= 0
+        worst = torch.where(feasible & self.cost.isfinite(), self.cost, -torch.inf).amax(1, keepdim=True).detach()
+        return torch.where(feasible, self.cost, torch.where(worst.isfinite(), worst, 0) + total)
 
     def order(self, number: int) -> Tensor:
-        """The best candidates, best first: indices (B, number)."""
+        """Indices of the best candidates, best first, (B, number)."""
         return self.penalised().topk(number, dim=1, largest=False).indices
 
     def take(self, index: Tensor) -> Scores:
-        """Those of candidates (B, N)."""
+        """Scores of some of the candidates, indices (B, N)."""
         return Scores(take(self.cost, index), None if self.violation is None else take(self.violation, index))
 
 
-#: candidates (B, S, C, F) -> what they are worth
+#: what a search minimises: candidates (B, S, C, F) -> their scores
 Objective = Callable[[Tensor], Scores]
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """Where to look: C choices of F numbers, independent Gaussians.
+    """Where a search begins: an independent Gaussian for each of F numbers in C choices.
 
     Args:
         mean: (B, C, F); for a discrete choice the probabilities of its F options.
         std: (B, C, F).
-        low, high: bounds candidates are clamped to, broadcast against (B, C, F).
-        guesses: more candidates, best first, (B, G, C, F): the first round tries them in place of as many random ones.
+        low, high: bounds that candidates are clamped to, broadcast against (B, C, F).
+        guesses: candidates of the first round that take the place of random ones, best first, (B, G, C, F).
     """
 
     mean: Tensor
@@ -84,14 +84,14 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Solution:
-    """What was found.
+    """The result of a search.
 
     Args:
-        actions: the best candidate seen, (B, C, F): least total violation, then least energy (Deb 2000).
-        energy: its energy, (B,).
-        violation: of its constraints, (B, K); None without any.
-        kept: what the next search may begin with, best first, (B, G, C, F): the answer, for some methods more.
-        multipliers: of the constraints, (B, K); None unless the method finds them.
+        actions: the best candidate of all rounds, (B, C, F): least total violation, then least cost (Deb 2000).
+        cost: of these actions, (B,).
+        violation: of these actions, (B, K); None without constraints.
+        kept: guesses for the next search, best first, (B, G, C, F): the actions, and more with some methods.
+        multipliers: of the constraints, (B, K); None unless the method computes them.
     """
 
     actions: Tensor
@@ -101,18 +101,18 @@ class Solution:
     multipliers: Tensor | None = None
 
     def usable(self) -> Solution:
-        """Copies of what was made in inference mode, which a gradient could not pass and nothing could change in place."""
+        """Copies, because tensors that were made in inference mode allow no gradient and no change in place."""
         own = {name: value.clone() for name, value in vars(self).items() if value is not None}
         return replace(self, **own)
 
 
 class Solver(ABC, Generic[State]):
-    """A search method, batched over environments. It says how candidates are drawn and what follows from their scores.
+    """A search method, batched over environments: how candidates are drawn, and how their scores change what is drawn next.
 
     Attributes:
         iterations: rounds of candidates in one search.
-        min_samples: candidates a round it needs at least.
-        differentiates: whether it needs the energy's gradient with respect to the candidates.
+        min_samples: candidates that a round needs at least.
+        differentiates: whether it needs the gradient of the cost with respect to the candidates.
     """
 
     iterations: int
@@ -120,8 +120,8 @@ class Solver(ABC, Generic[State]):
     differentiates: bool = False
 
     @property
-    def cost(self) -> float:
-        """Rollouts of the predictor in one search, for each of the `samples` of a round."""
+    def rollouts(self) -> float:
+        """Rollouts of the predictor in one search, divided by the `samples` of a round."""
         return float(self.iterations)
 
     @abstractmethod
@@ -130,7 +130,7 @@ class Solver(ABC, Generic[State]):
 
     @abstractmethod
     def draw(self, proposal: Proposal, state: State, samples: int, generator: torch.Generator) -> Tensor:
-        """A round's candidates, (B, at most `samples`, C, F); the first of the first round is the proposal's mean."""
+        """Candidates of a round, (B, at most `samples`, C, F); the first one of the first round is the mean of the proposal."""
 
     @abstractmethod
     def update(self, proposal: Proposal, state: State, candidates: Tensor, scores: Scores, elite: Tensor) -> State:
@@ -138,18 +138,18 @@ class Solver(ABC, Generic[State]):
 
         Args:
             proposal: as in `start`.
-            state: before.
-            candidates: what was tried, (B, S, C, F), within bounds.
-            scores: theirs.
-            elite: indices of the best `elites(S)` of them, best first, (B, N).
+            state: before the round.
+            candidates: of the round, within bounds, (B, S, C, F).
+            scores: of the candidates.
+            elite: indices of the `elites(S)` best candidates, best first, (B, N).
         """
 
     def elites(self, samples: int) -> int:
-        """How many of a round's best candidates `update` is told of."""
+        """Number of the best candidates of a round that `update` gets."""
         return 1
 
     def project(self, proposal: Proposal, candidates: Tensor) -> Tensor:
-        """To what may be tried: by default the bounds."""
+        """The nearest candidates that are allowed: clamped to the bounds, by default."""
         low, high = (bound.expand_as(proposal.mean).unsqueeze(1) for bound in (proposal.low, proposal.high))
         return candidates.clamp(low, high)
 
@@ -158,32 +158,32 @@ class Solver(ABC, Generic[State]):
         return Proposal(actions, proposal.std, proposal.low, proposal.high)
 
     def finish(self, solution: Solution, state: State) -> Solution:
-        """The answer, with what only the state knows."""
+        """The solution, completed with what only the state knows."""
         return solution
 
     def solve(
         self,
-        energy: Objective,
+        objective: Objective,
         proposal: Proposal,
         samples: int,
         generator: torch.Generator,
         deadline: float = math.inf,
     ) -> Solution:
-        """Search: the loop of all methods.
+        """Search, round after round.
 
         Args:
-            energy: what to make small; called once a round.
-            proposal: where to look.
-            samples: candidates S a round.
-            generator: all randomness.
-            deadline: when to stop, in seconds of `time.perf_counter`. There is always a first round, and another one if
-                it would end in time, were it as long as the last.
+            objective: what to minimise; called once in each round.
+            proposal: where to begin.
+            samples: candidates S of a round.
+            generator: source of all randomness.
+            deadline: when to stop, in seconds of `time.perf_counter`. There is always a first round. Another one follows if
+                it would end in time, supposing that it takes as long as the last one.
 
         Returns:
             The best of all candidates.
         """
         state, best = self.start(proposal), None
-        # inference mode spares the bookkeeping of every operation: 4 % of a search for one environment
+        # inference mode saves the bookkeeping of autograd: 4 % of a search for one environment
         with torch.enable_grad() if self.differentiates else torch.inference_mode():
             for index in range(self.iterations):
                 began = time.perf_counter()
@@ -191,12 +191,12 @@ class Solver(ABC, Generic[State]):
                 if index == 0 and proposal.guesses is not None:
                     candidates = with_guesses(candidates, proposal.guesses)
                 candidates = self.project(proposal, candidates).detach().requires_grad_(self.differentiates)
-                scores = energy(candidates).without_nan()
+                scores = objective(candidates).without_nan()
                 elite = scores.order(self.elites(candidates.shape[1]))
                 state = self.update(proposal, state, candidates, scores, elite)
                 best = better(best, best_of(candidates, scores, elite[:, :1]))
                 if deadline < math.inf:
-                    best.cost.sum().item()  # waits for the device, so that the time is true
+                    best.cost.sum().item()  # waits for the device, so that the measured time is right
                     now = time.perf_counter()
                     if 2 * now - began > deadline:
                         break
@@ -205,12 +205,12 @@ class Solver(ABC, Generic[State]):
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:
-    """Some candidates' values: (B, S, ...), (B, N) -> (B, N, ...)."""
+    """Values of some of the candidates: (B, S, ...), indices (B, N) -> (B, N, ...)."""
     return values[torch.arange(len(index), device=index.device).unsqueeze(1), index]
 
 
 def with_guesses(candidates: Tensor, guesses: Tensor) -> Tensor:
-    """Guesses (B, G, C, F) in place of the candidates (B, S, C, F) after the first one, as many as there is room for."""
+    """Candidates (B, S, C, F) with guesses (B, G, C, F) in place of all but the first one, as many as fit."""
     guesses = guesses[:, : candidates.shape[1] - 1]
     return torch.cat([candidates[:, :1], guesses, candidates[:, 1 + guesses.shape[1] :]], 1)
 
@@ -221,14 +221,14 @@ def total_violation(violation: Tensor) -> Tensor:
 
 
 def share_of(samples: int, share: float) -> int:
-    """Elites for a share of the candidates: at least 2, for there is no deviation of one."""
+    """Number of elites for a share of the candidates: at least 2, because one has no standard deviation."""
     return min(samples, max(2, round(share * samples)))
 
 
 def best_of(candidates: Tensor, scores: Scores, index: Tensor) -> Solution:
-    """The best of a round's candidates, first by rank at `index`, (B, 1)."""
+    """The best candidate of a round; `index`, (B, 1), has the lowest penalised cost."""
     if scores.violation is not None:
-        # exact, where Deb's penalty would round a small violation away
+        # exact: in the penalised cost a small violation may be rounded away
         total = total_violation(scores.violation)
         least = total == total.amin(1, keepdim=True)
         index = torch.where(least, scores.cost, torch.inf).argmin(1, keepdim=True)
@@ -238,7 +238,7 @@ def best_of(candidates: Tensor, scores: Scores, index: Tensor) -> Solution:
 
 
 def better(old: Solution | None, new: Solution) -> Solution:
-    """Of two solutions the better one in every environment; the old one if they are equal."""
+    """The better of two solutions in every environment; the old one if they are equal."""
     if old is None:
         return new
     wins = new.cost < old.cost

@@ -43,7 +43,7 @@ class Search(Strategy):
     def samples(self, model: LevelModel, calls: float) -> int:
         """Candidates in a round, so that a plan takes `calls` predictor calls per episode."""
         # to score the real sequences is one more round; guesses take the place of random candidates
-        rounds = self.solver.cost + (self.proposer.config.center == "retrieval")
+        rounds = self.solver.rollouts + (self.proposer.config.center == "retrieval")
         return round(calls / (rounds * model.horizon * model.passes))
 
     def check(self, model: LevelModel, calls: float) -> None:
