@@ -80,6 +80,7 @@ class Config:
         state: dataset columns of the true state, for the frozen readout while training.
         strides: steps of the level below in one step of each level, bottom first.
         levels: parts of each level, level0, level1, ...
+        diagnostics: added to the shipped ones: name -> `_target_` and arguments; see `hiwm.training.diagnostics`.
         tracking: mlflow, or none (needs no mlflow).
     """
 
@@ -94,6 +95,7 @@ class Config:
     state: list[str]
     strides: list[int]
     levels: dict[str, Any]
+    diagnostics: dict[str, Any]
     dataset: DatasetConfig
     training: TrainingConfig
     landmarks: LandmarkConfig

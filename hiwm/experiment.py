@@ -40,6 +40,7 @@ from hiwm.preflight import (
 )
 from hiwm.progress import TrainingProgress
 from hiwm.tracking import make_tracker
+from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.training.distributed import Processes, barrier, start_processes
 from hiwm.training.fingerprint import fingerprint
 from hiwm.training.stages import check_longest, train_stack
@@ -121,7 +122,8 @@ def train(config: Config) -> None:
         for k, (parts, stride) in enumerate(zip(config.stack.levels, config.strides, strict=True))
     ]
     title = f"{len(parameters)} levels jointly" if config.training.joint else ""
-    with TrainingProgress(tracker, parameters, dataset.fingerprint, title) as progress:
+    diagnostics = Diagnostics.from_config(config.diagnostics, config.allow)
+    with TrainingProgress(tracker, parameters, dataset.fingerprint, diagnostics, title) as progress:
         hierarchy, caches = train_stack(
             config.stack,
             config.training,
@@ -132,6 +134,7 @@ def train(config: Config) -> None:
             on_start=progress.start if processes.is_main else lambda depth, timescale: None,
             report=progress.step if processes.is_main else lambda level, step: None,
             on_level=progress.level if processes.is_main else lambda level, trained: None,
+            diagnostics=diagnostics,
         )
     if not processes.is_main:
         barrier()

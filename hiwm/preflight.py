@@ -15,6 +15,7 @@ from hiwm.planning.calibration import check_disagreement, steps_ahead
 from hiwm.planning.requirements import candidates_of, check_levels, solvers_of
 from hiwm.planning.text import check_text
 from hiwm.tracking import flatten
+from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.training.stages import check_longest, describe
 
 # sections of what is fitted to trained levels, and keys whose values a saved hierarchy depends on
@@ -24,6 +25,7 @@ TRAINED = ("inputs", "strides", "levels", "training", *FITTED)
 
 def check(config: Config) -> None:
     """Refuse, before any work, what the config alone shows that training or planning would refuse."""
+    Diagnostics.from_config(config.diagnostics, config.allow)
     levels = len(config.stack.levels)
     config.planner.check(levels)
     config.prior.check(levels)
