@@ -195,7 +195,9 @@ def _measured(diagnostics: Diagnostics, metrics: Sequence[Mapping[str, float]]) 
         {
             "label": diagnostic.label,
             "description": diagnostic.description,
-            "cells": [diagnostic.format.format(m[diagnostic.name]) if diagnostic.name in m else MISSING for m in metrics],
+            "cells": [
+                diagnostic.format.format(m[diagnostic.name]) if diagnostic.name in m else MISSING for m in metrics
+            ],
         }
         for diagnostic in diagnostics
     ]
