@@ -134,7 +134,7 @@ def episodes(
     """
     tasks = _tasks_that_differ_first(traces)[:most]
     figure = Figure(figsize=(4.3 * len(tasks), 3.9 * len(traces)), layout="constrained")
-    grid = figure.subplots(len(traces), len(tasks), squeeze=False)
+    grid = figure.subplots(len(traces), len(tasks), squeeze=False, sharex=True, sharey=True)
     for row, (agent, of_agent) in zip(grid, traces.items(), strict=True):
         for axes, task in zip(row, tasks, strict=True):
             trace = next(trace for trace in of_agent if trace.task == task)
@@ -172,7 +172,7 @@ def landmark_graphs(
         labels: axis labels of the two drawn numbers of a state.
     """
     figure = Figure(figsize=(4.3 * len(graphs), 3.9), layout="constrained")
-    for level, (axes, graph, where) in enumerate(zip(figure.subplots(1, len(graphs), squeeze=False)[0], graphs, states,
+    for level, (axes, graph, where) in enumerate(zip(figure.subplots(1, len(graphs), squeeze=False, sharex=True, sharey=True)[0], graphs, states,
                                                      strict=True)):  # fmt: skip
         _map(axes, walls, where, labels)
         _graph(axes, graph, where, color=LEVEL_COLORS[level])

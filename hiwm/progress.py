@@ -81,7 +81,7 @@ class TrainingProgress:
         elif summary:
             say(f"{name}: {summary}")
         for alarm in self.diagnostics.alarms(values) if progress.step else []:
-            shout(f"level {level} may be collapsing: {alarm}")
+            shout(f"level {level}: {alarm}")
 
     def level(self, level: int, trained: TrainedLevel) -> None:
         """A level is done, or was trained before."""

@@ -73,7 +73,7 @@ def test_an_added_diagnostic_appears_everywhere(outside, tiny_run, capsys):
         metrics = json.loads((home / "metrics.json").read_text())
         assert json.loads((before[home.name] / "metrics.json").read_text()).items() <= metrics.items()
         assert f"spread of the latent {metrics['spread']:.1f} m" in printed
-        assert f"level {k} may be collapsing: the latent spreads over {metrics['spread']:.1f} m" in printed
+        assert f"level {k}: the latent spreads over {metrics['spread']:.1f} m" in printed
         assert recorded[f"level {k}"].data.metrics["validation/spread"] == metrics["spread"]
     assert main(["evaluate", *more, "evaluation.episodes=1", "evaluation.baseline_episodes=1"]) == 0
     page = report(load_config([*more, "evaluation.episodes=1", "evaluation.baseline_episodes=1"])).read_text()
@@ -124,6 +124,6 @@ def test_the_label_is_the_name_unless_the_class_has_one():
 
 def test_what_is_no_diagnostic_is_refused():
     with pytest.raises(ValueError, match=r"diagnostics\.mine\._target_ makes a Linear; expected a subclass"):
-        Diagnostics.from_config({"mine": {"_target_": "torch.nn.linear.Linear", "in_features": 1, "out_features": 1}})
+        Diagnostics.from_config({"mine": {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}})
     with pytest.raises(ValueError, match=r"diagnostics\.mine is 3; expected a mapping with a _target_"):
         Diagnostics.from_config({"mine": 3})
