@@ -66,10 +66,10 @@ def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]], diagnostics: Di
         for axes in row:
             axes.set_xlabel("optimiser step")
             axes.spines[["top", "right"]].set_visible(False)
-    for axes, side in zip(grid[0], ("left", "center" if added else "right", "right"), strict=False):
+    places = ("outside lower left", "outside lower center" if added else "outside lower right", "outside lower right")
+    for axes, place in zip(grid[0], places, strict=False):
         handles = axes.get_legend_handles_labels()
-        columns = 1 if added else 2
-        figure.legend(*handles, loc=f"outside lower {side}", fontsize=8, ncols=columns, frameon=False)
+        figure.legend(*handles, loc=place, fontsize=8, ncols=1 if added else 2, frameon=False)
     return figure
 
 

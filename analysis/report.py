@@ -237,10 +237,10 @@ def _headline(agents: dict[str, Any]) -> str:
 
 def _protocol(config: Config) -> str:
     e = config.evaluation
-    share = "the budget" if e.flat_budget == 1 else f"{e.flat_budget:g} times the budget"
+    budget = "the same budget as" if e.flat_budget == 1 else f"{e.flat_budget:g} times the budget of"
     return (
         f"{e.num_tasks} tasks, starts and goals drawn with seed {e.seed}, at most {e.max_steps} steps, success at the first arrival. "
-        f"The baselines have {share} of predictor calls that the hierarchy has."
+        f"The baselines have {budget} the hierarchy, in predictor calls."
     )
 
 

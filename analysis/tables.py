@@ -90,7 +90,7 @@ def by_experiment(rows: pd.DataFrame) -> pd.DataFrame:
     seeds = experiments["seed"].agg(lambda seed: ", ".join(map(str, sorted(seed.unique()))))
     table = pd.DataFrame({"experiment": seeds.index, "seeds": seeds.to_list()})
     for agent in rows["agent"].unique():
-        of_agent = rows[rows["agent"] == agent].groupby("experiment", sort=False)
+        of_agent = rows.loc[rows["agent"] == agent].groupby("experiment", sort=False)
         table[agent] = table["experiment"].map({name: cell(group) for name, group in of_agent}).fillna("-")
     return table
 
@@ -101,7 +101,7 @@ def by_agent(rows: pd.DataFrame) -> pd.DataFrame:
     for agent, mine in rows.groupby("agent", sort=False):
         cells: dict[str, Any] = {"agent": agent}
         for experiment in rows["experiment"].unique():
-            cells[experiment] = ", ".join(_solved(mine[mine["experiment"] == experiment]))
+            cells[experiment] = ", ".join(_solved(mine.loc[mine["experiment"] == experiment]))
         solved = mine.dropna(subset="steps")  # steps are means over the episodes that were solved
         won = solved["won"].sum()
         cells["mean steps"] = f"{(solved['steps'] * solved['won']).sum() / won:.0f}" if won else "-"
