@@ -1,4 +1,4 @@
-"""Latents shown: as the state of the data whose latent is nearest, or as frames where a level decodes them."""
+"""Latents made visible: as the state with the nearest latent in the data, or as frames that a level decodes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ STEPS_AHEAD = (0, 1, 2, 3, 4, 8, 12, 16)  # steps of level 0
 
 
 class StateDecoder:
-    """Shows where in the world a latent is; needs no decoder, and every answer is a real state.
+    """Finds the state of a latent: the state with the nearest latent in a sample of the data. Needs no trained decoder.
 
     Args:
-        agent: whose levels.
+        agent: encodes the states.
         dataset: states to choose from.
         state: columns of the true state.
-        seed: of the choice of states.
+        seed: of the sample.
     """
 
     def __init__(self, agent: Agent, dataset: Trajectories, state: list[str], seed: int = 0) -> None:
@@ -42,18 +42,18 @@ class StateDecoder:
 
 
 def states_at(dataset: Trajectories, state: list[str], rows: np.ndarray) -> np.ndarray:
-    """True states of some rows, columns side by side, (N, C)."""
+    """True states of some rows, (N, C): the columns side by side."""
     return np.concatenate([np.asarray(dataset.column(name)[rows]).reshape(len(rows), -1) for name in state], 1)
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames of some windows: what was seen and what level 0 decodes; N windows, K moments of each.
+    """True and decoded frames of N windows, at K moments of each.
 
     Args:
         ahead: environment steps from a window's first frame to each, (K,).
-        trained: environment steps ahead that training predicted.
-        seen: the frames of the data, (N, K, H, W, C).
+        trained: training horizon in environment steps.
+        seen: frames of the data, (N, K, H, W, C).
         encoded: decoded from the frames' own latents, (N, K, H, W, C).
         predicted: decoded from the latents predicted open loop from the first, (N, K, H, W, C).
     """
@@ -66,13 +66,13 @@ class Frames:
 
 
 def frame_decoder(level: Level) -> PixelPrediction | None:
-    """What decodes a level's latents into frames; None for a level that was not trained to."""
+    """The part that decodes the latents of a level into frames; None if the level has none."""
     return next((part for part in level.regularizers.values() if isinstance(part, PixelPrediction)), None)
 
 
 @torch.no_grad()
 def predicted_frames(agent: Agent, dataset: Trajectories, windows: int = 2, seed: int = 0) -> Frames:
-    """Random windows of a dataset of images, predicted by a level 0 that has a `frame_decoder`."""
+    """Frames of random windows, predicted and decoded by a level 0 that has a `frame_decoder`."""
     level, period = agent.hierarchy.levels[0], agent.hierarchy.periods[0]
     decoder = frame_decoder(level)
     assert decoder is not None
@@ -80,7 +80,7 @@ def predicted_frames(agent: Agent, dataset: Trajectories, windows: int = 2, seed
     length, rng = steps[-1] * period, np.random.default_rng(seed)
     episode = rng.choice(np.flatnonzero(dataset.ep_len > length), windows)
     start = dataset.ep_offset[episode] + (rng.random(windows) * (dataset.ep_len[episode] - length)).astype(np.int64)
-    rows = start[:, None] + np.arange(length + 1)  # every row: actions are taken at each
+    rows = start[:, None] + np.arange(length + 1)  # every row, because every row has an action
     latent = level.encode({name: torch.from_numpy(dataset.column(name)[rows[:, ::period]]) for name in agent.inputs})
     below = torch.from_numpy(dataset.column("action")[rows[:, :-1]]).unflatten(1, (-1, period))
     actions = level.encode_actions(latent[:, :-1], below)

@@ -1,4 +1,4 @@
-"""Figures: curves, success, mazes with plans and landmarks."""
+"""Figures: training curves, success rates, maps with plans and landmark graphs, decoded frames."""
 
 from __future__ import annotations
 
@@ -14,74 +14,86 @@ from matplotlib.patches import Rectangle
 from hiwm.analysis.decode import Frames, StateDecoder
 from hiwm.evaluation.outcomes import Trace
 from hiwm.planning.graph.landmarks import LandmarkGraph
+from hiwm.training.diagnostics.rank import EffectiveRank
+from hiwm.training.diagnostics.runner import Diagnostics
 
 Wall = tuple[float, float, float, float]
 
-LEVEL_COLORS = ("#0072b2", "#e69f00", "#d55e00", "#cc79a7", "#009e73")  # Okabe & Ito 2008: told apart by everyone
+LEVEL_COLORS = (
+    "#0072b2",
+    "#e69f00",
+    "#d55e00",
+    "#cc79a7",
+    "#009e73",
+)  # Okabe & Ito 2008: safe for colour-blind readers
 WALL = "#c9ccd1"
 INK = "#22262b"
 GRAPH = "#7fa8c9"
-HEALTH = {
-    "copy_last": "prediction error / copy-last",
-    "rank_share": "effective rank / possible",
-    "within_episode": "within-episode variance share",
-    "readout_r2": "readout R² of the state",
-    "std": "mean deviation of the latent",
-}
 HEALTH_RANGE = (-0.1, 1.1)  # an untrained level may be a thousand times worse than copy-last
-INK_OF_EDGES = 2_000  # opaque edges that a panel can bear; more are drawn fainter
+INK_OF_EDGES = 2_000  # a panel with more edges draws them fainter
 
 
-def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Losses and health of every level over the optimiser steps.
+def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]], diagnostics: Diagnostics) -> Figure:
+    """A row a level: training losses, shipped diagnostics, and added ones if there are any, over the optimiser steps.
 
     Args:
         histories: level -> records with `step` and metrics, as the training writes them.
+        diagnostics: those that were measured.
     """
-    figure = Figure(figsize=(11, 2.9 * len(histories) + 0.8), layout="constrained")
-    grid = figure.subplots(len(histories), 2, squeeze=False)
+    added = [diagnostic for diagnostic in diagnostics if diagnostic.name in diagnostics.added]
+    # the rank share stands for the effective rank: it is on the scale of the others
+    shipped = [d for d in diagnostics if d.name not in diagnostics.added and d.name != EffectiveRank.name]
+    figure = Figure(figsize=(11, 2.9 * len(histories) + 0.9), layout="constrained")
+    grid = figure.subplots(len(histories), 3 if added else 2, squeeze=False)
     losses = sorted(
         {key for records in histories.values() for record in records for key in record if key.startswith("loss/")}
     )
-    for (loss, health), (level, records) in zip(grid, histories.items(), strict=True):
+    for row, (level, records) in zip(grid, histories.items(), strict=True):
         for i, name in enumerate(losses):
             label = name.removeprefix("loss/").replace("total", "total (weighted)")
-            loss.plot(*_points(records, name), label=label, lw=1.2, color=f"C{i}", marker=".", ms=2.5)
-        loss.set(yscale="log", ylabel="loss (unweighted)", title=f"level {level}: training losses")
-        for i, (name, label) in enumerate(HEALTH.items()):
-            _within(health, *_points(records, f"validation/{name}"), label=label, color=f"C{i}")
-        health.set(ylabel="held-out value", title=f"level {level}: is it collapsing?", ylim=HEALTH_RANGE)
-        health.axhline(0, color=INK, lw=0.5)
-        for axes in (loss, health):
+            row[0].plot(*_points(records, name), label=label, lw=1.2, color=f"C{i}", marker=".", ms=2.5)
+        row[0].set(yscale="log", ylabel="loss (unweighted)", title=f"level {level}: training losses")
+        for i, diagnostic in enumerate(shipped):
+            points = _points(records, f"validation/{diagnostic.name}")
+            _within(row[1], *points, label=diagnostic.label, color=f"C{i}")
+        row[1].set(ylabel="value on held-out data", title=f"level {level}: diagnostics", ylim=HEALTH_RANGE)
+        row[1].axhline(0, color=INK, lw=0.5)
+        if added:
+            for i, diagnostic in enumerate(added):
+                points = _points(records, f"validation/{diagnostic.name}")
+                row[2].plot(*points, "o-", ms=3, lw=1.2, color=f"C{i}", label=diagnostic.label)
+            row[2].set(ylabel="value on held-out data", title=f"level {level}: added diagnostics")
+        for axes in row:
             axes.set_xlabel("optimiser step")
             axes.spines[["top", "right"]].set_visible(False)
-    named = [axes.get_legend_handles_labels() for axes in grid[0]]
-    figure.legend(*named[0], loc="outside lower left", fontsize=8, ncols=2, frameon=False)
-    figure.legend(*named[1], loc="outside lower right", fontsize=8, ncols=2, frameon=False)
+    places = ("outside lower left", "outside lower center" if added else "outside lower right", "outside lower right")
+    for axes, place in zip(grid[0], places, strict=False):
+        handles = axes.get_legend_handles_labels()
+        figure.legend(*handles, loc=place, fontsize=8, ncols=1 if added else 2, frameon=False)
     return figure
 
 
 def _points(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of the records that have one."""
+    """Steps and values of the records that have the number."""
     found = [(record["step"], record[name]) for record in records if name in record]
     steps, values = np.array(found, float).reshape(-1, 2).T
     return steps, values
 
 
 def _within(axes: Axes, steps: np.ndarray, values: np.ndarray, *, label: str, color: str) -> None:
-    """A curve that ends at the borders of `HEALTH_RANGE`, with a triangle there for every value beyond."""
+    """A curve clipped to `HEALTH_RANGE`, with a triangle at the border for every value beyond it."""
     low, high = HEALTH_RANGE
     axes.plot(steps, values.clip(low, high), lw=1.2, color=color)
     inside = (values >= low) & (values <= high)
     axes.plot(steps[inside], values[inside], "o", ms=3, color=color)
     for beyond, marker, border in ((values > high, "^", high), (values < low, "v", low)):
-        if beyond.any():  # of a line without points, unclipped, the layout takes the extent to be endless
+        if beyond.any():  # the layout takes the extent of an unclipped line without points to be infinite
             axes.plot(steps[beyond], np.full(beyond.sum(), border), marker, ms=7, color=color, clip_on=False, zorder=3)
     axes.plot([], [], "o-", ms=3, lw=1.2, color=color, label=label)
 
 
 def success_bars(agents: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Success of every agent on every task with 95 % Wilson intervals."""
+    """Success rates of every agent on every task, with 95 % Wilson intervals."""
     tasks = list(next(iter(agents.values()))["per_task"])
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     axes = figure.subplots()
@@ -93,10 +105,10 @@ def success_bars(agents: Mapping[str, Mapping[str, Any]]) -> Figure:
         low, high = 100 * np.array([rate["interval"] for rate in rates]).T
         errors = np.clip([y - low, high - y], 0, None)
         color = LEVEL_COLORS[(2, 0, 1)[i % 3]] if i < 3 else None
-        axes.bar(x, y, width * 0.9, color=color, label=f"{name} (n = {numbers['episodes']})", yerr=errors, capsize=2,
+        axes.bar(x, y, width * 0.9, color=color, label=f"{name} ({numbers['episodes']} episodes)", yerr=errors, capsize=2,
                  error_kw={"lw": 1, "ecolor": INK})  # fmt: skip
     axes.set_xticks(range(len(tasks) + 1), ["all tasks", *(f"task {task}" for task in tasks)])
-    axes.set(ylabel="success (%), 95 % Wilson interval", ylim=(0, 105))
+    axes.set(ylabel="success rate (%)", ylim=(0, 105))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, ncols=len(agents), loc="upper center", bbox_to_anchor=(0.5, 1.15), frameon=False)
     return figure
@@ -110,19 +122,19 @@ def episodes(
     labels: Sequence[str],
     most: int = 3,
 ) -> Figure:
-    """A row an agent, a column a task: path, start, goal, landmark graph and the subgoals its levels handed down.
+    """A row an agent, a column a task: path, start, goal, landmark graph, and the subgoals that the levels handed down.
 
     Args:
         traces: agent -> one episode of each task.
-        decoder: what latents mean.
-        graphs: agent -> the graph it plans on and the true states of its landmarks (M, C); agents without one are left out.
-        walls: rectangles of the map; none for worlds without one.
-        labels: of the two numbers of a state that are drawn.
-        most: tasks shown; those that tell the agents apart come first.
+        decoder: turns latents into states.
+        graphs: agent -> the graph that it plans on, and the true states of the landmarks (M, C); only agents with a graph.
+        walls: rectangles of the map; empty for an environment without a map.
+        labels: axis labels of the two drawn numbers of a state.
+        most: number of tasks shown; tasks on which the agents differ come first.
     """
-    tasks = _telling_tasks(traces)[:most]
+    tasks = _tasks_that_differ_first(traces)[:most]
     figure = Figure(figsize=(4.3 * len(tasks), 3.9 * len(traces)), layout="constrained")
-    grid = figure.subplots(len(traces), len(tasks), squeeze=False)
+    grid = figure.subplots(len(traces), len(tasks), squeeze=False, sharex=True, sharey=True)
     for row, (agent, of_agent) in zip(grid, traces.items(), strict=True):
         for axes, task in zip(row, tasks, strict=True):
             trace = next(trace for trace in of_agent if trace.task == task)
@@ -139,11 +151,11 @@ def episodes(
             steps = len(trace.states)
             outcome = f"reached in {steps} steps" if trace.success else f"not reached in {steps} steps"
             axes.set_title(f"{agent}, task {task}: {outcome}", fontsize=9)
-    named = {}  # by agent they differ
+    named = {}  # agents draw different things
     for axes in grid.flat:
         handles, labels = axes.get_legend_handles_labels()
         named = dict(zip(labels, handles, strict=True)) | named
-    columns = 2 * len(tasks)  # as many as are sure to fit
+    columns = 2 * len(tasks)  # this many fit in any case
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
     return figure
 
@@ -151,30 +163,31 @@ def episodes(
 def landmark_graphs(
     graphs: Sequence[LandmarkGraph], states: Sequence[np.ndarray], walls: Sequence[Wall], labels: Sequence[str]
 ) -> Figure:
-    """The landmarks of every level where they lie in the world, and the edges between them.
+    """The landmarks of every level at their true states, and the edges between them.
 
     Args:
-        graphs: of each level.
-        states: true states of their landmarks, (M, C) each.
+        graphs: one per level.
+        states: true states of the landmarks, (M, C) each.
         walls: rectangles of the map.
-        labels: of the two numbers of a state that are drawn.
+        labels: axis labels of the two drawn numbers of a state.
     """
     figure = Figure(figsize=(4.3 * len(graphs), 3.9), layout="constrained")
-    for level, (axes, graph, where) in enumerate(zip(figure.subplots(1, len(graphs), squeeze=False)[0], graphs, states,
+    for level, (axes, graph, where) in enumerate(zip(figure.subplots(1, len(graphs), squeeze=False, sharex=True, sharey=True)[0], graphs, states,
                                                      strict=True)):  # fmt: skip
         _map(axes, walls, where, labels)
         _graph(axes, graph, where, color=LEVEL_COLORS[level])
         axes.plot(*where[:, :2].T, ".", ms=2.5, color=INK)
         edges = graph.edges.shape[1]
         axes.set_title(
-            f"level {level}: {len(where)} landmarks, {edges:,} edges of {graph.edge_steps} steps", fontsize=9
+            f"level {level}: {len(where)} landmarks, {edges:,} edges of {graph.edge_steps} environment steps",
+            fontsize=9,
         )
     return figure
 
 
 def frames(shown: Frames) -> Figure:
-    """Windows one below the other: what was seen, decoded from its own latents, decoded from predicted ones."""
-    kinds = {"seen": shown.seen, "decoded": shown.encoded, "predicted": shown.predicted}
+    """Windows one below the other: true frames, frames decoded from their own latents, and from predicted latents."""
+    kinds = {"true": shown.seen, "decoded": shown.encoded, "predicted": shown.predicted}
     windows, moments = shown.seen.shape[:2]
     rows = len(kinds) * windows
     figure = Figure(figsize=(11, (11 / moments) * rows + 0.5), layout="constrained")
@@ -198,13 +211,13 @@ def _graph(axes: Axes, graph: LandmarkGraph, where: np.ndarray, color: str) -> N
     lines = np.stack([where[start, :2], where[end, :2]], 1)
     alpha = min(0.5, INK_OF_EDGES / max(1, len(lines)))
     axes.add_collection(LineCollection(lines.tolist(), colors=color, lw=0.3, alpha=alpha))
-    axes.plot([], [], color=color, lw=1.2, label="landmark graph")  # in the legend, edges this faint would not be seen
+    axes.plot([], [], color=color, lw=1.2, label="landmark graph")  # faint edges would be invisible in the legend
 
 
 def _map(axes: Axes, walls: Sequence[Wall], states: np.ndarray, labels: Sequence[str]) -> None:
     patches = [Rectangle((x, y), width, height) for x, y, width, height in walls]
     axes.add_collection(PatchCollection(patches, facecolor=WALL, edgecolor=WALL))
-    if not walls:  # no map: where the data went
+    if not walls:  # no map: show where the data are
         axes.plot(*states[::10, :2].T, ".", ms=1, color=WALL, label="states of the data")
     axes.set_aspect("equal")
     axes.autoscale_view()
@@ -218,7 +231,7 @@ def _distinct(subgoals: np.ndarray) -> np.ndarray:
     return subgoals[np.append(True, (subgoals[1:] != subgoals[:-1]).any(1))]
 
 
-def _telling_tasks(traces: Mapping[str, Sequence[Trace]]) -> list[int]:
+def _tasks_that_differ_first(traces: Mapping[str, Sequence[Trace]]) -> list[int]:
     outcomes: dict[int, list[Trace]] = {}
     for of_agent in traces.values():
         for trace in of_agent:

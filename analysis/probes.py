@@ -1,4 +1,4 @@
-"""Probes of a trained stack: what its latents keep, and over which range they can be trusted."""
+"""Probes of a trained hierarchy: what its latents keep, and over which range their distances can be trusted."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.stats import spearmanr
+from sklearn.linear_model import Ridge
+from sklearn.metrics import r2_score
 from torch import Tensor
 
 from hiwm.agent import Agent
 from hiwm.analysis.decode import states_at
 from hiwm.data.store import Trajectories, open_dataset
-from hiwm.training.monitor import readout_r2
+from hiwm.training.diagnostics.readout import readout_r2
 
 SPANS = (1, 3, 10, 30, 100, 300)  # bins of distance in time, environment steps
 
@@ -24,8 +26,8 @@ class DistanceTable:
     """Rank correlations of latent distance with time.
 
     Args:
-        spans: bounds of each bin, environment steps, the upper one left out, (bins,).
-        values: one row a level, (levels, bins).
+        spans: bounds of each bin in environment steps, the upper one excluded, (bins,).
+        values: one row per level, (levels, bins).
     """
 
     spans: list[tuple[int, int]]
@@ -60,7 +62,7 @@ def readouts(agent: Agent, dataset: Trajectories, state: list[str], episodes: in
 
 
 def what_is_kept(agent: Agent, dataset: Trajectories) -> dict[str, list[float]]:
-    """Column of the true state -> R2 of its kernel readout from each level's latent; columns that are images are left out."""
+    """Column of the true state -> R2 of its kernel readout from each level's latent; image columns are left out."""
     columns = [name for name, column in dataset.columns.items() if name != "action" and column.ndim <= 2]
     return {name: [level["kernel"] for level in readouts(agent, dataset, [name])] for name in columns}
 
@@ -68,20 +70,17 @@ def what_is_kept(agent: Agent, dataset: Trajectories) -> dict[str, list[float]]:
 def linear_r2(latent: Tensor, state: Tensor, ridge: float = 1e-3) -> float:
     """R2 of state (B, T, C) from latent (B, T, D), fitted on the first half of the episodes, measured on the second."""
     half = len(latent) // 2
-    ones = torch.ones(*latent.shape[:2], 1)
-    z = torch.cat([latent, ones], -1).double()
-    z_fit, z_test = z[:half].flatten(0, 1), z[half:].flatten(0, 1)
-    s_fit, s_test = state[:half].flatten(0, 1).double(), state[half:].flatten(0, 1).double()
-    weights = torch.linalg.solve(z_fit.T @ z_fit + ridge * torch.eye(z.shape[-1]), z_fit.T @ s_fit)
-    residual = (z_test @ weights - s_test).square().mean(0)
-    return (1 - residual / s_test.var(0).clamp_min(1e-12)).mean().item()
+    z, s, z_test, s_test = (
+        x.flatten(0, 1).double().numpy() for x in (latent[:half], state[:half], latent[half:], state[half:])
+    )
+    return float(r2_score(s_test, Ridge(ridge).fit(z, s).predict(z_test)))
 
 
 def distance_correlation(agent: Agent, dataset: Trajectories, pairs: int = 2000) -> DistanceTable:
-    """Spearman correlation of latent distance with time apart, within bins of time apart, along episodes."""
+    """Spearman correlation of latent distance with time apart along episodes, within bins of time apart."""
     rng = np.random.default_rng(0)
     longest = int(dataset.ep_len.max())
-    spans = [span for span in SPANS if span + 1 < longest]  # a bin of one time alone has no ranks
+    spans = [span for span in SPANS if span + 1 < longest]  # a bin with a single time has no ranks
     bins = list(pairwise([*spans, longest]))
     values = np.zeros((len(agent.hierarchy), len(bins)))
     for b, (low, high) in enumerate(bins):
@@ -97,14 +96,17 @@ def distance_correlation(agent: Agent, dataset: Trajectories, pairs: int = 2000)
 
 @torch.no_grad()
 def open_loop(agent: Agent, run: Path, level: int, horizon: int, windows: int = 512) -> tuple[list[int], list[float]]:
-    """Environment steps ahead, and open-loop error over that of predicting no change, from a level's cached latents.
+    """Open-loop error over the error of predicting no change, from a level's cached latents.
 
     Args:
         agent: the agent.
         run: folder of its experiment, which holds the cached latents.
-        level: whose predictions.
+        level: number of the level that predicts.
         horizon: steps of the level ahead, at most what the episodes allow.
         windows: random starts.
+
+    Returns:
+        Environment steps ahead, and the error ratio there.
     """
     cache = open_dataset(run / "levels" / agent.hierarchy.specs[level].fingerprint / "latents.h5")
     period = agent.hierarchy.periods[level]

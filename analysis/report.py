@@ -33,13 +33,14 @@ from hiwm.heads.value import AHEAD
 from hiwm.validate import check_trained
 from hiwm.tracking import make_tracker
 from hiwm.training.checkpoint import METRICS
-from hiwm.training.monitor import alarms
+from hiwm.training.diagnostics.runner import Diagnostics
 
 KEPT = "kept.json"  # column of the true state -> R2 from each level
+MISSING = "–"  # noqa: RUF001
 
 
 def report(config: Config) -> Path:
-    """Write `report.html`, `kept.json` and `figures/*.png` in the experiment's folder, from what training and evaluation left."""
+    """Write `report.html`, `kept.json` and `figures/*.png` into the experiment's folder, from the files of training and evaluation."""
     agent = load_agent(config.folder / "hierarchy", allow=config.allow)
     check_trained(config)
     dataset = open_dataset(config.dataset.path)
@@ -47,13 +48,14 @@ def report(config: Config) -> Path:
     evaluation = json.loads(results.read_text()) if results.exists() else None
     if evaluation is not None and evaluation["identity"] != evaluation_identity(config, agent):
         raise ConfigError(
-            f"{results} is of another hierarchy, planner or protocol; `hiwm evaluate` with this config first"
+            f"{results} belongs to another hierarchy, planner or protocol. Run `hiwm evaluate` with this configuration first"
         )
+    diagnostics = Diagnostics.from_config(config.diagnostics, config.allow)
     levels = [_describe(config, agent, k) for k in range(len(agent.hierarchy))]
     kept = what_is_kept(agent, dataset)
     (config.folder / KEPT).write_text(json.dumps(kept, indent=1))
     traces = {} if evaluation is None else load_traces(config.folder / f"{config.evaluation.name}.npz")
-    drawn = _draw(config, agent, dataset, evaluation, traces)
+    drawn = _draw(config, agent, dataset, evaluation, traces, diagnostics)
     folder = config.folder / "figures"
     folder.mkdir(exist_ok=True)
     for name, figure in drawn.items():
@@ -77,7 +79,9 @@ def report(config: Config) -> Path:
         calibrated={k: summary(calibration) for k, calibration in _calibrated(agent).items()},
         nominal=", ".join(f"{100 * share:.0f}" for share in NOMINAL),
         distances=distance_correlation(agent, dataset, pairs=1000),
-        alarms=[f"level {k}: {alarm}" for k, level in enumerate(levels) for alarm in alarms(level["metrics"])],
+        diagnostics=_measured(diagnostics, [level["metrics"] for level in levels]),
+        added=diagnostics.added,
+        alarms=[f"level {k}: {x}" for k, level in enumerate(levels) for x in diagnostics.alarms(level["metrics"])],
         figures={name: _inline(folder / f"{name}.png") for name in drawn},
         config=(config.folder / "config.yaml").read_text(),
     )
@@ -92,17 +96,22 @@ def report(config: Config) -> Path:
 
 
 def moments(why: Sequence[str]) -> list[str]:
-    """The first, the middle and the last of an episode's plans; those there are of fewer."""
+    """The first, the middle and the last plan of an episode; fewer if there are fewer."""
     return [why[i] for i in sorted({0, len(why) // 2, len(why) - 1})]
 
 
 def _draw(
-    config: Config, agent: Agent, dataset: Trajectories, evaluation: Any, traces: Mapping[str, Sequence[Trace]]
+    config: Config,
+    agent: Agent,
+    dataset: Trajectories,
+    evaluation: Any,
+    traces: Mapping[str, Sequence[Trace]],
+    diagnostics: Diagnostics,
 ) -> dict[str, Figure]:
     drawn: dict[str, Figure] = {}
     histories = {k: _history(config, agent, k) for k in range(len(agent.hierarchy))}
     if histories := {k: records for k, records in histories.items() if records}:
-        drawn["curves"] = figures.curves(histories)
+        drawn["curves"] = figures.curves(histories, diagnostics)
     if calibrated := _calibrated(agent):
         drawn["calibration"] = calibration_curves(calibrated, dict(enumerate(agent.hierarchy.periods)))
     if frame_decoder(agent.hierarchy.levels[0]) is not None:
@@ -137,24 +146,25 @@ def _numbers(dataset: Trajectories, columns: Sequence[str]) -> list[str]:
 
 
 def _read(agent: Agent, dataset: Trajectories) -> list[dict[str, Any]]:
-    """Of every number that goals are about, the readouts' errors: seen and foreseen, level by level."""
-    if not agent.readouts:
+    """Readout errors of every number in goals: from encoded and from predicted latents, level by level."""
+    if not agent.heads.readouts:
         return []
-    errors = torch.stack([error for readout in agent.readouts for error in (readout.error, readout.prediction_error)], 1)
-    rows = zip(_numbers(dataset, agent.world.goal), agent.readouts[0].std.tolist(), errors.tolist(), strict=True)
+    errors = torch.stack([error for readout in agent.heads.readouts for error in (readout.error, readout.prediction_error)], 1)
+    rows = zip(_numbers(dataset, agent.spec.goal), agent.heads.readouts[0].std.tolist(), errors.tolist(), strict=True)
     return [{"name": name, "std": std, "errors": its} for name, std, its in rows]
 
 
 def _learned(agent: Agent) -> list[str]:
-    """What priors and costs to go are worth, in a sentence each."""
+    """One sentence for every action prior and value head: what it has learned."""
     priors = [
-        f"prior of level {k}: held-out loss {prior.relative_loss:.2f} of what N(0, I) in every state would have; 1: nothing to learn"
+        f"action prior of level {k}: its held-out loss is {prior.relative_loss:.2f} times the loss of N(0, I) in every state "
+        "(1: nothing to learn)"
         for k, prior in enumerate(agent.heads.action_priors)
         if prior is not None
     ]
     costs = [
-        f"cost to go of level {k}, median to where held-out episodes came in "
-        + ", ".join(f"{n} steps: {told:.3g}" for n, told in zip(AHEAD, cost.ahead.tolist(), strict=True))
+        f"value head of level {k}: median number of steps to states that held-out episodes reached in "
+        + ", ".join(f"{n} steps: {steps:.3g}" for n, steps in zip(AHEAD, cost.ahead.tolist(), strict=True))
         for k, cost in enumerate(agent.heads.values)
         if cost is not None
     ]
@@ -162,7 +172,7 @@ def _learned(agent: Agent) -> list[str]:
 
 
 def _calibrated(agent: Agent) -> dict[int, Calibration]:
-    """Of the levels that have an ensemble."""
+    """Calibrations of the levels that have an ensemble."""
     return {k: calibration for k, calibration in enumerate(agent.heads.calibrations) if calibration is not None}
 
 
@@ -179,13 +189,30 @@ def _describe(config: Config, agent: Agent, k: int) -> dict[str, Any]:
     }
 
 
+def _measured(diagnostics: Diagnostics, metrics: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Rows of the table of diagnostics; a dash where a level was trained without one."""
+    return [
+        {
+            "label": diagnostic.label,
+            "description": diagnostic.description,
+            "cells": [
+                diagnostic.format.format(m[diagnostic.name]) if diagnostic.name in m else MISSING for m in metrics
+            ],
+        }
+        for diagnostic in diagnostics
+    ]
+
+
 def _history(config: Config, agent: Agent, k: int) -> list[dict[str, Any]]:
     path = config.folder / "levels" / agent.hierarchy.specs[k].fingerprint / "history.jsonl"
     if not path.exists():
         return []
     records = [json.loads(line) for line in path.read_text().splitlines()]
-    # a training that was killed and resumed has written some steps twice
-    return list({(record["step"], "loss/total" in record): record for record in records}.values())
+    # a training that was killed and resumed has written some steps twice; added diagnostics may come later
+    merged: dict[tuple[int, bool], dict[str, Any]] = {}
+    for record in records:
+        merged.setdefault((record["step"], "loss/total" in record), {}).update(record)
+    return list(merged.values())
 
 
 def _headline(agents: dict[str, Any]) -> str:
@@ -195,9 +222,9 @@ def _headline(agents: dict[str, Any]) -> str:
         return f"{100 * numbers['success']:.1f} % [{100 * low:.0f}, {100 * high:.0f}] of {numbers['episodes']} episodes"
 
     whole = agents[HIERARCHICAL]
-    told = (
-        f"The stack reaches {rate(HIERARCHICAL)}, with {whole['predictor_calls']:.0f} predictor calls and "
-        f"{whole['other_calls']:.0f} passes through other networks an environment step."
+    sentence = (
+        f"The hierarchy succeeds in {rate(HIERARCHICAL)}, with {whole['predictor_calls']:.0f} predictor calls and "
+        f"{whole['other_calls']:.0f} passes through other networks per environment step."
     )
     others = [
         f"{name} {rate(name)} ({numbers['predictor_calls'] / whole['predictor_calls']:.2f} times its predictor calls, "
@@ -205,14 +232,15 @@ def _headline(agents: dict[str, Any]) -> str:
         for name, numbers in agents.items()
         if name != HIERARCHICAL
     ]
-    return f"{told} Beside it: {', '.join(others)}." if others else told
+    return f"{sentence} Baselines: {', '.join(others)}." if others else sentence
 
 
 def _protocol(config: Config) -> str:
     e = config.evaluation
+    budget = "the same budget as" if e.flat_budget == 1 else f"{e.flat_budget:g} times the budget of"
     return (
-        f"{e.num_tasks} tasks, starts and goals seeded by {e.seed}, at most {e.max_steps} steps, success at first arrival. "
-        f"The baselines were given {e.flat_budget:g} times the stack's budget of predictor calls."
+        f"{e.num_tasks} tasks, starts and goals drawn with seed {e.seed}, at most {e.max_steps} steps, success at the first arrival. "
+        f"The baselines have {budget} the hierarchy, in predictor calls."
     )
 
 

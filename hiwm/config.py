@@ -75,6 +75,7 @@ class Config(Settings):
         state: dataset columns of the true state, for the frozen readout while training.
         strides: steps of the level below in one step of each level, bottom first.
         levels: parts of each level, level0, level1, ...
+        diagnostics: added to the shipped ones: name -> `_target_` and arguments; see `hiwm.training.diagnostics`.
         tracking: mlflow, or none (needs no mlflow).
     """
 
@@ -89,6 +90,7 @@ class Config(Settings):
     state: list[str]
     strides: list[int]
     levels: dict[str, Any]
+    diagnostics: dict[str, Any]
     dataset: DatasetConfig
     training: TrainingConfig
     graph: GraphConfig

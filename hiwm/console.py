@@ -1,4 +1,4 @@
-"""What a person sees while waiting: bars on a terminal, plain lines elsewhere."""
+"""Progress for people: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 console = Console(highlight=False)
 SECONDS_BETWEEN_LINES = 10.0
 
 
 def say(text: str) -> None:
-    """A line of its own."""
+    """Print a line."""
     console.print(text, soft_wrap=True)
 
 
 def shout(text: str) -> None:
-    """A line that cannot be overlooked."""
+    """Print a warning in red."""
     console.print(f"[bold red]!! {text}" if console.is_terminal else f"!! {text}", soft_wrap=True)
 
 
@@ -26,10 +27,10 @@ class Bar:
     """Progress of one job, with throughput and time left.
 
     Args:
-        label: what is done.
-        total: how many units.
-        unit: what is counted, e.g. "steps".
-        start: units that an earlier run has done.
+        label: name of the job.
+        total: number of units.
+        unit: name of the units, e.g. "steps".
+        start: units done by an earlier run.
     """
 
     def __init__(self, label: str, total: int, unit: str, start: int = 0) -> None:
@@ -41,14 +42,14 @@ class Bar:
         self.last_done = self.start
         if console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                       TimeRemainingColumn(), TextColumn("{task.fields[note]}"))  # fmt: skip
+                       TimeRemainingColumn(), TextColumn("{task.fields[note]}", table_column=Column(overflow="fold")))  # fmt: skip
             self.progress = Progress(*columns, console=console)
             self.task = self.progress.add_task(self.label, total=self.total, note="")
             self.progress.start()
         return self
 
     def update(self, done: int, note: str = "") -> None:
-        """`done` units of the total; `note` is shown behind the bar, "" keeps the last."""
+        """Show that `done` units of the total are done, and a note; "" keeps the last note."""
         now = time.monotonic()
         rate = (done - self.start) / max(1e-9, now - self.began)
         if self.progress is not None:
@@ -56,9 +57,7 @@ class Bar:
             if note:
                 self.progress.update(self.task, note=f"{rate:,.0f} {self.unit}/s  {note}")
         elif now - self.last_line > SECONDS_BETWEEN_LINES or (done == self.total and note):
-            recent = (done - self.last_done) / max(
-                1e-9, now - self.last_line
-            )  # what is left goes on at the present pace
+            recent = (done - self.last_done) / max(1e-9, now - self.last_line)  # the pace of the remaining units
             left = f", {(self.total - done) / recent:,.0f} s left" if recent and done < self.total else ""
             say(
                 f"{self.label}: {done:,}/{self.total:,} {self.unit}, {rate:,.{int(rate < 10)}f}/s{left} {note}".rstrip()

@@ -1,4 +1,4 @@
-"""Where the training of a stack is reported: a bar, a history file and an MLflow run for each level."""
+"""Where the training of a hierarchy is reported: a bar, a history file and an MLflow run for each level."""
 
 from __future__ import annotations
 
@@ -10,26 +10,36 @@ from typing import Any
 from hiwm.console import Bar, say, shout
 from hiwm.tracking import Run, Tracker
 from hiwm.training.checkpoint import METRICS
-from hiwm.training.loop import Progress
-from hiwm.training.monitor import alarms
+from hiwm.training.diagnostics.runner import Diagnostics
+from hiwm.training.loop import MEASURING, Progress
 from hiwm.training.stages import Depth, TrainedLevel
 
 HISTORY = "history.jsonl"
+VALIDATION = "validation/"
 
 
 class TrainingProgress:
-    """Reports levels one after another, or all at once; use as a context, so that no run of an interrupted level stays open.
+    """Reports levels one after another, or all at once; a context, which closes the runs of an interrupted level.
 
     Args:
         tracker: where runs are recorded.
         parameters: what to record of each level.
         dataset: its fingerprint.
+        diagnostics: how to show the numbers of a validation.
         title: of the bar, in place of the level's number.
     """
 
-    def __init__(self, tracker: Tracker, parameters: list[dict[str, Any]], dataset: str, title: str = "") -> None:
+    def __init__(
+        self,
+        tracker: Tracker,
+        parameters: list[dict[str, Any]],
+        dataset: str,
+        diagnostics: Diagnostics,
+        title: str = "",
+    ) -> None:
         self.tracker = tracker
         self.parameters = parameters
+        self.diagnostics = diagnostics
         self.title = title
         self.below = dataset  # fingerprint of the level below the next one to train; of the data, below level 0
         self.bar: Bar | None = None
@@ -40,24 +50,21 @@ class TrainingProgress:
         return self
 
     def start(self, depth: Depth, timescale: float) -> None:
-        """A level comes next."""
+        """Announce the next level."""
         say(
             f"level {depth.level}: a step is {depth.period} environment steps, a window {depth.rows} rows; "
             f"{depth.episodes:.0%} of the episodes hold one, {depth.starts:.0%} of the rows begin one; "
-            f"what it learns from has a time-scale of {timescale:.3g} steps"
+            f"the time scale of its input is {timescale:.3g} steps"
         )
 
     def step(self, level: int, progress: Progress) -> None:
-        """One optimiser step, or one validation, of a level."""
+        """Report one optimiser step, or one validation, of a level."""
         if progress.job != self.job:  # from pretraining to training
             self._close("FINISHED")
         self.job = progress.job
         name = f"level {level}" + (f" {progress.job}" if progress.job != "training" else "")
-        if self.bar is None:
-            if progress.step:
-                say(f"{self.title or name}: goes on from its checkpoint at step {progress.step:,}")
-            self.bar = Bar(self.title or name, progress.steps, "steps", start=progress.step)
-            self.bar.__enter__()
+        if self.bar is None and progress.job != MEASURING:
+            self._open_bar(self.title or name, progress)
         if progress.home not in self.runs:
             lineage = {"hiwm.level": str(level), "hiwm.fingerprint": progress.home.name, "hiwm.below": self.below}
             self.runs[progress.home] = self.tracker.child(name, self.parameters[level], lineage)
@@ -67,17 +74,17 @@ class TrainingProgress:
             self.runs[progress.home].metrics(progress.metrics, progress.step)
             with open(progress.home / HISTORY, "a") as file:
                 file.write(json.dumps({"step": progress.step, **progress.metrics}) + "\n")
-        if "validation/copy_last" not in progress.metrics:
-            self.bar.update(progress.step)
-            return
-        health = {name.removeprefix("validation/"): value for name, value in progress.metrics.items()}
-        note = "prediction {copy_last:.3f} of copy-last, rank {effective_rank:.1f}, readout R2 {readout_r2:.3f}"
-        self.bar.update(progress.step, note.format(**health))
-        for alarm in alarms(health) if progress.step else []:
-            shout(f"level {level} may be collapsing: {alarm}")
+        values = {key.removeprefix(VALIDATION): x for key, x in progress.metrics.items() if key.startswith(VALIDATION)}
+        summary = self.diagnostics.summary(values)
+        if self.bar is not None:
+            self.bar.update(progress.step, summary)
+        elif summary:
+            say(f"{name}: {summary}")
+        for alarm in self.diagnostics.alarms(values) if progress.step else []:
+            shout(f"level {level}: {alarm}")
 
     def level(self, level: int, trained: TrainedLevel) -> None:
-        """A level is done, or was there already."""
+        """A level is done, or was trained before."""
         if trained.reused:
             say(f"level {level}: {trained.folder}, trained already, reused")
         if run := self.runs.pop(trained.folder, None):
@@ -87,6 +94,12 @@ class TrainingProgress:
         if not self.runs:
             self._close("FINISHED")
         self.below = trained.folder.name
+
+    def _open_bar(self, label: str, progress: Progress) -> None:
+        if progress.step:
+            say(f"{label}: resumes from its checkpoint at step {progress.step:,}")
+        self.bar = Bar(label, progress.steps, "steps", start=progress.step)
+        self.bar.__enter__()
 
     def _close(self, status: str) -> None:
         for run in self.runs.values():

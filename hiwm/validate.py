@@ -19,6 +19,8 @@ from hiwm.planning.assemble import make_models, make_strategies
 from hiwm.planning.counter import ForwardCounter
 from hiwm.planning.validate import check_config, check_disagreement, check_fitted, check_levels
 from hiwm.tracking import flatten
+from hiwm.training.diagnostics.runner import Diagnostics
+from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.training.stages import check_longest, describe
 
 # sections of what is fitted to trained levels, and keys whose values a saved hierarchy depends on
@@ -28,6 +30,8 @@ TRAINED = ("inputs", "strides", "levels", "training", *FITTED)
 
 def check(config: Config) -> None:
     """Refuse, before any work, what the config alone shows that training or planning would refuse."""
+    Diagnostics.from_config(config.diagnostics, config.allow)
+    Diagnostics.from_config(config.diagnostics, config.allow)
     levels = len(config.stack.levels)
     check_config(config.planner, levels)
     config.action_prior.check(levels)

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom on a tiny trained stack."""
+"""The notebooks run from top to bottom on a tiny trained hierarchy."""
 
 from pathlib import Path
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import json
 
+import pandas as pd
+
 from hiwm.analysis import tables
 
 
@@ -32,23 +34,26 @@ def test_tables_say_what_the_results_say(tiny_run, tmp_path, monkeypatch, capsys
 
 def test_violations_have_columns(tiny_run, tmp_path):
     result = json.loads((tiny_run.folder / "evaluation.json").read_text())
-    told = {"share": 0.5, "interval": [0.1, 0.9], "episodes": 4, "steps": 1.5}
-    agents = {name: numbers | {"violations": told} for name, numbers in result["agents"].items()}
+    violations = {"share": 0.5, "interval": [0.1, 0.9], "episodes": 4, "steps": 1.5}
+    agents = {name: numbers | {"violations": violations} for name, numbers in result["agents"].items()}
     (tmp_path / "keep_out.json").write_text(json.dumps({**result, "agents": agents}))
-    row = tables.rows_of([tmp_path], "keep_out")[0]
+    row = tables.evaluations([tmp_path], "keep_out").iloc[0]
     assert [row[key] for key in ("entered", "entered_low", "entered_high", "steps_inside")] == [2, 0.1, 0.9, 1.5]
 
 
 def test_mean_steps_are_over_successes():
     def row(seed, won, steps):
-        return {"agent": "stack", "experiment": "maze", "seed": seed, "won": won, "episodes": 4, "steps": steps,
+        return {"agent": "hierarchical", "experiment": "maze", "seed": seed, "won": won, "episodes": 4, "steps": steps,
                 "predictor_calls": 200.0, "other_calls": 10.0 * seed}  # fmt: skip
 
-    rows = [row(0, 3, 100.0), row(1, 1, 200.0), row(2, 0, "")]
-    assert tables.markdown_by_agent(rows).splitlines()[-1] == "| stack | 3/4, 1/4, 0/4 | 125 | 200 | 10 |"
+    rows = [row(0, 3, 100.0), row(1, 1, 200.0), row(2, 0, None)]
+    assert (
+        tables.markdown(tables.by_agent(pd.DataFrame(rows))).splitlines()[-1]
+        == "| hierarchical | 3/4, 1/4, 0/4 | 125 | 200 | 10 |"
+    )
 
 
-def test_health_of_every_level(tiny_run, tmp_path, monkeypatch, capsys):
+def test_diagnostics_of_every_level(tiny_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tables.main([str(tiny_run.folder)])
     rows = list(csv.DictReader((tmp_path / "levels.csv").read_text().splitlines()))

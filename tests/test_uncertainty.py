@@ -5,9 +5,8 @@ import shutil
 import pytest
 import torch
 
-from hiwm.analysis import tables
 from hiwm.analysis.report import report
-from hiwm.analysis.uncertainty import calibration_curves, rows_of, summary
+from hiwm.analysis.uncertainty import calibration_curves, summary
 from hiwm.config import load_config
 from hiwm.heads.calibration import Calibration
 
@@ -28,19 +27,11 @@ def known():
     )
 
 
-def test_a_row_a_step(known):
-    first, second = rows_of(known)
-    assert [first[key] for key in ("step", "scale", "ratio", "spearman", "raw_50", "scaled_95")] == [
-        1, 3.0, 0.75, 0.3, 0.2, 0.72,
-    ]  # fmt: skip
-    assert (second["step"], second["raw_90"], second["conformal_80"]) == (2, 0.55, 0.52)
-
-
 def test_a_summary_says_least_and_most(known):
-    told = summary(known)
-    assert told["scale"] == "3.0 to 5.0"
-    assert told["ratio"] == "0.8 to 1.2"
-    assert told["raw"] == "20 to 30, 40, 50 to 55, 60 to 70"
+    words = summary(known)
+    assert words["scale"] == "3.0 to 5.0"
+    assert words["ratio"] == "0.8 to 1.2"
+    assert words["raw"] == "20 to 30, 40, 50 to 55, 60 to 70"
 
 
 def test_the_figure_has_a_row_a_level(known):
@@ -51,7 +42,7 @@ def test_the_figure_has_a_row_a_level(known):
     assert list(figure.axes[4].lines[0].get_ydata()) == [3.0, 5.0]
 
 
-def test_the_report_shows_it_where_there_is_an_ensemble(known, tiny_run, tmp_path, monkeypatch):
+def test_the_report_shows_it_where_there_is_an_ensemble(known, tiny_run, tmp_path):
     assert "ensemble" not in (tiny_run.folder / "report.html").read_text().split("<pre>")[0]
     shutil.copytree(tiny_run.folder, tmp_path / "tiny")
     known.save(tmp_path / "tiny" / "hierarchy" / "calibration1.safetensors")
@@ -59,6 +50,3 @@ def test_the_report_shows_it_where_there_is_an_ensemble(known, tiny_run, tmp_pat
     page = report(load_config([*tiny_run.overrides, *more])).read_text()
     assert '<td>level 1</td><td class="n">2</td><td class="n">3.0 to 5.0</td>' in page
     assert (tmp_path / "tiny" / "figures" / "calibration.png").exists()
-    monkeypatch.chdir(tmp_path)
-    tables.main([str(tmp_path / "tiny")])
-    assert (tmp_path / "calibration.csv").read_text().splitlines()[1].startswith("tiny,1,1,3.0,0.75,0.3,0.2,0.4")

@@ -17,6 +17,7 @@ from hiwm.fit_heads import fit_heads
 from hiwm.planning.graph.landmarks import LandmarkGraph, build_graph
 from hiwm.progress import TrainingProgress
 from hiwm.tracking import make_tracker
+from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.training.distributed import barrier
 from hiwm.training.stages import train_stack
 from hiwm.validate import actions_of, check, check_columns, check_environment, check_untrained, is_one_hot
@@ -44,7 +45,8 @@ def train(config: Config) -> None:
         for k, (parts, stride) in enumerate(zip(config.stack.levels, config.strides, strict=True))
     ]
     title = f"{len(parameters)} levels jointly" if config.training.joint else ""
-    with TrainingProgress(tracker, parameters, dataset.fingerprint, title) as progress:
+    diagnostics = Diagnostics.from_config(config.diagnostics, config.allow)
+    with TrainingProgress(tracker, parameters, dataset.fingerprint, diagnostics, title) as progress:
         hierarchy, caches = train_stack(
             config.stack,
             config.training,
@@ -55,6 +57,7 @@ def train(config: Config) -> None:
             on_start=progress.start if processes.is_main else lambda depth, timescale: None,
             report=progress.step if processes.is_main else lambda level, step: None,
             on_level=progress.level if processes.is_main else lambda level, trained: None,
+            diagnostics=diagnostics,
         )
     if not processes.is_main:
         barrier()

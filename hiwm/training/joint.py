@@ -14,9 +14,10 @@ from hiwm.levels.clip import Clip
 from hiwm.levels.joint import JointStack, of_level
 from hiwm.levels.level import Level
 from hiwm.training.checkpoint import save_trained
+from hiwm.training.diagnostics.episodes import Episodes
+from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.training.distributed import Processes, barrier
 from hiwm.training.loop import VALIDATION_WINDOWS, Progress, TrainingConfig, evaluate_features, optimize
-from hiwm.training.monitor import Episodes
 
 STATISTICS_WINDOWS = 256
 
@@ -32,6 +33,7 @@ def train_jointly(
     processes: Processes,
     homes: Sequence[Path],
     report: Callable[[int, Progress], None],
+    diagnostics: Diagnostics,
 ) -> None:
     """Train a stack whose level 0 is fitted, and save each level in its home.
 
@@ -45,6 +47,7 @@ def train_jointly(
         processes: this process and the others.
         homes: folder of each level; the top's holds the checkpoint.
         report: called with a level's number: for level 0 at every step, for all at validations and when losses are told.
+        diagnostics: measured of every level at validations.
     """
     stack = JointStack(levels).to(processes.device)
     sample = training.sample(STATISTICS_WINDOWS, np.random.default_rng(0)).map(lambda x: x.to(processes.device))
@@ -69,7 +72,7 @@ def train_jointly(
     held_out = validation.sample(windows, np.random.default_rng(0)).map(lambda x: x.to(processes.device))
     metrics = optimize(
         stack, training, config, seed=seed, processes=processes, home=homes[-1],
-        evaluate=lambda: evaluate_stack(stack, held_out, episodes), report=told,
+        evaluate=lambda: evaluate_stack(stack, held_out, episodes, diagnostics), report=told,
     )  # fmt: skip
     if processes.is_main:
         for k, (level, home) in enumerate(zip(levels, homes, strict=True)):
@@ -78,15 +81,17 @@ def train_jointly(
 
 
 @torch.no_grad()
-def evaluate_stack(stack: JointStack, clip: Clip, episodes: Episodes) -> dict[str, float]:
+def evaluate_stack(stack: JointStack, clip: Clip, episodes: Episodes, diagnostics: Diagnostics) -> dict[str, float]:
     """`evaluate_level` of every level: level<k>/<name>."""
     stack.eval()
     generator = torch.Generator().manual_seed(0)
     metrics = {}
     for k, (given, seen) in enumerate(stack.clips(clip, generator)):
         level = stack.levels[k]
-        found = evaluate_features(level, level.foresee(seen.windows(level.horizon)), given.pairs, episodes)
+        encoded = episodes.encoded(level)
+        output = level.foresee(seen.windows(level.horizon))
+        found = evaluate_features(level, output, given.pairs, encoded, diagnostics)
         metrics |= {f"level{k}/{name}": value for name, value in found.items()}
-        episodes = Episodes({"latent": level.encode(episodes.inputs)}, episodes.state)
+        episodes = Episodes({"latent": encoded.latent}, encoded.state)
     stack.train()
     return metrics

@@ -22,10 +22,12 @@ from hiwm.levels.features import Features
 from hiwm.levels.level import Level
 from hiwm.levels.trainable import Trainable
 from hiwm.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from hiwm.training.diagnostics.episodes import EncodedEpisodes, Episodes
+from hiwm.training.diagnostics.runner import LOSS, SHIPPED, Diagnostics
 from hiwm.training.distributed import Processes
-from hiwm.training.monitor import Episodes, diagnose
 
 VALIDATION_WINDOWS = 1024
+MEASURING = "diagnostics"  # the job of measuring a level that was trained before
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,10 @@ def train_level(
     processes: Processes,
     home: Path,
     report: Callable[[Progress], None],
+    diagnostics: Diagnostics = SHIPPED,
 ) -> dict[str, float]:
     """Train a fitted level; returns its last validation metrics."""
-    held_out = validation.sample(VALIDATION_WINDOWS, np.random.default_rng(0)).map(lambda x: x.to(processes.device))
+    held_out = held_out_clip(validation, processes)
     return optimize(
         level,
         training,
@@ -121,7 +124,7 @@ def train_level(
         seed=seed,
         processes=processes,
         home=home,
-        evaluate=lambda: evaluate_level(level, held_out, episodes),
+        evaluate=lambda: evaluate_level(level, held_out, episodes, diagnostics),
         report=report,
     )
 
@@ -199,19 +202,27 @@ def optimize(
     return metrics
 
 
+def held_out_clip(validation: ClipSampler, processes: Processes) -> Clip:
+    """The windows that a level is validated on, always the same."""
+    return validation.sample(VALIDATION_WINDOWS, np.random.default_rng(0)).map(lambda x: x.to(processes.device))
+
+
 @torch.no_grad()
-def evaluate_level(level: Level, clip: Clip, episodes: Episodes) -> dict[str, float]:
-    """Validation losses on a held-out clip and the health of the latent."""
+def evaluate_level(level: Level, clip: Clip, episodes: Episodes, diagnostics: Diagnostics) -> dict[str, float]:
+    """Validation losses on a held-out clip, and the diagnostics."""
     level.eval()
-    metrics = evaluate_features(level, level.features(clip), clip.pairs, episodes)
+    metrics = evaluate_features(level, level.features(clip), clip.pairs, episodes.encoded(level), diagnostics)
     level.train()
     return metrics
 
 
-def evaluate_features(level: Level, features: Features, pairs: Pairs | None, episodes: Episodes) -> dict[str, float]:
+def evaluate_features(
+    level: Level, features: Features, pairs: Pairs | None, episodes: EncodedEpisodes, diagnostics: Diagnostics
+) -> dict[str, float]:
     """The same of what the level, in eval mode, made of the clip."""
     losses = level.losses_of(features, pairs, torch.Generator().manual_seed(0))
-    return {f"loss_{name}": value.item() for name, value in losses.items()} | diagnose(level, features, episodes)
+    measured = diagnostics.measure(level, features, episodes)
+    return {f"{LOSS}{name}": value.item() for name, value in losses.items()} | measured
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:

@@ -19,12 +19,13 @@ from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.levels.joint import JointStack
 from hiwm.levels.level import Level
 from hiwm.training.checkpoint import LATENTS, forget_trained, is_trained, load_trained, save_metrics, save_trained
+from hiwm.training.diagnostics.episodes import Episodes
+from hiwm.training.diagnostics.runner import SHIPPED, Diagnostics
 from hiwm.training.distributed import Processes, barrier
 from hiwm.training.fingerprint import fingerprint
 from hiwm.training.joint import train_jointly
 from hiwm.training.latents import cache_latents
-from hiwm.training.loop import Progress, TrainingConfig, train_level
-from hiwm.training.monitor import Episodes
+from hiwm.training.loop import MEASURING, Progress, TrainingConfig, evaluate_level, held_out_clip, train_level
 from hiwm.training.pretrain import check_pretraining, pretrain
 from hiwm.training.timescale import out_of_scale, timescale
 
@@ -122,6 +123,7 @@ def train_stack(
     on_start: Callable[[Depth, float], None],
     report: Callable[[int, Progress], None],
     on_level: Callable[[int, TrainedLevel], None],
+    diagnostics: Diagnostics = SHIPPED,
 ) -> tuple[Hierarchy, list[Path]]:
     """Train every level that is not there yet.
 
@@ -139,6 +141,7 @@ def train_stack(
             true state for level 0 (a pixel's own is the time something takes to cross it), the latents below for others.
         report: called with the level's number at every step.
         on_level: called when a level is done.
+        diagnostics: measured at every validation. A level that is reused is measured again if it lacks one of them.
 
     Returns:
         The hierarchy, and the file of cached latents of each level.
@@ -176,6 +179,7 @@ def train_stack(
             processes=processes,
             report=report,
             state=state,
+            diagnostics=diagnostics,
         )
     caches: list[Path] = []
     source, inputs, action_period = trajectories, tuple(config.inputs), 1
@@ -218,12 +222,22 @@ def train_stack(
                 processes=processes,
                 home=home,
                 report=partial(report, k),
+                diagnostics=diagnostics,
             )
             metrics = {**metrics, "timescale": scale}
             if processes.is_main:
                 save_trained(level, metrics, home)
         elif "timescale" not in metrics:  # trained jointly, before what it learns from was there
             metrics = {**metrics, "timescale": scale}
+            if processes.is_main:
+                save_metrics(metrics, home)
+        if diagnostics.missing(metrics):  # the level was trained before they were added
+            held_data = source.split(config.validation)[1]
+            clip = held_out_clip(_sampler(level, held_data, inputs, action_period, level.horizon), processes)
+            metrics = evaluate_level(level, clip, spread_episodes(held_data, inputs, state), diagnostics) | metrics
+            steps = training.changed(spec.config["training"]).steps
+            values = {f"validation/{name}": metrics[name] for name in diagnostics.by_name}
+            report(k, Progress(steps, steps, values, home, MEASURING))
             if processes.is_main:
                 save_metrics(metrics, home)
         level.eval().requires_grad_(False)
@@ -249,6 +263,7 @@ def _train_jointly(
     processes: Processes,
     homes: Sequence[Path],
     report: Callable[[int, Progress], None],
+    diagnostics: Diagnostics,
 ) -> None:
     horizon = JointStack(levels).horizon
     train_data, held_data = trajectories.split(config.validation)
@@ -258,7 +273,7 @@ def _train_jointly(
         home.mkdir(parents=True, exist_ok=True)
     train_jointly(
         levels, sampler, held_sampler, spread_episodes(held_data, config.inputs, state), training,
-        seed=seed, processes=processes, homes=homes, report=report,
+        seed=seed, processes=processes, homes=homes, report=report, diagnostics=diagnostics,
     )  # fmt: skip
 
 
@@ -378,7 +393,7 @@ def fit_level(level: Level, source: Trajectories, sampler: ClipSampler) -> None:
 
 
 def spread_episodes(held_out: Trajectories, inputs: Sequence[str], state: np.ndarray) -> Episodes:
-    """Evenly spaced moments of held-out episodes, for the monitor."""
+    """Evenly spaced moments of held-out episodes, for the diagnostics."""
     chosen = np.linspace(0, len(held_out.ep_len) - 1, min(MONITORED_EPISODES, len(held_out.ep_len))).astype(int)
     share = np.linspace(0, 1, MONITORED_MOMENTS)
     rows = held_out.ep_offset[chosen, None] + np.round(share * (held_out.ep_len[chosen, None] - 1)).astype(np.int64)

@@ -187,6 +187,7 @@ def test_other_encoders_are_refused_before_training(dataset, tmp_path, encoder, 
 
 def test_the_report_tells_pretraining_from_training(trained, stack, dataset, tmp_path):
     from hiwm.progress import TrainingProgress
+    from hiwm.training.diagnostics.runner import SHIPPED
     from hiwm.training.stages import train_stack
 
     class Recorded:
@@ -205,7 +206,7 @@ def test_the_report_tells_pretraining_from_training(trained, stack, dataset, tmp
             self.runs[-1][2] = status
 
     tracker = Recorded()
-    with TrainingProgress(tracker, [{}, {}], "data") as progress:
+    with TrainingProgress(tracker, [{}, {}], "data", SHIPPED) as progress:
         hierarchy, _ = train_stack(
             stack, config().training, dataset, seed=1, folder=tmp_path, processes=ALONE, on_start=lambda *_: None,
             report=progress.step, on_level=progress.level,

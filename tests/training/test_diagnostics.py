@@ -8,7 +8,11 @@ from hiwm.levels.encoders.identity import IdentityEncoder
 from hiwm.levels.inverse import InverseModel
 from hiwm.levels.level import Level
 from hiwm.levels.parts import Predictor
-from hiwm.training.monitor import Episodes, alarms, diagnose, effective_rank, ratio_to_copy_last, readout_r2
+from hiwm.training.diagnostics.copy_last import ratio_to_copy_last
+from hiwm.training.diagnostics.episodes import Episodes, spectrum
+from hiwm.training.diagnostics.rank import effective_rank
+from hiwm.training.diagnostics.readout import readout_r2
+from hiwm.training.diagnostics.runner import SHIPPED
 
 EPISODES, MOMENTS, DIM = 24, 32, 2
 INPUTS = {"state": (DIM,), "background": (DIM,)}
@@ -96,31 +100,35 @@ class Position(IdentityEncoder):
 def health(encoder, predictor, extra=0):
     clip, episodes = world(extra)
     level = make_level(encoder, predictor)
-    return diagnose(level, level.features(clip), episodes)
+    return SHIPPED.measure(level, level.features(clip), episodes.encoded(level))
+
+
+def rank(rows):
+    return effective_rank(spectrum(rows))
 
 
 def test_effective_rank_of_identity_is_its_dimension():
     rows = torch.randn(20000, 6, generator=torch.Generator().manual_seed(0))
-    assert effective_rank(rows) == pytest.approx(6, rel=0.01)
+    assert rank(rows) == pytest.approx(6, rel=0.01)
 
 
 def test_effective_rank_of_one_direction_is_one():
     scalar = torch.randn(1000, 1, generator=torch.Generator().manual_seed(0))
-    assert effective_rank(scalar * torch.tensor([1.0, -2.0, 3.0])) == pytest.approx(1, abs=1e-3)
-    assert effective_rank(scalar) == pytest.approx(1)
+    assert rank(scalar * torch.tensor([1.0, -2.0, 3.0])) == pytest.approx(1, abs=1e-3)
+    assert rank(scalar) == pytest.approx(1)
 
 
 def test_effective_rank_of_known_eigenvalues():
     # deviations exactly 3 and 1, so shares 9/10 and 1/10 of the variance
     rows = torch.tensor([[3.0, 1.0], [3.0, -1.0], [-3.0, 1.0], [-3.0, -1.0]])
-    assert effective_rank(rows) == pytest.approx(0.9**-0.9 * 0.1**-0.1, rel=1e-6)
+    assert rank(rows) == pytest.approx(0.9**-0.9 * 0.1**-0.1, rel=1e-6)
 
 
 def test_effective_rank_ignores_rotation_scale_and_offset():
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(500, 4, generator=generator) * torch.tensor([1.0, 2.0, 0.1, 0.5])
     rotation = torch.linalg.qr(torch.randn(4, 4, generator=generator))[0]
-    assert effective_rank(5 * rows @ rotation + 3) == pytest.approx(effective_rank(rows), rel=1e-4)
+    assert rank(5 * rows @ rotation + 3) == pytest.approx(rank(rows), rel=1e-4)
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 1.0), (1.0, 0.0), (0.5, 0.25), (-1.0, 4.0)])
@@ -167,12 +175,12 @@ def test_readout_of_a_column_constant_in_the_test_half_is_finite():
 
 
 def test_effective_rank_of_a_constant_is_not_full():
-    assert effective_rank(torch.ones(50, 4)) < 2
+    assert rank(torch.ones(50, 4)) < 2
 
 
 def test_a_healthy_level_gives_no_alarm():
     found = health(Position(inputs={"state": (DIM,)}), AddAction())
-    assert alarms(found) == []
+    assert SHIPPED.alarms(found) == []
     assert found["effective_rank"] == pytest.approx(2, abs=0.05)
     assert found["rank_share"] == pytest.approx(1, abs=0.05)
     assert found["std"] == pytest.approx(4 / 12**0.5, rel=0.1)
@@ -183,7 +191,7 @@ def test_a_healthy_level_gives_no_alarm():
 
 def test_a_constant_latent_gives_alarms():
     found = health(Constant(), AddAction())
-    text = "\n".join(alarms(found))
+    text = "\n".join(SHIPPED.alarms(found))
     assert "shrinking to a point" in text
     assert found["readout_r2"] < 0.1
 
@@ -191,14 +199,14 @@ def test_a_constant_latent_gives_alarms():
 def test_a_shrunk_latent_gives_an_alarm():
     found = health(Shrunk(), Still())
     assert found["rank_share"] > 0.9  # it has lost nothing but its size
-    assert any("deviation is 0.01" in text and "shrinking to a point" in text for text in alarms(found))
+    assert any("deviation is 0.01" in text and "shrinking to a point" in text for text in SHIPPED.alarms(found))
 
 
 def test_a_static_latent_gives_an_alarm():
     found = health(Background(), Still())
     assert found["within_episode"] < 1e-6
     assert found["std"] > 0.5
-    assert any("only what never changes" in text for text in alarms(found))
+    assert any("only what never changes" in text for text in SHIPPED.alarms(found))
 
 
 def test_one_direction_of_many_gives_an_alarm():
@@ -206,11 +214,11 @@ def test_one_direction_of_many_gives_an_alarm():
     level.encoder, level.standardize = OneOfMany(), nn.Identity()
     clip, episodes = world(extra=20)
     level.predictor = Still()
-    found = diagnose(level, level.features(clip), episodes)
+    found = SHIPPED.measure(level, level.features(clip), episodes.encoded(level))
     assert found["rank_share"] == pytest.approx(0, abs=0.01)
-    assert any("effective rank is 1.0, 0%" in text for text in alarms(found))
+    assert any("effective rank is only 0%" in text for text in SHIPPED.alarms(found))
 
 
 def test_prediction_of_no_change_gives_an_alarm():
-    (text,) = alarms(health(Position(inputs={"state": (DIM,)}), Still()))
+    (text,) = SHIPPED.alarms(health(Position(inputs={"state": (DIM,)}), Still()))
     assert "no better than no change (error ratio 1.00)" in text

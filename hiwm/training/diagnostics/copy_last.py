@@ -1,0 +1,37 @@
+"""Whether a level predicts better than "nothing changes"."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hiwm.levels.features import Features
+from hiwm.levels.level import Level
+from hiwm.training.diagnostics.diagnostic import Diagnostic
+from hiwm.training.diagnostics.episodes import EncodedEpisodes
+
+MAX_RATIO = 0.9  # healthy levels seen here: below 0.3
+
+
+class CopyLast(Diagnostic):
+    """Error of open-loop predictions over the error of repeating the first latent."""
+
+    name = "copy_last"
+    label = "error / copy-last"
+    format = "{:.4f}"
+    description = (
+        "Squared error of open-loop predictions, divided by the error of predicting no change; below 1 is better."
+    )
+
+    def __call__(self, level: Level, output: Features, episodes: EncodedEpisodes) -> float:
+        return ratio_to_copy_last(output.predicted, output.latent)
+
+    def alarm(self, value: float) -> str | None:
+        if value > MAX_RATIO:
+            return f"prediction is no better than no change (error ratio {value:.2f})"
+        return None
+
+
+def ratio_to_copy_last(predicted: Tensor, latent: Tensor) -> float:
+    """Squared error of a rollout (B, T, D) over that of repeating the first latent of (B, T+1, D)."""
+    error = (predicted - latent[:, 1:]).square().mean()
+    return (error / (latent[:, :1] - latent[:, 1:]).square().mean().clamp_min(1e-12)).item()

@@ -1,0 +1,43 @@
+"""The contract of a diagnostic."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from hiwm.levels.features import Features
+from hiwm.levels.level import Level
+from hiwm.training.diagnostics.episodes import EncodedEpisodes
+
+
+class Diagnostic(ABC):
+    """One number that says how a level is doing on held-out data.
+
+    The shipped ones are in this folder. Add one of your own with two overrides of the configuration:
+    `+diagnostics.<name>._target_=my_diagnostics.Spread 'allow=[my_diagnostics]'`.
+
+    Attributes:
+        name: key of the number in MLflow (validation/<name>), metrics.json and CSV files. An added diagnostic takes its
+            key in the section `diagnostics`.
+        label: what people read; the name if it is empty.
+        format: how people read the number.
+        description: what the number means, one sentence for the report.
+    """
+
+    name: str = ""
+    label: str = ""
+    format: str = "{:.3f}"
+    description: str = ""
+
+    @abstractmethod
+    def __call__(self, level: Level, output: Features, episodes: EncodedEpisodes) -> float:
+        """Compute the number; called without gradients and with the level in eval mode.
+
+        Args:
+            level: the level.
+            output: held-out windows that the level encoded and predicted, from every part of the episodes.
+            episodes: evenly spaced moments of whole held-out episodes, encoded.
+        """
+
+    def alarm(self, value: float) -> str | None:
+        """What is wrong with the level, in words; None for a healthy value. Alarms are printed and shown in the report."""
+        return None

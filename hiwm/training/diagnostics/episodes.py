@@ -1,0 +1,55 @@
+"""Held-out episodes that diagnostics look at, encoded once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from hiwm.levels.level import Level
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Evenly spaced moments of some held-out episodes.
+
+    Args:
+        inputs: a level's named inputs, each (B, T, ...).
+        state: columns of the true state at the same moments, (B, T, C).
+    """
+
+    inputs: Mapping[str, Tensor]
+    state: Tensor
+
+    def encoded(self, level: Level) -> EncodedEpisodes:
+        """The same moments with the level's latents."""
+        return EncodedEpisodes(self.inputs, self.state, level.encode(self.inputs))
+
+
+@dataclass(frozen=True)
+class EncodedEpisodes(Episodes):
+    """Episodes and what a level makes of them.
+
+    Args:
+        latent: (B, T, D).
+    """
+
+    latent: Tensor
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The latents of all moments, (B * T, D)."""
+        return self.latent.flatten(0, 1)
+
+    @cached_property
+    def spectrum(self) -> Tensor:
+        """Eigenvalues of the latent's covariance, ascending, (D,)."""
+        return spectrum(self.rows)
+
+
+def spectrum(rows: Tensor) -> Tensor:
+    """Eigenvalues of the covariance of (N, D), ascending, in double precision, (D,)."""
+    return torch.linalg.eigvalsh(torch.cov(rows.double().T).reshape(rows.shape[1], -1)).clamp_min(0)

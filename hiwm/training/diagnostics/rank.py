@@ -1,0 +1,50 @@
+"""How many dimensions the latent uses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hiwm.levels.features import Features
+from hiwm.levels.level import Level
+from hiwm.training.diagnostics.diagnostic import Diagnostic
+from hiwm.training.diagnostics.episodes import EncodedEpisodes
+
+MIN_SHARE = 0.1  # healthy levels seen here: 0.3 to 1
+
+
+class EffectiveRank(Diagnostic):
+    """exp of the entropy of the covariance's normalised eigenvalues, 1 to D (Roy & Vetterli 2007)."""
+
+    name = "effective_rank"
+    label = "effective rank"
+    format = "{:.2f}"
+    description = "Number of dimensions that the latent uses."
+
+    def __call__(self, level: Level, output: Features, episodes: EncodedEpisodes) -> float:
+        return effective_rank(episodes.spectrum)
+
+
+class RankShare(Diagnostic):
+    """Position of the effective rank between 1 (all latents on a line) and its largest possible value, 0 to 1.
+
+    The largest possible value is D, or the number of inputs where that is smaller.
+    """
+
+    name = "rank_share"
+    label = "rank share"
+    format = "{:.2f}"
+    description = "Effective rank on a scale from 0 (one direction) to 1 (as many directions as the inputs allow)."
+
+    def __call__(self, level: Level, output: Features, episodes: EncodedEpisodes) -> float:
+        possible = min(episodes.rows.shape[1], sum(value[0, 0].numel() for value in episodes.inputs.values()))
+        return 1.0 if possible == 1 else min(1.0, (effective_rank(episodes.spectrum) - 1) / (possible - 1))
+
+    def alarm(self, value: float) -> str | None:
+        return f"the effective rank is only {value:.0%} of what it could be" if value < MIN_SHARE else None
+
+
+def effective_rank(spectrum: Tensor) -> float:
+    """exp(entropy) of a covariance's eigenvalues (D,): 1 to D."""
+    share = spectrum / spectrum.sum().clamp_min(1e-30)
+    return torch.exp(torch.special.entr(share).sum()).item()

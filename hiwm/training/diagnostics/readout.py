@@ -1,0 +1,80 @@
+"""How well the true state can be read out of a latent by kernel ridge regression."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from hiwm.levels.features import Features
+from hiwm.levels.level import Level
+from hiwm.training.diagnostics.diagnostic import Diagnostic
+from hiwm.training.diagnostics.episodes import EncodedEpisodes
+
+MIN_R2 = 0.2
+WIDTHS = (0.5, 1.0, 2.0, 4.0)  # of the kernel, times the median distance
+RIDGES = (1e-4, 1e-2)
+LINEAR = (0.0, 1.0)  # weight of the linear kernel
+MAX_ROWS = 1024
+
+
+class ReadoutR2(Diagnostic):
+    """R2 of the true state, read out of the latent on episodes that the readout has not seen."""
+
+    name = "readout_r2"
+    label = "readout R²"
+    format = "{:.3f}"
+    description = (
+        "R² of the true state, read out of the latent of unseen episodes by kernel ridge regression; NaN with fewer than two "
+        "held-out episodes."
+    )
+
+    def __call__(self, level: Level, output: Features, episodes: EncodedEpisodes) -> float:
+        return readout_r2(episodes.latent, episodes.state)
+
+    def alarm(self, value: float) -> str | None:
+        return f"the state can hardly be read out of the latent (R2 {value:.2f})" if value < MIN_R2 else None
+
+
+def readout_r2(latent: Tensor, state: Tensor) -> float:
+    """R2 on unseen episodes of state (B, T, C) from latent (B, T, D), averaged over the columns that vary.
+
+    Ridge regression with a Gaussian kernel, with and without a linear one, in closed form: non-linear and without
+    training. The first half of the episodes is fitted, the second half is tested. Each column takes the kernel and the
+    ridge that are best on the last third of the fitted rows. NaN for a single episode, or if no column varies.
+    """
+    half = len(latent) // 2
+    if half == 0:  # one episode: nothing unseen
+        return float("nan")
+    z, s, z_test, s_test = (
+        x.flatten(0, 1)[:: max(1, (half * latent.shape[1]) // MAX_ROWS)].double()
+        for x in (latent[:half], state[:half], latent[half:], state[half:])
+    )
+    varies = (s.std(0) > 1e-6) & (s_test.std(0) > 1e-6)
+    if not varies.any():
+        return float("nan")
+    s, s_test = s[:, varies], s_test[:, varies]
+    z, z_test = ((x - z.mean(0)) / z.std(0).mean().clamp_min(1e-9) for x in (z, z_test))
+    fitted = len(z) - len(z) // 3
+    median = torch.cdist(z, z).median().clamp_min(1e-9)
+    choices = [(width * median, ridge, linear) for width, ridge, linear in itertools.product(WIDTHS, RIDGES, LINEAR)]
+    errors = [
+        (_predict(z[:fitted], s[:fitted], z[fitted:], *choice) - s[fitted:]).square().mean(0) for choice in choices
+    ]
+    best = torch.stack(errors).argmin(0)  # (C,)
+    predicted = torch.empty_like(s_test)
+    for i in best.unique().tolist():
+        predicted[:, best == i] = _predict(z, s[:, best == i], z_test, *choices[i])
+    return (1 - (predicted - s_test).square().mean(0) / s_test.var(0)).mean().item()
+
+
+def _predict(z: Tensor, s: Tensor, z_new: Tensor, width: Tensor, ridge: float, linear: float) -> Tensor:
+    """Kernel ridge regression fitted on (N, D) -> (N, C), at new points (M, D) -> (M, C)."""
+
+    def kernel(b: Tensor) -> Tensor:
+        return linear * b @ z.T / z.shape[1] + torch.exp(-((torch.cdist(b, z) / width) ** 2))
+
+    mean = s.mean(0)
+    eye = torch.eye(len(z), dtype=z.dtype, device=z.device)
+    return kernel(z_new) @ torch.linalg.solve(kernel(z) + ridge * eye, s - mean) + mean

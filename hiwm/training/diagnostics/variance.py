@@ -1,0 +1,48 @@
+"""How much the latent varies, and how much of that lies within episodes."""
+
+from __future__ import annotations
+
+from hiwm.levels.features import Features
+from hiwm.levels.level import Level
+from hiwm.training.diagnostics.diagnostic import Diagnostic
+from hiwm.training.diagnostics.episodes import EncodedEpisodes
+
+MIN_STD = 0.1
+MIN_WITHIN_EPISODE = 0.05  # healthy levels seen here: 0.6 to 1
+
+
+class LatentStd(Diagnostic):
+    """Standard deviation of a latent dimension, averaged over the dimensions."""
+
+    name = "std"
+    label = "latent std"
+    format = "{:.2f}"
+    description = (
+        "Standard deviation of a latent dimension, averaged over the dimensions; near 0, the latent collapses."
+    )
+
+    def __call__(self, level: Level, output: Features, episodes: EncodedEpisodes) -> float:
+        return episodes.rows.std(0).mean().item()
+
+    def alarm(self, value: float) -> str | None:
+        if value < MIN_STD:
+            return f"the latent's standard deviation is {value:.3f}: it is shrinking to a point"
+        return None
+
+
+class WithinEpisode(Diagnostic):
+    """Share of the latent's variance that lies within episodes."""
+
+    name = "within_episode"
+    label = "within-episode variance"
+    format = "{:.2f}"
+    description = "Share of the latent's variance within episodes; near 0, the latent encodes only what never changes in an episode."
+
+    def __call__(self, level: Level, output: Features, episodes: EncodedEpisodes) -> float:
+        total = episodes.rows.var(0).sum().clamp_min(1e-12)
+        return (episodes.latent.var(1).sum(-1).mean() / total).item()
+
+    def alarm(self, value: float) -> str | None:
+        if value < MIN_WITHIN_EPISODE:
+            return f"{value:.1%} of the variance lies within episodes: only what never changes is encoded"
+        return None
