@@ -1,4 +1,4 @@
-"""Named tensors from safetensors files, which hold no code."""
+"""Loading of safetensors files, which hold named tensors and no code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def load_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """What `safetensors.torch.save_file` wrote.
+    """Named tensors that `safetensors.torch.save_file` wrote.
 
     Raises:
         ValueError: the file is damaged.
@@ -18,4 +18,4 @@ def load_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
     try:
         return load_file(path, device=device)
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it, and `hiwm train` makes it anew") from error
+        raise ValueError(f"{path} is damaged ({error}); remove it, and `hiwm train` writes it again") from error

@@ -184,12 +184,12 @@ def test_uniform_policy_fills_the_action_space():
 def test_expert_without_noise_is_followed():
     expert = partial(NoisyExpertPolicy, noise=0.0)
     for episode in run(policy=expert, make_env=partial(Walk, expert=True)):
-        # while an episode runs; the action of its last row leads nowhere
+        # while an episode runs; the action of its last row is never executed
         expected = np.clip(-2 * episode["state"][:-1, :2], -1, 1)
         np.testing.assert_allclose(episode["action"][:-1], expected, rtol=1e-5)
 
 
-def test_expert_noise_has_its_deviation_and_is_clipped():
+def test_expert_noise_has_its_standard_deviation_and_is_clipped():
     policy = NoisyExpertPolicy(noise=0.3)
     policy.reset([0, 1], Box(-1, 1, (2,), np.float32), 2000)
     infos = {"expert_action": np.array([[0.0, 0.9], [0.0, -0.9]])}

@@ -2,7 +2,8 @@ import h5py
 import numpy as np
 import pytest
 
-from hiwm.data.store import STATISTICS_ROWS, DatasetError, Trajectories, Writer, open_dataset
+from hiwm.data.store import DatasetError, Trajectories, Writer, open_dataset
+from hiwm.data.trajectories import STATISTICS_ROWS
 
 LENGTHS = (5, 1, 8, 3)
 
@@ -257,7 +258,7 @@ def test_two_writers_of_one_file_are_refused(tmp_path, resume):
     path = tmp_path / "data.h5"
     with Writer(path, {}, resume=True) as writer:
         writer.append(make_episodes()[0])
-        with pytest.raises(DatasetError, match=r"data\.h5: another process is writing it"):
+        with pytest.raises(DatasetError, match=r"data\.h5: another process writes this file"):
             Writer(path, {}, resume=resume).__enter__()
         writer.append(make_episodes()[1])
     assert_holds(open_dataset(path), make_episodes()[:2])

@@ -370,9 +370,9 @@ def test_in_a_vector_environment():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="name is 'cube-octuple'; allowed: cube-single"):
+    with pytest.raises(ValueError, match="name is 'cube-octuple'; expected one of cube-single"):
         Manipulation(name="cube-octuple")
-    with pytest.raises(ValueError, match="behaviour is 'noisy'; allowed: play"):
+    with pytest.raises(ValueError, match="behaviour is 'noisy'; expected null or play"):
         Manipulation(name="scene", behaviour="noisy")
-    with pytest.raises(ValueError, match="task_id is 6; allowed: 1 to 5"):
+    with pytest.raises(ValueError, match="task_id is 6; expected 1 to 5"):
         Manipulation(name="cube-single").reset(options={"task_id": 6})

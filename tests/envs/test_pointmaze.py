@@ -287,9 +287,9 @@ def test_a_closed_door_stops_the_agent():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"through": [0, 0]}, r"through is \[0, 0\]; allowed: \[row, column\] of a free cell"),
-        ({"through": [1, 1]}, r"through is \[1, 1\]; allowed: a cell that some shortest way needs"),
-        ({"through": [3, 3], "behaviour": "stitch"}, "through is .* with behaviour 'stitch'; allowed: one of the two"),
+        ({"through": [0, 0]}, r"through is \[0, 0\]; expected \[row, column\] of a free cell"),
+        ({"through": [1, 1]}, r"through is \[1, 1\]; expected a cell that some shortest path needs"),
+        ({"through": [3, 3], "behaviour": "stitch"}, "through is .* and behaviour is 'stitch'; expected only one of the two"),
         ({"closed": True}, "closed is True and through is None"),
     ],
 )

@@ -176,7 +176,7 @@ def test_episodes_are_the_files_and_the_same_in_any_batch():
 
 
 def test_a_number_out_of_range_is_refused():
-    with pytest.raises(ValueError, match=r"task_id is 3; allowed: 1 to 2"):
+    with pytest.raises(ValueError, match=r"task_id is 3; expected 1 to 2"):
         FourRoom().reset(options={"task_id": 3})
 
 

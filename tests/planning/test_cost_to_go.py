@@ -220,7 +220,7 @@ def test_what_cannot_be_is_refused(trained):
         ValueError, match=r"cost_to_go.levels is \[1\] but goal.columns is empty; allowed: goal.columns that name"
     ):
         CostToGoConfig(levels=[1]).check(3, [])
-    with pytest.raises(ValueError, match=r"cost_to_go.expectile is 1.0; allowed: in \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"cost_to_go.expectile is 1.0; expected a number in \(0, 1\)"):
         CostToGoConfig(expectile=1.0)
 
 

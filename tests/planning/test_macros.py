@@ -102,5 +102,5 @@ def test_episodes_without_an_action_are_refused():
 
 @pytest.mark.parametrize(("key", "value"), [("queue", 1), ("bank", 0), ("length", 0)])
 def test_config_names_the_key(key, value):
-    with pytest.raises(ValueError, match=rf"macros.{key} is {value}; allowed: at least"):
+    with pytest.raises(ValueError, match=rf"macros.{key} is {value}; expected at least"):
         replace(MacroConfig(), **{key: value})
