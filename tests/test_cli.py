@@ -143,7 +143,7 @@ def test_a_bank_of_shorter_sequences_than_the_horizon_is_refused_before_training
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (["planner.budget=1"], "planner.budget is 1: level 0 gets 0 candidates a round; allowed: at least 4"),
         (["planner.replan=[60,60,60]"], "planner.replan[0] is 60 steps; allowed: at most its horizon, 6"),
@@ -158,8 +158,8 @@ def test_a_bank_of_shorter_sequences_than_the_horizon_is_refused_before_training
         (["device=cuda"], "device is 'cuda', but torch finds no CUDA device here"),
     ],
 )  # fmt: skip
-def test_settings_that_the_planner_refuses_are_refused_before_training(spoiled, tmp_path, capsys, changes, told):
-    assert told in refused(capsys, "train", *spoiled, "seed=7", *changes)
+def test_settings_that_the_planner_refuses_are_refused_before_training(spoiled, tmp_path, capsys, changes, message):
+    assert message in refused(capsys, "train", *spoiled, "seed=7", *changes)
     assert not (tmp_path / "root" / "tiny-seed7").exists()
 
 
@@ -352,7 +352,7 @@ def test_without_mlflow_and_with_a_custom_part(tiny_run, tmp_path):
     assert "my_parts.WideEncoder" in saved
 
 
-def test_full_error_shows_where(monkeypatch, tmp_path):
+def test_full_error_raises_the_error(monkeypatch, tmp_path):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(ValueError, match="stepz"):
         main(["train", *tiny.overrides(tmp_path, "training.stepz=3")])

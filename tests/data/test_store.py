@@ -181,7 +181,7 @@ def test_parts_of_a_killed_writer_are_dropped(tmp_path):
 
 
 def interrupted(path, episodes, metadata):
-    """Append these, then leave by an error."""
+    """Append these episodes, then raise an error."""
     with pytest.raises(KeyboardInterrupt), Writer(path, metadata, resume=True) as writer:  # noqa: PT012
         for episode in episodes[len(writer.ep_len) :]:
             writer.append(episode)
@@ -189,7 +189,7 @@ def interrupted(path, episodes, metadata):
 
 
 def resumed(path, episodes, metadata):
-    """Write what is missing; how many episodes were there."""
+    """Write the missing episodes; returns how many were there already."""
     with Writer(path, metadata, resume=True) as writer:
         there = len(writer.ep_len)
         for episode in episodes[there:]:
@@ -198,7 +198,7 @@ def resumed(path, episodes, metadata):
 
 
 @pytest.mark.parametrize("there", [0, 1, 3, 4])
-def test_an_interrupted_writer_goes_on(tmp_path, there):
+def test_an_interrupted_writer_continues(tmp_path, there):
     episodes, metadata = make_episodes(), {"seed": (3, 4)}
     whole = write(tmp_path / "whole.h5", episodes, metadata)
     path = tmp_path / "data.h5"
@@ -223,7 +223,7 @@ def test_an_interrupted_writer_goes_on(tmp_path, there):
         ("ep_len", lambda data: b"", 0),
     ],
 )
-def test_what_a_kill_left_half_written_is_written_again(tmp_path, file, change, left):
+def test_half_written_episodes_are_written_again(tmp_path, file, change, left):
     episodes, path = make_episodes(), tmp_path / "data.h5"
     interrupted(path, episodes[:3], {})
     part = tmp_path / "data.parts" / file
@@ -243,11 +243,11 @@ def test_a_failed_assembly_keeps_the_episodes(tmp_path, monkeypatch):
     assert_holds(open_dataset(path), episodes)
 
 
-def test_episodes_of_another_config_are_not_gone_on_with(tmp_path):
+def test_episodes_of_another_config_are_not_continued(tmp_path):
     path = tmp_path / "data.h5"
     interrupted(path, make_episodes()[:2], {"seed": 3})
     with pytest.raises(
-        DatasetError, match=r"data\.parts holds 2 episodes with {'seed': 3}.*{'seed': 4}.*remove the folder"
+        DatasetError, match=r"data\.parts holds 2 episodes with the metadata {'seed': 3}.*{'seed': 4}.*remove the folder"
     ):
         resumed(path, make_episodes(), {"seed": 4})
     assert resumed(path, make_episodes(), {"seed": 3}) == 2
@@ -372,7 +372,7 @@ def test_an_unknown_column_lists_those_there_are(tmp_path):
         dataset.column("position")
 
 
-def test_plain_text_attributes_of_other_writers_are_no_obstacle(tmp_path):
+def test_plain_text_attributes_of_other_writers_are_read(tmp_path):
     path = write_as_stable_worldmodel(tmp_path / "theirs.h5", make_episodes())
     with h5py.File(path, "r+", libver="latest") as file:
         file.attrs["env_name"] = "swm/PushT-v1"

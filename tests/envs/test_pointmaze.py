@@ -259,14 +259,14 @@ def test_reset_without_a_seed_continues_the_stream(plain):
 DOOR = (3, 3)  # of the medium maze
 
 
-def test_a_door_on_every_shortest_way_can_be_closed():
+def test_a_door_on_every_shortest_path_can_be_closed():
     opened, closed = (PointMaze(maze="medium", through=DOOR, closed=wall) for wall in (False, True))
     pairs = set()
     for number in range(20):
         start, info = opened.reset(seed=number, options={"task_id": 1, "episode": number})
-        again, told = closed.reset(seed=number, options={"task_id": 1, "episode": number})
+        again, closed_info = closed.reset(seed=number, options={"task_id": 1, "episode": number})
         np.testing.assert_array_equal(start, again)
-        np.testing.assert_array_equal(info["goal"], told["goal"])
+        np.testing.assert_array_equal(info["goal"], closed_info["goal"])
         a, b = cell(start), cell(info["goal"])
         assert distances(opened.unwrapped.maze_map, a)[b] < distances(closed.unwrapped.maze_map, a)[b]
         pairs.add((a, b))
@@ -293,6 +293,6 @@ def test_a_closed_door_stops_the_agent():
         ({"closed": True}, "closed is True and through is None"),
     ],
 )
-def test_doors_that_are_none(arguments, message):
+def test_cells_that_are_no_doors_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         PointMaze(maze="medium", **arguments)

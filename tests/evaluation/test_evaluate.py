@@ -44,7 +44,7 @@ def changed(config, **changes):
 
 
 class RecordingRoom(TinyRoom):
-    """Notes every start and goal."""
+    """Records every start and goal."""
 
     seen: list = []  # noqa: RUF012
 
@@ -72,7 +72,7 @@ def starts_and_goals(agent, num_envs, episodes=3, seed=0):
         report=silent,
     )
     assert outcome.task == [1] * episodes + [2] * episodes
-    return list(dict.fromkeys(RecordingRoom.seen))  # copies that fill up a batch are not looked at
+    return list(dict.fromkeys(RecordingRoom.seen))  # without the surplus copies of a batch
 
 
 def test_starts_and_goals_depend_on_seed_task_and_episode_only(agent):
@@ -81,7 +81,7 @@ def test_starts_and_goals_depend_on_seed_task_and_episode_only(agent):
     assert one == starts_and_goals(agent, num_envs=2)
     assert one == starts_and_goals(agent, num_envs=50)
     assert {(task, seed) for task, seed, *_ in one} == {(t, episode_seed(0, t, e)) for t in (1, 2) for e in range(3)}
-    # more episodes begin with the same ones
+    # a longer evaluation begins with the same episodes
     more = starts_and_goals(agent, num_envs=2, episodes=4)
     assert set(one) < set(more)
     assert not set(one) & set(starts_and_goals(agent, num_envs=2, seed=1))
@@ -148,7 +148,7 @@ def test_report_and_traces(agent):
 
 
 def measured_calls(agent, config, folder):
-    """Predictor calls an environment step, in a room where nobody arrives: episodes all run to the limit."""
+    """Predictor calls per environment step, in a room without success, so that all episodes run to the limit."""
     agents = make_agents(agent, config)
     outcomes = evaluate(agents, partial(TinyRoom, radius=-1.0), config, [], silent, folder)
     return {name: summarize(outcome)["predictor_calls"] for name, outcome in outcomes.items()}
@@ -167,8 +167,8 @@ def test_agents_plan_at_equal_compute(agent, tiny_run, tmp_path):
         assert twice[name] == pytest.approx(2 * once[name], rel=0.1)
 
 
-def test_an_interrupted_evaluation_goes_on_with_its_next_batch(agent, tiny_run, tmp_path):
-    """Killed in a batch: those before it are not run again, and the answer is that of one that never stopped."""
+def test_an_interrupted_evaluation_continues_with_its_next_batch(agent, tiny_run, tmp_path):
+    """Finished batches are not run again, and the result equals that of an uninterrupted evaluation."""
     config = changed(tiny_run.config.evaluation, num_tasks=2, episodes=3, num_envs=2, max_steps=12)
     agents = make_agents(agent, config)
 
@@ -177,9 +177,9 @@ def test_an_interrupted_evaluation_goes_on_with_its_next_batch(agent, tiny_run, 
         return evaluate(agents, RecordingRoom, config, [], report, folder)
 
     def without_times(found):
-        told = {name: {**vars(outcome), "plan_ms": None, "traces": None} for name, outcome in found.items()}
+        numbers = {name: {**vars(outcome), "plan_ms": None, "traces": None} for name, outcome in found.items()}
         traces = [(t.task, t.success, t.states.tolist(), t.why) for o in found.values() for t in o.traces]
-        return told, traces
+        return numbers, traces
 
     whole = outcomes(tmp_path / "whole")
     every = RecordingRoom.seen
@@ -191,7 +191,7 @@ def test_an_interrupted_evaluation_goes_on_with_its_next_batch(agent, tiny_run, 
     with pytest.raises(KeyboardInterrupt):
         outcomes(tmp_path / "parts", killed)
     before = RecordingRoom.seen
-    # what a process that was killed while it wrote has left
+    # a process killed while it wrote leaves this
     (tmp_path / "parts" / "flat" / "2-0.tmp").write_text('{"task": [')
     again = outcomes(tmp_path / "parts")
     assert without_times(again) == without_times(whole)
@@ -245,11 +245,11 @@ def test_evaluation_json(tiny_run):
         assert 0 < numbers["plan_ms"]["p50"] <= numbers["plan_ms"]["p95"]
 
 
-def test_tries_remember_and_episodes_know_nothing_of_one_another(agent, tiny_run, tmp_path):
+def test_attempts_share_an_edge_memory_and_episodes_do_not(agent, tiny_run, tmp_path):
     found = []
 
     class Stuck(TinyRoom):
-        """Nothing moves, so that no way leads on; notes what is remembered when an episode begins."""
+        """Nothing moves, so every path fails; records the edge memory at the start of an episode."""
 
         def reset(self, *, seed=None, options=None):
             found.append((options["episode"], seed, round(float(learner.experience.added.sum()))))
@@ -271,14 +271,14 @@ def test_tries_remember_and_episodes_know_nothing_of_one_another(agent, tiny_run
     outcomes = evaluate({"hierarchical": learner}, Stuck, config, [], silent, tmp_path / "parts")
     assert list(outcomes) == ["hierarchical", "hierarchical, attempt 2"]
     assert [each[:2] for each in found] == [(e, episode_seed(config.seed + t, 1, e)) for t in (0, 1) for e in (0, 1)]
-    first, second, again, other = (remembered for *_, remembered in found)
+    first, second, again, other = (added for *_, added in found)
     assert first == second == 0
     assert again > 0
     assert other > 0
-    # another evaluation, in another process it may be, goes on from the folder
+    # another evaluation, perhaps in another process, continues from the folder
     evaluate({"hierarchical": learner}, Stuck, changed(config, episodes=1, attempts=1), [], silent, tmp_path / "later")
     assert found[-1][2] > again
-    # without one it begins with nothing
+    # without a folder it starts with nothing
     evaluate(
         {"hierarchical": learner},
         Stuck,
@@ -424,7 +424,7 @@ def test_traces_round_trip(tmp_path):
             assert one.why == other.why
 
 
-def test_traces_from_before_there_were_reasons(tmp_path):
+def test_old_traces_without_explanations_are_loaded(tmp_path):
     trace = Trace(1, True, np.zeros((2, 2)), np.zeros(2), [np.zeros((2, 3))], ["because"])
     save_traces(tmp_path / "new.npz", {"flat": Episodes(traces=[trace])})
     with np.load(tmp_path / "new.npz") as file:
@@ -440,5 +440,5 @@ def test_traces_of_the_run(tiny_run):
     assert [len(found[0].subgoals) for found in traces.values()] == [3, 1, 1]
     for agent, every in (("hierarchical", 6), ("flat", 10)):
         for trace in traces[agent]:  # one explanation for each plan of the top level
-            told = [re.search(r"planned at step (\d+)", text) for text in trace.why]
-            assert [int(found[1]) for found in told if found] == list(range(0, len(trace.subgoals[0]), every))
+            matches = [re.search(r"planned at step (\d+)", text) for text in trace.why]
+            assert [int(found[1]) for found in matches if found] == list(range(0, len(trace.subgoals[0]), every))
