@@ -44,7 +44,7 @@ class Forbidden(Settings):
 
     low: list[float] = Field(default_factory=list)
     high: list[float] = Field(default_factory=list)
-    margin: float | None = Field(None, ge=0)
+    margin: float | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> Forbidden:
@@ -91,7 +91,7 @@ class EvaluationConfig(Settings):
     max_steps: AtLeastOne = 1000
     num_envs: AtLeastOne = 50
     seed: int = 0
-    flat_budget: float = Field(1.0, ge=0)
+    flat_budget: float = Field(default=1.0, ge=0)
     environment: dict[str, Any] = Field(default_factory=dict)
     attempts: AtLeastOne = 1
     edge_memory: str | None = None
