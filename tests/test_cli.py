@@ -196,9 +196,8 @@ def test_an_older_hierarchy_without_real_actions_is_evaluated(spoiled, capsys):
 
 def test_missing_dataset(tmp_path, capsys):
     line = refused(capsys, "train", *tiny.overrides(tmp_path, "tracking=none"))
-    assert (
-        f"there is no dataset at {tmp_path / 'datasets' / 'tiny.h5'} (dataset.path); `hiwm collect` makes one" in line
-    )
+    path = tmp_path / "datasets" / "tiny.h5"
+    assert f"there is no dataset at {path} (dataset.path). `hiwm collect` makes one" in line
 
 
 def test_an_experiment_without_an_environment(tmp_path, capsys):
