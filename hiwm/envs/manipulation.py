@@ -61,10 +61,8 @@ ORACLES = {
     "window": WindowPlanOracle,
 }
 NOISE, SMOOTHING = 0.1, 0.5  # of the plans of the oracles
-STACKING = {
-    "cube-double": (0.0, 0.25),
-    "cube-triple": (0.05, 0.35),
-}  # range of the fraction of an episode's targets that lie on another cube
+# range of the fraction of an episode's targets that lie on another cube
+STACKING = {"cube-double": (0.0, 0.25), "cube-triple": (0.05, 0.35)}
 ROBOT, CUBE, BUTTON, SLIDE = 19, 9, 4, 2  # entries of OGBench's observation
 CENTRE = np.array([0.425, 0.0, 0.0])  # origin (m) of the positions in OGBench's observation,
 POSITIONS, OPENING, DEPTH, DRAWER, WINDOW = 10.0, 3.0, 120.0, 18.0, 15.0  # and its factors
@@ -72,11 +70,8 @@ BUTTON_TOPS = np.array([[0.58, -0.05006, 0.1254], [0.58, 0.04994, 0.1212]])
 DRAWER_HANDLE = np.array([0.3303, -0.24, 0.08])  # closed; it opens towards +y
 WINDOW_HANDLE = np.array([0.286, 0.225, 0.237])  # closed; it opens towards +x
 COARSE, FINE = 0.03, 0.01  # m: about the reach and the tolerance of a grasp
-OUT_RIGHT, OUT_LEFT, DRAWER_FLOOR = (
-    0.29,
-    -0.3,
-    (0.06, 0.08),
-)  # m: a cube beyond these y is out of sight, unless its z is that of the drawer
+OUT_RIGHT, OUT_LEFT = 0.29, -0.3  # m: a cube with a y beyond these is out of the camera's sight
+DRAWER_FLOOR = (0.06, 0.08)  # m: z of a cube in the drawer, which may be beyond OUT_LEFT
 
 
 class Manipulation(gymnasium.Wrapper):

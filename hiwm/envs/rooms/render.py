@@ -25,9 +25,8 @@ class Renderer:
         self.scale = resolution / rooms.size
         #: the empty map without a closed door, then with each door closed, (K + 1, R, R, 3)
         self.backgrounds = np.stack([self._background(closed) for closed in range(-1, rooms.num_doors)])
-        reach = int(
-            4 * RADIUS * self.scale
-        )  # four standard deviations; a dot stays further away from the edge of the frame
+        # four standard deviations; a dot stays further away from the edge of the frame
+        reach = int(4 * RADIUS * self.scale)
         patch = np.arange(-reach, reach + 1)
         self._rows, self._columns = (offset.ravel() for offset in np.meshgrid(patch, patch, indexing="ij"))
 
