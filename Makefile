@@ -1,11 +1,11 @@
-# Every target makes the virtual environment it needs.
+# Every target creates the virtual environment that it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo test check bench clean
 
-demo: $(VENV)/user  ## the main job: three levels on a maze, planner against flat planner, report
+demo: $(VENV)/user  ## train three levels on a maze, compare the hierarchy with flat planners, write a report
 	$(BIN)/hiwm run experiment=pointmaze-medium-navigate
 	@echo "Report: runs/pointmaze-medium-navigate/report.html"
 	@echo "MLflow: $(BIN)/mlflow ui --backend-store-uri sqlite:///runs/pointmaze-medium-navigate/mlflow.db"
@@ -13,7 +13,7 @@ demo: $(VENV)/user  ## the main job: three levels on a maze, planner against fla
 test: $(VENV)/dev  ## all tests
 	$(BIN)/pytest
 
-check: $(VENV)/dev  ## format, lint, types, import rules, whether benchmarks still import, tests
+check: $(VENV)/dev  ## format, lint, types, import layers, collection of the benchmarks, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -21,7 +21,7 @@ check: $(VENV)/dev  ## format, lint, types, import rules, whether benchmarks sti
 	$(BIN)/pytest tests/benchmarks --collect-only -o python_files='bench_*.py'
 	$(MAKE) test
 
-bench: $(VENV)/dev  ## speed and memory, as ratios side by side
+bench: $(VENV)/dev  ## speed and memory, as ratios measured side by side
 	$(BIN)/python -m pytest tests/benchmarks -s -o python_files='bench_*.py'
 
 $(BIN)/python:

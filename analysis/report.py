@@ -33,6 +33,7 @@ from hiwm.heads.value import AHEAD
 from hiwm.validate import check_trained
 from hiwm.tracking import make_tracker
 from hiwm.training.checkpoint import METRICS
+from hiwm.planning.graph.navigator import GraphNavigator
 from hiwm.training.diagnostics.runner import Diagnostics
 
 KEPT = "kept.json"  # column of the true state -> R2 from each level
@@ -131,8 +132,8 @@ def _draw(
         if on_map:
             graphs = {}
             for name, planned in make_agents(agent, config.evaluation).items():
-                if planned.planner.ways is not None:
-                    graphs[name] = (planned.planner.ways.graph, where[planned.planner.top])
+                if isinstance(navigator := planned.planner.navigator, GraphNavigator):
+                    graphs[name] = (navigator.graph, where[planned.planner.top])
             drawn["episodes"] = figures.episodes(
                 traces, StateDecoder(agent, dataset, config.state), graphs, walls, labels
             )

@@ -1,4 +1,4 @@
-"""Trajectories: HDF5 store, clips, collection, importers, latent cache; knows no model."""
+"""Trajectory data: HDF5 store, importers, clips and collection. Nothing here knows a model."""
 
-if __name__ != "hiwm.data":  # the folder's own name belongs to other people's packages
+if __name__ != "hiwm.data":  # a top-level package called `data` would clash with other packages
     raise ImportError("import hiwm.data, not data")

@@ -1,4 +1,4 @@
-"""Windows of trajectories as the clips a level trains on."""
+"""Clips: windows of trajectories that a level trains on."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hiwm.data.store import DatasetError, Trajectories
+from hiwm.data.trajectories import DatasetError, Trajectories
 from hiwm.levels.clip import Clip, Pairs
 
 
 class ClipSampler:
-    """Draws random windows, every possible start of every episode being equally likely.
+    """Draws random windows; every possible start of every episode is equally likely.
 
     Args:
-        trajectories: the episodes to draw from, one row an environment step.
-        inputs: columns a level encodes.
-        action: column of the actions of the level below, each valid for `action_period` rows.
-        horizon: steps T of the level in a window.
-        stride: actions of the level below in one step of the level.
-        action_period: environment steps (rows) of one action of the level below.
-        reach: most steps of the level below between the two moments of a pair; None for no pairs.
+        trajectories: the episodes to draw from, with one row per environment step.
+        inputs: columns that the level encodes.
+        action: column of the actions of the level below; each action is valid for `action_period` rows.
+        horizon: number T of steps of the level in a window.
+        stride: actions of the level below per step of the level.
+        action_period: environment steps (rows) per action of the level below.
+        reach: maximum number of steps of the level below between the two moments of a pair; None for no pairs.
+
+    Raises:
+        DatasetError: no episode is long enough for a window.
     """
 
     def __init__(
@@ -48,11 +51,11 @@ class ClipSampler:
             raise DatasetError(
                 f"{trajectories.path}: a window of {horizon} steps of {self.period} environment steps needs episodes of "
                 f"{horizon * self.period + 1} rows; the longest of {len(lengths)} has {lengths.max()}. "
-                "Lower strides or the level's horizon"
+                "Lower the strides or the horizon of the level"
             )
 
     def sample(self, batch: int, rng: np.random.Generator) -> Clip:
-        """A clip of `batch` windows, and as many pairs where a reach was given."""
+        """A clip of `batch` windows, with as many pairs if the sampler has a reach."""
         starts, _ = self._draw(self.num_windows, self.horizon * self.period, batch, rng)
         steps = starts[:, None] + np.arange(self.horizon + 1) * self.period  # (B, T+1)
         chunk = np.arange(self.stride) * self.action_period
@@ -77,10 +80,10 @@ class ClipSampler:
     def _draw(
         self, cumulative: np.ndarray, span: int, batch: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows with at least `span` rows after them in their episode, and the end of that episode, (B,) each."""
+        """Random rows that have at least `span` more rows in their episode, and the end of that episode, (B,) each."""
         flat = rng.integers(cumulative[-1], size=batch)
         episode = np.searchsorted(cumulative, flat, side="right")
-        # counted from the episode's end: the last possible start is followed by exactly `span` rows
+        # counted from the end of the episode: exactly `span` rows follow the last possible start
         return self.ends[episode] - span - (cumulative[episode] - flat), self.ends[episode]
 
 

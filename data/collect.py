@@ -1,4 +1,4 @@
-"""Collection through gymnasium vector environments."""
+"""Data collection in gymnasium vector environments."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Collection:
     """What to collect.
 
     Args:
-        make_env: makes one environment (picklable); its observations are one array, or a dict of named arrays.
-        make_policy: makes the behaviour policy (picklable).
+        make_env: makes one environment; picklable. Observations are one array or a dict of named arrays.
+        make_policy: makes the behaviour policy; picklable.
         episodes: number of episodes.
-        steps: rows of an episode; an episode that terminates is shorter.
-        seed: episode e is seeded by (seed, e) alone, so neither `workers` nor `num_envs` changes the data.
-        column: name given to observations that are one array.
-        num_envs: environments stepped together in a worker.
+        steps: rows per episode; an episode that terminates is shorter.
+        seed: the seed of episode e depends on (seed, e) alone, so `workers` and `num_envs` do not change the data.
+        column: column name of observations that are one array.
+        num_envs: environments that a worker steps together.
     """
 
     make_env: Callable[[], gymnasium.Env]
@@ -43,7 +43,7 @@ class Collection:
 
 
 def collect(collection: Collection, workers: int, first: int = 0) -> Iterator[Episode]:
-    """Episodes in order, from number `first`: column name -> (steps, ...)."""
+    """Yield the episodes in order, starting with number `first`; each is a dict: column name -> (steps, ...)."""
     left = np.arange(first, collection.episodes)
     if not len(left):
         return
@@ -54,14 +54,14 @@ def collect(collection: Collection, workers: int, first: int = 0) -> Iterator[Ep
             yield from worker(chunk)
         worker.envs.close()
         return
-    # spawn: forking a process that already runs torch's threads may hang
+    # spawn, because forking a process that already runs torch threads may hang
     with multiprocessing.get_context("spawn").Pool(workers, _start_worker, (collection,)) as pool:
         for episodes in pool.imap(_work, chunks):
             yield from episodes
 
 
 class _Worker:
-    """Collects chunks of episodes; environments are slow to build, so it keeps its own."""
+    """Collects chunks of episodes. It keeps its environments, because they are slow to build."""
 
     def __init__(self, collection: Collection) -> None:
         self.collection = collection
@@ -71,7 +71,7 @@ class _Worker:
         return _collect_chunk(self.collection, self.envs, episodes)
 
 
-_worker: _Worker | None = None  # of this process of the pool
+_worker: _Worker | None = None  # one per process of the pool
 
 
 def _start_worker(collection: Collection) -> None:
@@ -81,9 +81,9 @@ def _start_worker(collection: Collection) -> None:
 
 
 def _end_with_parent() -> None:
-    """A pool's worker would wait forever for the next chunk of a process that was killed."""
+    """Exit when the parent dies; otherwise the worker would wait forever for its next chunk."""
     parent = multiprocessing.parent_process()
-    assert parent is not None, "the pool's process has started this one"
+    assert parent is not None, "the process that owns the pool has started this one"
     parent.join()
     os._exit(1)
 
@@ -93,19 +93,20 @@ def _work(episodes: np.ndarray) -> list[Episode]:
     return _worker(episodes)
 
 
-def _seeds(collection: Collection, episodes: np.ndarray, whose: int) -> list[int]:
-    return [int(np.random.SeedSequence([collection.seed, e, whose]).generate_state(1)[0]) for e in episodes]
+def _seeds(collection: Collection, episodes: np.ndarray, stream: int) -> list[int]:
+    """Seeds of episodes, for the environment (stream 0) or the policy (stream 1)."""
+    return [int(np.random.SeedSequence([collection.seed, e, stream]).generate_state(1)[0]) for e in episodes]
 
 
 def _collect_chunk(collection: Collection, envs: VectorEnv, episodes: np.ndarray) -> list[Episode]:
-    # a last, smaller chunk fills the remaining environments with copies that are thrown away
+    # copies fill the surplus environments of a smaller last chunk and are thrown away
     padded = np.resize(episodes, envs.num_envs)
     policy = collection.make_policy()
     space = envs.single_action_space
     if not isinstance(space, gymnasium.spaces.Box | gymnasium.spaces.Discrete) or getattr(space, "start", 0) != 0:
-        raise ValueError(f"the action space is {space}; allowed: a Box, or a Discrete that starts at 0")
+        raise ValueError(f"the action space is {space}; expected a Box, or a Discrete that starts at 0")
     policy.reset(_seeds(collection, padded, 1), space, collection.steps)
-    seeds: Any = _seeds(collection, padded, 0)  # VectorEnv's type of a seed forgets lists
+    seeds: Any = _seeds(collection, padded, 0)  # VectorEnv's type of `seed` omits lists
     observations, infos = envs.reset(seed=seeds)
     lengths = np.full(len(padded), collection.steps)
     rows: list[dict[str, Any]] = []
@@ -115,7 +116,7 @@ def _collect_chunk(collection: Collection, envs: VectorEnv, episodes: np.ndarray
         rows.append({name: np.array(value) for name, value in row.items()} | {"action": _stored(actions, space)})
         observations, _, _, _, infos = envs.step(actions)
         ended = infos["ended"]
-        # the row after the last step holds the final observation; its action leads nowhere
+        # one more row holds the final observation; its action is never executed
         lengths = np.where(ended, np.minimum(lengths, step + 2), lengths)
         if (lengths <= step + 1).all():
             break
@@ -125,7 +126,7 @@ def _collect_chunk(collection: Collection, envs: VectorEnv, episodes: np.ndarray
 
 
 def _stored(actions: np.ndarray, space: gymnasium.spaces.Box | gymnasium.spaces.Discrete) -> np.ndarray:
-    """Actions (B, A) as they are; discrete ones (B,) as one-hot vectors (B, n)."""
+    """Actions as stored: continuous ones (B, A) unchanged, discrete ones (B,) as one-hot vectors (B, n)."""
     return (
         np.array(actions)
         if isinstance(space, gymnasium.spaces.Box)

@@ -1,4 +1,4 @@
-"""Behaviour policies for collecting data: observations and infos of a vector environment in, actions out."""
+"""Behaviour policies for data collection: they map observations and infos of a vector environment to actions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Space = gymnasium.spaces.Box | gymnasium.spaces.Discrete
 
 
 class Policy(Protocol):
-    """Chooses the actions of `collect`; all randomness comes from the episodes' own seeds."""
+    """Chooses the actions of `collect`; all randomness comes from the seeds of the episodes."""
 
     def reset(self, seeds: Sequence[int], space: Space, steps: int) -> None:
-        """New episodes, one an environment, of at most `steps` steps, with actions in `space` (of one environment)."""
+        """Start episodes of at most `steps` steps, one per environment; `space` is the action space of one environment."""
 
     def act(self, observations: np.ndarray, infos: dict[str, Any], step: int) -> np.ndarray:
-        """(B, ...) -> actions (B, A), or (B,) where they are discrete."""
+        """Actions for the observations (B, ...): (B, A), or (B,) if they are discrete."""
         ...
 
 
@@ -26,7 +26,7 @@ class UniformPolicy:
     """Uniformly random actions, each held for `repeat` steps.
 
     Args:
-        repeat: steps an action is held; longer walks cover more ground.
+        repeat: number of steps that an action is held; held actions explore further.
     """
 
     def __init__(self, *, repeat: int = 1) -> None:
@@ -46,11 +46,11 @@ class UniformPolicy:
 
 
 class NoisyExpertPolicy:
-    """The environment's own expert, `info["expert_action"]`, with Gaussian noise, clipped to the action space.
+    """The expert of the environment, `info["expert_action"]`, with Gaussian noise, clipped to the action space.
 
     Args:
-        noise: standard deviation, in the unit of the action.
-        repeat_share: share of the steps that repeat the action before.
+        noise: standard deviation of the noise, in units of the action.
+        repeat_share: fraction of steps that repeat the previous action.
     """
 
     def __init__(self, *, noise: float, repeat_share: float = 0.0) -> None:
@@ -68,26 +68,28 @@ class NoisyExpertPolicy:
 
     def act(self, observations: np.ndarray, infos: dict[str, Any], step: int) -> np.ndarray:
         if "expert_action" not in infos:
-            raise ValueError('NoisyExpertPolicy needs an environment whose info has "expert_action"')
+            raise ValueError(
+                'the info of the environment has no "expert_action"; expected one for NoisyExpertPolicy. Choose another dataset.policy'
+            )
         action = np.clip(infos["expert_action"] + self.draws[step], self.low, self.high).astype(np.float32)
         self.last = np.where(self.repeats[step][:, None], self.last, action)
         return self.last
 
 
 class SmoothPolicy:
-    """Smooth wandering in the plane: an action's heading turns towards one that is drawn anew now and then.
+    """Smooth random walks in the plane: the heading turns towards a target heading that is redrawn at random times.
 
-    H-JEPA's (arXiv 2610.06805) exploration: turn' = 0.95 turn + 0.15 (target - heading) + noise, speed an
+    Exploration policy of H-JEPA (arXiv 2610.06805): turn' = 0.95 turn + 0.15 (target - heading) + noise; the speed is an
     Ornstein-Uhlenbeck process.
 
     Args:
-        speed: mean length of an action, in half-widths of the action space.
-        switch_steps: mean steps between two target headings.
+        speed: mean norm of an action, in half-widths of the action space.
+        switch_steps: mean number of steps between two target headings.
     """
 
     MEMORY = 0.95
     PULL = 0.15
-    TURN_NOISE, MOST_TURN = 0.08, 0.5  # radians a step
+    TURN_NOISE, MOST_TURN = 0.08, 0.5  # radians per step
     SPEED_NOISE, LEAST_SPEED = 0.05, 0.05
 
     def __init__(self, *, speed: float = 0.75, switch_steps: float = 40.0) -> None:
@@ -97,7 +99,7 @@ class SmoothPolicy:
     def reset(self, seeds: Sequence[int], space: Space, steps: int) -> None:
         space = _continuous(space, "SmoothPolicy")
         if space.shape != (2,):
-            raise ValueError(f"SmoothPolicy: actions have the shape {space.shape}; allowed: (2,)")
+            raise ValueError(f"SmoothPolicy: the shape of an action is {space.shape}; expected (2,)")
         self.middle, self.half = (space.low + space.high) / 2, (space.high - space.low) / 2
         rngs = [np.random.default_rng(s) for s in seeds]
         heading, target = (np.array([rng.uniform(0, 2 * np.pi) for rng in rngs]) for _ in range(2))
@@ -121,10 +123,10 @@ class SmoothPolicy:
 
 
 class MixturePolicy:
-    """One of several policies for a whole episode, drawn from the episode's seed.
+    """Follows one of several policies for a whole episode; the seed of the episode decides which.
 
     Args:
-        policies: the policies, equally likely.
+        policies: the policies; all are equally likely.
     """
 
     def __init__(self, *, policies: Sequence[Policy]) -> None:
@@ -142,5 +144,5 @@ class MixturePolicy:
 
 def _continuous(space: Space, policy: str) -> gymnasium.spaces.Box:
     if not isinstance(space, gymnasium.spaces.Box):
-        raise ValueError(f"{policy}: the action space is {space}; allowed: a Box")
+        raise ValueError(f"{policy}: the action space is {space}; expected a Box")
     return space

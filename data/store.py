@@ -1,123 +1,30 @@
-"""The HDF5 trajectory store, laid out as stable-worldmodel's.
+"""The HDF5 trajectory store, in the layout of stable-worldmodel.
 
-One flat dataset a column (`action`, `state`, `pixels`, ...: one row a step, episodes one after another) and two index
-columns, `ep_len` (steps of each episode) and `ep_offset` (its first row). Row t holds the observation at t and the
-action taken there; the action of an episode's last row leads nowhere. Columns are contiguous and uncompressed, so they
-are read as a memory map at their offset in the file; chunked files of other writers are read through h5py.
+Each column (`action`, `state`, `pixels`, ...) is one flat dataset with one row per step, episode after episode. Two index
+columns give the length (`ep_len`) and the first row (`ep_offset`) of each episode. Row t holds the observation at time t and
+the action taken there; the action of the last row of an episode is never executed. Columns are contiguous and uncompressed,
+so they are read as a memory map at their offset in the file. Chunked files of other writers are read through h5py.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import math
 import os
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from hiwm.data.importers.ogbench_npz import read_npz
+from hiwm.data.trajectories import DatasetError, Trajectories
+
 INDEX = ("ep_len", "ep_offset")
-STATISTICS_ROWS = 20_000  # evenly spaced rows that means and deviations are taken from
-STATISTICS_BLOCK = 1_000  # of them in memory at once
-FINGERPRINT_ROWS = 4_096
-
-
-class DatasetError(ValueError):
-    """A dataset that cannot be used; the message names the file."""
-
-
-@dataclass
-class Trajectories:
-    """Episodes in flat columns.
-
-    Args:
-        path: the file they came from.
-        columns: name -> array (N, ...), often a memory map.
-        ep_len: steps of each episode, (episodes,).
-        ep_offset: first row of each episode, (episodes,).
-        metadata: what the file says of itself: environment id, collection config.
-    """
-
-    path: Path
-    columns: Mapping[str, np.ndarray]
-    ep_len: np.ndarray
-    ep_offset: np.ndarray
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        ends = np.asarray(self.ep_offset, np.int64) + self.ep_len
-        if (self.ep_len < 1).any() or (self.ep_offset[1:] != ends[:-1]).any():
-            raise DatasetError(f"{self.path}: ep_offset does not put the episodes one after another")
-        for name, column in self.columns.items():
-            if len(column) < int(self.ep_len.sum()):
-                raise DatasetError(
-                    f"{self.path}: column {name!r} has {len(column)} rows, but ep_len adds up to {int(self.ep_len.sum())}"
-                )
-
-    @property
-    def num_steps(self) -> int:
-        return int(self.ep_len.sum())
-
-    @property
-    def rows(self) -> np.ndarray:
-        """Rows of the columns that are steps of these episodes, (num_steps,)."""
-        return np.arange(self.num_steps) + self.ep_offset[0]
-
-    def starts(self, period: int) -> np.ndarray:
-        """Rows of the columns from which `period` more follow in their episode, in order."""
-        ends = np.repeat(self.ep_offset + self.ep_len, self.ep_len)
-        rows = self.rows
-        return rows[rows + period < ends]
-
-    def column(self, name: str) -> np.ndarray:
-        """The column, or an error that lists those there are."""
-        if name not in self.columns:
-            raise DatasetError(f"{self.path}: no column {name!r}; it has {sorted(self.columns)}")
-        return self.columns[name]
-
-    def statistics(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation of a column, element by element, over at most 20 000 evenly spaced rows."""
-        column = self.column(name)
-        rows = _evenly_spaced(len(column), STATISTICS_ROWS)
-        blocks = [rows[i : i + STATISTICS_BLOCK] for i in range(0, len(rows), STATISTICS_BLOCK)]
-        mean = sum(np.asarray(column[block]).sum(0, dtype=np.float64) for block in blocks) / len(rows)
-        variance = sum(np.square(column[block] - mean).sum(0) for block in blocks) / len(rows)
-        return np.asarray(mean, np.float32), np.sqrt(variance, dtype=np.float32)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Sixteen hex digits that stand for the content: shapes, the episode table and 4096 rows of each column."""
-        digest = hashlib.sha256(self.ep_len.astype(np.int64).tobytes())
-        for name in sorted(self.columns):
-            column = self.columns[name]
-            digest.update(f"{name}{column.shape}{column.dtype}".encode())
-            rows = np.asarray(column[_evenly_spaced(len(column), FINGERPRINT_ROWS)])
-            digest.update(np.ascontiguousarray(rows).tobytes())
-        return digest.hexdigest()[:16]
-
-    def split(self, validation: float) -> tuple[Trajectories, Trajectories]:
-        """Training and validation episodes: the last `validation` share (at least one) is held out."""
-        held_out = max(1, round(len(self.ep_len) * validation))
-        if held_out >= len(self.ep_len):
-            raise DatasetError(
-                f"{self.path}: {len(self.ep_len)} episodes cannot be split for validation; needs 2 or more"
-            )
-        return self._episodes(slice(None, -held_out)), self._episodes(slice(-held_out, None))
-
-    def _episodes(self, which: slice) -> Trajectories:
-        return Trajectories(self.path, self.columns, self.ep_len[which], self.ep_offset[which], self.metadata)
-
-
-def _evenly_spaced(total: int, number: int) -> np.ndarray:
-    return np.unique(np.linspace(0, total - 1, min(number, total)).round().astype(np.int64))
 
 
 def open_dataset(path: str | Path) -> Trajectories:
@@ -129,57 +36,55 @@ def open_dataset(path: str | Path) -> Trajectories:
     path = Path(path)
     if not path.exists():
         raise DatasetError(
-            f"no dataset at {path} (dataset.path); `hiwm collect` makes one, where the config names an environment"
+            f"there is no dataset at {path} (dataset.path). `hiwm collect` makes one if the config names an environment"
         )
     if path.suffix == ".npz":
-        from hiwm.data.importers.ogbench_npz import read_npz
-
         return read_npz(path)
     try:
         with h5py.File(path, "r") as opened:
-            file: Any = opened  # columns are Datasets; h5py's types also allow groups
+            file: Any = opened  # the columns are Datasets, but h5py's types also allow groups
             missing = [name for name in INDEX if name not in file]
             if missing:
-                raise DatasetError(f"{path}: not a trajectory file, it has no {' and no '.join(missing)}")
+                raise DatasetError(f"{path} is not a trajectory file: it has no {' and no '.join(missing)}")
             columns = {name: _column(path, file[name]) for name in file if name not in INDEX}
             metadata = {key: _plain(value) for key, value in file.attrs.items() if isinstance(value, str)}
             return Trajectories(path, columns, file["ep_len"][:], file["ep_offset"][:], metadata)
     except (OSError, RuntimeError) as error:
-        raise DatasetError(f"{path}: cannot be read as HDF5, it may be truncated ({error})") from error
+        raise DatasetError(f"{path} cannot be read as HDF5 and may be truncated ({error})") from error
 
 
 def _plain(attribute: str) -> Any:
     try:
         return json.loads(attribute)
-    except json.JSONDecodeError:  # another writer's text
+    except json.JSONDecodeError:  # plain text of another writer
         return attribute
 
 
 def _column(path: Path, dataset: h5py.Dataset | h5py.Group) -> np.ndarray:
     if not isinstance(dataset, h5py.Dataset):
-        raise DatasetError(f"{path}: {dataset.name!r} is a group; allowed: one flat dataset a column")
+        raise DatasetError(f"{path}: {dataset.name!r} is a group; expected one flat dataset per column")
     offset = dataset.id.get_offset()
-    if offset is None or dataset.size == 0:  # chunked or compressed: another writer's file
+    if offset is None or dataset.size == 0:  # chunked or compressed, from another writer
         return dataset[:]
     if offset + dataset.nbytes > path.stat().st_size:
-        raise DatasetError(f"{path}: truncated, column {dataset.name!r} ends after the end of the file")
+        raise DatasetError(f"{path} is truncated: column {dataset.name!r} ends after the end of the file")
     return np.memmap(path, mode="r", dtype=dataset.dtype, shape=dataset.shape, offset=offset)
 
 
 class Writer:
-    """Writes episodes of any length; the file appears under its name only when it is whole.
+    """Writes episodes of any length; the file appears under its name only when it is complete.
 
-    Rows are appended to one plain file a column and copied into contiguous HDF5 datasets on leaving the `with`.
+    Rows are appended to one plain file per column. At the end of the `with` block they are copied into contiguous HDF5
+    datasets.
 
     Args:
-        path: the `.h5` file to make.
-        metadata: JSON-ready facts kept as attributes: environment id, collection config.
-        resume: keep the whole episodes of a `with` that was left by an error or a kill, and begin with those of an
-            earlier one, `ep_len` says how many; the same metadata must be given.
+        path: the `.h5` file to write.
+        metadata: facts stored as JSON attributes, such as the environment and the collection config.
+        resume: start with the complete episodes of an earlier writer that an error or a kill interrupted, and keep those
+            of this one likewise; `ep_len` says how many there are. The metadata must be the same.
 
     Raises:
-        DatasetError: on entering, with `resume`: the episodes there belong to other metadata, or another process is
-            writing them.
+        DatasetError: on entry, if another process writes the file, or if the episodes to resume have other metadata.
     """
 
     def __init__(self, path: str | Path, metadata: Mapping[str, Any], resume: bool = False) -> None:
@@ -195,9 +100,9 @@ class Writer:
         self.parts.mkdir(parents=True, exist_ok=True)
         self.stack = ExitStack()
         self.files: dict[str, Any] = {}
-        self.index: Any = self.stack.enter_context((self.parts / "ep_len").open("a+b"))  # no column has this name
+        self.index: Any = self.stack.enter_context((self.parts / "ep_len").open("a+b"))  # no column can have this name
         try:
-            fcntl.flock(self.index, fcntl.LOCK_EX | fcntl.LOCK_NB)  # falls with the process
+            fcntl.flock(self.index, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends
             if self.resume:
                 self._restore()
             else:
@@ -205,27 +110,27 @@ class Writer:
         except BaseException as error:
             self.stack.close()
             if isinstance(error, BlockingIOError):
-                raise DatasetError(f"{self.path}: another process is writing it") from error
+                raise DatasetError(f"{self.path}: another process writes this file") from error
             raise
         return self
 
     def _restore(self) -> None:
-        """Take over the whole episodes of an earlier `with`; what a kill left behind them is cut off."""
+        """Take over the complete episodes of an interrupted writer and cut off an incomplete last one."""
         self.index.seek(0)
         lines = [line for line in self.index.read().splitlines(keepends=True) if line.endswith(b"\n")]
         if lines:
             found = json.loads(lines[0])
             if found["metadata"] != json.loads(json.dumps(self.metadata)):
                 raise DatasetError(
-                    f"{self.parts} holds {len(lines) - 1} episodes with {found['metadata']}, to be gone on with as "
-                    f"{self.metadata}; give another path or remove the folder"
+                    f"{self.parts} holds {len(lines) - 1} episodes with the metadata {found['metadata']}; expected "
+                    f"{self.metadata}. Give another path or remove the folder"
                 )
             self.columns = {name: (tuple(shape), np.dtype(kind)) for name, (shape, kind) in found["columns"].items()}
             self.ep_len = [int(line) for line in lines[1:]]
             self._open()
             row = {name: kind.itemsize * math.prod(shape) for name, (shape, kind) in self.columns.items()}
             rows = min(os.fstat(self.files[name].fileno()).st_size // size for name, size in row.items())
-            while sum(self.ep_len) > rows:  # the machine went down before all was on the disk
+            while sum(self.ep_len) > rows:  # the machine crashed before all rows were on the disk
                 self.ep_len.pop()
             for name, size in row.items():
                 self.files[name].truncate(size * sum(self.ep_len))
@@ -235,24 +140,24 @@ class Writer:
         self.files = {name: self.stack.enter_context((self.parts / name).open("ab")) for name in self.columns}
 
     def append(self, episode: Mapping[str, np.ndarray]) -> None:
-        """Add one episode: column name -> (steps, ...), the same columns, shapes and types every time."""
+        """Add one episode: column name -> (steps, ...). Columns, shapes and types must be the same in all episodes."""
         layout = {name: (rows.shape[1:], rows.dtype) for name, rows in episode.items()}
         if not self.columns:
             self.columns = layout
             self._open()
             for file in self.files.values():
-                file.truncate(0)  # an earlier writer's
+                file.truncate(0)  # may hold rows of an earlier writer
             columns = {name: (shape, kind.str) for name, (shape, kind) in layout.items()}
             self._note(json.dumps({"metadata": self.metadata, "columns": columns}))
         lengths = {len(rows) for rows in episode.values()}
         if layout != self.columns or len(lengths) != 1:
             raise DatasetError(
-                f"{self.path}: an episode has columns {layout}, steps {lengths}; expected {self.columns}"
+                f"{self.path}: an episode has the columns {layout} and the lengths {lengths}; expected one length and {self.columns}"
             )
         for name, rows in episode.items():
             np.ascontiguousarray(rows).tofile(self.files[name])
         self.ep_len.append(lengths.pop())
-        self._note(str(self.ep_len[-1]))  # last: an episode counts once all its rows are there
+        self._note(str(self.ep_len[-1]))  # written last: an episode counts once all its rows are there
 
     def _note(self, line: str) -> None:
         self.index.write(f"{line}\n".encode())

@@ -1,4 +1,4 @@
-"""Vector environments whose episodes start together and stand still once they have ended."""
+"""Vector environments whose episodes start together; an episode that has ended stands still."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 
 class HoldAtEnd(gymnasium.Wrapper):
-    """After its end an episode repeats its last observation at no cost; `info["ended"]` says so.
+    """Repeats the last observation of an episode that has ended, without stepping it; `info["ended"]` says so.
 
-    Gymnasium's own modes either start a new episode at once or forbid the next step; a batch of episodes compared step
-    by step needs neither.
+    The autoreset modes of Gymnasium either start a new episode at once or refuse the next step. A batch of episodes that
+    advances step by step needs neither.
     """
 
-    #: number of the next episode within its task, put into the options of `reset`
+    #: number of the next episode within its task; `reset` adds it to its options
     episode: int | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
@@ -35,7 +35,7 @@ class HoldAtEnd(gymnasium.Wrapper):
 
 
 class HeldEpisodes(SyncVectorEnv):
-    """Copies of an environment; the option "episode" may be a list, one number for each."""
+    """Copies of an environment. The option "episode" of `reset` may be a list with one number for each copy."""
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -46,7 +46,7 @@ class HeldEpisodes(SyncVectorEnv):
 
 
 def make_vector(make_env: Callable[[], gymnasium.Env], num_envs: int) -> VectorEnv:
-    """`num_envs` copies in this process: the environment's own `make_vector` where it has one, else one by one."""
+    """`num_envs` copies in this process, made by the `make_vector` of the environment if it has one, else one by one."""
     first: Any = make_env()
     if hasattr(first, "make_vector"):
         return first.make_vector(num_envs)

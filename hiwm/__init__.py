@@ -3,7 +3,7 @@
 agent = hiwm.load_agent("runs/<experiment>/hierarchy")
 agent.reset(goal_observation)
 action = agent.act(observation)
-agent.plan
+agent.plan  # the plan behind this action
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PUBLIC = {"Agent": "hiwm.agent", "load_agent": "hiwm.agent", "Plan": "hiwm.plan
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to import; `hiwm --help` should not
+    # imported on first use, because torch takes seconds to import and `hiwm --help` does not need it
     if name in _PUBLIC:
         import importlib
 

@@ -1,4 +1,4 @@
-"""Checks of configuration values: the error names the key, the value and what is allowed."""
+"""Checks of configuration values; an error names the key, the value and what is expected."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any, Union, get_args, get_origin
 
 
 def at_least(where: str, minimum: float, **values: float) -> None:
-    """Every value is at least `minimum`; `where` is the config section the keys are in."""
+    """Check that every value is at least `minimum`; `where` is the configuration section of the keys."""
     for key, value in values.items():
         if not value >= minimum:
-            raise ValueError(f"{where}{key} is {value}; allowed: at least {minimum}")
+            raise ValueError(f"{where}{key} is {value}; expected at least {minimum}")
 
 
 def within(where: str, interval: str, **values: float) -> None:
-    """Every value lies in the interval, e.g. "(0, 1]" or "[0, inf)"."""
+    """Check that every value lies in the interval, e.g. "(0, 1]" or "[0, inf)"."""
     low, high = (float(end) for end in interval[1:-1].split(","))
     for key, value in values.items():
         if not (low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")):
-            raise ValueError(f"{where}{key} is {value}; allowed: in {interval}")
+            raise ValueError(f"{where}{key} is {value}; expected a number in {interval}")
 
 
 def matches(value: Any, hint: Any) -> bool:
-    """Whether a plain value (number, text, list, mapping) is of a type, elements included."""
+    """Whether a plain value (number, text, list, mapping) and its elements have a type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return True
@@ -41,7 +41,7 @@ def matches(value: Any, hint: Any) -> bool:
 
 
 def spell(hint: Any) -> str:
-    """A type in the words of a config: "list of int"."""
+    """A type in words, e.g. "list of int"."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (list, Sequence):
         return f"list of {spell(arguments[0])}"

@@ -1,4 +1,4 @@
-"""`hiwm <verb> [hydra overrides]`."""
+"""The command line: `hiwm <command> [key=value ...]`."""
 
 from __future__ import annotations
 
@@ -7,110 +7,140 @@ import os
 import sys
 import textwrap
 
-# verb -> what does it, as "module:function" of a Config, and what it is for. Names, so that --help imports nothing.
-VERBS = {
-    "collect": ("hiwm.experiment:collect", "make the dataset, by a behaviour policy in the environment"),
+# command -> "module:function" that runs it on a Config, and its description. The function is a string, so that --help
+# imports nothing.
+COMMANDS = {
+    "collect": ("hiwm.experiment:collect", "collect a dataset with a behaviour policy in the environment"),
     "train": ("hiwm.experiment:train", "train the levels bottom-up, build the landmark graphs, save the hierarchy"),
-    "evaluate": ("hiwm.experiment:evaluate", "success of the stack and its flat baselines, at equal predictor calls"),
-    "report": ("hiwm.analysis.report:report", "write report.html: curves, success table, pictures of plans"),
+    "evaluate": ("hiwm.experiment:evaluate", "measure success of the hierarchy and its baselines at equal compute"),
+    "report": ("hiwm.analysis.report:report", "write report.html: learning curves, success rates, pictures of plans"),
     "run": ("", "collect, train, evaluate and report"),
 }
 
-STOPPED = "the same command goes on: collection from its last episodes, training from its last checkpoint, evaluation from its last batch of episodes"
+CONTINUE = (
+    "Run the same command to continue: collection and evaluation resume after their last finished batch of episodes, "
+    "training resumes from its last checkpoint"
+)
 
 USAGE = """hiwm: hierarchical world models
 
-usage: hiwm <verb> [experiment=<name>] [key=value ...]
+usage: hiwm <command> [experiment=<name>] [key=value ...]
 
-{verbs}
+commands:
+{commands}
 
 examples:
-  hiwm run experiment=pointmaze-medium-navigate          the whole thing, from nothing
+  hiwm run experiment=pointmaze-medium-navigate
   hiwm train experiment=pointmaze-large-navigate seed=1 training.steps=3000
   torchrun --nproc-per-node 2 -m hiwm train experiment=pointmaze-large-navigate
 
-Results lie under runs/<experiment>/; a verb that has its result already reuses it.
-`hiwm <verb> --help` lists the experiments and the keys. HYDRA_FULL_ERROR=1 shows where an error came from."""
+Results are saved under runs/<experiment>/. A command reuses results that are already there.
+`hiwm <command> --help` lists the experiments, the configuration groups and every key with its default.
+HYDRA_FULL_ERROR=1 shows the traceback of an error."""
+
+COMMAND_HELP = """hiwm {command}: {description}
+
+usage: hiwm {command} experiment=<name> [key=value ...]
+
+configuration groups, for level <k>:
+{groups}
+
+keys and defaults, written with dots on the command line, e.g. training.steps=3000:
+
+{keys}
+evaluation:
+{protocol}"""
+
+# folder in configs/ -> how to choose one of its files, and what they configure
+GROUPS = {
+    "experiment": ("experiment", "environment, dataset, levels and planner"),
+    "evaluation": ("evaluation", "tasks and baselines"),
+    "level": ("level@levels.level<k>", "a level with all its parts"),
+    "encoder": ("encoder@levels.level<k>.encoder", "its encoder"),
+    "action_encoder": ("action_encoder@levels.level<k>.action_encoder", "its action encoder"),
+    "predictor": ("predictor@levels.level<k>.predictor", "its predictor"),
+    "collapse": ("collapse@levels.level<k>", "its regularizer, which prevents collapse"),
+    "macro": ("macro@levels.level<k>", "the regularizer of its macro-actions"),
+    "pretraining": ("pretraining@levels.level0", "pretraining of the encoder of level 0"),
+    "solver": (
+        "solver@planner.solver",
+        "the solver; for level 0 with discrete actions: solver@planner.discrete_solver",
+    ),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a verb; returns the exit status: 0, or 2 for a mistake in the command, the config or the files."""
+    """Run one command.
+
+    Args:
+        arguments: the command and its overrides; None for those of the process.
+
+    Returns:
+        The exit status: 0, or 2 for a mistake in the command, the configuration or the files.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE.format(verbs="\n".join(f"  {verb:<10}{purpose}" for verb, (_, purpose) in VERBS.items())))
+        print(USAGE.format(commands="\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())))
         return 0 if arguments else 2
-    verb, *overrides = arguments
-    if verb not in VERBS:
-        print(f"hiwm: there is no verb {verb!r}; allowed: {', '.join(VERBS)}", file=sys.stderr)
+    command, *overrides = arguments
+    if command not in COMMANDS:
+        print(f"hiwm: the command is {command!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     if {"-h", "--help"} & set(overrides):
-        print(_verb_help(verb))
+        print(_command_help(command))
         return 0
-    sys.path.insert(0, "")  # your own parts are imported from the folder you are in
+    try:
+        _run(command, overrides)
+    except (Exception, KeyboardInterrupt) as error:
+        status, message = _explain(error)
+        print(f"hiwm {command}: {message}", file=sys.stderr)
+        return status
+    return 0
+
+
+def _run(command: str, overrides: list[str]) -> None:
+    sys.path.insert(0, "")  # so that _target_ finds classes in the current folder
     import logging
 
     from hiwm.config import load_config
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    try:
-        config = load_config(overrides)
-        for name in ("collect", "train", "evaluate", "report") if verb == "run" else (verb,):
-            module, function = VERBS[name][0].split(":")
-            getattr(importlib.import_module(module), function)(config)
-    except ValueError as error:
+    config = load_config(overrides)
+    for name in ("collect", "train", "evaluate", "report") if command == "run" else (command,):
+        module, function = COMMANDS[name][0].split(":")
+        getattr(importlib.import_module(module), function)(config)
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """Exit status and message for an expected error; any other error is raised again."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, f"stopped. {CONTINUE}"
+    if isinstance(error, ValueError):
         if os.environ.get("HYDRA_FULL_ERROR"):
-            raise
-        print(f"hiwm {verb}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"hiwm {verb}: {error.strerror or ' '.join(str(error).split())}: {error.filename or ''}",
-            file=sys.stderr,
-        )
-        return 1
-    except Exception as error:  # SQLite and safetensors have errors of their own for it
-        if not any(sign in str(error) for sign in ("No space left", "disk is full")):
-            raise
-        print(
-            f"hiwm {verb}: the disk is full; free some space, the same command reuses finished levels", file=sys.stderr
-        )
-        return 1
-    except KeyboardInterrupt:
-        print(f"\nhiwm {verb}: stopped; {STOPPED}", file=sys.stderr)
-        return 130
-    return 0
+            raise error
+        return 2, str(error)
+    if isinstance(error, OSError):
+        return 1, f"{error.strerror or ' '.join(str(error).split())}: {error.filename or ''}"
+    if any(sign in str(error) for sign in ("No space left", "disk is full")):  # SQLite and safetensors have own classes
+        return 1, "the disk is full. Free some space and run the same command; it reuses finished levels"
+    raise error
 
 
-def _verb_help(verb: str) -> str:
+def _command_help(command: str) -> str:
     from importlib.resources import files
 
     configs = files("hiwm.configs")
 
-    def choices(group: str) -> str:
-        return ", ".join(sorted(file.name.removesuffix(".yaml") for file in configs.joinpath(group).iterdir()))
+    def choices(group: str, key: str, description: str) -> str:
+        names = sorted(file.name.removesuffix(".yaml") for file in configs.joinpath(group).iterdir())
+        line = f"{key}={', '.join(names)}"
+        indented = textwrap.fill(line, 116, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
+        return f"{indented}\n      ({description})"
 
-    protocol = configs.joinpath("evaluation").joinpath("ogbench.yaml").read_text()
-    return f"""hiwm {verb}: {VERBS[verb][1]}
-
-usage: hiwm {verb} experiment=<name> [key=value ...]
-
-experiment={choices("experiment")}
-evaluation={choices("evaluation")}
-level@levels.level<k>={choices("level")}
-and, of a level, its parts and what keeps it from collapsing:
-encoder@levels.level<k>.encoder={choices("encoder")}
-action_encoder@levels.level<k>.action_encoder={choices("action_encoder")}
-predictor@levels.level<k>.predictor={choices("predictor")}
-collapse@levels.level<k>={choices("collapse")}
-macro@levels.level<k>={choices("macro")}
-and, of level 0, how its encoder learns before it:
-pretraining@levels.level0={choices("pretraining")}
-and, of the planner, how it searches:
-solver@planner.solver={choices("solver")}
-(of level 0 with discrete actions: solver@planner.discrete_solver)
-
-Keys and defaults, dotted on the command line, e.g. training.steps=3000:
-
-{configs.joinpath("config.yaml").read_text()}
-evaluation:
-{textwrap.indent(protocol, "  ")}"""
+    return COMMAND_HELP.format(
+        command=command,
+        description=COMMANDS[command][1],
+        groups="\n".join(choices(group, *text) for group, text in GROUPS.items()),
+        keys=configs.joinpath("config.yaml").read_text(),
+        protocol=textwrap.indent(configs.joinpath("evaluation").joinpath("ogbench.yaml").read_text(), "  "),
+    )

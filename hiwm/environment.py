@@ -1,4 +1,4 @@
-"""The config's environment: what makes it, what it shows, and what it says of its states."""
+"""The environment of a configuration: its constructor, its observations and its captions."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from hiwm.envs.captions import Caption
 
 
 def environment_of(config: Config, more: Mapping[str, Any] | None = None) -> Callable[[], gymnasium.Env]:
-    """What makes the environment, with some more arguments."""
+    """A function that makes the environment; `more` adds to its arguments."""
     description = {**config.environment, **(more or {})}
     target = description.get("_target_")
     if target is None:
-        raise ConfigError("environment has no _target_; it names the environment's class")
+        raise ConfigError("environment has no _target_; expected the class of the environment")
     locate(target, config.allow)
     return partial(build, description, config.allow)
 
 
 def observed_columns(config: Config) -> list[str]:
-    """Columns that the environment's observations give a dataset."""
+    """Columns that observations of the environment form in a dataset."""
     space = environment_of(config)().observation_space
     return list(space) if isinstance(space, gymnasium.spaces.Dict) else [config.dataset.column]
 
 
 def captions_of(config: Config, dataset: Trajectories) -> list[Caption]:
-    """What the environment says of the states in the data; none where goals are not given in words."""
+    """Captions of the states in the data; an empty list if text.learn is false."""
     if not config.text.learn:
         return []
     environment: Any = environment_of(config)()
@@ -39,8 +39,8 @@ def captions_of(config: Config, dataset: Trajectories) -> list[Caption]:
         describe = environment.get_wrapper_attr("captions")
     except AttributeError as error:
         raise ConfigError(
-            f"text.learn is true, but {config.environment['_target_']} has no `captions`; allowed: an environment that has, "
-            "see hiwm/envs/__init__.py"
+            f"text.learn is true, but {config.environment['_target_']} has no `captions`; expected an "
+            "environment that has, see hiwm/envs/__init__.py"
         ) from error
     named = isinstance(environment.observation_space, gymnasium.spaces.Dict)
     return describe(dataset.columns if named else dataset.column(config.dataset.column))

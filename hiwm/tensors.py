@@ -1,4 +1,4 @@
-"""Named tensors from safetensors files, which hold no code."""
+"""Loading of safetensors files, which hold named tensors and no code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def load_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """Read the tensors that `safetensors.torch.save_file` wrote.
+    """Named tensors that `safetensors.torch.save_file` wrote.
 
     Raises:
         ValueError: the file is damaged.

@@ -14,7 +14,7 @@ import tiny
 import yaml
 
 from hiwm.agent import load_agent
-from hiwm.cli import VERBS, main
+from hiwm.cli import COMMANDS, main
 from hiwm.config import load_config
 from hiwm.experiment.evaluation import evaluation_identity
 from hiwm.settings import Settings
@@ -28,7 +28,7 @@ def python(*arguments, cwd, **environment):
 
 
 def refused(capsys, *arguments):
-    """Status 2 and one line on stderr, which is returned."""
+    """Assert exit status 2 and return the single line on stderr."""
     capsys.readouterr()
     status = main(list(arguments))
     answer = capsys.readouterr().err
@@ -41,13 +41,13 @@ def refused(capsys, *arguments):
 
 @pytest.fixture
 def spoiled(tiny_run, tmp_path):
-    """A copy of the tiny experiment that may be changed."""
+    """A copy of the tiny experiment that a test may change."""
     shutil.copytree(tiny_run.root, tmp_path / "root")
     return tiny.overrides(tmp_path / "root", "tracking=none")
 
 
 @pytest.fixture(autouse=True)
-def path_as_it_was(monkeypatch):
+def restored_path(monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))  # main() adds the current folder
 
 
@@ -64,31 +64,31 @@ def test_help_is_fast_and_imports_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     *usage, seconds = done.stdout.splitlines()
     assert float(seconds) < 1
-    for verb in VERBS:
-        assert any(line.strip().startswith(verb) for line in usage)
+    for command in COMMANDS:
+        assert any(line.strip().startswith(command) for line in usage)
     began = time.process_time()
     done = python("-m", "hiwm", "--help", cwd=tmp_path)
     assert (done.returncode, done.stdout.splitlines()) == (0, usage)
     assert time.process_time() - began < 1
 
 
-def test_no_arguments_show_the_usage(capsys):
+def test_usage_is_shown_without_arguments(capsys):
     assert main([]) == 2
-    assert "usage: hiwm <verb>" in capsys.readouterr().out
+    assert "usage: hiwm <command>" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_of_a_verb(verb, capsys):
-    assert main([verb, "--help"]) == 0
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command(command, capsys):
+    assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
-    assert f"usage: hiwm {verb}" in text
+    assert f"usage: hiwm {command}" in text
     assert "pointmaze-giant-stitch" in text
     assert "steps: 1500" in text
     assert "solver@planner.solver=augmented_lagrangian, categorical, cem, " in text
 
 
-def test_unknown_verb(capsys):
-    assert refused(capsys, "walk").startswith("hiwm: there is no verb 'walk'; allowed: collect")
+def test_unknown_command(capsys):
+    assert refused(capsys, "walk").startswith("hiwm: the command is 'walk'; expected one of collect, train")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_mistakes_are_named_in_one_line(spoiled, override, named, capsys):
         ("goal.columns=[place]", "goal.columns holds 'place'; allowed: ['state'], the columns of "),
     ],
 )
-def test_what_the_config_alone_shows_is_refused_before_anything_is_collected(tmp_path, override, named, capsys):
+def test_mistakes_visible_in_the_config_are_refused_before_collection(tmp_path, override, named, capsys):
     assert named in refused(capsys, "run", *tiny.overrides(tmp_path, "tracking=none"), *override.split())
     assert not list(tmp_path.rglob("*.h5*"))
 
@@ -148,23 +148,23 @@ def test_a_bank_of_shorter_sequences_than_the_horizon_is_refused_before_training
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (["planner.budget=1"], "planner.budget is 1: level 0 gets 0 candidates a round; allowed: at least 4"),
         (["planner.replan=[60,60,60]"], "planner.replan[0] is 60 steps; allowed: at most its horizon, 6"),
         (["planner.repeat=[4,1,1]"], "planner.repeat[0] is 4 environment steps; allowed: a divisor of the horizon, 6"),
         (["levels.level1.inverse=null", "~levels.level1.coefs.inverse"], "planner.proposal[0] is 'inverse+search'; allowed"),
-        (["planner.solver.iterations=0"], "CEM.iterations is 0; allowed: at least 1"),
-        (["planner.feedback=1", "graph.transitions=stochastic"], "graph.transitions is 'stochastic'; expected deterministic"),
+        (["planner.solver.iterations=0"], "CEM.iterations is 0; expected at least 1"),
+        (["planner.failure_penalty=1", "graph.transitions=stochastic"], "graph.transitions is 'stochastic'; expected deterministic"),
         (["strides=[1,30,3]"], "needs episodes of"),
         (["graph.num_nodes=1000000"], "graph.num_nodes is 1000000; expected at most the rows of the data"),
         (["evaluation.name=../x"], "evaluation.name is '../x'; expected the name of a file"),
-        (["dataset.validation=0"], "dataset.validation is 0; allowed: in (0, 1)"),
+        (["dataset.validation=0"], "dataset.validation is 0; expected a number in (0, 1)"),
         (["device=cuda"], "device is 'cuda', but torch finds no CUDA device here"),
     ],
 )  # fmt: skip
-def test_what_the_planner_would_refuse_is_refused_before_training(spoiled, tmp_path, capsys, changes, told):
-    assert told in refused(capsys, "train", *spoiled, "seed=7", *changes)
+def test_settings_that_the_planner_refuses_are_refused_before_training(spoiled, tmp_path, capsys, changes, message):
+    assert message in refused(capsys, "train", *spoiled, "seed=7", *changes)
     assert not (tmp_path / "root" / "tiny-seed7").exists()
 
 
@@ -201,7 +201,8 @@ def test_an_older_hierarchy_without_real_actions_is_evaluated(spoiled, capsys):
 
 def test_missing_dataset(tmp_path, capsys):
     line = refused(capsys, "train", *tiny.overrides(tmp_path, "tracking=none"))
-    assert f"no dataset at {tmp_path / 'datasets' / 'tiny.h5'} (dataset.path); `hiwm collect` makes one" in line
+    path = tmp_path / "datasets" / "tiny.h5"
+    assert f"there is no dataset at {path} (dataset.path). `hiwm collect` makes one" in line
 
 
 def test_an_experiment_without_an_environment(tmp_path, capsys):
@@ -211,8 +212,10 @@ def test_an_experiment_without_an_environment(tmp_path, capsys):
 
 
 def test_missing_hierarchy(tmp_path, capsys):
-    for verb in ("evaluate", "report"):
-        assert str(tmp_path / "tiny" / "hierarchy") in refused(capsys, verb, *tiny.overrides(tmp_path, "tracking=none"))
+    for command in ("evaluate", "report"):
+        assert str(tmp_path / "tiny" / "hierarchy") in refused(
+            capsys, command, *tiny.overrides(tmp_path, "tracking=none")
+        )
 
 
 def test_truncated_dataset(spoiled, tmp_path, capsys):
@@ -224,12 +227,12 @@ def test_truncated_dataset(spoiled, tmp_path, capsys):
 
 
 def test_truncated_weights(spoiled, tmp_path, capsys):
-    for path, verb in (
+    for path, command in (
         (next((tmp_path / "root" / "tiny" / "levels").glob("*/level.safetensors")), "train"),
         (tmp_path / "root" / "tiny" / "hierarchy" / "level1.safetensors", "evaluate"),
     ):
         path.write_bytes(path.read_bytes()[:2000])
-        line = refused(capsys, verb, *spoiled)
+        line = refused(capsys, command, *spoiled)
         assert f"{path} is damaged" in line
         assert "remove it" in line
 
@@ -251,20 +254,20 @@ def test_not_a_trajectory_file(spoiled, tmp_path, capsys):
 
 
 def test_another_environment(spoiled, capsys):
-    for verb in ("train", "evaluate"):
-        line = refused(capsys, verb, *spoiled, "+environment.radius=0.3")
+    for command in ("train", "evaluate"):
+        line = refused(capsys, command, *spoiled, "+environment.radius=0.3")
         assert "belongs to the environment {'_target_': 'tiny.TinyRoom'}" in line
         assert "'radius': 0.3" in line
     line = refused(capsys, "collect", *spoiled, "+environment.radius=0.3")
     assert "dataset.path" in line
 
 
-def test_a_real_process_says_it_in_one_line_too(tmp_path):
+def test_a_real_process_prints_one_line_too(tmp_path):
     done = python("-m", "hiwm", "train", *tiny.overrides(tmp_path, "tracking=none"), cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert line.startswith("hiwm train: no dataset at ")
+    assert line.startswith("hiwm train: there is no dataset at ")
 
 
 def test_the_same_command_again_reuses_everything(tiny_run, spoiled, tmp_path, capsys):
@@ -287,7 +290,7 @@ def test_the_same_command_again_reuses_everything(tiny_run, spoiled, tmp_path, c
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_changed_planner_is_evaluated_anew_with_the_same_levels(spoiled, tmp_path, capsys):
+def test_a_changed_planner_is_evaluated_again_with_the_same_levels(spoiled, tmp_path, capsys):
     path = tmp_path / "root" / "tiny" / "evaluation.json"
     before = json.loads(path.read_text())
     few = ["evaluation.num_tasks=1", "evaluation.episodes=1", "evaluation.max_steps=3"]
@@ -308,7 +311,7 @@ def test_stopped_by_hand(spoiled, capsys, monkeypatch):
 
     monkeypatch.setattr("hiwm.experiment.train", interrupted)
     assert main(["train", *spoiled]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "Run the same command to continue" in capsys.readouterr().err
 
 
 PART = """
@@ -320,8 +323,8 @@ class WideEncoder(MLPEncoder):
 """
 
 
-def test_without_mlflow_and_with_a_part_of_ones_own(tiny_run, tmp_path):
-    """In a folder of one's own: `my_parts.py` is found there, and nothing needs MLflow when tracking is none."""
+def test_without_mlflow_and_with_a_custom_part(tiny_run, tmp_path):
+    """`my_parts.py` is found in the current folder, and nothing needs MLflow when tracking is none."""
     (tmp_path / "my_parts.py").write_text(PART)
     (tmp_path / "broken" / "mlflow").mkdir(parents=True)
     (tmp_path / "broken" / "mlflow" / "__init__.py").write_text("raise ImportError('no mlflow here')\n")
@@ -353,7 +356,7 @@ def test_without_mlflow_and_with_a_part_of_ones_own(tiny_run, tmp_path):
     assert "my_parts.WideEncoder" in saved
 
 
-def test_full_error_shows_where(monkeypatch, tmp_path):
+def test_full_error_raises_the_error(monkeypatch, tmp_path):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(ValueError, match="stepz"):
         main(["train", *tiny.overrides(tmp_path, "training.stepz=3")])

@@ -137,9 +137,9 @@ def test_other_spaces_and_policies_are_refused():
             self.action_space = gymnasium.spaces.Discrete(5, start=1)
 
     collection = Collection(Shifted, UniformPolicy, episodes=1, steps=5, seed=0, column="state", num_envs=1)
-    with pytest.raises(ValueError, match=r"allowed: a Box, or a Discrete that starts at 0"):
+    with pytest.raises(ValueError, match=r"expected a Box, or a Discrete that starts at 0"):
         list(collect(collection, 1))
-    with pytest.raises(ValueError, match=r"NoisyExpertPolicy: the action space is Discrete\(5\); allowed: a Box"):
+    with pytest.raises(ValueError, match=r"NoisyExpertPolicy: the action space is Discrete\(5\); expected a Box"):
         NoisyExpertPolicy(noise=0.1).reset([0], gymnasium.spaces.Discrete(5), 3)
 
 

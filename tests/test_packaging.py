@@ -24,7 +24,7 @@ def tracked() -> list[str]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Built from a copy of what git tracks, so that nothing is left in the clone."""
+    """A wheel built from a copy of the tracked files, so that the build leaves nothing in the clone."""
     clone, out = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("wheel")
     for name in tracked():
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def test_the_command_works_away_from_the_clone(installed, tmp_path):
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_rooms_are_not_packages_of_their_own(room, tmp_path):
+def test_linked_folders_are_not_top_level_packages(room, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(tiny.ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", f"import {room}"], cwd=tmp_path, env=environment, capture_output=True, text=True,

@@ -17,7 +17,7 @@ def runs(tiny_run):
     return client, {run.info.run_name: run for run in found}
 
 
-def test_one_parent_a_child_a_level_and_one_for_the_evaluation(runs, tiny_run):
+def test_one_parent_run_with_a_child_per_level_and_per_evaluation(runs, tiny_run):
     _, by_name = runs
     assert set(by_name) == {"tiny seed 0", "level 0", "level 1", "level 2", "evaluation"}
     parent = by_name["tiny seed 0"]
@@ -38,7 +38,7 @@ def test_parameters_of_the_parent_are_the_composed_config(runs, tiny_run):
     assert by_name["level 1"].data.params["encoder.width"] == "32"
 
 
-def test_curves_are_those_of_the_history(runs, tiny_run):
+def test_curves_match_the_training_history(runs, tiny_run):
     client, by_name = runs
     for k in range(3):
         run = by_name[f"level {k}"]
@@ -75,7 +75,7 @@ def test_artifacts(runs):
     assert "evaluation.json" in names("evaluation")
 
 
-def test_later_verbs_find_the_same_parent(runs, tiny_run):
+def test_later_commands_find_the_same_parent(runs, tiny_run):
     _, by_name = runs
     assert make_tracker(tiny_run.config).parent_id == by_name["tiny seed 0"].info.run_id
 
@@ -84,7 +84,7 @@ def test_flatten():
     assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": "1", "a.c.d": "[2]", "e": "None"}
 
 
-def test_a_database_whose_making_was_interrupted_is_made_anew(tiny_run, tmp_path):
+def test_a_half_made_database_is_replaced(tiny_run, tmp_path):
     config = replace(tiny_run.config, root=str(tmp_path), tracking="mlflow")
     config.folder.mkdir(parents=True)
     (config.folder / "mlflow.tmp").write_bytes(b"SQLite format 3\0 and no more")

@@ -151,3 +151,8 @@ def overrides(root: Path, *more: str) -> list[str]:
         "evaluation.num_envs=2",
         *more,
     ]
+
+
+def replaced(section: Any, **changes: Any) -> Any:
+    """A section of the configuration with other values. Unlike `changed`, it replaces mappings as a whole."""
+    return type(section)(**{**section.as_dict(), **changes})

@@ -1,1 +1,1 @@
-"""Other people's dataset formats."""
+"""Importers of other dataset formats."""

@@ -1,4 +1,4 @@
-"""OGBench's official `.npz` datasets: flat observations and actions, `terminals` 1 at each episode's last row."""
+"""Official OGBench `.npz` datasets: flat observations and actions; `terminals` is 1 at the last row of each episode."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from hiwm.data.store import DatasetError, Trajectories
+from hiwm.data.trajectories import DatasetError, Trajectories
 
 
 def read_npz(path: Path) -> Trajectories:
-    """`observations` becomes `state` (or `pixels` when it holds images), `actions` becomes `action`.
+    """Read a file; `observations` becomes the column `state` (images: `pixels`), `actions` becomes `action`.
 
-    A `<name>-val.npz` beside `<name>.npz` is appended, so that its episodes are the last ones: the validation split.
+    If there is a `<name>-val.npz` beside `<name>.npz`, its episodes are appended, so that they form the validation split.
 
     Raises:
-        DatasetError: not an OGBench file.
+        DatasetError: the file is not an OGBench dataset.
     """
     files = [path, path.with_name(f"{path.stem}-val.npz")]
     parts = [_read(file) for file in files if file.exists()]
     observations = np.concatenate([part["observations"] for part in parts])
     for part in parts:
-        part["terminals"][-1] = 1  # a file may stop within an episode
+        part["terminals"][-1] = 1  # a file may end within an episode
     ends = np.flatnonzero(np.concatenate([part["terminals"] for part in parts])) + 1
     ep_offset = np.concatenate([[0], ends[:-1]])
     name = "pixels" if observations.dtype == np.uint8 else "state"
@@ -40,7 +40,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with open(path, "rb") as opened, np.load(opened) as file:
             arrays = {name: file[name] for name in ("observations", "actions", "terminals")}
     except (EOFError, KeyError, OSError, ValueError, BadZipFile) as error:
-        raise DatasetError(f"{path}: not an OGBench dataset ({error})") from error
+        raise DatasetError(f"{path} is not an OGBench dataset ({error})") from error
     if not arrays["terminals"].any():
-        raise DatasetError(f"{path}: `terminals` marks no end of an episode")
+        raise DatasetError(f"{path}: `terminals` marks no end of an episode; expected a 1 at the last row of each")
     return arrays

@@ -1,4 +1,4 @@
-"""What an environment says of its states in words, for text goals."""
+"""Descriptions of states in words, for text goals."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import numpy as np
 
 
 class Caption(NamedTuple):
-    """One thing that can be said of a state.
+    """One statement about a state.
 
     Args:
-        wordings: ways to say it, at least two; the last is kept from training, to measure how well others are understood.
-        true: of which of N observations it holds, (N,).
+        wordings: at least two ways to phrase it. The last one is never trained on; it measures how well the text head
+            generalises to new wordings.
+        true: for which of N observations the statement holds, (N,).
     """
 
     wordings: Sequence[str]

@@ -1,4 +1,4 @@
-"""Exact seeds for environments that draw from numpy's global generator."""
+"""Exact seeding of environments that draw from the global generator of numpy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @contextlib.contextmanager
 def lend_generator(random: np.random.RandomState) -> Iterator[None]:
-    """Inside the `with` numpy's global generator goes on from `random`; after it, it is as it was before."""
+    """Inside the `with` block, the global generator of numpy continues from `random`; afterwards it is restored."""
     before = np.random.get_state()
     np.random.set_state(random.get_state())
     try:

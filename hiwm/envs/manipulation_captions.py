@@ -1,4 +1,4 @@
-"""What can be said of where cubes lie and how fixtures stand. Directions are the robot's: left is +y, far is +x."""
+"""Captions of cube positions and fixture states. Directions are those of the robot: left is +y, far is +x."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 from hiwm.envs.captions import Caption
 
-NEAR, FAR = 0.385, 0.465  # m: bounds of the table's middle, x
-RIGHT, LEFT = -0.08, 0.08  # and y
-LIES = 0.03  # m: a cube's centre is at 0.02 on the table
-HELD = 0.1  # m: one this high is held up, or on a stack
+NEAR, FAR = 0.385, 0.465  # m: bounds of the middle of the table in x
+RIGHT, LEFT = -0.08, 0.08  # m: and in y
+LIES = 0.03  # m: a cube below this height lies on the table, where its centre is at 0.02
+HELD = 0.1  # m: a cube above this height is in the air or on a stack
 COLOURS = ("red", "blue", "orange")
-DRAWER_OPEN, WINDOW_OPEN = -0.08, 0.1  # m: half way
+DRAWER_OPEN, WINDOW_OPEN = -0.08, 0.1  # m: half open
 CUBE_SENTENCES = (
     "the {cube} lies {place}",
     "put the {cube} {place}",
@@ -26,7 +26,7 @@ CUBE_SENTENCES = (
     "make sure the {cube} ends {place}",
 )
 CUBE_LAST = "the {cube} should be {place}"
-PLACES = {  # (from near to far, from right to left) -> ways to say it
+PLACES = {  # (from near to far, from right to left) -> phrases
     (0, 0): ("at the near right of the table", "in the close right corner", "on the right side, near the robot"),
     (0, 1): ("at the near edge, in the centre", "in the middle of the close side", "straight in front of the robot, near it"),
     (0, 2): ("at the near left of the table", "in the close left corner", "on the left side, near the robot"),
@@ -50,7 +50,11 @@ FIXTURE_LAST = "the {thing} should be {state}"
 
 
 def describe(observations: Mapping[str, np.ndarray]) -> list[Caption]:
-    """Captions of each cube and, in the scene, of drawer, window and buttons; columns (N, C) as `Manipulation` has them."""
+    """Captions of each cube and, in the scene, of drawer, window and buttons.
+
+    Args:
+        observations: columns of `Manipulation`, (N, C).
+    """
     cubes = np.asarray(observations["cubes"])
     cubes = cubes.reshape(len(cubes), -1, 3)
     names = ["cube"] if cubes.shape[1] == 1 else [f"{colour} cube" for colour in COLOURS[: cubes.shape[1]]]
@@ -70,15 +74,15 @@ def describe(observations: Mapping[str, np.ndarray]) -> list[Caption]:
 
 
 def _of_cube(name: str, cube: np.ndarray) -> list[Caption]:
-    """Where one cube, (N, 3), lies, and whether it is up in the air."""
+    """Captions of the place of one cube, (N, 3), and of whether it is in the air."""
     x, y, z = cube.T
     row, column = np.digitize(x, (NEAR, FAR)), np.digitize(y, (RIGHT, LEFT))
     on_table = z < LIES
-    said = [Caption(_wordings(CUBE_SENTENCES, CUBE_LAST, AIR, "place", cube=name), z > HELD)]
+    captions = [Caption(_wordings(CUBE_SENTENCES, CUBE_LAST, AIR, "place", cube=name), z > HELD)]
     for (i, j), places in PLACES.items():
         wordings = _wordings(CUBE_SENTENCES, CUBE_LAST, places, "place", cube=name)
-        said.append(Caption(wordings, on_table & (row == i) & (column == j)))
-    return said
+        captions.append(Caption(wordings, on_table & (row == i) & (column == j)))
+    return captions
 
 
 def _of_fixture(thing: str, states: Sequence[str], true: np.ndarray) -> Caption:
@@ -86,6 +90,6 @@ def _of_fixture(thing: str, states: Sequence[str], true: np.ndarray) -> Caption:
 
 
 def _wordings(sentences: Sequence[str], last: str, words: Sequence[str], key: str, **given: str) -> list[str]:
-    """Every sentence with each of the words, and the last one with the first of them."""
-    said = [sentence.format(**given, **{key: word}) for word in words for sentence in sentences]
-    return [*said, last.format(**given, **{key: words[0]})]
+    """Every sentence with each of the words, then the held-out sentence with the first word."""
+    wordings = [sentence.format(**given, **{key: word}) for word in words for sentence in sentences]
+    return [*wordings, last.format(**given, **{key: words[0]})]

@@ -1,8 +1,8 @@
-"""OGBench's pointmazes, seeded and with the published data-collection recipe.
+"""OGBench's pointmazes: seeded, with the published data-collection recipe.
 
-Source: OGBench (Park et al., ICLR 2025, arXiv 2410.20092), `data_gen_scripts/generate_locomaze.py`: an oracle walks
-towards the next cell of the shortest path; `navigate` draws a new goal at every arrival, `stitch` keeps a goal four
-cells away, `explore` changes to a random direction every ten steps.
+Source: OGBench (Park et al., ICLR 2025, arXiv 2410.20092), `data_gen_scripts/generate_locomaze.py`. An oracle walks
+towards the next cell of the shortest path. `navigate` draws a new goal at every arrival, `stitch` keeps one goal four
+cells away, and `explore` draws a random direction every ten steps.
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ from hiwm.envs.generator import lend_generator
 
 Cell = tuple[int, int]
 BEHAVIOURS = ("navigate", "stitch", "explore")
-STITCH_CELLS = 4  # distance of a goal in the stitch datasets, cells
+STITCH_CELLS = 4  # distance from start to goal in the stitch datasets, cells
 EXPLORE_STEPS = 10
 
 
 class PointMaze(gymnasium.Wrapper):
-    """One OGBench pointmaze; observations are (x, y) in maze units, a cell being 4 wide.
+    """One OGBench pointmaze. Observations are (x, y) in maze units; a cell is 4 units wide.
 
-    `reset(seed)` is exact: OGBench draws its noise from numpy's global generator, which is lent a generator of ours.
+    `reset(seed)` is exact: OGBench draws its noise from the global generator of numpy, which is replaced meanwhile.
 
     Args:
         maze: medium, large, giant or teleport.
-        behaviour: with `navigate`, `stitch` or `explore`, an episode has the starts and goals of that dataset and its
-            infos hold the oracle's `expert_action`; None for evaluation.
-        through: a cell, [row, column]. In place of the five tasks there is one: its episodes go through a list, in random
-            but fixed order, of the starts and goals between which every shortest way leads through that cell and another
-            way does not.
-        closed: that cell is a wall.
+        behaviour: `navigate`, `stitch` or `explore` collects data: starts and goals are those of that dataset, and infos
+            hold the `expert_action` of the oracle. None is for evaluation.
+        through: a cell, [row, column]. One task then replaces the five. Its episodes are the pairs of start and goal for
+            which every shortest path leads through this cell and a longer path avoids it, in a fixed random order.
+        closed: whether this cell is a wall.
     """
 
     num_tasks = 5
@@ -44,12 +43,12 @@ class PointMaze(gymnasium.Wrapper):
         self, *, maze: str, behaviour: str | None = None, through: Sequence[int] | None = None, closed: bool = False
     ) -> None:
         if behaviour is not None and behaviour not in BEHAVIOURS:
-            raise ValueError(f"behaviour is {behaviour!r}; allowed: {', '.join(BEHAVIOURS)}")
+            raise ValueError(f"behaviour is {behaviour!r}; expected null or one of {', '.join(BEHAVIOURS)}")
         if closed and through is None:
-            raise ValueError("closed is True and through is None; allowed: with `through`, the cell to close")
+            raise ValueError("closed is True and through is None; expected [row, column] of the cell to close")
         if through is not None and behaviour is not None:
-            raise ValueError(f"through is {list(through)} with behaviour {behaviour!r}; allowed: one of the two")
-        self.env: Any  # OGBench's own class, made by a function
+            raise ValueError(f"through is {list(through)} and behaviour is {behaviour!r}; expected only one of the two")
+        self.env: Any  # OGBench's class, which a function makes
         super().__init__(
             gymnasium.make(
                 f"pointmaze-{maze}-v0",
@@ -64,7 +63,7 @@ class PointMaze(gymnasium.Wrapper):
             self._pairs = self._pairs_through(door)
             self.num_tasks = 1
             if closed:
-                # the maze draws its walls once, while it is made
+                # the maze builds its walls only in its constructor
                 self.env = _walled(type(self.env), door)(maze_type=maze)
         self.behaviour = behaviour
         self.action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
@@ -87,7 +86,7 @@ class PointMaze(gymnasium.Wrapper):
             self.env.action_space.seed(seed)
         options = {} if options is None else dict(options)
         if not 1 <= (task := options.get("task_id", 1)) <= self.num_tasks:
-            raise ValueError(f"task_id is {task}; allowed: 1 to {self.num_tasks}")
+            raise ValueError(f"task_id is {task}; expected 1 to {self.num_tasks}")
         chosen = None
         if self.behaviour is not None:
             chosen = self._start_and_goal()
@@ -106,7 +105,7 @@ class PointMaze(gymnasium.Wrapper):
             observation, reward, terminated, truncated, info = self.env.step(action)
         self._step += 1
         if info["success"] and self.behaviour == "navigate":
-            # as the recipe does it: the cell's centre when the maze's own `set_goal` is given a cell, noise included
+            # as in the recipe, where `set_goal` is given a cell: its centre, with noise
             goal = self.env.ij_to_xy(self._draw(self._corners))
             with lend_generator(self._random):
                 self.env.set_goal(goal_xy=self.env.add_noise(goal))
@@ -120,11 +119,11 @@ class PointMaze(gymnasium.Wrapper):
                 angle = self._random.uniform(0, 2 * np.pi)
                 self._direction = np.array([np.cos(angle), np.sin(angle)])
             return {"expert_action": self._direction}
-        here, goal = self.env.get_xy(), self.env.cur_goal_xy
-        key = (self.env.xy_to_ij(here), self.env.xy_to_ij(goal))
-        if key not in self._oracle:  # the maze solves its shortest paths anew at every call
-            self._oracle[key] = self.env.get_oracle_subgoal(here, goal)[0]
-        direction = self._oracle[key] - here
+        position, goal = self.env.get_xy(), self.env.cur_goal_xy
+        key = (self.env.xy_to_ij(position), self.env.xy_to_ij(goal))
+        if key not in self._oracle:  # cached, because the maze solves its shortest paths at every call
+            self._oracle[key] = self.env.get_oracle_subgoal(position, goal)[0]
+        direction = self._oracle[key] - position
         return {"expert_action": direction / (np.linalg.norm(direction) + 1e-6)}
 
     def _start_and_goal(self) -> tuple[Cell, Cell]:
@@ -139,27 +138,27 @@ class PointMaze(gymnasium.Wrapper):
         maze = self.env.maze_map
         door = tuple(through)
         if len(door) != 2 or not all(0 <= x < n for x, n in zip(door, maze.shape, strict=True)) or maze[door] != 0:
-            raise ValueError(f"through is {list(through)}; allowed: [row, column] of a free cell of the maze")
+            raise ValueError(f"through is {list(through)}; expected [row, column] of a free cell of the maze")
         return door
 
     def _pairs_through(self, door: Cell) -> list[tuple[Cell, Cell]]:
-        """Starts and goals that are further from one another without the door, but not out of reach; shuffled."""
+        """Pairs of start and goal whose shortest path gets longer when the door is closed, in random order."""
         maze = self.env.maze_map
         cells = [(int(i), int(j)) for i, j in np.argwhere(maze == 0) if (i, j) != door]
-        ways = []  # open and closed: start -> distances, -1 where there is no way
+        distances = []  # with the door open, then closed: start -> distances, -1 where no path exists
         for wall in (0, 1):
             maze[door] = wall
-            ways.append({cell: self._distances(cell) for cell in cells})
+            distances.append({cell: self._distances(cell) for cell in cells})
         maze[door] = 0
-        pairs = [(a, b) for a in cells for b in cells if ways[1][a][b] > ways[0][a][b]]
+        pairs = [(a, b) for a in cells for b in cells if distances[1][a][b] > distances[0][a][b]]
         if not pairs:
             raise ValueError(
-                f"through is {list(door)}; allowed: a cell that some shortest way needs and another avoids"
+                f"through is {list(door)}; expected a cell that some shortest path needs and a longer path avoids"
             )
         return [pairs[i] for i in np.random.RandomState(0).permutation(len(pairs))]
 
     def _distances(self, cell: Cell) -> np.ndarray:
-        """Of every cell from one, in cells."""
+        """Distance from one cell to every cell, in cells."""
         centre = self.env.ij_to_xy(cell)
         return self.env.get_oracle_subgoal(centre, centre)[1]
 
@@ -174,7 +173,7 @@ class PointMaze(gymnasium.Wrapper):
 
 
 def _walled(maze_class: Any, cell: Cell) -> Any:
-    """OGBench's maze class with one more wall block."""
+    """OGBench's maze class with one additional wall block."""
 
     def update_tree(self: Any, tree: Any) -> None:
         self.maze_map[cell] = 1

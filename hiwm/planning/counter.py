@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from hiwm.levels.parts import Predictor
-from hiwm.planning.solvers.solver import GRADIENT_COST
+from hiwm.planning.solvers.solver import GRADIENT_PASSES
 
 T = TypeVar("T")
 
 
 class ForwardCounter:
-    """Forward passes since the last reset, of all episodes together. A pass with a gradient counts `GRADIENT_COST` times.
+    """Forward passes since the last reset, of all episodes together. A pass with a gradient counts `GRADIENT_PASSES` times.
 
     Attributes:
         predictor: one-step predictions.
@@ -68,4 +68,4 @@ class CountedPredictor:
 
 
 def _factor(*arguments: Any) -> int:
-    return GRADIENT_COST if any(isinstance(x, Tensor) and x.requires_grad for x in arguments) else 1
+    return GRADIENT_PASSES if any(isinstance(x, Tensor) and x.requires_grad for x in arguments) else 1

@@ -1,4 +1,4 @@
-"""Windows a second: memory map against HDF5 reads, on one file in one run."""
+"""Windows per second: memory map against HDF5 reads of the same data, in one run."""
 
 import time
 
@@ -12,7 +12,7 @@ WINDOW, BATCH, EPISODES, ROWS = 16, 64, 40, 200
 
 
 def rate(function, seconds: float = 3.0) -> float:
-    """Windows a second, warm."""
+    """Windows per second, after a warm-up call."""
     function()
     began, batches = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
@@ -21,7 +21,7 @@ def rate(function, seconds: float = 3.0) -> float:
     return batches * BATCH / (time.perf_counter() - began)
 
 
-def test_windows_a_second(tmp_path):
+def test_windows_per_second(tmp_path):
     rng = np.random.default_rng(0)
     path, chunked = tmp_path / "pixels.h5", tmp_path / "chunked.h5"
     with Writer(path, {}) as writer:
@@ -31,7 +31,7 @@ def test_windows_a_second(tmp_path):
     dataset = open_dataset(path)
     with h5py.File(
         chunked, "w", libver="latest"
-    ) as file:  # a chunk a frame, as stable-worldmodel's writer lays them out
+    ) as file:  # one chunk per frame, as stable-worldmodel writes them
         for name, column in dataset.columns.items():
             file.create_dataset(name, data=column, chunks=(1, *column.shape[1:]))
     sampler = ClipSampler(
@@ -52,8 +52,8 @@ def test_windows_a_second(tmp_path):
         rates = {
             "memory map (ClipSampler, with pairs)": rate(ours),
             "h5py, contiguous": rate(reader(contiguous)),
-            "h5py, one chunk a frame": rate(reader(by_frame)),
+            "h5py, one chunk per frame": rate(reader(by_frame)),
         }
     print(f"\n64x64x3, {WINDOW} steps, one process, warm")
     for name, value in rates.items():
-        print(f"  {name:<38}{value:10,.0f} windows/s  x{value / rates['h5py, one chunk a frame']:.1f}")
+        print(f"  {name:<38}{value:10,.0f} windows/s  x{value / rates['h5py, one chunk per frame']:.1f}")

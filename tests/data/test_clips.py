@@ -80,7 +80,7 @@ def test_windows_stay_in_one_episode_at_the_right_times(clip, setting):
     assert torch.equal(time, expected)
 
 
-def test_actions_are_those_between_the_steps(clip, setting):
+def test_actions_lie_between_the_steps(clip, setting):
     _, stride, action_period, _ = setting
     rows = clip.inputs["row"][:, :-1]  # (B, T, 1)
     expected = rows + action_period * torch.arange(stride)
@@ -88,7 +88,7 @@ def test_actions_are_those_between_the_steps(clip, setting):
     assert torch.equal(clip.actions[..., 1], -expected.float())
 
 
-def test_exactly_the_possible_starts_are_drawn(clip, setting):
+def test_every_possible_start_is_drawn_and_no_other(clip, setting):
     horizon, stride, action_period, _ = setting
     possible = starts_of(horizon * stride * action_period)
     assert seen(clip.inputs["state"][:, 0]) == possible
@@ -117,7 +117,7 @@ def test_pairs_stay_in_the_episode_within_reach(clip, setting):
     assert pairs.steps.unique().tolist() == list(range(1, longest + 1))
 
 
-def test_every_pair_possible_is_drawn(setting):
+def test_every_possible_pair_is_drawn(setting):
     _, _, action_period, reach = setting
     pairs = make_sampler(setting).sample(20_000, np.random.default_rng(2)).pairs
     found = {
@@ -133,7 +133,7 @@ def test_every_pair_possible_is_drawn(setting):
     assert found == possible
 
 
-def test_split_samplers_keep_to_their_episodes(setting):
+def test_samplers_of_a_split_stay_in_their_episodes(setting):
     training, validation = world((9, 14, 12, 20)).split(0.5)
     for part, allowed in ((training, {0, 1}), (validation, {2, 3})):
         clip = make_sampler(setting, part).sample(500, np.random.default_rng(0))
@@ -149,7 +149,7 @@ def test_draws_follow_the_generator():
     assert not torch.equal(first.inputs["row"], other.inputs["row"])
 
 
-def test_an_episode_of_exactly_one_window_will_do():
+def test_an_episode_of_exactly_one_window_suffices():
     clip = make_sampler((3, 2, 2, 4), world((13,))).sample(5, np.random.default_rng(0))
     assert clip.inputs["state"][:, :, 1].tolist() == [[0, 4, 8, 12]] * 5
 

@@ -49,7 +49,7 @@ class Walk(gymnasium.Env):
 
 
 class Start(Walk):
-    """Starts where gymnasium's own generator says first."""
+    """Draws its start from the generator of gymnasium."""
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -59,7 +59,7 @@ class Start(Walk):
 
 
 class Counted(Walk):
-    """Notes in a file that it was made."""
+    """Writes to a file that it was made."""
 
     def __init__(self, log):
         super().__init__()
@@ -135,7 +135,7 @@ def test_fewer_episodes_are_the_first_ones(reference):
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("first", [0, 1, 7, 10])
-def test_the_episodes_from_a_number_on(reference, workers, first):
+def test_collection_can_start_at_a_later_episode(reference, workers, first):
     if workers == 1 or first == 7:  # a pool is slow to start
         rest = collect(Collection(Walk, partial(UniformPolicy, repeat=2), 10, STEPS, 0, "state", 4), workers, first)
         assert_equal(list(rest), reference[first:])
@@ -184,12 +184,12 @@ def test_uniform_policy_fills_the_action_space():
 def test_expert_without_noise_is_followed():
     expert = partial(NoisyExpertPolicy, noise=0.0)
     for episode in run(policy=expert, make_env=partial(Walk, expert=True)):
-        # while an episode runs; the action of its last row leads nowhere
+        # while an episode runs; the action of its last row is never executed
         expected = np.clip(-2 * episode["state"][:-1, :2], -1, 1)
         np.testing.assert_allclose(episode["action"][:-1], expected, rtol=1e-5)
 
 
-def test_expert_noise_has_its_deviation_and_is_clipped():
+def test_expert_noise_has_its_standard_deviation_and_is_clipped():
     policy = NoisyExpertPolicy(noise=0.3)
     policy.reset([0, 1], Box(-1, 1, (2,), np.float32), 2000)
     infos = {"expert_action": np.array([[0.0, 0.9], [0.0, -0.9]])}
@@ -220,7 +220,7 @@ def drawn(policy, seeds, steps=200, infos=None):
     return np.stack([policy.act(np.zeros((len(seeds), 2)), infos or {}, t) for t in range(steps)])  # (T, B, 2)
 
 
-def test_smooth_wandering_turns_slowly_at_its_speed():
+def test_smooth_policy_turns_slowly_at_its_speed():
     actions = drawn(SmoothPolicy(speed=0.6, switch_steps=40), range(20))
     length = np.linalg.norm(actions, axis=2)
     assert length.mean() == pytest.approx(0.6, abs=0.05)
@@ -231,12 +231,12 @@ def test_smooth_wandering_turns_slowly_at_its_speed():
     assert np.array_equal(alone[:, 0], actions[:, 7])
 
 
-def test_smooth_wandering_is_in_the_plane():
-    with pytest.raises(ValueError, match=r"shape \(3,\); allowed: \(2,\)"):
+def test_smooth_policy_needs_actions_in_the_plane():
+    with pytest.raises(ValueError, match=r"shape of an action is \(3,\); expected \(2,\)"):
         SmoothPolicy().reset([0], Box(-1, 1, (3,), np.float32), 5)
 
 
-def test_an_action_is_repeated_in_its_share_of_the_steps():
+def test_expert_actions_are_repeated_with_the_given_frequency():
     infos = {"expert_action": np.zeros((30, 2))}
     for share in (0.0, 0.3):
         actions = drawn(NoisyExpertPolicy(noise=0.2, repeat_share=share), range(30), infos=infos)
@@ -270,7 +270,7 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_interrupted_collection_goes_on(tmp_path, capfd, uninterrupted, workers, end):
+def test_an_interrupted_collection_continues(tmp_path, capfd, uninterrupted, workers, end):
     command = ["collect", *overrides(tmp_path, f"dataset.workers={workers}")]
     path, parts = tmp_path / "datasets" / "tiny.h5", tmp_path / "datasets" / "tiny.parts"
     killed = subprocess.Popen(
@@ -298,15 +298,15 @@ def test_an_interrupted_collection_goes_on(tmp_path, capfd, uninterrupted, worke
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_another_collection_does_not_go_on_with_this_one(tmp_path, capfd):
+def test_another_collection_does_not_continue_this_one(tmp_path, capfd):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hiwm.experiment.Bar.update", interrupt)
         assert main(["collect", *overrides(tmp_path)]) == 130
     assert main(["collect", *overrides(tmp_path, "dataset.seed=1")]) == 2
-    told = capfd.readouterr().err
-    assert "tiny.parts holds 1 episodes with" in told
-    assert "'seed': 1" in told
-    assert "remove the folder" in told
+    message = capfd.readouterr().err
+    assert "tiny.parts holds 1 episodes with" in message
+    assert "'seed': 1" in message
+    assert "remove the folder" in message
 
 
 def interrupt(*_):

@@ -90,7 +90,7 @@ def test_shapes(plain):
     }
 
 
-def test_captions_say_where_cubes_lie_and_how_fixtures_stand(scene):
+def test_captions_describe_cubes_and_fixtures(scene):
     cubes = np.array([[0.5, 0.2, 0.02], [0.35, -0.2, 0.02], [0.42, 0.0, 0.02], [0.42, 0.0, 0.2], [0.42, 0.0, 0.06]])
     fixtures = {"drawer": [[-0.16], [0], [0], [0], [0]], "window": [[0], [0.2], [0], [0], [0]], "buttons": [[1, 0]] * 5}
     captions = scene.captions({"cubes": cubes, **{name: np.array(value) for name, value in fixtures.items()}})
@@ -117,7 +117,7 @@ def test_captions_of_several_cubes_name_their_colours():
 
 
 def check_against_simulator(env, observation):
-    """Every column but `entities` from the simulator's own state."""
+    """Every column but `entities` from the state of the simulator."""
     inner = env.unwrapped
     data, info = inner._data, inner.compute_ob_info()
     pinch = data.site_xpos[inner._pinch_site_id]
@@ -174,7 +174,7 @@ def test_columns_while_the_oracle_moves_things(play):
             check_against_simulator(play, observation)
 
 
-def test_a_cube_looks_alike_every_quarter_turn_and_shows_its_tilt():
+def test_a_cube_looks_the_same_every_quarter_turn_and_shows_its_tilt():
     raw = np.zeros((8, 28))
     yaws = np.array([0.3 + k * np.pi / 2 for k in range(4)] + [-0.8, 0.0, 1.0, 2.0])
     tilts = [0.0] * 4 + [0.5] * 4
@@ -267,7 +267,7 @@ def test_different_seeds_differ(plain):
     assert len(np.unique(starts, axis=0)) == 4
 
 
-def test_the_goal_of_a_task_is_ogbenchs(plain):
+def test_the_goal_of_a_task_is_that_of_ogbench(plain):
     for task in range(1, 6):
         observation, info = plain.reset(seed=task, options={"task_id": task})
         inner = plain.unwrapped
@@ -296,14 +296,14 @@ def solve(env, seed, task):
     np.random.seed(seed)  # noqa: NPY002
     try:
         for step in range(env.max_steps):
-            told = inner.compute_ob_info()
+            state = inner.compute_ob_info()
             if step == 0 or oracle.done:
                 target = inner._cube_target_mocap_ids[0]
-                told["privileged/target_block"] = 0
-                told["privileged/target_block_pos"] = inner._data.mocap_pos[target].copy()
-                told["privileged/target_block_yaw"] = np.zeros(1)
-                oracle.reset(raw, told)
-            _, _, terminated, _, info = env.step(oracle.select_action(raw, told))
+                state["privileged/target_block"] = 0
+                state["privileged/target_block_pos"] = inner._data.mocap_pos[target].copy()
+                state["privileged/target_block_yaw"] = np.zeros(1)
+                oracle.reset(raw, state)
+            _, _, terminated, _, info = env.step(oracle.select_action(raw, state))
             assert terminated == info["success"]
             if terminated:
                 return step + 1
@@ -370,9 +370,9 @@ def test_in_a_vector_environment():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="name is 'cube-octuple'; allowed: cube-single"):
+    with pytest.raises(ValueError, match="name is 'cube-octuple'; expected one of cube-single"):
         Manipulation(name="cube-octuple")
-    with pytest.raises(ValueError, match="behaviour is 'noisy'; allowed: play"):
+    with pytest.raises(ValueError, match="behaviour is 'noisy'; expected null or play"):
         Manipulation(name="scene", behaviour="noisy")
-    with pytest.raises(ValueError, match="task_id is 6; allowed: 1 to 5"):
+    with pytest.raises(ValueError, match="task_id is 6; expected 1 to 5"):
         Manipulation(name="cube-single").reset(options={"task_id": 6})

@@ -259,14 +259,14 @@ def test_reset_without_a_seed_continues_the_stream(plain):
 DOOR = (3, 3)  # of the medium maze
 
 
-def test_a_door_on_every_shortest_way_can_be_closed():
+def test_a_door_on_every_shortest_path_can_be_closed():
     opened, closed = (PointMaze(maze="medium", through=DOOR, closed=wall) for wall in (False, True))
     pairs = set()
     for number in range(20):
         start, info = opened.reset(seed=number, options={"task_id": 1, "episode": number})
-        again, told = closed.reset(seed=number, options={"task_id": 1, "episode": number})
+        again, closed_info = closed.reset(seed=number, options={"task_id": 1, "episode": number})
         np.testing.assert_array_equal(start, again)
-        np.testing.assert_array_equal(info["goal"], told["goal"])
+        np.testing.assert_array_equal(info["goal"], closed_info["goal"])
         a, b = cell(start), cell(info["goal"])
         assert distances(opened.unwrapped.maze_map, a)[b] < distances(closed.unwrapped.maze_map, a)[b]
         pairs.add((a, b))
@@ -287,12 +287,12 @@ def test_a_closed_door_stops_the_agent():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"through": [0, 0]}, r"through is \[0, 0\]; allowed: \[row, column\] of a free cell"),
-        ({"through": [1, 1]}, r"through is \[1, 1\]; allowed: a cell that some shortest way needs"),
-        ({"through": [3, 3], "behaviour": "stitch"}, "through is .* with behaviour 'stitch'; allowed: one of the two"),
+        ({"through": [0, 0]}, r"through is \[0, 0\]; expected \[row, column\] of a free cell"),
+        ({"through": [1, 1]}, r"through is \[1, 1\]; expected a cell that some shortest path needs"),
+        ({"through": [3, 3], "behaviour": "stitch"}, "through is .* and behaviour is 'stitch'; expected only one of the two"),
         ({"closed": True}, "closed is True and through is None"),
     ],
 )
-def test_doors_that_are_none(arguments, message):
+def test_cells_that_are_no_doors_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         PointMaze(maze="medium", **arguments)

@@ -51,7 +51,7 @@ def test_nothing_gets_through_walls_or_closed_doors(side):
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_captions_say_where_the_agent_is(side):
+def test_captions_describe_the_position_of_the_agent(side):
     rooms = Rooms(side)
     agent = draw(rooms, 2000)[0].astype(np.float32)
     captions = FourRoom(side=side).captions({"agent": agent})
@@ -84,7 +84,7 @@ def test_a_wall_stops_and_a_door_does_not():
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_shortest_ways_are_dijkstras(side):
+def test_shortest_paths_match_dijkstra(side):
     rooms = Rooms(side)
     start, closed, rng = draw(rooms, 30)
     goal = np.stack([rooms.draw_free(rng) for _ in range(30)])
@@ -103,11 +103,11 @@ def test_shortest_ways_are_dijkstras(side):
                     graph[a, b] = np.linalg.norm(points[a] - points[b])
         reached, before = dijkstra(graph, indices=0, return_predecessors=True)
         assert length[i] == pytest.approx(reached[1])
-        way = [1]
-        while before[way[-1]] != 0:
-            way.append(int(before[way[-1]]))
-        assert doors[i] == len(way) - 1
-        assert first[i] == (way[-1] - 2 if doors[i] else -1)
+        path = [1]
+        while before[path[-1]] != 0:
+            path.append(int(before[path[-1]]))
+        assert doors[i] == len(path) - 1
+        assert first[i] == (path[-1] - 2 if doors[i] else -1)
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -128,7 +128,7 @@ def test_the_expert_solves_every_task_and_chance_none(side):
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_the_files_hold_what_the_bins_say(side):
+def test_task_files_match_their_bins(side):
     rooms = Rooms(side)
     for bin_, task in zip(BINS[side], load_tasks("v1", side), strict=True):
         length, _, doors = rooms.shortest(task.start, task.goal, task.closed)
@@ -176,7 +176,7 @@ def test_episodes_are_the_files_and_the_same_in_any_batch():
 
 
 def test_a_number_out_of_range_is_refused():
-    with pytest.raises(ValueError, match=r"task_id is 3; allowed: 1 to 2"):
+    with pytest.raises(ValueError, match=r"task_id is 3; expected 1 to 2"):
         FourRoom().reset(options={"task_id": 3})
 
 
@@ -231,7 +231,7 @@ def test_a_dot_follows_its_agent_by_less_than_a_pixel():
     np.testing.assert_allclose((centre + 0.5) * 224 / 64, x, atol=0.5)
 
 
-def test_make_vector_is_gymnasiums():
+def test_make_vector_gives_a_gymnasium_vector():
     envs = FourRoom(behaviour="navigate", resolution=32).make_vector(4)
     assert isinstance(envs, gymnasium.vector.VectorEnv)
     observation, _ = envs.reset(seed=0)

@@ -3,48 +3,22 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
 import pytest
-import torch
-from tiny import TinyRoom
+from tiny import TinyRoom, replaced
 
-from hiwm.agent import Agent
-from hiwm.evaluation.config import EvaluationConfig, Forbidden
 from hiwm.evaluation.episodes import episode_seed, run_episodes
 from hiwm.evaluation.evaluate import evaluate, make_agents, summarize
-from hiwm.evaluation.keep_out import keep_out
-from hiwm.evaluation.outcomes import Episodes, Trace
+from hiwm.evaluation.outcomes import Episodes
 from hiwm.evaluation.statistics import wilson_interval
-from hiwm.evaluation.traces import load_traces, save_traces
-from hiwm.planning.readout import Readout
-
-
-@pytest.mark.parametrize(
-    ("won", "of", "low", "high"),
-    [  # reference values of the Wilson score interval, to three digits
-        (9, 10, 0.596, 0.982),
-        (0, 10, 0.0, 0.278),
-        (10, 10, 0.722, 1.0),
-        (5, 10, 0.237, 0.763),
-        (1, 1, 0.207, 1.0),
-        (250, 250, 0.985, 1.0),
-        (0, 0, 0.0, 1.0),
-    ],
-)
-def test_wilson_interval(won, of, low, high):
-    assert wilson_interval(won, of) == pytest.approx((low, high), abs=6e-4)
-
-
-def changed(config, **changes):
-    """The protocol with other values, each replaced as a whole."""
-    return EvaluationConfig(**{**config.as_dict(), **changes})
+from hiwm.evaluation.traces import load_traces
 
 
 class RecordingRoom(TinyRoom):
-    """Notes every start and goal."""
+    """Records every start and goal."""
 
     seen: list = []  # noqa: RUF012
 
@@ -72,7 +46,7 @@ def starts_and_goals(agent, num_envs, episodes=3, seed=0):
         report=silent,
     )
     assert outcome.task == [1] * episodes + [2] * episodes
-    return list(dict.fromkeys(RecordingRoom.seen))  # copies that fill up a batch are not looked at
+    return list(dict.fromkeys(RecordingRoom.seen))  # without the surplus copies of a batch
 
 
 def test_starts_and_goals_depend_on_seed_task_and_episode_only(agent):
@@ -81,7 +55,7 @@ def test_starts_and_goals_depend_on_seed_task_and_episode_only(agent):
     assert one == starts_and_goals(agent, num_envs=2)
     assert one == starts_and_goals(agent, num_envs=50)
     assert {(task, seed) for task, seed, *_ in one} == {(t, episode_seed(0, t, e)) for t in (1, 2) for e in range(3)}
-    # more episodes begin with the same ones
+    # a longer evaluation begins with the same episodes
     more = starts_and_goals(agent, num_envs=2, episodes=4)
     assert set(one) < set(more)
     assert not set(one) & set(starts_and_goals(agent, num_envs=2, seed=1))
@@ -148,28 +122,28 @@ def test_report_and_traces(agent):
 
 
 def measured_calls(agent, config, folder):
-    """Predictor calls an environment step, in a room where nobody arrives: episodes all run to the limit."""
+    """Predictor calls per environment step, in a room without success, so that all episodes run to the limit."""
     agents = make_agents(agent, config)
     outcomes = evaluate(agents, partial(TinyRoom, radius=-1.0), config, [], silent, folder)
     return {name: summarize(outcome)["predictor_calls"] for name, outcome in outcomes.items()}
 
 
 def test_agents_plan_at_equal_compute(agent, tiny_run, tmp_path):
-    config = changed(tiny_run.config.evaluation, num_tasks=1, episodes=2, max_steps=30)
+    config = replaced(tiny_run.config.evaluation, num_tasks=1, episodes=2, max_steps=30)
     once = measured_calls(agent, config, tmp_path / "once")
     assert set(once) == {"hierarchical", "flat", "flat_graph"}
     assert once["hierarchical"] == pytest.approx(agent.config.budget, rel=0.15)
     for name in ("flat", "flat_graph"):
         assert once[name] == pytest.approx(once["hierarchical"], rel=0.15)
-    twice = measured_calls(agent, changed(config, flat_budget=2), tmp_path / "twice")
+    twice = measured_calls(agent, replaced(config, flat_budget=2), tmp_path / "twice")
     assert twice["hierarchical"] == once["hierarchical"]
     for name in ("flat", "flat_graph"):
         assert twice[name] == pytest.approx(2 * once[name], rel=0.1)
 
 
-def test_an_interrupted_evaluation_goes_on_with_its_next_batch(agent, tiny_run, tmp_path):
-    """Killed in a batch: those before it are not run again, and the answer is that of one that never stopped."""
-    config = changed(tiny_run.config.evaluation, num_tasks=2, episodes=3, num_envs=2, max_steps=12)
+def test_an_interrupted_evaluation_continues_with_its_next_batch(agent, tiny_run, tmp_path):
+    """Finished batches are not run again, and the result equals that of an uninterrupted evaluation."""
+    config = replaced(tiny_run.config.evaluation, num_tasks=2, episodes=3, num_envs=2, max_steps=12)
     agents = make_agents(agent, config)
 
     def outcomes(folder, report=silent):
@@ -177,9 +151,9 @@ def test_an_interrupted_evaluation_goes_on_with_its_next_batch(agent, tiny_run, 
         return evaluate(agents, RecordingRoom, config, [], report, folder)
 
     def without_times(found):
-        told = {name: {**vars(outcome), "plan_ms": None, "traces": None} for name, outcome in found.items()}
+        numbers = {name: {**vars(outcome), "plan_ms": None, "traces": None} for name, outcome in found.items()}
         traces = [(t.task, t.success, t.states.tolist(), t.why) for o in found.values() for t in o.traces]
-        return told, traces
+        return numbers, traces
 
     whole = outcomes(tmp_path / "whole")
     every = RecordingRoom.seen
@@ -191,7 +165,7 @@ def test_an_interrupted_evaluation_goes_on_with_its_next_batch(agent, tiny_run, 
     with pytest.raises(KeyboardInterrupt):
         outcomes(tmp_path / "parts", killed)
     before = RecordingRoom.seen
-    # what a process that was killed while it wrote has left
+    # a process killed while it wrote leaves this
     (tmp_path / "parts" / "flat" / "2-0.tmp").write_text('{"task": [')
     again = outcomes(tmp_path / "parts")
     assert without_times(again) == without_times(whole)
@@ -218,7 +192,7 @@ def test_baselines_share_the_levels(agent, tiny_run):
 )
 def test_a_baseline_that_does_not_fit_is_named(agent, tiny_run, changes, message):
     with pytest.raises(ValueError, match=message):
-        make_agents(agent, changed(tiny_run.config.evaluation, baselines={"odd": changes}))
+        make_agents(agent, replaced(tiny_run.config.evaluation, baselines={"odd": changes}))
 
 
 def test_evaluation_json(tiny_run):
@@ -245,11 +219,11 @@ def test_evaluation_json(tiny_run):
         assert 0 < numbers["plan_ms"]["p50"] <= numbers["plan_ms"]["p95"]
 
 
-def test_tries_remember_and_episodes_know_nothing_of_one_another(agent, tiny_run, tmp_path):
+def test_attempts_share_an_edge_memory_and_episodes_do_not(agent, tiny_run, tmp_path):
     found = []
 
     class Stuck(TinyRoom):
-        """Nothing moves, so that no way leads on; notes what is remembered when an episode begins."""
+        """Nothing moves, so every path fails; records the edge memory at the start of an episode."""
 
         def reset(self, *, seed=None, options=None):
             found.append((options["episode"], seed, round(float(learner.edge_memory.added.sum()))))
@@ -259,7 +233,7 @@ def test_tries_remember_and_episodes_know_nothing_of_one_another(agent, tiny_run
             return self._observation(), 0.0, False, False, {"success": False}
 
     learner = agent.with_planner(feedback=5.0, patience=1.0, hops=1)
-    config = changed(
+    config = replaced(
         tiny_run.config.evaluation,
         num_tasks=1,
         episodes=2,
@@ -271,115 +245,23 @@ def test_tries_remember_and_episodes_know_nothing_of_one_another(agent, tiny_run
     outcomes = evaluate({"hierarchical": learner}, Stuck, config, [], silent, tmp_path / "parts")
     assert list(outcomes) == ["hierarchical", "hierarchical, attempt 2"]
     assert [each[:2] for each in found] == [(e, episode_seed(config.seed + t, 1, e)) for t in (0, 1) for e in (0, 1)]
-    first, second, again, other = (remembered for *_, remembered in found)
+    first, second, again, other = (added for *_, added in found)
     assert first == second == 0
     assert again > 0
     assert other > 0
-    # another evaluation, in another process it may be, goes on from the folder
-    evaluate({"hierarchical": learner}, Stuck, changed(config, episodes=1, attempts=1), [], silent, tmp_path / "later")
+    # another evaluation, perhaps in another process, continues from the folder
+    evaluate({"hierarchical": learner}, Stuck, replaced(config, episodes=1, attempts=1), [], silent, tmp_path / "later")
     assert found[-1][2] > again
-    # without one it begins with nothing
+    # without a folder it starts with nothing
     evaluate(
         {"hierarchical": learner},
         Stuck,
-        changed(config, episodes=1, attempts=1, edge_memory=None),
+        replaced(config, episodes=1, attempts=1, edge_memory=None),
         [],
         silent,
         tmp_path / "nothing",
     )
     assert found[-1][2] == 0
-
-
-def test_steps_in_a_forbidden_box_are_counted(agent, tiny_run, tmp_path):
-    class Still(TinyRoom):
-        def step(self, action):
-            return self._observation(), 0.0, False, False, {"success": False}
-
-    config = changed(
-        tiny_run.config.evaluation, num_tasks=2, episodes=1, max_steps=4,
-        forbidden={"low": [0.1, 0.1], "high": [0.3, 0.3]}, baselines={},
-    )  # fmt: skip
-    outcome = evaluate(make_agents(agent, config), Still, config, [], silent, tmp_path / "parts")["hierarchical"]
-    assert outcome.inside == [4, 4]
-    numbers = summarize(outcome)["violations"]
-    assert (numbers["share"], numbers["episodes"], numbers["steps"]) == (1, 2, 4)
-    elsewhere = changed(config, forbidden={"low": [0.6, 0.6], "high": [1.0, 1.0]})
-    outcome = evaluate(make_agents(agent, elsewhere), Still, elsewhere, [], silent, tmp_path / "elsewhere")[
-        "hierarchical"
-    ]
-    assert summarize(outcome)["violations"]["share"] == 0
-
-
-@pytest.fixture
-def with_readouts(agent):
-    """An agent whose goals are about columns of the state."""
-    readouts = [
-        Readout(dim_latent=level.encoder.dim, dim=2, width=8, depth=1).eval() for level in agent.hierarchy.levels
-    ]
-    config = replace(agent.config, landmarks="none", proposal=["inverse", "inverse", "gaussian"])
-    world = replace(agent.world, goal=["x", "y"], goal_shapes=[[], [1]])
-    return Agent(agent.hierarchy, replace(agent.fitted, readouts=readouts), config, world)
-
-
-def test_goals_with_a_forbidden_box_keep_out_of_it(with_readouts):
-    box = Forbidden(low=[0.4, 0.0], high=[0.6, 0.5]).box
-    columns = {"x": np.zeros(3, np.float32), "y": np.zeros((3, 1), np.float32)}
-    for observation in (columns, np.zeros((3, 2), np.float32)):  # a part of the state, and a whole observation
-        goal = keep_out(with_readouts, observation, box, 0.1)
-        assert goal.size == 3
-        assert goal.margin == 0.1
-        torch.testing.assert_close(goal.zone.low, torch.tensor([[0.4, 0.0]] * 3))
-        torch.testing.assert_close(goal.zone.high, torch.tensor([[0.6, 0.5]] * 3))
-
-
-def test_agents_keep_out_of_the_box_with_their_own_margin(with_readouts, tiny_run, tmp_path, monkeypatch):
-    margins = []
-
-    def recorded(agent, goals, box, margin):
-        margins.append((len(agent.hierarchy), margin))
-        return keep_out(agent, goals, box, margin)
-
-    monkeypatch.setattr("hiwm.evaluation.episodes.keep_out", recorded)
-    flat = {"num_levels": 1, "proposal": ["gaussian"], "horizon": [6], "replan": [3], "repeat": [1]}
-    config = changed(
-        tiny_run.config.evaluation, num_tasks=1, episodes=1, max_steps=1,
-        forbidden={"low": [0.4, 0.0], "high": [0.6, 0.5], "margin": 0.1},
-        baselines={"wider": {**flat, "margin": 0.3}, "unaware": {**flat, "margin": None}},
-    )  # fmt: skip
-    outcomes = evaluate(make_agents(with_readouts, config), TinyRoom, config, [], silent, tmp_path)
-    assert margins == [(3, 0.1), (1, 0.3)]
-    assert all(outcome.inside == [0] for outcome in outcomes.values())
-    assert changed(config, forbidden={}).margin("wider") is None
-
-
-def test_agents_that_keep_out_of_a_box_need_readouts(agent, with_readouts, tiny_run):
-    box = {"low": [0.0, 0.0], "high": [0.1, 0.1], "margin": 0.1}
-    config = changed(tiny_run.config.evaluation, forbidden=box)
-    with pytest.raises(ValueError, match=r"expected one trained with goal.columns"):
-        make_agents(agent, config)
-    unaware = {name: {**changes, "margin": None} for name, changes in config.baselines.items()}
-    make_agents(agent, changed(config, forbidden={**box, "margin": None}, baselines=unaware))
-    with pytest.raises(ValueError, match=r"evaluation.forbidden.low is \[0.0\]; expected 2 numbers, .* \['x', 'y'\]"):
-        make_agents(
-            with_readouts, changed(config, forbidden={"low": [0.0], "high": [0.1], "margin": 0.1}, baselines={})
-        )
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"forbidden": {"low": [0.0]}}, r"evaluation.forbidden.low is \[0.0\], .*high is \[\]; expected lists of one length"),
-        ({"forbidden": {"low": [0.0], "high": [1.0], "margin": -1}}, r"evaluation.forbidden.margin is -1; expected at least 0"),
-        ({"episodes": 0}, r"evaluation.episodes is 0; expected at least 1"),
-        ({"attempts": 0}, r"evaluation.attempts is 0; expected at least 1"),
-        ({"flat_budget": -1.0}, r"evaluation.flat_budget is -1.0; expected at least 0"),
-        ({"name": "a/b"}, r"evaluation.name is 'a/b'; expected the name of a file without its extension"),
-        ({"tries": 2}, r"unknown key evaluation.tries; expected one of "),
-    ],
-)  # fmt: skip
-def test_a_protocol_that_cannot_be_run_is_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        EvaluationConfig(**changes)
 
 
 def test_summary():
@@ -398,40 +280,6 @@ def test_summary():
     assert summarize(outcome)["steps"] is None
 
 
-def test_traces_round_trip(tmp_path):
-    rng = np.random.default_rng(0)
-
-    def trace(task, success, length):
-        subgoals = [rng.normal(size=(length, d)).astype(np.float32) for d in (2, 4, 3)]
-        return Trace(
-            task, success, rng.normal(size=(length, 2)), rng.normal(size=2), subgoals, ["because", f"of {length}"]
-        )
-
-    wrote = {
-        "hierarchical": Episodes(traces=[trace(1, True, 5), trace(2, False, 8)]),
-        "flat/odd name": Episodes(traces=[trace(2, True, 3)]),
-    }
-    save_traces(tmp_path / "traces.npz", wrote)
-    read = load_traces(tmp_path / "traces.npz")
-    assert set(read) == set(wrote)
-    for agent, outcome in wrote.items():
-        for one, other in zip(outcome.traces, read[agent], strict=True):
-            assert (one.task, one.success) == (other.task, other.success)
-            np.testing.assert_array_equal(one.states, other.states)
-            np.testing.assert_array_equal(one.goal, other.goal)
-            for a, b in zip(one.subgoals, other.subgoals, strict=True):
-                np.testing.assert_array_equal(a, b)
-            assert one.why == other.why
-
-
-def test_traces_from_before_there_were_reasons(tmp_path):
-    trace = Trace(1, True, np.zeros((2, 2)), np.zeros(2), [np.zeros((2, 3))], ["because"])
-    save_traces(tmp_path / "new.npz", {"flat": Episodes(traces=[trace])})
-    with np.load(tmp_path / "new.npz") as file:
-        np.savez(tmp_path / "old.npz", **{name: file[name] for name in file if not name.endswith("why")})
-    assert load_traces(tmp_path / "old.npz")["flat"][0].why == []
-
-
 def test_traces_of_the_run(tiny_run):
     traces = load_traces(tiny_run.folder / "evaluation.npz")
     assert {name: [trace.task for trace in found] for name, found in traces.items()} == {
@@ -440,5 +288,5 @@ def test_traces_of_the_run(tiny_run):
     assert [len(found[0].subgoals) for found in traces.values()] == [3, 1, 1]
     for agent, every in (("hierarchical", 6), ("flat", 10)):
         for trace in traces[agent]:  # one explanation for each plan of the top level
-            told = [re.search(r"planned at step (\d+)", text) for text in trace.why]
-            assert [int(found[1]) for found in told if found] == list(range(0, len(trace.subgoals[0]), every))
+            matches = [re.search(r"planned at step (\d+)", text) for text in trace.why]
+            assert [int(found[1]) for found in matches if found] == list(range(0, len(trace.subgoals[0]), every))

@@ -220,7 +220,7 @@ class Counted(Counting):
         (ensemble(-1, 1), False, {}, r"planner.disagreement\[0\] is 0.3; expected 0, because the ensemble of level 0 is not"),
         (ensemble(-1, 1), True, {"horizon": [21]}, r"planner.horizon\[0\] is 21; expected at most 20, .* planner.disagreement\[0\] is 0.3"),
         (ensemble(-1, 1), True, {"proposal": ["inverse"]}, r"planner.disagreement\[0\] is 0.3; allowed: 0, for level 0 does"),
-        (ensemble(-1, 1), True, {"disagreement": [-1.0]}, r"planner.disagreement\[0\] is -1.0; allowed: at least 0"),
+        (ensemble(-1, 1), True, {"disagreement": [-1.0]}, r"planner.disagreement\[0\] is -1.0; expected at least 0"),
     ],
 )  # fmt: skip
 def test_a_weight_that_means_nothing_is_refused(predictor, calibrated, changes, message):

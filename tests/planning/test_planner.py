@@ -343,7 +343,7 @@ def test_same_seed_same_actions(agent):
         ),
         ({"horizon": [10, 5, 4], "repeat": [5, 2, 1]}, r"planner.horizon\[1\] is 5.*repeat 2"),
         ({"replan": [4, 8, 10]}, r"planner.replan is \[4, 8, 10\].*multiples of the first"),
-        ({"milliseconds": 0.0}, r"planner.milliseconds is 0.0; allowed: in \(0, inf\)"),
+        ({"milliseconds": 0.0}, r"planner.milliseconds is 0.0; expected a number in \(0, inf\)"),
     ],
 )
 def test_check_names_the_key(changes, message):

@@ -577,16 +577,16 @@ def test_random_shooting_draws_from_the_proposal():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ICEM(decay=0.9), r"ICEM.decay is 0.9; allowed: at least 1"),
-        (lambda: ICEM(inertia=1.0), r"ICEM.inertia is 1.0; allowed: in \[0, 1\)"),
-        (lambda: MPPI(temperature=0.0), r"MPPI.temperature is 0.0; allowed: in \(0, inf\)"),
-        (lambda: MPPI(min_std=2.0), r"MPPI.min_std is 2.0; allowed: in \[0, 1\]"),
-        (lambda: Gradient(decay=(0.9, 1.0)), r"Gradient.decay\[1\] is 1.0; allowed: in \[0, 1\)"),
-        (lambda: RandomShooting(iterations=0), r"RandomShooting.iterations is 0; allowed: at least 1"),
+        (lambda: ICEM(decay=0.9), r"ICEM.decay is 0.9; expected at least 1"),
+        (lambda: ICEM(inertia=1.0), r"ICEM.inertia is 1.0; expected a number in \[0, 1\)"),
+        (lambda: MPPI(temperature=0.0), r"MPPI.temperature is 0.0; expected a number in \(0, inf\)"),
+        (lambda: MPPI(min_std=2.0), r"MPPI.min_std is 2.0; expected a number in \[0, 1\]"),
+        (lambda: Gradient(decay=(0.9, 1.0)), r"Gradient.decay\[1\] is 1.0; expected a number in \[0, 1\)"),
+        (lambda: RandomShooting(iterations=0), r"RandomShooting.iterations is 0; expected at least 1"),
         (lambda: CategoricalCEM(smoothing=1.0), r"CategoricalCEM.smoothing is 1.0"),
         (
             lambda: AugmentedLagrangian(solver=CEM(), outer_iterations=0),
-            r"AugmentedLagrangian.outer_iterations is 0; allowed: at least 1",
+            r"AugmentedLagrangian.outer_iterations is 0; expected at least 1",
         ),
     ],
 )

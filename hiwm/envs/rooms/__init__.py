@@ -1,1 +1,1 @@
-"""FourRoom with distractors: a benchmark for planning from pixels, rendered by numpy."""
+"""FourRoom with a distractor: a benchmark for planning from pixels, simulated and rendered in numpy."""

@@ -1,7 +1,7 @@
-"""What can be said of where the agent is: its room, and the middle or a door of it.
+"""Captions of the position of the agent: its room, and whether it is in the middle or near a door.
 
-No corners: "the top left room, its bottom right corner" and "the bottom right room, its top left corner" have the same
-words, and a sentence embedding hardly tells them apart.
+Corners are left out: "the top left room, its bottom right corner" and "the bottom right room, its top left corner"
+consist of the same words, and a sentence embedding can hardly separate them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import numpy as np
 from hiwm.envs.captions import Caption
 from hiwm.envs.rooms.geometry import BORDER, PITCH, Rooms
 
-DOOR_REACH = 30.0  # from a door's centre, world pixels
-# words for top, bottom, left and right; those of four rooms a side have a middle too
+DOOR_REACH = 30.0  # distance from the centre of a door, world pixels
+# words for top, bottom, left and right
 TRANSLATIONS = (
     {},
     {"top": "upper", "bottom": "lower"},
@@ -40,7 +40,7 @@ NAMES = {
 
 
 def describe(rooms: Rooms, agent: np.ndarray) -> list[Caption]:
-    """Captions of where the agent is, (N, 2): every room, then its middle and its doors."""
+    """Captions of the position of the agent, (N, 2): for every room, then its middle and its doors."""
     room = rooms.room_of(agent)
     from_middle = np.abs((agent - BORDER) % PITCH / PITCH - 0.5).max(1)
     captions = []
@@ -48,21 +48,23 @@ def describe(rooms: Rooms, agent: np.ndarray) -> list[Caption]:
         row, column = (NAMES[rooms.side][axis][i] for axis, i in enumerate(divmod(number, rooms.side)))
         spots = {"": np.ones(len(agent), bool), ", in its middle": from_middle < 1 / 6}
         for spot, holds in {**spots, **_doors(rooms, number, agent)}.items():
-            said = [
+            wordings = [
                 _translated(sentence.format(row=row, column=column, spot=spot), words)
                 for words in TRANSLATIONS
                 for sentence in SENTENCES
             ]
-            captions.append(Caption([*said, LAST.format(row=row, column=column, spot=spot)], (room == number) & holds))
+            captions.append(
+                Caption([*wordings, LAST.format(row=row, column=column, spot=spot)], (room == number) & holds)
+            )
     return captions
 
 
 def _doors(rooms: Rooms, number: int, agent: np.ndarray) -> dict[str, np.ndarray]:
-    """Near each door of a room."""
+    """Phrase -> whether the agent is near that door of the room, (N,)."""
     near = np.linalg.norm(agent[:, None] - rooms.doors, axis=2) < DOOR_REACH
     found = {}
     for door in np.flatnonzero((rooms.door_rooms == number).any(1)).tolist():
-        first = rooms.door_rooms[door, 0] == number  # the door is to the right of it, or below
+        first = rooms.door_rooms[door, 0] == number  # the door is on the right of the room, or below it
         side = ("right" if first else "left") if rooms.is_vertical[door] else ("bottom" if first else "top")
         found[f", near its {side} door"] = near[:, door]
     return found

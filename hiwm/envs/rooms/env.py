@@ -1,8 +1,8 @@
-"""FourRoom with distractors as gymnasium environments: many worlds in step, or one.
+"""FourRoom with a distractor as Gymnasium environments: a vector of environments, or a single one.
 
-Source: kevinghst/H-JEPA (arXiv 2610.06805), `fourroom_tp35_d1`, re-implemented from its definition. The agent moves 2.5
-pixels a step at most; a distractor keeps its heading and is put elsewhere, with a new heading, every 35 steps on
-average; with probability 0.5 one door is closed for the whole episode.
+Source: kevinghst/H-JEPA (arXiv 2610.06805), `fourroom_tp35_d1`, re-implemented from its definition. The agent moves at
+most 2.5 pixels per step. The distractor keeps its heading; every 35 steps on average it jumps to a random position and
+heading. With probability 0.5, one door is closed for the whole episode.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from hiwm.envs.rooms.geometry import Rooms
 from hiwm.envs.rooms.render import Renderer
 from hiwm.envs.rooms.tasks import SPEED, Task, expert, load_tasks
 
-TELEPORT_STEPS = 35  # mean time between the distractor's jumps
+TELEPORT_STEPS = 35  # mean time between jumps of the distractor
 CLOSED_SHARE = 0.5
 GOAL_RADIUS = 16.0
 
 
 class FourRoomVector(VectorEnv):
-    """`num_envs` worlds in step. See `FourRoom`; infos hold "success" and "ended", (N,)."""
+    """`num_envs` environments that advance together; see `FourRoom`. Infos hold "success" and "ended", (N,)."""
 
     def __init__(
         self, num_envs: int, *, side: int = 2, resolution: int = 64, tasks: str = "v1", behaviour: str | None = None
     ) -> None:
         if behaviour not in (None, "navigate"):
-            raise ValueError(f"behaviour is {behaviour!r}; allowed: null, navigate")
+            raise ValueError(f"behaviour is {behaviour!r}; expected null or navigate")
         self.num_envs = num_envs
         self.behaviour = behaviour
         self.rooms = Rooms(side)
@@ -63,9 +63,9 @@ class FourRoomVector(VectorEnv):
         """Start episodes.
 
         Args:
-            seed: of each world; one number stands for itself and the following ones.
-            options: for evaluation, "task_id", 1 to `num_tasks`, and "episode", (N,): which of the task's episodes, counted
-                on from the start when there are no more.
+            seed: one seed for each environment; a single number s means s, s + 1, ...
+            options: for evaluation, "task_id", 1 to `num_tasks`, and "episode", (N,): the number of an episode of the task,
+                modulo how many there are.
         """
         n = self.num_envs
         if seed is None or isinstance(seed, int):
@@ -96,7 +96,7 @@ class FourRoomVector(VectorEnv):
         return self._observe(self._agent, self._distractor), {"goal": goal} | self._expert()
 
     def step(self, actions: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict]:
-        """Actions (N, 2) in [-1, 1]. A world that has ended goes on; "ended" stays true."""
+        """Step with actions (N, 2) in [-1, 1]. An environment whose episode has ended goes on; "ended" stays true."""
         self._steps += 1
         self._agent = self.rooms.move(self._agent, SPEED * np.clip(actions, -1, 1), self._closed)
         self._distractor = self.rooms.move(self._distractor, SPEED * self._heading, self._closed)
@@ -115,16 +115,16 @@ class FourRoomVector(VectorEnv):
 
     def _task(self, number: int) -> Task:
         if not 1 <= number <= self.num_tasks:
-            raise ValueError(f"task_id is {number}; allowed: 1 to {self.num_tasks}")
+            raise ValueError(f"task_id is {number}; expected 1 to {self.num_tasks}")
         return self.tasks[number - 1]
 
     def _place_distractor(self, i: int, position: np.ndarray, angle: float) -> None:
         self._distractor[i], self._heading[i] = position, (np.cos(angle), np.sin(angle))
-        # the time to the next jump of a process that jumps with this probability at every step
+        # time to the next jump, if a jump has this probability at every step
         self._jump[i] = self._steps + self._rngs[i].geometric(1 - np.exp(-1 / TELEPORT_STEPS))
 
     def _expert(self) -> dict[str, np.ndarray]:
-        """The direction of the shortest way, while collecting."""
+        """The direction of the shortest path, while data are collected."""
         return (
             {}
             if self.behaviour is None
@@ -141,23 +141,23 @@ class FourRoomVector(VectorEnv):
 
 
 class FourRoom(gymnasium.Env):
-    """One world.
+    """A single environment.
 
     Observations are a dict:
 
         pixels      the frame, uint8 (R, R, 3)
-        agent       its position, world pixels, (2,)
-        distractor  its position, (2,)
-        doors       1 where open, (K,)
+        agent       position of the agent, world pixels, (2,)
+        distractor  position of the distractor, world pixels, (2,)
+        doors       1 for an open door, 0 for a closed one, (K,)
 
-    Episodes are evaluated on the fixed tasks of a version: number 1, then number 2, ... `tasks.py` says what they are.
+    Evaluation uses a fixed list of episodes for each task; `tasks.py` describes them.
 
     Args:
-        side: rooms a side, 2 or 4.
-        resolution: pixels a side of a frame.
+        side: rooms per side, 2 or 4.
+        resolution: width and height of a frame, pixels.
         tasks: version of the evaluation tasks.
-        behaviour: navigate: random starts, a new goal at every arrival, `expert_action` in the infos, for collecting; None
-            for evaluation.
+        behaviour: `navigate` collects data: starts are random, every arrival draws a new goal, and infos hold an
+            `expert_action`. None is for evaluation.
     """
 
     def __init__(self, *, side: int = 2, resolution: int = 64, tasks: str = "v1", behaviour: str | None = None) -> None:
@@ -172,15 +172,15 @@ class FourRoom(gymnasium.Env):
 
     @property
     def walls(self) -> list[tuple[float, float, float, float]]:
-        """(left, bottom, width, height) of the walls' pieces, all doors open."""
+        """(left, bottom, width, height) of every piece of wall, with all doors open."""
         return self._one.rooms.blocks()
 
     def make_vector(self, num_envs: int) -> FourRoomVector:
-        """`num_envs` worlds like this one, stepped together."""
+        """`num_envs` environments like this one that advance together."""
         return FourRoomVector(num_envs, **self._arguments)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
-        super().reset(seed=seed)  # gymnasium's own generator, which is not used
+        super().reset(seed=seed)  # seeds gymnasium's generator, which is not used
         observation, infos = self._one.reset(seed=seed, options=options)
         return _first(observation), _first(infos)
 
@@ -191,11 +191,11 @@ class FourRoom(gymnasium.Env):
         return _first(observation), 0.0, bool(info["success"]) and ended, ended and not info["success"], info
 
     def captions(self, observations: Mapping[str, np.ndarray]) -> list[Caption]:
-        """Where the agent is, in words."""
+        """Descriptions of the position of the agent."""
         return describe(self._one.rooms, np.asarray(observations["agent"]))
 
     def render(self) -> np.ndarray:
-        """The frame."""
+        """The current frame, uint8 (R, R, 3)."""
         return self._one.renderer.frames(self._one._agent, self._one._distractor, self._one._closed)[0]
 
 

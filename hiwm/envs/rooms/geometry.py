@@ -1,7 +1,7 @@
-"""Rooms on a square grid, doors between neighbours, one of which may be closed: collisions and shortest paths.
+"""Collisions and shortest paths in rooms on a square grid, with doors between neighbours; one door may be closed.
 
 The 2 x 2 map is FourRoom of kevinghst/H-JEPA (arXiv 2610.06805), re-implemented from its definition; the 4 x 4 map has
-rooms of the same size. Positions are (x, y) in world pixels, y pointing down.
+rooms of the same size. Positions are (x, y) in world pixels; y points down.
 """
 
 from __future__ import annotations
@@ -9,33 +9,33 @@ from __future__ import annotations
 import numpy as np
 
 BORDER = 14.0  # empty frame around the map
-PITCH = 98.0  # from one wall's middle to the next
+PITCH = 98.0  # distance between the centre lines of neighbouring walls
 HALF_WALL = 5.0
 HALF_DOOR = 16.0
-RADIUS = 3.5  # of agent and distractor; also the deviation of the dots they are drawn as
-DOOR_MARGIN = 1.75  # a centre this far beside a door still passes
-REBOUND = 0.5  # distance kept from a wall that was run into
+RADIUS = 3.5  # of agent and distractor; also the standard deviation of their Gaussian dots
+DOOR_MARGIN = 1.75  # a centre this far beyond the edge of a door still passes
+REBOUND = 0.5  # distance from a wall after a collision
 CLEARANCE = 3.0  # how far beyond a door the expert aims
-SIDES = {2: (56.0, 168.0), 4: (63.0, 161.0, 259.0, 357.0)}  # rooms a side -> doors along a wall
+SIDES = {2: (56.0, 168.0), 4: (63.0, 161.0, 259.0, 357.0)}  # rooms per side -> positions of the doors along a wall
 
 
 class Rooms:
     """A map of `side` x `side` rooms.
 
-    Doors are numbered: first those in vertical walls, wall by wall from the left, each from the top; then those in
-    horizontal walls, wall by wall from the top, each from the left.
+    The doors of vertical walls have the first numbers, wall by wall from the left and from top to bottom. Those of
+    horizontal walls follow, wall by wall from the top and from left to right.
 
     Args:
-        side: rooms a side, 2 or 4.
+        side: rooms per side, 2 or 4.
     """
 
     def __init__(self, side: int) -> None:
         if side not in SIDES:
-            raise ValueError(f"side is {side}; allowed: {', '.join(map(str, SIDES))} rooms a side")
+            raise ValueError(f"side is {side}; expected one of {', '.join(map(str, SIDES))} rooms per side")
         self.side = side
         #: width and height of the world
         self.size = 2 * BORDER + side * PITCH
-        #: middles of the inner walls
+        #: centre lines of the inner walls
         self.walls = BORDER + PITCH * np.arange(1, side)
         along = SIDES[side]
         vertical = [(wall, at) for wall in self.walls for at in along]
@@ -47,11 +47,11 @@ class Rooms:
         #: rooms on both sides of each door, (K, 2)
         reach = np.where(self.is_vertical[:, None], [1.0, 0.0], [0.0, 1.0])
         self.door_rooms = np.stack([self.room_of(self.doors - reach), self.room_of(self.doors + reach)], 1)
-        ways = [self._all_pairs(closed) for closed in range(-1, self.num_doors)]
-        self._length, self._doors = (np.stack(table) for table in zip(*ways, strict=True))
+        tables = [self._all_pairs(closed) for closed in range(-1, self.num_doors)]
+        self._length, self._doors = (np.stack(table) for table in zip(*tables, strict=True))
 
     def blocks(self) -> list[tuple[float, float, float, float]]:
-        """(left, bottom, width, height) of the walls' pieces, all doors open."""
+        """(left, bottom, width, height) of every piece of wall, with all doors open."""
         blocks = []
         for vertical in (True, False):
             for wall in self.walls:
@@ -65,24 +65,33 @@ class Rooms:
         return blocks
 
     def room_of(self, position: np.ndarray) -> np.ndarray:
-        """Number of the room, row by row, (..., 2) -> (...)."""
+        """Number of the room at a position, counted row by row, (..., 2) -> (...)."""
         column, row = (np.searchsorted(self.walls, position[..., axis], side="right") for axis in (0, 1))
         return row * self.side + column
 
     def is_free(self, position: np.ndarray) -> np.ndarray:
-        """Whether a centre lies clear of the inner walls, doorways not counting, (..., 2) -> (...)."""
+        """Whether a centre touches no inner wall, if doors count as wall, (..., 2) -> (...)."""
         gap = np.abs(position[..., None] - self.walls).min(-1)
         return (gap > HALF_WALL + RADIUS).all(-1)
 
     def draw_free(self, rng: np.random.Generator) -> np.ndarray:
-        """A position clear of walls, (2,)."""
+        """A random position that touches no wall, (2,)."""
         while True:
             position = rng.uniform(BORDER + RADIUS, self.size - BORDER - RADIUS, 2)
             if self.is_free(position):
                 return position
 
     def move(self, position: np.ndarray, step: np.ndarray, closed: np.ndarray) -> np.ndarray:
-        """Where a step leads, walls in the way: (N, 2), (N, 2), closed doors (N,), -1 for none, -> (N, 2)."""
+        """Positions after a step, with collisions.
+
+        Args:
+            position: (N, 2).
+            step: (N, 2).
+            closed: closed door, -1 for none, (N,).
+
+        Returns:
+            New positions, (N, 2).
+        """
         after = np.clip(position + step, BORDER + RADIUS, self.size - BORDER - RADIUS)
         for axis in (0, 1):
             for wall in self.walls:
@@ -102,7 +111,7 @@ class Rooms:
     def shortest(
         self, start: np.ndarray, goal: np.ndarray, closed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Shortest way through the centres of open doors.
+        """Shortest path through the centres of open doors.
 
         Args:
             start: (N, 2).
@@ -110,20 +119,20 @@ class Rooms:
             closed: closed door, -1 for none, (N,).
 
         Returns:
-            Its length (N,); its first door (N,), -1 where both are in one room; the number of doors on it (N,).
+            Length of the path (N,); its first door (N,), -1 if start and goal share a room; its number of doors (N,).
         """
-        here, there = self.room_of(start), self.room_of(goal)
+        start_room, goal_room = self.room_of(start), self.room_of(goal)
         between, doors = self._length[closed + 1], self._doors[closed + 1]
-        through = self._ends(start, here)[:, :, None] + between + self._ends(goal, there)[:, None, :]
+        through = self._ends(start, start_room)[:, :, None] + between + self._ends(goal, goal_room)[:, None, :]
         best = through.reshape(len(start), -1).argmin(1)
         first, last = np.divmod(best, self.num_doors)
         row = np.arange(len(start))
-        same = here == there
+        same = start_room == goal_room
         length = np.where(same, np.linalg.norm(goal - start, axis=1), through[row, first, last])
         return length, np.where(same, -1, first), np.where(same, 0, doors[row, first, last])
 
     def beyond(self, door: np.ndarray, position: np.ndarray) -> np.ndarray:
-        """A point just through the door, seen from the position's side of it, (N,), (N, 2) -> (N, 2)."""
+        """A point just beyond the door, on its far side from the position, (N,), (N, 2) -> (N, 2)."""
         axis = np.where(self.is_vertical[door], 0, 1)
         row = np.arange(len(door))
         side = np.where(position[row, axis] < self.doors[door, axis], 1, -1)
@@ -132,12 +141,12 @@ class Rooms:
         return target
 
     def _ends(self, position: np.ndarray, room: np.ndarray) -> np.ndarray:
-        """Distance to each door of one's room, inf to the others, (N, K)."""
+        """Distance to each door of the room, inf to all other doors, (N, K)."""
         length = np.linalg.norm(position[:, None] - self.doors, axis=2)
         return np.where((self.door_rooms == room[:, None, None]).any(2), length, np.inf)
 
     def _all_pairs(self, closed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Length of the shortest way between any two doors, inf at a closed one, and the doors on it, (K, K) each."""
+        """Length of the shortest path between any two doors (inf if one is closed) and its number of doors, (K, K) each."""
         shared = (self.door_rooms[:, None, :, None] == self.door_rooms[None, :, None, :]).any((2, 3))
         length = np.where(shared, np.linalg.norm(self.doors[:, None] - self.doors, axis=2), np.inf)
         if closed >= 0:

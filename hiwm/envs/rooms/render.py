@@ -1,4 +1,4 @@
-"""Frames of the rooms: white floor, black walls, two blended Gaussian dots; vectorised numpy."""
+"""Frames of the rooms: white floor, black walls and two blended Gaussian dots, in vectorised numpy."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 
 from hiwm.envs.rooms.geometry import BORDER, HALF_DOOR, HALF_WALL, RADIUS, Rooms
 
-AGENT, DISTRACTOR = np.array([255.0, 0, 0]), np.array([0, 114.0, 178.0])  # red; Okabe and Ito's blue
+AGENT, DISTRACTOR = np.array([255.0, 0, 0]), np.array([0, 114.0, 178.0])  # red, and the blue of Okabe and Ito
 FRAME = 4.0  # thickness of the outer wall
-SUPERSAMPLING = 7  # samples a pixel and axis of the walls' edges
+SUPERSAMPLING = 7  # samples per pixel along each axis, for smooth edges of walls
 
 
 class Renderer:
@@ -16,21 +16,22 @@ class Renderer:
 
     Args:
         rooms: the map.
-        resolution: pixels a side.
+        resolution: width and height of a frame, pixels.
     """
 
     def __init__(self, rooms: Rooms, resolution: int) -> None:
         self.rooms = rooms
         self.resolution = resolution
         self.scale = resolution / rooms.size
-        #: the empty map for every closed door, none first, (K + 1, R, R, 3)
+        #: the empty map without a closed door, then with each door closed, (K + 1, R, R, 3)
         self.backgrounds = np.stack([self._background(closed) for closed in range(-1, rooms.num_doors)])
-        reach = int(4 * RADIUS * self.scale)  # four deviations; a dot never comes nearer than that to the frame's edge
+        # four standard deviations; a dot stays further away from the edge of the frame
+        reach = int(4 * RADIUS * self.scale)
         patch = np.arange(-reach, reach + 1)
         self._rows, self._columns = (offset.ravel() for offset in np.meshgrid(patch, patch, indexing="ij"))
 
     def frames(self, agent: np.ndarray, distractor: np.ndarray, closed: np.ndarray) -> np.ndarray:
-        """Positions (N, 2), (N, 2) and closed doors (N,), -1 for none -> uint8 (N, R, R, 3)."""
+        """Draw frames, uint8 (N, R, R, 3), from positions (N, 2), (N, 2) and closed doors (N,), -1 for none."""
         frames = self.backgrounds[closed + 1]
         self._dot(frames, distractor, DISTRACTOR)
         self._dot(frames, agent, AGENT)
@@ -38,7 +39,7 @@ class Renderer:
 
     def _dot(self, frames: np.ndarray, position: np.ndarray, colour: np.ndarray) -> None:
         """Blend a Gaussian dot into every frame, in place."""
-        centre = position * self.scale - 0.5  # in pixels, whose centres are whole numbers
+        centre = position * self.scale - 0.5  # in pixels; pixel centres have integer coordinates
         nearest = np.rint(centre).astype(int)
         column, row = nearest[:, :1] + self._columns, nearest[:, 1:] + self._rows  # (N, P)
         square = (column - centre[:, :1]) ** 2 + (row - centre[:, 1:]) ** 2

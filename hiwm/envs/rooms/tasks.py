@@ -1,12 +1,12 @@
-"""Evaluation tasks: versioned files, so that a number stays comparable. `python -m hiwm.envs.rooms.tasks` made them.
+"""Evaluation tasks in versioned files, so that results stay comparable. `python -m hiwm.envs.rooms.tasks` made them.
 
 A version has a near and a far bin of 200 episodes each, with fixed starts, goals, closed doors and distractors:
 
-- near: the goal is where a noiseless expert is 75 steps on (four rooms) along a way that crosses two doors, as in H-JEPA's
-  evaluation ("cross2, goal 75");
-- far: the shortest way to the goal has a length between two bounds; in four rooms it mostly crosses three doors.
+- near: the goal is the position of a noiseless expert after 75 steps (in four rooms) along a path through two doors, as in
+  the evaluation of H-JEPA ("cross2, goal 75");
+- far: the length of the shortest path to the goal lies between two bounds; in four rooms it mostly crosses three doors.
 
-The distractor of a goal's frame is elsewhere than at the start.
+The distractor has another position in the frame of the goal than at the start.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ import numpy as np
 from hiwm.envs.rooms.geometry import Rooms
 
 EPISODES = 200
-SPEED = 2.5  # of agent and distractor, world pixels a step
+SPEED = 2.5  # of agent and distractor, world pixels per step
 
 
 @dataclass(frozen=True)
 class Bin:
-    """How the tasks of a bin are drawn.
+    """Distribution of the tasks of a bin.
 
     Args:
-        name: of the bin.
-        budget: steps an episode may take.
-        steps: the goal is this many steps of the expert from the start; 0: drawn at random.
-        doors: the way crosses this many; 0: any number.
-        length: least and largest length of the way, world pixels.
+        name: name of the bin.
+        budget: maximum steps of an episode.
+        steps: steps of the expert from start to goal; 0: the goal is drawn at random.
+        doors: number of doors that the path crosses; 0: any number.
+        length: minimum and maximum length of the path, world pixels.
     """
 
     name: str
@@ -52,16 +52,16 @@ BINS = {
 
 @dataclass(frozen=True)
 class Task:
-    """A bin's episodes.
+    """The episodes of a bin.
 
     Args:
-        name: of the bin.
-        budget: steps an episode may take.
-        start, goal: of the agent, (E, 2).
+        name: name of the bin.
+        budget: maximum steps of an episode.
+        start, goal: start and goal of the agent, (E, 2).
         closed: number of the closed door, -1 for none, (E,).
-        distractor: where it starts, (E, 2).
-        heading: its first heading, radians, (E,).
-        goal_distractor: where it is in the goal's frame, (E, 2).
+        distractor: start of the distractor, (E, 2).
+        heading: first heading of the distractor, radians, (E,).
+        goal_distractor: position of the distractor in the frame of the goal, (E, 2).
     """
 
     name: str
@@ -79,7 +79,7 @@ class Task:
 
 
 def expert(rooms: Rooms, agent: np.ndarray, goal: np.ndarray, closed: np.ndarray) -> np.ndarray:
-    """Unit vectors along the shortest way, (N, 2), (N, 2), (N,) -> (N, 2)."""
+    """Unit vectors along the shortest path from agent to goal, (N, 2), (N, 2), closed doors (N,) -> (N, 2)."""
     _, door, _ = rooms.shortest(agent, goal, closed)
     direction = np.where((door < 0)[:, None], goal, rooms.beyond(np.maximum(door, 0), agent)) - agent
     return direction / (np.linalg.norm(direction, axis=1, keepdims=True) + 1e-6)
@@ -90,15 +90,15 @@ def load_tasks(version: str, side: int) -> list[Task]:
     folder = files("hiwm.envs.rooms")
     name = f"tasks-{version}-{side}x{side}.json"
     if not folder.joinpath(name).is_file():
-        there = sorted(f.name for f in folder.iterdir() if f.name.endswith(f"{side}x{side}.json"))
-        raise ValueError(f"tasks is {version!r}: there is no {name}; allowed: the versions of {', '.join(there)}")
+        found = sorted(f.name for f in folder.iterdir() if f.name.endswith(f"{side}x{side}.json"))
+        raise ValueError(f"tasks is {version!r}, but there is no {name}; expected a version of {', '.join(found)}")
     bins: list[dict[str, Any]] = json.loads(folder.joinpath(name).read_text())
     arrays = ("start", "goal", "closed", "distractor", "heading", "goal_distractor")
     return [Task(e["name"], e["budget"], **{key: np.array(e[key]) for key in arrays}) for e in bins]
 
 
 def draw_tasks(rooms: Rooms, bin_: Bin, rng: np.random.Generator) -> Task:
-    """Rejection sampling."""
+    """Draw the episodes of a bin by rejection sampling."""
     kept: dict[str, list] = {key: [] for key in ("start", "goal", "closed", "distractor", "heading", "goal_distractor")}
     while len(kept["start"]) < EPISODES:
         closed = np.array([rng.integers(rooms.num_doors) if rng.random() < 0.5 else -1])
@@ -123,7 +123,7 @@ def draw_tasks(rooms: Rooms, bin_: Bin, rng: np.random.Generator) -> Task:
 
 
 def write_tasks(version: str, folder: Path) -> None:
-    """Draw the tasks of a new version."""
+    """Draw the tasks of a new version and write its files."""
     for side, bins in BINS.items():
         rooms = Rooms(side)
         drawn = [asdict(draw_tasks(rooms, bin_, np.random.default_rng([side, i]))) for i, bin_ in enumerate(bins)]
