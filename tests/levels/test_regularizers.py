@@ -35,6 +35,7 @@ def test_vicreg_of_known_covariances():
     rows = draw(20_000, 1, 2)
     none = VICReg(covariance=1.0)
     assert value(none, rows) == pytest.approx(0, abs=0.02)
+    assert value(none, rows + 3) == pytest.approx(0, abs=0.02)  # moments are about the mean
     # half the deviation: a hinge of one half; no deviation: one
     assert value(none, rows * 0.5) == pytest.approx(0.5, abs=0.02)
     assert value(none, rows * 0) == pytest.approx(1 - math.sqrt(1e-4))
@@ -51,6 +52,8 @@ def test_barlow_twins_of_known_correlations():
     assert value(regularizer, latent * 7 + 3) == pytest.approx(0, abs=1e-3)  # any scale
     independent = draw(20_000, 1, 3, seed=1)
     assert value(regularizer, latent, independent) == pytest.approx(1, abs=0.05)
+    opposite = BarlowTwins(off_diagonal=0.0)
+    assert value(opposite, latent, -latent[:, 1:]) == pytest.approx(4, abs=1e-2)  # (1 - -1)^2
     # both views one-dimensional: every off-diagonal correlation is 1, six of them over three dimensions
     assert value(regularizer, latent[..., :1].expand(-1, -1, 3)) == pytest.approx(0.5 * 6 / 3, abs=1e-2)
 

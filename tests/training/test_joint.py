@@ -15,7 +15,7 @@ from hiwm.config import load_config
 from hiwm.data.store import open_dataset
 from hiwm.hierarchy import LevelSpec
 from hiwm.levels.clip import Clip, Pairs
-from hiwm.levels.joint import JointStack, of_level
+from hiwm.levels.joint import JointStack, _pairs, of_level
 from hiwm.training.distributed import Processes
 from hiwm.training.stages import describe, train_stack
 
@@ -69,6 +69,20 @@ def test_levels_see_what_they_would_see_one_by_one():
     at = (pairs.source["latent"].unsqueeze(1) - first[:, ::3]).norm(dim=-1).argmin(1)
     torch.testing.assert_close(pairs.target["latent"], first[torch.arange(BATCH), 3 * (at + pairs.steps)])
     assert not pairs.source["latent"].requires_grad
+
+
+def test_pairs_are_one_step_to_reach_apart_and_within_the_clip():
+    level = make_stack().levels[0]
+    latent = torch.arange(13.0).expand(2000, 13).unsqueeze(-1)  # a moment's latent is its number
+    seen = replace(level.see(make_clip(2, 12)), latent=latent, action=latent[:, :-1])
+    pairs = _pairs(seen, 5, torch.Generator().manual_seed(0))
+    source, target = pairs.source["latent"][:, 0], pairs.target["latent"][:, 0]
+    assert torch.equal(pairs.action[:, 0], source)
+    assert torch.equal(target - source, pairs.steps)
+    assert set(source.tolist()) == set(range(12))
+    assert set(target.tolist()) == set(range(1, 13))
+    for moment in range(12):
+        assert set(pairs.steps[source == moment].tolist()) == set(range(1, min(5, 12 - moment) + 1))
 
 
 def test_the_losses_are_those_of_each_level():
@@ -150,6 +164,7 @@ def test_a_stack_trained_jointly_is_saved_level_by_level(tiny_run, tmp_path):
         assert json.loads((tmp_path / spec.fingerprint / "metrics.json").read_text()) == done[k].metrics
         weights = load_file(tmp_path / spec.fingerprint / "level.safetensors")
         assert all(torch.equal(weights[name], value) for name, value in hierarchy.levels[k].state_dict().items())
+        assert (hierarchy.levels[k].predictor.scale != 1).all()  # it is fitted before the training
     reports.clear()
     train()
     assert all(trained.reused for trained in done.values())

@@ -18,7 +18,9 @@ from hiwm.data.store import Writer, open_dataset
 from hiwm.hierarchy import load_hierarchy
 from hiwm.levels import masked
 from hiwm.levels.encoders import vit
+from hiwm.training import pretrain
 from hiwm.training.checkpoint import load_checkpoint
+from hiwm.training.pretrain import make_objective
 
 SEEN = ["level@levels.level0=pixels", "~level@levels.level2", "inputs=[pixels]", "state=[place]"]
 OWN = "levels.level0.pretraining"
@@ -99,15 +101,21 @@ def test_the_level_is_trained_on_the_frozen_trunk(trained, dataset, tmp_path):
     assert [latent.shape for latent in again] == [(5, 4), (5, 4)]
 
 
-def test_it_is_reported_and_lowers_its_loss(stack, dataset, tmp_path):
-    reported = []
+def test_it_is_reported_lowers_its_loss_and_keeps_the_target(stack, dataset, tmp_path, monkeypatch):
+    reported, made = [], []
     from hiwm.training.stages import train_stack
 
-    train_stack(
+    def make(*arguments):
+        made.append(make_objective(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(pretrain, "make_objective", make)
+    hierarchy, _ = train_stack(
         replace(stack, levels=stack.levels[:1], strides=[1]), config().training, dataset, seed=0, folder=tmp_path,
         processes=ALONE, on_start=lambda *_: None, report=lambda k, progress: reported.append(progress),
         on_level=lambda k, result: None,
     )  # fmt: skip
+    assert same(hierarchy.levels[0].encoder.trunk.state_dict(), made[-1].target.copy.state_dict())
     before = [progress for progress in reported if progress.job == "pretraining"]
     assert before == reported[: len(before)]
     assert {progress.home for progress in before} == {trunk_folder(tmp_path)}
