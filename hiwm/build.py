@@ -23,7 +23,7 @@ def locate(target: str, allow: Sequence[str] = ()) -> Any:
     """
     if not target.startswith(TRUSTED) and not any(target.startswith(f"{name}.") for name in allow):
         raise ValueError(
-            f"_target_ {target!r} is not trusted; allowed: {', '.join(TRUSTED)}"
+            f"_target_ {target!r} is not trusted; expected {', '.join(TRUSTED)}"
             f" and what `allow` names ({', '.join(allow) or 'nothing'}); to trust it: allow=[{target.split('.')[0]}]"
         )
     module, _, name = target.rpartition(".")

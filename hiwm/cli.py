@@ -101,7 +101,7 @@ and, of a level, its parts and what keeps it from collapsing:
 encoder@levels.level<k>.encoder={choices("encoder")}
 action_encoder@levels.level<k>.action_encoder={choices("action_encoder")}
 predictor@levels.level<k>.predictor={choices("predictor")}
-collapse@levels.level<k>={choices("collapse")}
+regularizer@levels.level<k>={choices("regularizer")}
 macro@levels.level<k>={choices("macro")}
 and, of level 0, how its encoder learns before it:
 pretraining@levels.level0={choices("pretraining")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -24,8 +25,9 @@ from hiwm.planning.macros import MacroConfig
 from hiwm.planning.prior import PriorConfig
 from hiwm.planning.readout import GoalConfig
 from hiwm.planning.text import TextConfig
+from hiwm.settings import Settings
 from hiwm.training.loop import TrainingConfig
-from hiwm.training.stages import StackConfig
+from hiwm.training.specs import StackConfig
 
 
 class ConfigError(ValueError):
@@ -78,7 +80,6 @@ class Config:
         environment: `_target_` and arguments; see `hiwm.envs` for the contract.
         inputs: dataset columns that level 0 encodes.
         state: dataset columns of the true state, for the frozen readout while training.
-        strides: steps of the level below in one step of each level, bottom first.
         levels: parts of each level, level0, level1, ...
         tracking: mlflow, or none (needs no mlflow).
     """
@@ -92,7 +93,6 @@ class Config:
     environment: dict[str, Any]
     inputs: list[str]
     state: list[str]
-    strides: list[int]
     levels: dict[str, Any]
     dataset: DatasetConfig
     training: TrainingConfig
@@ -119,7 +119,6 @@ class Config:
             raise ConfigError(f"levels has the keys {sorted(self.levels)}; allowed: level0, level1, ... without a gap")
         return StackConfig(
             levels=[self.levels[name] for name in names],
-            strides=self.strides,
             inputs=self.inputs,
             state=self.state,
             validation=self.dataset.validation,
@@ -128,7 +127,14 @@ class Config:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain containers, for YAML, JSON and MLflow."""
-        return asdict(self)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {key: _plain(value) for key, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Settings):
+        return value.as_dict()
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else copy.deepcopy(value)
 
 
 def load_config(overrides: Sequence[str]) -> Config:
@@ -150,7 +156,7 @@ def load_config(overrides: Sequence[str]) -> Config:
         raise ConfigError(f"tracking is {config.tracking!r}; allowed: mlflow, none")
     if config.device.split(":")[0] not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device is {config.device!r}; allowed: auto, cpu, cuda")
-    for key in ("inputs", "state", "strides"):
+    for key in ("inputs", "state"):
         if not getattr(config, key):
             raise ConfigError(f"{key} is empty; allowed: at least one entry")
     return config
@@ -165,7 +171,14 @@ def _typed(kind: Any, values: dict[str, Any], where: str) -> Any:
     arguments = {}
     for key, value in values.items():
         hint = hints[key]
-        if is_dataclass(hint) and isinstance(value, dict):
+        if isinstance(hint, type) and issubclass(hint, Settings) and isinstance(value, dict):
+            try:
+                value = hint(**value)
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
+        elif isinstance(hint, type) and issubclass(hint, Settings):
+            raise ConfigError(f"{where}{key} is {value!r}; expected a mapping")
+        elif is_dataclass(hint) and isinstance(value, dict):
             value = _typed(hint, value, f"{where}{key}.")
         elif is_dataclass(hint):
             raise ConfigError(f"{where}{key} is {value!r}; allowed: a mapping")

@@ -42,7 +42,9 @@ from hiwm.progress import TrainingProgress
 from hiwm.tracking import make_tracker
 from hiwm.training.distributed import Processes, barrier, start_processes
 from hiwm.training.fingerprint import fingerprint
-from hiwm.training.stages import check_longest, train_stack
+from hiwm.training.specs import training_of
+from hiwm.training.stages import train_stack
+from hiwm.training.windows import check_longest
 
 
 def run(config: Config) -> None:
@@ -113,12 +115,11 @@ def train(config: Config) -> None:
     parameters = [
         {
             "level": k,
-            "stride": stride,
             **parts,
-            "training": asdict(config.training.changed(parts["training"])),
+            "training": training_of(k, config.training, parts).as_dict(),
             "seed": config.seed,
         }
-        for k, (parts, stride) in enumerate(zip(config.stack.levels, config.strides, strict=True))
+        for k, parts in enumerate(config.stack.levels)
     ]
     title = f"{len(parameters)} levels jointly" if config.training.joint else ""
     with TrainingProgress(tracker, parameters, dataset.fingerprint, title) as progress:
@@ -129,7 +130,7 @@ def train(config: Config) -> None:
             seed=config.seed,
             folder=config.folder / "levels",
             processes=processes,
-            on_start=progress.start if processes.is_main else lambda depth, timescale: None,
+            on_start=progress.start if processes.is_main else lambda coverage, timescale: None,
             report=progress.step if processes.is_main else lambda level, step: None,
             on_level=progress.level if processes.is_main else lambda level, trained: None,
         )

@@ -15,11 +15,12 @@ from hiwm.planning.calibration import check_disagreement, steps_ahead
 from hiwm.planning.requirements import candidates_of, check_levels, solvers_of
 from hiwm.planning.text import check_text
 from hiwm.tracking import flatten
-from hiwm.training.stages import check_longest, describe
+from hiwm.training.specs import describe
+from hiwm.training.windows import check_longest
 
 # sections of what is fitted to trained levels, and keys whose values a saved hierarchy depends on
 FITTED = ("landmarks", "macros", "goal", "text", "prior", "cost_to_go")
-TRAINED = ("inputs", "strides", "levels", "training", *FITTED)
+TRAINED = ("inputs", "levels", "training", *FITTED)
 
 
 def check(config: Config) -> None:

@@ -12,7 +12,8 @@ from hiwm.tracking import Run, Tracker
 from hiwm.training.checkpoint import METRICS
 from hiwm.training.loop import Progress
 from hiwm.training.monitor import alarms
-from hiwm.training.stages import Depth, TrainedLevel
+from hiwm.training.stages import TrainedLevel
+from hiwm.training.windows import WindowCoverage
 
 HISTORY = "history.jsonl"
 
@@ -39,11 +40,11 @@ class TrainingProgress:
     def __enter__(self) -> TrainingProgress:
         return self
 
-    def start(self, depth: Depth, timescale: float) -> None:
+    def start(self, coverage: WindowCoverage, timescale: float) -> None:
         """A level comes next."""
         say(
-            f"level {depth.level}: a step is {depth.period} environment steps, a window {depth.rows} rows; "
-            f"{depth.episodes:.0%} of the episodes hold one, {depth.starts:.0%} of the rows begin one; "
+            f"level {coverage.level}: a step is {coverage.period} environment steps, a window {coverage.rows} rows; "
+            f"{coverage.episodes:.0%} of the episodes hold one, {coverage.starts:.0%} of the rows begin one; "
             f"what it learns from has a time-scale of {timescale:.3g} steps"
         )
 

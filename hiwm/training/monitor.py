@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hiwm.levels.features import Features
 from hiwm.levels.level import Level
+from hiwm.levels.output import LevelOutput
 
 # Alarm thresholds, far from any healthy stack seen here (effective rank share 0.3 to 1, within-episode share 0.6 to 1,
 # copy-last ratio below 0.3).
@@ -36,12 +36,12 @@ class Episodes:
 
 
 @torch.no_grad()
-def diagnose(level: Level, features: Features, episodes: Episodes) -> dict[str, float]:
+def diagnose(level: Level, output: LevelOutput, episodes: Episodes) -> dict[str, float]:
     """Health of a level on held-out data.
 
     Args:
         level: the level, in eval mode.
-        features: windows that it predicted.
+        output: windows that it predicted.
         episodes: moments spread over whole episodes.
 
     Returns:
@@ -62,7 +62,7 @@ def diagnose(level: Level, features: Features, episodes: Episodes) -> dict[str, 
         "rank_share": 1.0 if most == 1 else min(1.0, (rank - 1) / (most - 1)),
         "std": rows.std(0).mean().item(),
         "within_episode": (latent.var(1).sum(-1).mean() / rows.var(0).sum().clamp_min(1e-12)).item(),
-        "copy_last": ratio_to_copy_last(features.predicted, features.latent),
+        "copy_last": ratio_to_copy_last(output.predicted, output.latent),
         "readout_r2": readout_r2(latent, episodes.state),
     }
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hiwm.levels.batchnorm import BatchNorm
-from hiwm.levels.features import Features
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.regularizers.barlow_twins import BarlowTwins
 from hiwm.levels.regularizers.info_nce import InfoNCE
 from hiwm.levels.regularizers.inverse_dynamics import InverseDynamics
@@ -20,7 +20,7 @@ def features(latent, predicted=None, chunk=None):
     """With the latents as targets, predicted exactly unless told otherwise."""
     target = latent[:, 1:]
     chunk = torch.zeros(*target.shape[:2], 2) if chunk is None else chunk
-    return Features({"latent": latent}, latent, chunk, target if predicted is None else predicted, target, chunk)
+    return LevelOutput({"latent": latent}, latent, chunk, target if predicted is None else predicted, target, chunk)
 
 
 def value(regularizer, *arguments, **named):
@@ -109,7 +109,7 @@ def test_pixels_of_a_decoder_that_is_known():
     """The first latent and the predictions are decoded, nothing else; sizes that do not halve are cut."""
     regularizer = PixelPrediction(inputs={"pixels": (9, 12, 3), "joints": (2,)}, dim_latent=4, width=8)
     latent, predicted, frames = draw(5, 3, 4), draw(5, 2, 4, seed=1), draw(5, 3, 9, 12, 3)
-    seen = Features({"pixels": frames}, latent, latent[:, 1:], predicted, latent[:, 1:], latent[:, 1:])
+    seen = LevelOutput({"pixels": frames}, latent, latent[:, 1:], predicted, latent[:, 1:], latent[:, 1:])
     assert regularizer.decode(latent).shape == frames.shape
     value = regularizer(seen, torch.Generator())
     decoded = [regularizer.decode(z) for z in (latent[:, 0], predicted[:, 0], predicted[:, 1])]

@@ -65,14 +65,14 @@ def make_level(encoder, predictor):
         stride=1,
         horizon=MOMENTS - 1,
         inputs=INPUTS,
-        floor=0.001,
+        min_std=0.001,
         encoder=encoder,
         action_encoder=RawActionEncoder(dim_below=DIM, stride=1),
         predictor=predictor,
         inverse=InverseModel(dim_source=encoder.dim, dim_target=encoder.dim, dim_action=DIM, reach=1, width=4),
         target=None,
         regularizers={},
-        coefs={"prediction": 1.0, "inverse": 1.0},
+        loss_weights={"prediction": 1.0, "inverse": 1.0},
     ).eval()
 
 
@@ -96,7 +96,7 @@ class Position(IdentityEncoder):
 def health(encoder, predictor, extra=0):
     clip, episodes = world(extra)
     level = make_level(encoder, predictor)
-    return diagnose(level, level.features(clip), episodes)
+    return diagnose(level, level.output(clip), episodes)
 
 
 def test_effective_rank_of_identity_is_its_dimension():
@@ -206,7 +206,7 @@ def test_one_direction_of_many_gives_an_alarm():
     level.encoder, level.standardize = OneOfMany(), nn.Identity()
     clip, episodes = world(extra=20)
     level.predictor = Still()
-    found = diagnose(level, level.features(clip), episodes)
+    found = diagnose(level, level.output(clip), episodes)
     assert found["rank_share"] == pytest.approx(0, abs=0.01)
     assert any("effective rank is 1.0, 0%" in text for text in alarms(found))
 
