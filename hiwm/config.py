@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hiwm.build import drop_foreign_arguments
 from hiwm.checks import at_least, matches, spell, within
 from hiwm.evaluation.evaluate import EvaluationConfig
 from hiwm.planning.config import PlannerConfig
@@ -151,7 +152,9 @@ def load_config(overrides: Sequence[str]) -> Config:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explained(error, list(overrides))) from error
     assert isinstance(plain, dict)
-    config = _typed(Config, {str(key): value for key, value in plain.items()}, "")
+    plain = {str(key): value for key, value in plain.items()}
+    plain = drop_foreign_arguments(plain, overrides, plain.get("allow") or ())
+    config = _typed(Config, plain, "")
     if config.tracking not in ("mlflow", "none"):
         raise ConfigError(f"tracking is {config.tracking!r}; allowed: mlflow, none")
     if config.device.split(":")[0] not in ("auto", "cpu", "cuda"):
