@@ -30,11 +30,11 @@ from hiwm.evaluation.traces import load_traces
 from hiwm.experiment.evaluation import evaluation_identity
 from hiwm.heads.calibration import NOMINAL, Calibration
 from hiwm.heads.value import AHEAD
-from hiwm.validate import check_trained
+from hiwm.planning.graph.navigator import GraphNavigator
 from hiwm.tracking import make_tracker
 from hiwm.training.checkpoint import METRICS
-from hiwm.planning.graph.navigator import GraphNavigator
 from hiwm.training.diagnostics.runner import Diagnostics
+from hiwm.validate import check_trained
 
 KEPT = "kept.json"  # column of the true state -> R2 from each level
 MISSING = "–"  # noqa: RUF001
@@ -150,7 +150,9 @@ def _read(agent: Agent, dataset: Trajectories) -> list[dict[str, Any]]:
     """Readout errors of every number in goals: from encoded and from predicted latents, level by level."""
     if not agent.heads.readouts:
         return []
-    errors = torch.stack([error for readout in agent.heads.readouts for error in (readout.error, readout.prediction_error)], 1)
+    errors = torch.stack(
+        [error for readout in agent.heads.readouts for error in (readout.error, readout.prediction_error)], 1
+    )
     rows = zip(_numbers(dataset, agent.spec.goal), agent.heads.readouts[0].std.tolist(), errors.tolist(), strict=True)
     return [{"name": name, "std": std, "errors": its} for name, std, its in rows]
 

@@ -13,7 +13,6 @@ import pandas as pd
 import yaml
 
 from hiwm.analysis.report import KEPT
-from hiwm.heads.calibration import Calibration
 from hiwm.training.checkpoint import METRICS
 from hiwm.training.diagnostics.runner import LOSS
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 TRUSTED = ("hiwm.", "torch.nn.", "torch_geometric.nn.")
 
@@ -23,7 +25,7 @@ def locate(target: str, allow: Sequence[str] = ()) -> Any:
     """
     if not target.startswith(TRUSTED) and not any(target.startswith(f"{name}.") for name in allow):
         raise ValueError(
-            f"_target_ {target!r} is not trusted; allowed: {', '.join(TRUSTED)}"
+            f"_target_ {target!r} is not trusted; expected {', '.join(TRUSTED)}"
             f" and what `allow` names ({', '.join(allow) or 'nothing'}); to trust it: allow=[{target.split('.')[0]}]"
         )
     module, _, name = target.rpartition(".")
@@ -60,3 +62,69 @@ def build(config: Mapping[str, Any], allow: Sequence[str] = (), **runtime: Any) 
         return called(**arguments, **sizes)
     except TypeError as error:
         raise ValueError(f"{target}: {error}; its config keys are {sorted(arguments)}") from error
+
+
+def drop_foreign_arguments(config: Mapping[str, Any], overrides: Sequence[str], allow: Sequence[str]) -> dict[str, Any]:
+    """The composed config without arguments that belong to a class which an override has replaced.
+
+    `planner.solver._target_=my.Solver` changes only the name of the class; the arguments of the former one are still there.
+    Those that the new class does not take are dropped. An argument that an override gives stays, even if the class does not
+    take it, so that `build` refuses it. Nothing is dropped for a class that takes any keyword (`**kwargs`) or that `locate`
+    refuses, because `build` will say so.
+
+    Args:
+        config: plain containers, composed with the overrides; not changed.
+        overrides: in the grammar of Hydra, e.g. ["planner.solver._target_=my.Solver", "+planner.solver.width=3"].
+        allow: packages trusted besides hiwm's own; see `locate`.
+    """
+    given = set(_given_keys(overrides))
+    result = dict(config)
+    for key in sorted(given):
+        *path, last = key.split(".")
+        found = _at(result, path) if last == "_target_" else None
+        takes = None if found is None else _parameters(found.get("_target_"), allow)
+        if found is None or takes is None:
+            continue
+        where = ".".join(path)
+        explicit = {name[len(where) + 1 :].split(".")[0] for name in given if name.startswith(f"{where}.")}
+        kept = {name: value for name, value in found.items() if name in takes or name in explicit}
+        result = _with(result, path, kept)
+    return result
+
+
+def _given_keys(overrides: Sequence[str]) -> Iterator[str]:
+    """Dotted names of all values that overrides give; a mapping gives those within it."""
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if not override.is_delete() and override.package is None:  # with a package it chooses a group
+            yield from _leaves(override.key_or_group, override.value())
+
+
+def _leaves(key: str, value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(f"{key}.{name}", inner)
+    else:
+        yield key
+
+
+def _at(config: Any, path: Sequence[str]) -> Mapping[str, Any] | None:
+    """The mapping at a path; None if there is none."""
+    for name in path:
+        config = config.get(name) if isinstance(config, Mapping) else None
+    return config if isinstance(config, Mapping) else None
+
+
+def _with(config: Mapping[str, Any], path: Sequence[str], value: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy with another mapping at a path."""
+    return {**config, path[0]: _with(config[path[0]], path[1:], value)} if path else dict(value)
+
+
+def _parameters(target: Any, allow: Sequence[str]) -> set[str] | None:
+    """Names of the arguments that a class takes; None if it takes any, or if they cannot be told."""
+    try:
+        parameters = inspect.signature(locate(target, allow)).parameters
+    except (ValueError, TypeError, AttributeError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    return {"_target_", *parameters}

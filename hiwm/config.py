@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, field_validator
 
+from hiwm.build import drop_foreign_arguments
 from hiwm.evaluation.config import EvaluationConfig
 from hiwm.heads.action_bank import ActionBankConfig
 from hiwm.heads.action_prior import ActionPriorConfig
@@ -25,7 +26,7 @@ from hiwm.planning.config import PlannerConfig
 from hiwm.planning.graph.landmarks import GraphConfig
 from hiwm.settings import Settings
 from hiwm.training.loop import TrainingConfig
-from hiwm.training.stages import StackConfig
+from hiwm.training.specs import StackConfig
 
 
 class ConfigError(ValueError):
@@ -73,8 +74,7 @@ class Config(Settings):
         environment: `_target_` and arguments; see `hiwm.envs` for the contract.
         inputs: dataset columns that level 0 encodes.
         state: dataset columns of the true state, for the frozen readout while training.
-        strides: steps of the level below in one step of each level, bottom first.
-        levels: parts of each level, level0, level1, ...
+        levels: stride and parts of each level: level0, level1, ...
         diagnostics: added to the shipped ones: name -> `_target_` and arguments; see `hiwm.training.diagnostics`.
         tracking: mlflow, or none (needs no mlflow).
     """
@@ -88,7 +88,6 @@ class Config(Settings):
     environment: dict[str, Any]
     inputs: list[str]
     state: list[str]
-    strides: list[int]
     levels: dict[str, Any]
     diagnostics: dict[str, Any]
     dataset: DatasetConfig
@@ -110,7 +109,7 @@ class Config(Settings):
             raise ValueError(f"device is {device!r}; expected auto, cpu, cuda or cuda:<n>")
         return device
 
-    @field_validator("inputs", "state", "strides")
+    @field_validator("inputs", "state")
     @classmethod
     def _not_empty(cls, values: list[Any], info: Any) -> list[Any]:
         if not values:
@@ -130,7 +129,6 @@ class Config(Settings):
             raise ConfigError(f"levels has the keys {sorted(self.levels)}; expected level0, level1, ... without a gap")
         return StackConfig(
             levels=[self.levels[name] for name in names],
-            strides=self.strides,
             inputs=self.inputs,
             state=self.state,
             validation=self.dataset.validation,
@@ -153,9 +151,9 @@ def load_config(overrides: Sequence[str]) -> Config:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explained(error, list(overrides))) from error
     assert isinstance(plain, dict)
-    plain["training"] = TrainingConfig(**plain["training"])  # TEMPORARY
+    values = {str(key): value for key, value in plain.items()}
     try:
-        return Config(**{str(key): value for key, value in plain.items()})
+        return Config(**drop_foreign_arguments(values, overrides, values.get("allow") or ()))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

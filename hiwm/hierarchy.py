@@ -50,7 +50,7 @@ class LevelSpec:
             stride=self.stride,
             horizon=parts["horizon"],
             inputs=self.inputs,
-            floor=parts["floor"],
+            min_std=parts["min_std"],
             encoder=encoder,
             action_encoder=actions,
             predictor=build(parts["predictor"], allow, dim_latent=encoder.dim, dim_action=actions.dim),
@@ -70,7 +70,7 @@ class LevelSpec:
                 )
                 for name, part in parts["regularizers"].items()
             },
-            coefs=parts["coefs"],
+            loss_weights=parts["loss_weights"],
         )
 
 
@@ -100,7 +100,7 @@ class Hierarchy(nn.Module):
     def truncate(self, num_levels: int) -> Hierarchy:
         """The lowest `num_levels` levels, sharing their weights."""
         if not 1 <= num_levels <= len(self):
-            raise ValueError(f"num_levels is {num_levels}; allowed: 1 to {len(self)}")
+            raise ValueError(f"num_levels is {num_levels}; expected 1 to {len(self)}")
         return Hierarchy(list(self.levels)[:num_levels], self.specs[:num_levels])
 
     @torch.no_grad()

@@ -12,7 +12,8 @@ from hiwm.tracking import Run, Tracker
 from hiwm.training.checkpoint import METRICS
 from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.training.loop import MEASURING, Progress
-from hiwm.training.stages import Depth, TrainedLevel
+from hiwm.training.stages import TrainedLevel
+from hiwm.training.windows import WindowCoverage
 
 HISTORY = "history.jsonl"
 VALIDATION = "validation/"
@@ -49,11 +50,11 @@ class TrainingProgress:
     def __enter__(self) -> TrainingProgress:
         return self
 
-    def start(self, depth: Depth, timescale: float) -> None:
+    def start(self, coverage: WindowCoverage, timescale: float) -> None:
         """Announce the next level."""
         say(
-            f"level {depth.level}: a step is {depth.period} environment steps, a window {depth.rows} rows; "
-            f"{depth.episodes:.0%} of the episodes hold one, {depth.starts:.0%} of the rows begin one; "
+            f"level {coverage.level}: a step is {coverage.period} environment steps, a window {coverage.rows} rows; "
+            f"{coverage.episodes:.0%} of the episodes hold one, {coverage.starts:.0%} of the rows begin one; "
             f"the time scale of its input is {timescale:.3g} steps"
         )
 

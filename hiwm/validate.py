@@ -20,12 +20,12 @@ from hiwm.planning.counter import ForwardCounter
 from hiwm.planning.validate import check_config, check_disagreement, check_fitted, check_levels
 from hiwm.tracking import flatten
 from hiwm.training.diagnostics.runner import Diagnostics
-from hiwm.training.diagnostics.runner import Diagnostics
-from hiwm.training.stages import check_longest, describe
+from hiwm.training.specs import describe
+from hiwm.training.windows import check_longest
 
 # sections of what is fitted to trained levels, and keys whose values a saved hierarchy depends on
 FITTED = ("graph", "action_bank", "goal", "text", "action_prior", "value")
-TRAINED = ("inputs", "strides", "levels", "training", *FITTED)
+TRAINED = ("inputs", "levels", "training", *FITTED)
 
 
 def check(config: Config) -> None:

@@ -39,12 +39,12 @@ class InverseModel(nn.Module):
     ) -> None:
         super().__init__()
         if reach < 1:
-            raise ValueError(f"inverse.reach is {reach}; allowed: at least 1 step of the level below")
+            raise ValueError(f"inverse.reach is {reach}; expected at least 1 step of the level below")
         self.relations = None
         if entities is not None:
             if dim_source % entities:
                 raise ValueError(
-                    f"inverse.entities is {entities}; allowed: a divisor of the source's size {dim_source}"
+                    f"inverse.entities is {entities}; expected a divisor of the source's size {dim_source}"
                 )
             self.shape = (entities, dim_source // entities)
             self.relations = EntityNetwork(*self.shape, RELATED, RELATED, 2)

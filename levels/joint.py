@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.distributed import uniform_rows
-from hiwm.levels.features import Seen
 from hiwm.levels.level import Level
+from hiwm.levels.output import EncodedClip
 from hiwm.levels.trainable import Trainable
 
 T = TypeVar("T")
 
 
-class JointStack(Trainable):
+class JointLevels(Trainable):
     """The same levels and losses as in staged training, over one clip of level 0 that is long enough for the top.
 
     A level sees the whole clip, is trained on windows of its own horizon cut from it, and hands what it saw to the level
-    above; so a lower level gets more windows a step than the top. Upper levels take their inputs as they are (`floor` is not
+    above; so a lower level gets more windows a step than the top. Upper levels take their inputs as they are (`min_std` is not
     used), for latents that move have no statistics to standardise by, and pairs for their inverse models lie within the clip.
 
     Args:
@@ -37,23 +37,23 @@ class JointStack(Trainable):
             steps_of_0 *= level.stride
             self.horizon = max(self.horizon, level.horizon * steps_of_0)
 
-    def clips(self, clip: Clip, generator: torch.Generator) -> list[tuple[Clip, Seen]]:
+    def clips(self, clip: Clip, generator: torch.Generator) -> list[tuple[Clip, EncodedClip]]:
         """What each level is given and what it sees, bottom first, from a clip of level 0."""
         views = []
         for k, level in enumerate(self.levels):
-            seen = level.see(clip)
-            views.append((clip, seen))
+            encoded = level.encode_clip(clip)
+            views.append((clip, encoded))
             if k + 1 < len(self.levels):
-                clip = _clip_above(seen, self.levels[k + 1], generator)
+                clip = _clip_above(encoded, self.levels[k + 1], generator)
         return views
 
     def forward(self, clip: Clip, generator: torch.Generator) -> dict[str, Tensor]:
         """Named scalars, unweighted: level<k>/<loss>."""
         return {
             f"level{k}/{name}": loss
-            for k, (level, (given, seen)) in enumerate(zip(self.levels, self.clips(clip, generator), strict=True))
+            for k, (level, (given, encoded)) in enumerate(zip(self.levels, self.clips(clip, generator), strict=True))
             for name, loss in level.losses_of(
-                level.foresee(seen.windows(level.horizon)), given.pairs, generator
+                level.predict_clip(encoded.windows(level.horizon)), given.pairs, generator
             ).items()
         }
 
@@ -73,24 +73,24 @@ def of_level(named: Mapping[str, T], k: int) -> dict[str, T]:
     return {name.removeprefix(start): value for name, value in named.items() if name.startswith(start)}
 
 
-def _clip_above(seen: Seen, above: Level, generator: torch.Generator) -> Clip:
+def _clip_above(encoded: EncodedClip, above: Level, generator: torch.Generator) -> Clip:
     """What a level saw, as the environment of the level above."""
-    steps = seen.action.shape[1] // above.stride
-    latent = seen.latent[:, : steps * above.stride + 1 : above.stride]
-    actions = seen.action[:, : steps * above.stride].unflatten(1, (steps, above.stride))
+    steps = encoded.action.shape[1] // above.stride
+    latent = encoded.latent[:, : steps * above.stride + 1 : above.stride]
+    actions = encoded.action[:, : steps * above.stride].unflatten(1, (steps, above.stride))
     return Clip(
-        {"latent": latent}, actions, None if above.inverse is None else _pairs(seen, above.inverse.reach, generator)
+        {"latent": latent}, actions, None if above.inverse is None else _pairs(encoded, above.inverse.reach, generator)
     )
 
 
-def _pairs(seen: Seen, reach: int, generator: torch.Generator) -> Pairs:
+def _pairs(encoded: EncodedClip, reach: int, generator: torch.Generator) -> Pairs:
     """One pair of moments from every row of the batch; detached, for the inverse model describes and does not shape."""
-    batch, length = seen.action.shape[:2]
-    draws = uniform_rows(batch, 2, generator).to(seen.latent.device)  # (B, 2)
+    batch, length = encoded.action.shape[:2]
+    draws = uniform_rows(batch, 2, generator).to(encoded.latent.device)  # (B, 2)
     source = (draws[:, 0] * length).long()
     steps = 1 + (draws[:, 1] * (length - source).clamp(max=reach)).long()
     rows = torch.arange(batch, device=source.device)
-    latent, action = seen.latent.detach(), seen.action.detach()
+    latent, action = encoded.latent.detach(), encoded.action.detach()
     return Pairs(
         {"latent": latent[rows, source]}, action[rows, source], {"latent": latent[rows, source + steps]}, steps
     )

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hiwm.levels.clip import Clip, Pairs
-from hiwm.levels.features import Features, Seen
 from hiwm.levels.inverse import InverseModel
+from hiwm.levels.output import EncodedClip, LevelOutput
 from hiwm.levels.parts import ActionEncoder, Encoder, Predictor, Regularizer
 from hiwm.levels.standardize import Standardize
 from hiwm.levels.target import EMATarget
@@ -34,12 +34,12 @@ class Level(Trainable):
         stride: steps of the level below (level 0: of the environment) in one step of this level.
         horizon: steps T of this level in a training window.
         inputs: shape of one step of every input.
-        floor: smallest deviation an input is divided by, in its own unit; None for inputs as they are (bytes over 255).
+        min_std: smallest deviation an input is divided by, in its own unit; None for inputs as they are (bytes over 255).
         encoder, action_encoder, predictor, inverse: the parts; see `parts.py` and their folders. A level without an inverse
             model delegates by search alone.
         target: what encodes the targets of the predictions; None for the encoder itself.
-        regularizers: name -> module (features, generator) -> scalar.
-        coefs: loss name -> weight; the names must be exactly those of the losses: prediction, inverse, regularisers.
+        regularizers: name -> module (output, generator) -> scalar.
+        loss_weights: loss name -> weight; the names must be exactly those of the losses: prediction, inverse, regularisers.
     """
 
     def __init__(
@@ -48,36 +48,36 @@ class Level(Trainable):
         stride: int,
         horizon: int,
         inputs: Mapping[str, tuple[int, ...]],
-        floor: float | None,
+        min_std: float | None,
         encoder: Encoder,
         action_encoder: ActionEncoder,
         predictor: Predictor,
         inverse: InverseModel | None,
         target: EMATarget | None,
         regularizers: Mapping[str, Regularizer],
-        coefs: Mapping[str, float],
+        loss_weights: Mapping[str, float],
     ) -> None:
         super().__init__()
         names = {"prediction", *regularizers} | ({"inverse"} if inverse is not None else set())
-        if set(coefs) != names:
-            raise ValueError(f"coefs has the keys {sorted(coefs)}; allowed: exactly {sorted(names)}")
+        if set(loss_weights) != names:
+            raise ValueError(f"loss_weights has the keys {sorted(loss_weights)}; expected exactly {sorted(names)}")
         self.stride = stride
         self.horizon = horizon
-        self.floor = floor
-        self.standardize = Standardize(inputs, floor or 0.0)
+        self.min_std = min_std
+        self.standardize = Standardize(inputs, min_std or 0.0)
         self.encoder = encoder
         self.action_encoder = action_encoder
         self.predictor = predictor
         self.inverse = inverse
         self.target = target
         self.regularizers = nn.ModuleDict(regularizers)
-        self.coefs = dict(coefs)
+        self.loss_weights = dict(loss_weights)
         # The inverse model starts from the finest description there is: the latent below, or, at the bottom, our own.
         self.reads_latent = tuple(inputs) == ("latent",)
 
     def fit(self, clip: Clip, mean: Mapping[str, Tensor], std: Mapping[str, Tensor]) -> None:
         """Before training: input statistics of the dataset, and the size of one step's change on a sample clip."""
-        if self.floor is None:
+        if self.min_std is None:
             mean = {name: torch.zeros_like(value) for name, value in mean.items()}
             bytes_ = {name: clip.inputs[name].dtype == torch.uint8 for name in std}
             std = {name: torch.full_like(value, 255.0 if bytes_[name] else 1.0) for name, value in std.items()}
@@ -122,46 +122,48 @@ class Level(Trainable):
             source = self.standardize({"latent": source})["latent"]
         return self.inverse(source, target, steps_left)
 
-    def see(self, clip: Clip) -> Seen:
+    def encode_clip(self, clip: Clip) -> EncodedClip:
         """Encode a clip of any length."""
         inputs = self.standardize(clip.inputs)
         latent = self.encoder(inputs)
         target = latent if self.target is None else self.target(inputs)
-        return Seen(inputs, latent, self.encode_actions(latent[:, :-1], clip.actions), target, clip.actions.flatten(-2))
+        return EncodedClip(
+            inputs, latent, self.encode_actions(latent[:, :-1], clip.actions), target, clip.actions.flatten(-2)
+        )
 
-    def foresee(self, seen: Seen) -> Features:
+    def predict_clip(self, seen: EncodedClip) -> LevelOutput:
         """Predict what was seen, open loop from its first latent, or from the first C if the predictor has such a context."""
         predicted = self.predictor.rollout_in_context(seen.latent, seen.action)
-        return Features(seen.inputs, seen.latent, seen.action, predicted, seen.target[:, 1:], seen.chunk)
+        return LevelOutput(seen.inputs, seen.latent, seen.action, predicted, seen.target[:, 1:], seen.chunk)
 
-    def features(self, clip: Clip) -> Features:
+    def output(self, clip: Clip) -> LevelOutput:
         """Encode a clip and predict it."""
-        return self.foresee(self.see(clip))
+        return self.predict_clip(self.encode_clip(clip))
 
     def losses(self, clip: Clip, generator: torch.Generator) -> dict[str, Tensor]:
-        """Named scalars, unweighted, of a clip; the keys are those of `coefs`. See `losses_of`."""
-        return self.losses_of(self.features(clip), clip.pairs, generator)
+        """Named scalars, unweighted, of a clip; the keys are those of `loss_weights`. See `losses_of`."""
+        return self.losses_of(self.output(clip), clip.pairs, generator)
 
-    def losses_of(self, features: Features, pairs: Pairs | None, generator: torch.Generator) -> dict[str, Tensor]:
-        """Named scalars, unweighted; the keys are those of `coefs`.
+    def losses_of(self, output: LevelOutput, pairs: Pairs | None, generator: torch.Generator) -> dict[str, Tensor]:
+        """Named scalars, unweighted; the keys are those of `loss_weights`.
 
         The prediction error has no stop-gradient (LeWM; LeJEPA), so the regularisers must keep the latent from collapsing,
         unless there is a target encoder.
         The inverse model learns from detached latents, so it describes the representation and does not shape it.
 
         Args:
-            features: what the level saw and predicted.
+            output: what the level saw and predicted.
             pairs: for the inverse model; None for a level without one.
             generator: randomness of the regularisers, in the same state in every process.
         """
-        losses = {"prediction": F.mse_loss(features.predicted, features.target)}
+        losses = {"prediction": F.mse_loss(output.predicted, output.target)}
         if pairs is not None:
             with torch.no_grad():
                 source = pairs.source["latent"] if self.reads_latent else self.encode(pairs.source)
                 target = self.encode(pairs.target)
             losses["inverse"] = F.mse_loss(self.delegate(source, target, pairs.steps), pairs.action)
         for name, regularizer in self.regularizers.items():
-            losses[name] = regularizer(features, generator)
+            losses[name] = regularizer(output, generator)
         return losses
 
     def forward(self, clip: Clip, generator: torch.Generator) -> dict[str, Tensor]:
@@ -175,4 +177,4 @@ class Level(Trainable):
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of the losses."""
-        return torch.stack([self.coefs[name] * loss for name, loss in losses.items()]).sum()
+        return torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()

@@ -64,28 +64,28 @@ class MaskedPrediction(Trainable):
         super().__init__()
         if not isinstance(encoder, ViTEncoder):
             raise ValueError(
-                f"it masks patches, which {type(encoder).__name__} has not; allowed: a ViTEncoder, encoder=vit_patches"
+                f"it masks patches, which {type(encoder).__name__} has not; expected a ViTEncoder, encoder=vit_patches"
             )
         if encoder.read != "patches":
-            raise ValueError(f"encoder.read is {encoder.read}, but no CLS token is trained; allowed: patches")
+            raise ValueError(f"encoder.read is {encoder.read}, but no CLS token is trained; expected patches")
         self.trunk = encoder.trunk
         patches = self.trunk.grid[0] * self.trunk.grid[1]
         if patches < 2:
             raise ValueError("the image is one patch, so that nothing of it can be masked; lower encoder.patch")
         for name, value in {"frames": frames, "blocks": blocks, "width": width, "depth": depth, "heads": heads}.items():
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; allowed: a whole number of at least 1")
+                raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
         for name, value, most in (("beta", beta, float("inf")), ("momentum", momentum, 1.0)):
             if not isinstance(value, (int, float)) or not 0 <= value <= most:
-                raise ValueError(f"{name} is {value!r}; allowed: a number of at least 0, momentum at most 1")
+                raise ValueError(f"{name} is {value!r}; expected a number of at least 0, momentum at most 1")
         if not all(isinstance(pair, Sequence) for pair in (scale, aspect)):
-            raise ValueError(f"scale is {scale!r}, aspect is {aspect!r}; allowed: two numbers each, least and largest")
+            raise ValueError(f"scale is {scale!r}, aspect is {aspect!r}; expected two numbers each, least and largest")
         if not (len(scale) == len(aspect) == 2 and 0 < scale[0] <= scale[1] < 1 and 0 < aspect[0] <= aspect[1]):
             raise ValueError(
-                f"scale is {list(scale)}, aspect is {list(aspect)}; allowed: a least and a largest number above 0, scale below 1"
+                f"scale is {list(scale)}, aspect is {list(aspect)}; expected a least and a largest number above 0, scale below 1"
             )
         if width % heads:
-            raise ValueError(f"width is {width}; allowed: a multiple of heads, {heads}")
+            raise ValueError(f"width is {width}; expected a multiple of heads, {heads}")
         self.standardize = standardize
         self.name = encoder.name
         self.frames, self.blocks, self.scale, self.aspect, self.beta = frames, blocks, scale, aspect, beta

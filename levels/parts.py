@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hiwm.levels.features import Features
+from hiwm.levels.output import LevelOutput
 
 
 class Encoder(nn.Module, ABC):
@@ -124,5 +124,5 @@ class Regularizer(nn.Module, ABC):
     """What keeps latents and macro-actions from collapsing. Given `inputs`, `dim_latent`, `dim_chunk` (of the actions below)."""
 
     @abstractmethod
-    def forward(self, features: Features, generator: torch.Generator) -> Tensor:
+    def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
         """Scalar; `generator` is in the same state in every process."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Standardize(nn.Module):
-    """(x - mean) / max(std, floor), element by element, for every named input; objects (N, F) share their statistics.
+    """(x - mean) / max(std, min_std), element by element, for every named input; objects (N, F) share their statistics.
 
     Each object by itself would lose its kind (one-hot, so constant) and the frame in which two positions can be compared.
 
@@ -17,13 +17,13 @@ class Standardize(nn.Module):
 
     Args:
         inputs: shape of one step of every input.
-        floor: smallest deviation divided by, in the input's own unit; keeps constant elements at zero.
+        min_std: smallest deviation divided by, in the input's own unit; keeps constant elements at zero.
     """
 
-    def __init__(self, inputs: Mapping[str, tuple[int, ...]], floor: float) -> None:
+    def __init__(self, inputs: Mapping[str, tuple[int, ...]], min_std: float) -> None:
         super().__init__()
         self.names = tuple(inputs)
-        self.floor = floor
+        self.min_std = min_std
         for name, shape in inputs.items():
             self.register_buffer(f"{name}_mean", torch.zeros(shape))
             self.register_buffer(f"{name}_std", torch.ones(shape))
@@ -36,7 +36,7 @@ class Standardize(nn.Module):
                 centre = m.mean(0)
                 m, s = centre, (s.square() + (m - centre).square()).mean(0).sqrt()
             self.get_buffer(f"{name}_mean").copy_(m)
-            self.get_buffer(f"{name}_std").copy_(s.clamp_min(self.floor))
+            self.get_buffer(f"{name}_std").copy_(s.clamp_min(self.min_std))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each (..., *shape), any number type -> float, same shape."""

@@ -251,7 +251,7 @@ def test_with_planner(agent):
     assert len(flat.plan.steps) == 1
     assert len(agent.hierarchy) == 3  # the agent it came from is as it was
     np.testing.assert_array_equal(acted(agent), before)
-    with pytest.raises(ValueError, match="num_levels is 4; allowed: 1 to 3"):
+    with pytest.raises(ValueError, match="num_levels is 4; expected 1 to 3"):
         agent.with_planner(num_levels=4)
     with pytest.raises(ValueError, match=r"unknown key planner.horizons; allowed: .*horizon"):
         agent.with_planner(horizons=[3])

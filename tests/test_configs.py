@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import fields
+import copy
+import sys
+import types
 
 import pytest
 import tiny
 import torch
 
-from hiwm.build import build, locate
+from hiwm.build import build, drop_foreign_arguments, locate
 from hiwm.config import Config, ConfigError, load_config
 from hiwm.evaluation.evaluate import make_agents
 from hiwm.hierarchy import Hierarchy, LevelSpec
@@ -113,11 +115,11 @@ def test_files_of_other_seeds_lie_apart():
         ("levels.level1.training.steps=5", r"allowed: none, or \+levels.level1.training.steps=... for one"),
         ("levels.level9.horizon=1", "unknown key levels.level9; allowed: level0, level1, level2"),
         ("+extra=3", "unknown key extra"),
-        ("training.steps=many", "training.steps is 'many'; allowed: a whole number"),
-        ("training.steps=2.5", "training.steps is 2.5; allowed: a whole number"),
+        ("training.steps=many", "training.steps is 'many'; expected a whole number"),
+        ("training.steps=2.5", "training.steps is 2.5; expected a whole number"),
         ("training.learning_rate=fast", "training.learning_rate is 'fast'"),
         ("training.batch=true", "training.batch is True"),
-        ("strides=3", r"strides is 3; allowed: list"),
+        ("strides=[1,2,3]", "unknown key strides; allowed: .*levels"),
         ("inputs=state", "inputs is 'state'"),
         ("tracking=wandb", "tracking is 'wandb'; allowed: mlflow, none"),
         ("experiment=pointmaze-tiny", "pointmaze-tiny"),
@@ -137,7 +139,86 @@ def test_levels_without_a_gap():
 
 
 def test_a_level_more_or_less():
-    two = load_config(["~level@levels.level2", "strides=[1,10]"])
-    assert len(two.stack.levels) == 2
-    four = load_config(["+level@levels.level3=abstract", "strides=[1,5,2,2]", "levels.level3.encoder.dim=3"])
+    two = load_config(["~level@levels.level2"])
+    assert two.stack.strides == (1, 10)
+    four = load_config(["+level@levels.level3=abstract", "levels.level2.stride=2", "levels.level3.encoder.dim=3"])
+    assert four.stack.strides == (1, 10, 2, 3)
     assert [parts["encoder"].get("dim") for parts in four.stack.levels] == [None, 4, 4, 3]
+
+
+class Strict:
+    """A part of a user's own."""
+
+    def __init__(self, *, dim, width=3): ...
+
+
+class Open:
+    """One that takes any keyword."""
+
+    def __init__(self, **arguments): ...
+
+
+ENCODER = {"_target_": "tests_own.Strict", "dim": 4, "width": 8, "depth": 2}
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """A module of the user's, named in `allow`."""
+    module = types.ModuleType("tests_own")
+    module.Strict, module.Open = Strict, Open
+    monkeypatch.setitem(sys.modules, "tests_own", module)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kept"),
+    [
+        ([], {"dim", "width", "depth"}),
+        (["levels.level1.encoder.depth=2"], {"dim", "width", "depth"}),
+        (["levels.level1.encoder._target_=tests_own.Strict"], {"dim", "width"}),
+        (["++levels.level1.encoder._target_=tests_own.Strict"], {"dim", "width"}),
+        (["levels.level1.encoder={_target_: tests_own.Strict, dim: 4}"], {"dim", "width"}),
+        # given by hand: it stays, and is refused by name when the part is built
+        (["levels.level1.encoder._target_=tests_own.Strict", "levels.level1.encoder.depth=2"], {"dim", "width", "depth"}),
+        (["+levels.level1.encoder={depth: 2}", "levels.level1.encoder._target_=tests_own.Strict"], {"dim", "width", "depth"}),
+        # of other mappings
+        (["levels.level2.encoder._target_=tests_own.Strict"], {"dim", "width", "depth"}),
+        (["encoder@levels.level1.encoder=mlp", "~levels.level1.encoder.skip"], {"dim", "width", "depth"}),
+    ],
+)  # fmt: skip
+def test_arguments_of_a_class_that_was_replaced_are_dropped(own, overrides, kept):
+    config = {"levels": {"level1": {"encoder": dict(ENCODER), "stride": 3}}, "seed": 0}
+    before = copy.deepcopy(config)
+    changed = drop_foreign_arguments(config, overrides, ["tests_own"])
+    assert set(changed["levels"]["level1"]["encoder"]) == {"_target_", *kept}
+    assert config == before
+    changed["levels"]["level1"]["encoder"] = ENCODER
+    assert changed == before  # nothing else was touched
+
+
+@pytest.mark.parametrize(
+    ("target", "allow"),
+    [("tests_own.Open", ["tests_own"]), ("tests_own.Strict", []), ("tests_own.Missing", ["tests_own"]), (None, [])],
+)
+def test_all_arguments_stay_where_the_class_takes_any_or_is_refused(own, target, allow):
+    config = {"part": {**ENCODER, "_target_": target}}
+    assert drop_foreign_arguments(config, ["part._target_=x"], allow) == config
+
+
+def test_a_solver_of_ones_own_needs_none_of_the_arguments_of_the_former(own):
+    chosen = ["allow=[tests_own]", "planner.solver._target_=tests_own.Strict"]
+    config = load_config([*chosen, "+planner.solver.dim=3"])
+    assert config.planner.solver == {"_target_": "tests_own.Strict", "dim": 3}
+    assert isinstance(build(config.planner.solver, ["tests_own"]), Strict)
+    wrong = load_config([*chosen, "+planner.solver.dim=3", "+planner.solver.heads=2"])
+    with pytest.raises(ValueError, match=r"tests_own.Strict: .*'heads'"):
+        build(wrong.planner.solver, ["tests_own"])
+
+
+def test_an_encoder_of_another_class_needs_none_of_the_arguments_of_the_former():
+    chosen = ["levels.level1.encoder._target_=hiwm.levels.encoders.identity.IdentityEncoder"]
+    parts = load_config(chosen).levels["level1"]
+    assert parts["encoder"] == {"_target_": "hiwm.levels.encoders.identity.IdentityEncoder"}
+    LevelSpec(parts, 3, {"latent": (5,)}, 2, "").build()
+    wrong = load_config([*chosen, "levels.level1.encoder.dim=8"]).levels["level1"]
+    with pytest.raises(ValueError, match=r"IdentityEncoder: .*'dim'; its config keys are \['dim'\]"):
+        LevelSpec(wrong, 3, {"latent": (5,)}, 2, "").build()

@@ -17,7 +17,7 @@ LENGTHS = np.array([50, 12, 45])
 
 
 def test_frames_line_up_with_the_steps_they_are_of():
-    parts = load_config(["level@levels.level0=pixels", "collapse@levels.level0=pixels"]).levels["level0"]
+    parts = load_config(["level@levels.level0=pixels", "regularizer@levels.level0=pixels"]).levels["level0"]
     spec = LevelSpec(parts, 5, {"pixels": (8, 8, 3)}, 2, "0")
     level = spec.build().eval()
     decoder = frame_decoder(level)

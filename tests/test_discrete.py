@@ -33,7 +33,7 @@ def discrete_run(tmp_path_factory):
         tiny.overrides(
             tmp_path_factory.mktemp("discrete"), "environment._target_=tiny.DiscreteRoom", "tracking=none",
             "~dataset.policy.noise", "dataset.policy._target_=hiwm.data.policies.UniformPolicy", "+dataset.policy.repeat=4",
-            "strides=[1,3]", "~levels.level2", "training.steps=40", "evaluation.num_tasks=1", "evaluation.max_steps=30",
+            "~levels.level2", "training.steps=40", "evaluation.num_tasks=1", "evaluation.max_steps=30",
         )
     )  # fmt: skip
     run(config)

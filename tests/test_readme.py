@@ -66,10 +66,10 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize(
     ("overrides", "levels"),
     [
-        (["strides=[1,10]", "~levels.level2"], 2),
+        (["~levels.level2"], 2),
         (
             [
-                "strides=[1,5,3,2]", "+level@levels.level3=abstract", "planner.proposal=[inverse,inverse,inverse,gaussian]",
+                "levels.level1.stride=5", "+level@levels.level3=abstract", "planner.proposal=[inverse,inverse,inverse,gaussian]",
                 "planner.horizon=[5,3,2,2]", "planner.replan=[5,5,5,10]", "planner.repeat=[1,1,1,1]", "planner.std=[1,1,1,1]",
                 "planner.inverse_std=[1,1,1,1]",
             ],

@@ -14,7 +14,7 @@ from hiwm.data.collect import collect as collect_episodes
 from hiwm.data.store import Trajectories, Writer, open_dataset
 from hiwm.environment import environment_of, observed_columns
 from hiwm.experiment.session import one_process
-from hiwm.training.stages import check_longest
+from hiwm.training.windows import check_longest
 from hiwm.validate import check, check_columns
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import yaml
 
@@ -37,12 +36,11 @@ def train(config: Config) -> None:
     parameters = [
         {
             "level": k,
-            "stride": stride,
             **parts,
-            "training": asdict(config.training.changed(parts["training"])),
+            "training": config.training.of_level(parts["training"]).as_dict(),
             "seed": config.seed,
         }
-        for k, (parts, stride) in enumerate(zip(config.stack.levels, config.strides, strict=True))
+        for k, parts in enumerate(config.stack.levels)
     ]
     title = f"{len(parameters)} levels jointly" if config.training.joint else ""
     diagnostics = Diagnostics.from_config(config.diagnostics, config.allow)

@@ -171,5 +171,5 @@ class PlannerConfig(Settings):
         own = self.level(k).proposal
         if not 0 < k == top:
             return own
-        others = [name for name in own.candidates if name != "inverse"]
-        return ProposalConfig(candidates=others) if own.center == "inverse" else own.changed({"candidates": others})
+        without: dict[str, Any] = {"candidates": [name for name in own.candidates if name != "inverse"]}
+        return ProposalConfig(**without) if own.center == "inverse" else own.changed(without)

@@ -32,7 +32,7 @@ def start_processes(device: str) -> Processes:
     """
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if kind.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch finds no CUDA device here; allowed: auto, cpu")
+        raise ValueError(f"device is {device!r}, but torch finds no CUDA device here; expected auto, cpu")
     if "WORLD_SIZE" not in os.environ:
         return Processes(0, 1, torch.device(kind))
     if not dist.is_initialized():

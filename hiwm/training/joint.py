@@ -1,4 +1,4 @@
-"""All levels at once: the alternative to training them one after another."""
+"""Joint training: all levels at once, instead of one after another."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 
 from hiwm.data.clips import ClipSampler
 from hiwm.levels.clip import Clip
-from hiwm.levels.joint import JointStack, of_level
+from hiwm.levels.joint import JointLevels, of_level
 from hiwm.levels.level import Level
 from hiwm.training.checkpoint import save_trained
 from hiwm.training.diagnostics.episodes import Episodes
 from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.training.distributed import Processes, barrier
-from hiwm.training.loop import VALIDATION_WINDOWS, Progress, TrainingConfig, evaluate_features, optimize
+from hiwm.training.loop import VALIDATION_WINDOWS, Progress, TrainingConfig, evaluate_output, optimize
 
 STATISTICS_WINDOWS = 256
 
@@ -35,27 +35,27 @@ def train_jointly(
     report: Callable[[int, Progress], None],
     diagnostics: Diagnostics,
 ) -> None:
-    """Train a stack whose level 0 is fitted, and save each level in its home.
+    """Train levels, of which level 0 is fitted, and save each in its home.
 
     Args:
         levels: bottom first.
-        training: draws clips of level 0 that are as long as `JointStack.horizon`.
+        training: draws clips of level 0 that are as long as `JointLevels.horizon`.
         validation: the same from held-out episodes.
         episodes: moments of held-out episodes, as level 0 sees them.
-        config: of the one training.
+        config: how they are trained.
         seed: of draws.
         processes: this process and the others.
         homes: folder of each level; the top's holds the checkpoint.
-        report: called with a level's number: for level 0 at every step, for all at validations and when losses are told.
+        report: called with a level's number: for level 0 at every step, for all at validations and when losses are reported.
         diagnostics: measured of every level at validations.
     """
-    stack = JointStack(levels).to(processes.device)
+    joint = JointLevels(levels).to(processes.device)
     sample = training.sample(STATISTICS_WINDOWS, np.random.default_rng(0)).map(lambda x: x.to(processes.device))
     with torch.no_grad():
-        for level, (_, seen) in list(zip(levels, stack.clips(sample, torch.Generator()), strict=True))[1:]:
-            level.fit_step(seen.latent)
+        for level, (_, encoded) in list(zip(levels, joint.clips(sample, torch.Generator()), strict=True))[1:]:
+            level.fit_step(encoded.latent)
 
-    def told(progress: Progress) -> None:
+    def report_levels(progress: Progress) -> None:
         for k, home in enumerate(homes):
             mine = {}
             for name, value in progress.metrics.items():
@@ -63,16 +63,16 @@ def train_jointly(
                 if rest.startswith(f"level{k}/"):
                     mine[f"{kind}/{rest.removeprefix(f'level{k}/')}"] = value
                 elif not rest.startswith("level"):
-                    mine[name] = value  # of the whole stack
+                    mine[name] = value  # of all levels together
             if k == 0 or mine:
                 report(k, replace(progress, metrics=mine, home=home))
 
     # as many frames as level 0 alone would see
-    windows = max(1, VALIDATION_WINDOWS * levels[0].horizon // stack.horizon)
+    windows = max(1, VALIDATION_WINDOWS * levels[0].horizon // joint.horizon)
     held_out = validation.sample(windows, np.random.default_rng(0)).map(lambda x: x.to(processes.device))
     metrics = optimize(
-        stack, training, config, seed=seed, processes=processes, home=homes[-1],
-        evaluate=lambda: evaluate_stack(stack, held_out, episodes, diagnostics), report=told,
+        joint, training, config, seed=seed, processes=processes, home=homes[-1],
+        evaluate=lambda: evaluate_levels(joint, held_out, episodes, diagnostics), report=report_levels,
     )  # fmt: skip
     if processes.is_main:
         for k, (level, home) in enumerate(zip(levels, homes, strict=True)):
@@ -81,17 +81,16 @@ def train_jointly(
 
 
 @torch.no_grad()
-def evaluate_stack(stack: JointStack, clip: Clip, episodes: Episodes, diagnostics: Diagnostics) -> dict[str, float]:
+def evaluate_levels(joint: JointLevels, clip: Clip, episodes: Episodes, diagnostics: Diagnostics) -> dict[str, float]:
     """`evaluate_level` of every level: level<k>/<name>."""
-    stack.eval()
+    joint.eval()
     generator = torch.Generator().manual_seed(0)
     metrics = {}
-    for k, (given, seen) in enumerate(stack.clips(clip, generator)):
-        level = stack.levels[k]
-        encoded = episodes.encoded(level)
-        output = level.foresee(seen.windows(level.horizon))
-        found = evaluate_features(level, output, given.pairs, encoded, diagnostics)
+    for k, (given, encoded) in enumerate(joint.clips(clip, generator)):
+        level, seen = joint.levels[k], episodes.encoded(joint.levels[k])
+        output = level.predict_clip(encoded.windows(level.horizon))
+        found = evaluate_output(level, output, given.pairs, seen, diagnostics)
         metrics |= {f"level{k}/{name}": value for name, value in found.items()}
-        episodes = Episodes({"latent": encoded.latent}, encoded.state)
-    stack.train()
+        episodes = Episodes({"latent": seen.latent}, seen.state)
+    joint.train()
     return metrics

@@ -1,26 +1,27 @@
-"""The training loop, plain: evaluate, save, step, log; of one level, or of what is trained before it."""
+"""The training loop: evaluate, save, step, report. It trains one level, all levels jointly, or a trunk before its level."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
+from pydantic import Field
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hiwm.checks import at_least, matches, spell
 from hiwm.data.clips import ClipSampler
 from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.distributed import average_over_processes
-from hiwm.levels.features import Features
 from hiwm.levels.level import Level
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.trainable import Trainable
+from hiwm.settings import Settings
 from hiwm.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from hiwm.training.diagnostics.episodes import EncodedEpisodes, Episodes
 from hiwm.training.diagnostics.runner import LOSS, SHIPPED, Diagnostics
@@ -28,71 +29,65 @@ from hiwm.training.distributed import Processes
 
 VALIDATION_WINDOWS = 1024
 MEASURING = "diagnostics"  # the job of measuring a level that was trained before
+REPORT_EVERY = 50  # steps between reports of the training losses
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Settings):
     """How a level is trained.
 
     Args:
         steps: optimiser steps of each level.
-        batch: windows in a step, over all processes; of the top level in a joint training.
-        learning_rate: peak of the schedule (linear warm-up over `warmup` of the steps, then a half cosine to 0).
-        warmup: share of the steps.
-        weight_decay: AdamW's.
+        batch: windows in a step, over all processes; in a joint training, windows of the longest kind.
+        learning_rate: peak of the schedule: a linear warm-up, then a half cosine to 0.
+        warmup: share of the steps that the warm-up takes.
+        weight_decay: weight decay of AdamW.
         clip_norm: largest norm of the gradient.
         evaluate_every: steps between validations.
         checkpoint_seconds: seconds between checkpoints.
-        joint: all levels at once, upper ones shaping those below, instead of one after another.
+        joint: train all levels at once, so that upper ones shape those below, instead of one after another.
     """
 
-    steps: int = 2000
-    batch: int = 512
-    learning_rate: float = 1e-3
-    warmup: float = 0.1
+    section: ClassVar[str] = "training"
+    steps: int = Field(2000, ge=1)
+    batch: int = Field(512, ge=1)
+    learning_rate: float = Field(1e-3, ge=0)
+    warmup: float = Field(0.1, ge=0)
     weight_decay: float = 1e-4
-    clip_norm: float = 1.0
-    evaluate_every: int = 500
+    clip_norm: float = Field(1.0, ge=0)
+    evaluate_every: int = Field(500, ge=1)
     checkpoint_seconds: float = 60.0
     joint: bool = False
 
-    def __post_init__(self) -> None:
-        at_least("training.", 1, steps=self.steps, batch=self.batch, evaluate_every=self.evaluate_every)
-        at_least("training.", 0, learning_rate=self.learning_rate, warmup=self.warmup, clip_norm=self.clip_norm)
-
-    def changed(self, changes: Mapping[str, Any]) -> TrainingConfig:
-        """The same with some keys changed, as one level's own settings do."""
-        hints = get_type_hints(TrainingConfig)
-        for key, value in changes.items():
-            if key not in hints or key == "joint":
-                raise ValueError(f"unknown key training.{key}; allowed: {', '.join(sorted(set(hints) - {'joint'}))}")
-            if not matches(value, hints[key]):
-                raise ValueError(f"training.{key} is {value!r}; allowed: {spell(hints[key])}")
-        return replace(self, **changes)
+    def of_level(self, changes: Mapping[str, Any]) -> TrainingConfig:
+        """A copy with the settings that one level has of its own; whether to train jointly is not among them."""
+        if "joint" in changes:
+            own = sorted(set(TrainingConfig.model_fields) - {"joint"})
+            raise ValueError(f"unknown key training.joint; expected one of {', '.join(own)}")
+        return self.changed(changes)
 
     def check(self, processes: Processes) -> None:
         """Refuse a batch that the processes cannot share evenly."""
         if self.batch % processes.world_size:
             raise ValueError(
-                f"training.batch is {self.batch}; allowed: a multiple of the {processes.world_size} processes"
+                f"training.batch is {self.batch}; expected a multiple of the {processes.world_size} processes"
             )
 
     @property
     def shaping(self) -> dict[str, Any]:
-        """What changes the weights; the rest is only watched or saved."""
-        return {k: v for k, v in asdict(self).items() if k not in ("evaluate_every", "checkpoint_seconds", "joint")}
+        """The settings that change the weights; the others say what is watched or saved."""
+        return {k: v for k, v in self.as_dict().items() if k not in ("evaluate_every", "checkpoint_seconds", "joint")}
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What the loop reports.
+    """A report of the loop.
 
     Args:
         step: optimiser steps done.
-        steps: of how many.
-        metrics: name -> number; empty between the reports.
+        steps: optimiser steps in all.
+        metrics: name -> number; empty at most steps.
         home: folder of what is trained.
-        job: what is done to the level.
+        job: "training" or "pretraining".
     """
 
     step: int
@@ -142,24 +137,14 @@ def optimize(
 ) -> dict[str, float]:
     """Lower a module's losses on clips; returns its last validation metrics.
 
-    Step i draws its batch and its random projections from (seed, i) alone, the same in every process, each of which
+    Step i draws its batch and its random projections from (seed, i) alone, the same in every process, and each process
     trains on its slice of the batch. So any number of processes follows the same loss curve, and the checkpoint needs
     no state of samplers or generators to resume exactly.
     """
-    device = processes.device
-    module.to(device)
+    module.to(processes.device)
     wrapped: nn.Module = DistributedDataParallel(module) if processes.world_size > 1 else module
-    optimizer = torch.optim.AdamW(
-        [p for p in module.parameters() if p.requires_grad], lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: learning_rate_factor(i, config))
-    checkpoint = home / CHECKPOINT
-    start, metrics = 0, {}
-    if saved := load_checkpoint(checkpoint, device):
-        module.load_state_dict(saved["module"])
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
-        start, metrics = saved["step"], saved["metrics"]
+    state = _State(module, config)
+    start, metrics = state.load(home / CHECKPOINT, processes.device)
     last_save = time.monotonic()
     share = config.batch // processes.world_size
     mine = slice(processes.rank * share, (processes.rank + 1) * share)
@@ -170,36 +155,58 @@ def optimize(
             report(Progress(step, config.steps, {f"validation/{name}": value for name, value in metrics.items()}, home))
         if step == config.steps:
             break
-        # every so often: be ready to be killed
         if processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds:
-            state = {
-                "module": module.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-            }
-            save_checkpoint(checkpoint, state | {"step": step, "metrics": metrics})
+            state.save(home / CHECKPOINT, step, metrics)
             last_save = time.monotonic()
 
-        clip = training.sample(config.batch, np.random.default_rng([seed, step])).map(lambda x: x[mine].to(device))
+        clip = training.sample(config.batch, np.random.default_rng([seed, step]))
         generator = torch.Generator().manual_seed(_step_seed(seed, step))
-        losses = wrapped(clip, generator)
+        losses = wrapped(clip.map(lambda x: x[mine].to(processes.device)), generator)
         total = module.total(losses)
-        optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
-        optimizer.step()
-        schedule.step()
+        state.optimizer.step()
+        state.schedule.step()
         module.after_step()
 
-        if step % 50 == 0:
-            # each process has the mean over its own share of the batch
-            whole = average_over_processes(torch.stack([total, *losses.values()]).detach())
-            values = dict(zip(["loss/total", *(f"loss/{name}" for name in losses)], whole.tolist(), strict=True))
-            values["learning_rate"] = float(schedule.get_last_lr()[0])
-            report(Progress(step, config.steps, values, home))
-        else:
-            report(Progress(step, config.steps, {}, home))
+        values = {}
+        if step % REPORT_EVERY == 0:
+            values = _over_processes(total, losses) | {"learning_rate": float(state.schedule.get_last_lr()[0])}
+        report(Progress(step, config.steps, values, home))
     return metrics
+
+
+class _State:
+    """What a checkpoint holds besides the step and the last validation: module, optimiser, schedule."""
+
+    def __init__(self, module: Trainable, config: TrainingConfig) -> None:
+        self.module = module
+        self.optimizer = torch.optim.AdamW(
+            [p for p in module.parameters() if p.requires_grad],
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda i: learning_rate_factor(i, config))
+
+    def save(self, path: Path, step: int, metrics: dict[str, float]) -> None:
+        parts = {name: getattr(self, name).state_dict() for name in ("module", "optimizer", "schedule")}
+        save_checkpoint(path, parts | {"step": step, "metrics": metrics})
+
+    def load(self, path: Path, device: torch.device) -> tuple[int, dict[str, float]]:
+        """The step and the validation of the checkpoint; 0 and nothing if there is none."""
+        saved = load_checkpoint(path, device)
+        if saved is None:
+            return 0, {}
+        for name in ("module", "optimizer", "schedule"):
+            getattr(self, name).load_state_dict(saved[name])
+        return saved["step"], saved["metrics"]
+
+
+def _over_processes(total: Tensor, losses: Mapping[str, Tensor]) -> dict[str, float]:
+    """The losses of the whole batch; each process has the mean over its own share."""
+    whole = average_over_processes(torch.stack([total, *losses.values()]).detach())
+    return dict(zip(["loss/total", *(f"loss/{name}" for name in losses)], whole.tolist(), strict=True))
 
 
 def held_out_clip(validation: ClipSampler, processes: Processes) -> Clip:
@@ -211,17 +218,17 @@ def held_out_clip(validation: ClipSampler, processes: Processes) -> Clip:
 def evaluate_level(level: Level, clip: Clip, episodes: Episodes, diagnostics: Diagnostics) -> dict[str, float]:
     """Validation losses on a held-out clip, and the diagnostics."""
     level.eval()
-    metrics = evaluate_features(level, level.features(clip), clip.pairs, episodes.encoded(level), diagnostics)
+    metrics = evaluate_output(level, level.output(clip), clip.pairs, episodes.encoded(level), diagnostics)
     level.train()
     return metrics
 
 
-def evaluate_features(
-    level: Level, features: Features, pairs: Pairs | None, episodes: EncodedEpisodes, diagnostics: Diagnostics
+def evaluate_output(
+    level: Level, output: LevelOutput, pairs: Pairs | None, episodes: EncodedEpisodes, diagnostics: Diagnostics
 ) -> dict[str, float]:
-    """The same of what the level, in eval mode, made of the clip."""
-    losses = level.losses_of(features, pairs, torch.Generator().manual_seed(0))
-    measured = diagnostics.measure(level, features, episodes)
+    """The same from what the level, in eval mode, made of the clip."""
+    losses = level.losses_of(output, pairs, torch.Generator().manual_seed(0))
+    measured = diagnostics.measure(level, output, episodes)
     return {f"{LOSS}{name}": value.item() for name, value in losses.items()} | measured
 
 

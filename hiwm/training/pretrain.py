@@ -1,7 +1,7 @@
-"""Before level 0 is trained: its encoder's trunk learns from images alone, then it is frozen.
+"""Pretraining of level 0: the trunk of its encoder learns from images alone, then it is frozen.
 
-What follows is V-JEPA 2-AC's second stage (arXiv 2506.09985): on the frozen trunk, the level trains the rest with its own
-losses and actions, that is the encoder's head, the predictor and what else it has.
+The training of the level that follows is the second stage of V-JEPA 2-AC (arXiv 2506.09985): on the frozen trunk, the level
+trains its other parts (the head of the encoder, the predictor, ...) with its own losses and actions.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ WEIGHTS = "trunk.safetensors"
 def check_pretraining(
     k: int, level: Level, config: Mapping[str, Any], allow: Sequence[str], training: TrainingConfig, data: Trajectories
 ) -> None:
-    """Refuse a config of level k's pretraining that cannot be used, or that the episodes are too short for."""
+    """Refuse a config of the pretraining of level k that cannot be used, or needs longer episodes than there are."""
     where = f"levels.level{k}.pretraining"
     if k > 0:
-        raise ValueError(f"{where} is given; allowed above level 0: null, for pretraining is from images")
+        raise ValueError(f"{where} is given; expected null above level 0, because pretraining is from images")
     if not isinstance(config, Mapping) or set(config) != KEYS:
-        raise ValueError(f"{where} is {config!r}; allowed: a mapping with exactly the keys {sorted(KEYS)}")
+        raise ValueError(f"{where} is {config!r}; expected a mapping with exactly the keys {sorted(KEYS)}")
     for key in KEYS:
         if not isinstance(config[key], Mapping):
-            raise ValueError(f"{where}.{key} is {config[key]!r}; allowed: a mapping")
+            raise ValueError(f"{where}.{key} is {config[key]!r}; expected a mapping")
     try:
         frames = make_objective(level, config, allow).frames
-        training.changed(config["training"])
+        training.of_level(config["training"])
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     rows = (frames - 1) * level.stride + 1
@@ -70,16 +70,16 @@ def pretrain(
 ) -> None:
     """Give the encoder of a fitted level a trunk that learned from images alone, and freeze it.
 
-    The trunk lies under its own fingerprint in `folder`: levels that differ in other parts than the encoder share it. As in I-JEPA, it is the
-    target that is kept, not the trunk that followed the gradient.
+    The trunk lies under its own fingerprint in `folder`, so that levels that differ in other parts than the encoder share
+    it. As in I-JEPA, the target is kept, not the trunk that followed the gradient.
 
     Args:
         level: with an encoder that has a trunk (`check_pretraining`).
-        spec: what it was made from.
+        spec: what the level was made from.
         allow: packages trusted for the objective's class besides hiwm's own.
         data: episodes to learn from.
         held_out: episodes to validate on.
-        training: of the level; the pretraining's own keys go before it.
+        training: of the level; the settings of the pretraining go on top.
         seed: of initial weights and draws.
         processes: this process and the others.
         folder: of all levels.
@@ -87,51 +87,47 @@ def pretrain(
     """
     assert isinstance(level.encoder, ViTEncoder)
     config = spec.config["pretraining"]
-    training = training.changed(config["training"])
-    made_from = [spec.config["encoder"], spec.config["floor"], config["objective"], training.shaping]
+    training = training.of_level(config["training"])
+    made_from = [spec.config["encoder"], spec.config["min_std"], config["objective"], training.shaping]
     identity = [*made_from, spec.stride, list(spec.inputs), data.fingerprint, seed]
     home = folder / f"trunk-{fingerprint(identity)}"
-    weights = home / WEIGHTS
     trunk = level.encoder.trunk
-    if weights.exists():
-        trunk.load_state_dict(load_tensors(weights))
+    if (home / WEIGHTS).exists():
+        trunk.load_state_dict(load_tensors(home / WEIGHTS))
     else:
         home.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(seed)  # whatever other parts the level has
         objective = make_objective(level, config, allow).to(processes.device)
-        draws, held_draws = (
-            ClipSampler(
-                episodes,
-                inputs=tuple(spec.inputs),
-                action="action",
-                horizon=objective.frames - 1,
-                stride=level.stride,
-                action_period=1,
-                reach=None,
-            )
-            for episodes in (data, held_out)
-        )
+        draws, held_draws = (_sampler(level, spec, objective, episodes) for episodes in (data, held_out))
         clip = held_draws.sample(max(1, VALIDATION_WINDOWS // objective.frames), np.random.default_rng(0))
         clip = clip.map(lambda x: x.to(processes.device))
         optimize(
-            objective,
-            draws,
-            training,
-            seed=seed,
-            processes=processes,
-            home=home,
+            objective, draws, training, seed=seed, processes=processes, home=home,
             evaluate=lambda: objective.evaluate(clip),
             report=lambda progress: report(replace(progress, job="pretraining")),
-        )
+        )  # fmt: skip
         trunk.load_state_dict(objective.target.copy.state_dict())
         if processes.is_main:
-            save_weights(trunk, weights)
+            save_weights(trunk, home / WEIGHTS)
             (home / CHECKPOINT).unlink(missing_ok=True)
     trunk.requires_grad_(False)
     if level.target is not None:
         level.target.restart(level.encoder)
 
 
+def _sampler(level: Level, spec: LevelSpec, objective: MaskedPrediction, episodes: Trajectories) -> ClipSampler:
+    """Draws windows of as many frames as the objective looks at."""
+    return ClipSampler(
+        episodes,
+        inputs=tuple(spec.inputs),
+        action="action",
+        horizon=objective.frames - 1,
+        stride=level.stride,
+        action_period=1,
+        reach=None,
+    )
+
+
 def make_objective(level: Level, config: Mapping[str, Any], allow: Sequence[str]) -> MaskedPrediction:
-    """What the trunk of the level's encoder learns; shares the trunk and the standardisation with the level."""
+    """The objective of the pretraining; it shares the trunk and the standardisation with the level."""
     return build(config["objective"], allow, encoder=level.encoder, standardize=level.standardize)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,101 +14,73 @@ import torch
 from hiwm.data.clips import ClipSampler
 from hiwm.data.store import Trajectories, open_dataset
 from hiwm.hierarchy import Hierarchy, LevelSpec
-from hiwm.levels.action_encoders.raw import RawActionEncoder
-from hiwm.levels.joint import JointStack
+from hiwm.levels.joint import JointLevels
 from hiwm.levels.level import Level
 from hiwm.training.checkpoint import LATENTS, forget_trained, is_trained, load_trained, save_metrics, save_trained
 from hiwm.training.diagnostics.episodes import Episodes
 from hiwm.training.diagnostics.runner import SHIPPED, Diagnostics
 from hiwm.training.distributed import Processes, barrier
-from hiwm.training.fingerprint import fingerprint
 from hiwm.training.joint import train_jointly
 from hiwm.training.latents import cache_latents
 from hiwm.training.loop import MEASURING, Progress, TrainingConfig, evaluate_level, held_out_clip, train_level
-from hiwm.training.pretrain import check_pretraining, pretrain
+from hiwm.training.pretrain import pretrain
+from hiwm.training.specs import StackConfig, check_batches, describe
 from hiwm.training.timescale import out_of_scale, timescale
+from hiwm.training.windows import WindowCoverage, check_windows
 
 log = logging.getLogger("hiwm")
 
-LEVEL_KEYS = {
-    "horizon",
-    "floor",
-    "encoder",
-    "action_encoder",
-    "predictor",
-    "inverse",
-    "target",
-    "regularizers",
-    "coefs",
-    "pretraining",
-    "training",
-}
 FIT_WINDOWS = 1024
 MONITORED_EPISODES, MONITORED_MOMENTS = 64, 32
-LEAST_STARTS = 0.25  # of the rows; below it a level sees little but the beginnings of episodes
-
-
-@dataclass(frozen=True)
-class StackConfig:
-    """The stack to train.
-
-    Args:
-        levels: parts of each level, bottom first, as in `configs/level/`.
-        strides: steps of the level below in one step of each level.
-        inputs: columns the lowest level encodes.
-        state: columns of the true state, for the frozen readout only.
-        validation: share of the episodes held out.
-        allow: packages trusted for the parts' classes besides hiwm's own.
-    """
-
-    levels: Sequence[Mapping[str, Any]]
-    strides: Sequence[int]
-    inputs: Sequence[str]
-    state: Sequence[str]
-    validation: float = 0.1
-    allow: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        if len(self.strides) != len(self.levels):
-            raise ValueError(
-                f"strides is {list(self.strides)} for {len(self.levels)} levels; allowed: one number a level, bottom first"
-            )
-        if any(stride < 1 for stride in self.strides):
-            raise ValueError(f"strides is {list(self.strides)}; allowed: whole numbers of at least 1")
-
-
-@dataclass(frozen=True)
-class Depth:
-    """What a level can use of the data.
-
-    Args:
-        level: its number.
-        period: environment steps in one of its steps.
-        rows: of a training window.
-        episodes: share of the episodes that hold a window.
-        starts: share of the data's rows at which a window begins.
-    """
-
-    level: int
-    period: int
-    rows: int
-    episodes: float
-    starts: float
 
 
 @dataclass(frozen=True)
 class TrainedLevel:
-    """One level's result.
+    """The result of one level.
 
     Args:
         folder: where its weights, metrics and latents lie.
-        reused: it was there already.
+        reused: whether it was there already.
         metrics: its last validation.
     """
 
     folder: Path
     reused: bool
     metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The data that one level learns from: columns to encode, and environment steps of one action."""
+
+    data: Trajectories
+    inputs: Sequence[str]
+    action_period: int
+
+    def sampler(self, level: Level, data: Trajectories, horizon: int) -> ClipSampler:
+        return ClipSampler(
+            data,
+            inputs=self.inputs,
+            action="action",
+            horizon=horizon,
+            stride=level.stride,
+            action_period=self.action_period,
+            reach=None if level.inverse is None else level.inverse.reach,
+        )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the stages of one training share; `state` is the true state of the held-out episodes."""
+
+    config: StackConfig
+    training: TrainingConfig
+    seed: int
+    folder: Path
+    processes: Processes
+    report: Callable[[int, Progress], None]
+    state: np.ndarray
+    diagnostics: Diagnostics
 
 
 def train_stack(
@@ -120,24 +91,24 @@ def train_stack(
     seed: int,
     folder: Path,
     processes: Processes,
-    on_start: Callable[[Depth, float], None],
+    on_start: Callable[[WindowCoverage, float], None],
     report: Callable[[int, Progress], None],
     on_level: Callable[[int, TrainedLevel], None],
     diagnostics: Diagnostics = SHIPPED,
 ) -> tuple[Hierarchy, list[Path]]:
     """Train every level that is not there yet.
 
-    A level lies under its fingerprint in `folder`; one that was trained from the same config, level below, data and
-    seed is reused.
+    A level lies under its fingerprint in `folder`. It is reused if it was trained from the same config, level below, data
+    and seed.
 
     Args:
-        config: the stack.
+        config: the levels.
         training: how each level is trained.
         trajectories: the dataset.
         seed: of initial weights and draws.
-        folder: of all levels, one subfolder a fingerprint.
+        folder: of all levels, one subfolder for each fingerprint.
         processes: this process and the others.
-        on_start: called before a level, with what it can use of the data and the time-scale of what it learns from: the
+        on_start: called before a level, with what it can use of the data and the time scale of what it learns from: the
             true state for level 0 (a pixel's own is the time something takes to cross it), the latents below for others.
         report: called with the level's number at every step.
         on_level: called when a level is done.
@@ -150,238 +121,138 @@ def train_stack(
         ValueError: a level's window does not fit the episodes, or a part's config is wrong; before any training.
     """
     specs = describe(config, training, trajectories, seed)
-    depths = check_windows(config, trajectories)
-    _check_batches(specs, training, processes)
-    _, held_out = trajectories.split(config.validation)
-    state = np.concatenate(
-        [held_out.column(name).reshape(len(held_out.column(name)), -1) for name in config.state], 1
-    ).astype(np.float32)  # fmt: skip
+    coverage = check_windows(config, trajectories)
+    check_batches(specs, training, processes)
+    run = _Run(config, training, seed, folder, processes, report, _held_out_state(config, trajectories), diagnostics)
     homes = [folder / spec.fingerprint for spec in specs]
     joint = training.joint and not all(is_trained(home) for home in homes)
-    levels: list[Level] = []
-    for spec, home in zip(specs, homes, strict=True):
-        torch.manual_seed(seed)  # initial weights, the same in every process
-        levels.append(spec.build(config.allow).to(processes.device))
-        if joint:  # what is there of an earlier, incomplete training is of no use
-            barrier()
-            if processes.is_main:
-                forget_trained(home)
-    barrier()
+    levels = _build_levels(run, specs, homes, joint)
     there = [load_trained(level, home) for level, home in zip(levels, homes, strict=True)]
+    source = _Source(trajectories, tuple(config.inputs), 1)
     if joint:
-        _train_jointly(
-            levels,
-            config,
-            training,
-            trajectories,
-            seed=seed,
-            homes=homes,
-            processes=processes,
-            report=report,
-            state=state,
-            diagnostics=diagnostics,
-        )
+        _train_jointly(run, levels, homes, source)
+        trained = [load_trained(level, home) for level, home in zip(levels, homes, strict=True)]
+    else:
+        trained = there
     caches: list[Path] = []
-    source, inputs, action_period = trajectories, tuple(config.inputs), 1
     for k, (spec, level, home) in enumerate(zip(specs, levels, homes, strict=True)):
-        metrics = load_trained(level, home) if joint else there[k]
-        known = {} if metrics is None else metrics
-        scale = known["timescale"] if "timescale" in known else timescale(source, config.state if k == 0 else inputs)
-        on_start(depths[k], scale)
-        if processes.is_main and (wrong := out_of_scale(depths[k].period, depths[k].rows - 1, scale)):
-            log.warning("level %d: %s", k, wrong)
-        if metrics is None:
-            home.mkdir(parents=True, exist_ok=True)
-            train_data, held_data = source.split(config.validation)
-            sampler, held_sampler = (
-                _sampler(level, data, inputs, action_period, level.horizon) for data in (train_data, held_data)
-            )
-            fit_level(level, source, sampler)
-            own = training.changed(spec.config["training"])
-            if spec.config["pretraining"] is not None:
-                pretrain(
-                    level,
-                    spec,
-                    config.allow,
-                    train_data,
-                    held_data,
-                    own,
-                    seed=seed,
-                    processes=processes,
-                    folder=folder,
-                    report=partial(report, k),
-                )
-                fit_level(level, source, sampler)  # to the latents there are now
-            metrics = train_level(
-                level,
-                sampler,
-                held_sampler,
-                spread_episodes(held_data, inputs, state),
-                own,
-                seed=seed,
-                processes=processes,
-                home=home,
-                report=partial(report, k),
-                diagnostics=diagnostics,
-            )
-            metrics = {**metrics, "timescale": scale}
-            if processes.is_main:
-                save_trained(level, metrics, home)
-        elif "timescale" not in metrics:  # trained jointly, before what it learns from was there
-            metrics = {**metrics, "timescale": scale}
-            if processes.is_main:
-                save_metrics(metrics, home)
-        if diagnostics.missing(metrics):  # the level was trained before they were added
-            held_data = source.split(config.validation)[1]
-            clip = held_out_clip(_sampler(level, held_data, inputs, action_period, level.horizon), processes)
-            metrics = evaluate_level(level, clip, spread_episodes(held_data, inputs, state), diagnostics) | metrics
-            steps = training.changed(spec.config["training"]).steps
-            values = {f"validation/{name}": metrics[name] for name in diagnostics.by_name}
-            report(k, Progress(steps, steps, values, home, MEASURING))
-            if processes.is_main:
-                save_metrics(metrics, home)
-        level.eval().requires_grad_(False)
-        cache = home / LATENTS
-        if processes.is_main and not cache.exists():
-            cache_latents(level, source, cache, inputs, "action", action_period)
-        barrier()
+        metrics = _finish_level(run, spec, level, home, source, trained[k], coverage[k], on_start)
+        caches.append(_cache(run, level, home, source))
         on_level(k, TrainedLevel(home, there[k] is not None, metrics))
-        caches.append(cache)
-        source, inputs = open_dataset(cache), ("latent",)
-        action_period *= spec.stride
+        source = _Source(open_dataset(caches[k]), ("latent",), source.action_period * spec.stride)
     return Hierarchy(levels, specs), caches
 
 
-def _train_jointly(
-    levels: Sequence[Level],
-    config: StackConfig,
-    training: TrainingConfig,
-    trajectories: Trajectories,
-    *,
-    state: np.ndarray,
-    seed: int,
-    processes: Processes,
-    homes: Sequence[Path],
-    report: Callable[[int, Progress], None],
-    diagnostics: Diagnostics,
-) -> None:
-    horizon = JointStack(levels).horizon
-    train_data, held_data = trajectories.split(config.validation)
-    sampler, held_sampler = (_sampler(levels[0], data, config.inputs, 1, horizon) for data in (train_data, held_data))
-    fit_level(levels[0], trajectories, sampler)
+def _held_out_state(config: StackConfig, trajectories: Trajectories) -> np.ndarray:
+    """Columns of the true state of the held-out episodes, one row for each step."""
+    _, held_out = trajectories.split(config.validation)
+    columns = [held_out.column(name) for name in config.state]
+    return np.concatenate([column.reshape(len(column), -1) for column in columns], 1).astype(np.float32)
+
+
+def _build_levels(run: _Run, specs: Sequence[LevelSpec], homes: Sequence[Path], joint: bool) -> list[Level]:
+    """Untrained levels; a joint training begins anew, so it removes what an incomplete one left."""
+    levels: list[Level] = []
+    for spec, home in zip(specs, homes, strict=True):
+        torch.manual_seed(run.seed)  # initial weights, the same in every process
+        levels.append(spec.build(run.config.allow).to(run.processes.device))
+        if joint:
+            barrier()
+            if run.processes.is_main:
+                forget_trained(home)
+    barrier()
+    return levels
+
+
+def _train_jointly(run: _Run, levels: Sequence[Level], homes: Sequence[Path], source: _Source) -> None:
+    horizon = JointLevels(levels).horizon
+    train_data, held_data = source.data.split(run.config.validation)
+    sampler, held_sampler = (source.sampler(levels[0], data, horizon) for data in (train_data, held_data))
+    fit_level(levels[0], source.data, sampler)
     for home in homes:
         home.mkdir(parents=True, exist_ok=True)
     train_jointly(
-        levels, sampler, held_sampler, spread_episodes(held_data, config.inputs, state), training,
-        seed=seed, processes=processes, homes=homes, report=report, diagnostics=diagnostics,
+        levels, sampler, held_sampler, spread_episodes(held_data, source.inputs, run.state), run.training,
+        seed=run.seed, processes=run.processes, homes=homes, report=run.report, diagnostics=run.diagnostics,
     )  # fmt: skip
 
 
-def _sampler(level: Level, data: Trajectories, inputs: Sequence[str], action_period: int, horizon: int) -> ClipSampler:
-    return ClipSampler(
-        data,
-        inputs=inputs,
-        action="action",
-        horizon=horizon,
-        stride=level.stride,
-        action_period=action_period,
-        reach=None if level.inverse is None else level.inverse.reach,
-    )
+def _finish_level(
+    run: _Run,
+    spec: LevelSpec,
+    level: Level,
+    home: Path,
+    source: _Source,
+    metrics: Mapping[str, float] | None,
+    coverage: WindowCoverage,
+    on_start: Callable[[WindowCoverage, float], None],
+) -> Mapping[str, float]:
+    """Train the level unless it has metrics already, then freeze it; returns its metrics and its time scale."""
+    k, known = coverage.level, metrics or {}
+    columns = run.config.state if k == 0 else source.inputs
+    scale = known["timescale"] if "timescale" in known else timescale(source.data, columns)
+    on_start(coverage, scale)
+    if run.processes.is_main and (wrong := out_of_scale(coverage.period, coverage.rows - 1, scale)):
+        log.warning("level %d: %s", k, wrong)
+    if metrics is None:
+        metrics = {**_train_level(run, k, spec, level, home, source), "timescale": scale}
+        if run.processes.is_main:
+            save_trained(level, metrics, home)
+    elif "timescale" not in metrics:  # trained jointly, before what it learns from was there
+        metrics = {**metrics, "timescale": scale}
+        if run.processes.is_main:
+            save_metrics(metrics, home)
+    if run.diagnostics.missing(metrics):  # the level was trained before they were added
+        metrics = _measure(run, k, spec, level, source, home) | dict(metrics)
+        if run.processes.is_main:
+            save_metrics(metrics, home)
+    level.eval().requires_grad_(False)
+    return metrics
 
 
-def describe(
-    config: StackConfig, training: TrainingConfig, trajectories: Trajectories, seed: int
-) -> tuple[LevelSpec, ...]:
-    """Specs of all levels; building each once checks every part's config before anything is trained."""
-    inputs = {name: trajectories.column(name).shape[1:] for name in config.inputs}
-    dim_below = int(np.prod(trajectories.column("action").shape[1:]))
-    below = trajectories.fingerprint
-    if training.joint:  # every level depends on all others
-        below = fingerprint([below, [dict(parts) for parts in config.levels], list(config.strides)])
-    specs = []
-    for k, (parts, stride) in enumerate(zip(config.levels, config.strides, strict=True)):
-        if missing := LEVEL_KEYS - set(parts):
-            raise ValueError(f"levels.level{k} has no {sorted(missing)[0]}; needed: {', '.join(sorted(LEVEL_KEYS))}")
-        try:
-            own = training.changed(parts["training"])
-        except ValueError as error:
-            raise ValueError(f"levels.level{k}: {error}") from error
-        identity = [parts, stride, own.shaping, below, list(config.inputs), config.validation, seed]
-        below = fingerprint(identity)
-        if not isinstance(parts["horizon"], int) or parts["horizon"] < 1:
-            raise ValueError(f"levels.level{k}.horizon is {parts['horizon']!r}; allowed: a whole number of at least 1")
-        spec = LevelSpec(parts, stride, inputs, dim_below, below)
-        try:
-            level = spec.build(config.allow)
-        except ValueError as error:
-            raise ValueError(f"levels.level{k}: {error}") from error
-        if training.joint and (parts["pretraining"] is not None or parts["training"]):
-            raise ValueError(
-                f"levels.level{k} has a pretraining or a training of its own; allowed with training.joint: neither, for all "
-                "levels train at once"
-            )
-        if parts["pretraining"] is not None:
-            check_pretraining(k, level, parts["pretraining"], config.allow, own, trajectories)
-        if k == 0 and not isinstance(level.action_encoder, RawActionEncoder):
-            raise ValueError(
-                f"levels.level0.action_encoder is {type(level.action_encoder).__name__}; allowed: RawActionEncoder, for what "
-                "level 0 chooses is executed"
-            )
-        specs.append(spec)
-        inputs, dim_below = {"latent": (level.encoder.dim,)}, level.action_encoder.dim
-    return tuple(specs)
+def _measure(run: _Run, k: int, spec: LevelSpec, level: Level, source: _Source, home: Path) -> dict[str, float]:
+    """Diagnostics of a level that was trained before."""
+    held_data = source.data.split(run.config.validation)[1]
+    clip = held_out_clip(source.sampler(level, held_data, level.horizon), run.processes)
+    metrics = evaluate_level(level, clip, spread_episodes(held_data, source.inputs, run.state), run.diagnostics)
+    steps = run.training.of_level(spec.config["training"]).steps
+    values = {f"validation/{name}": metrics[name] for name in run.diagnostics.by_name}
+    run.report(k, Progress(steps, steps, values, home, MEASURING))
+    return metrics
 
 
-def _check_batches(specs: Sequence[LevelSpec], training: TrainingConfig, processes: Processes) -> None:
-    for k, spec in enumerate(specs):
-        where, own = f"levels.level{k}", training.changed(spec.config["training"])
-        try:
-            own.check(processes)
-            if spec.config["pretraining"] is not None:
-                where += ".pretraining"
-                own.changed(spec.config["pretraining"]["training"]).check(processes)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+def _train_level(run: _Run, k: int, spec: LevelSpec, level: Level, home: Path, source: _Source) -> Mapping[str, float]:
+    """Pretraining, if the level has one, then training; returns the last validation."""
+    home.mkdir(parents=True, exist_ok=True)
+    train_data, held_data = source.data.split(run.config.validation)
+    sampler, held_sampler = (source.sampler(level, data, level.horizon) for data in (train_data, held_data))
+    fit_level(level, source.data, sampler)
+    own = run.training.of_level(spec.config["training"])
+    report = partial(run.report, k)
+    if spec.config["pretraining"] is not None:
+        pretrain(
+            level, spec, run.config.allow, train_data, held_data, own,
+            seed=run.seed, processes=run.processes, folder=run.folder, report=report,
+        )  # fmt: skip
+        fit_level(level, source.data, sampler)  # to the latents of the pretrained encoder
+    episodes = spread_episodes(held_data, source.inputs, run.state)
+    return train_level(
+        level, sampler, held_sampler, episodes, own,
+        seed=run.seed, processes=run.processes, home=home, report=report, diagnostics=run.diagnostics,
+    )  # fmt: skip
 
 
-def windows_of(config: StackConfig) -> list[tuple[int, int, int]]:
-    """Of every level its number, environment steps in one of its steps, and rows in a window."""
-    periods = np.cumprod(config.strides).tolist()
-    return [
-        (k, period, parts["horizon"] * period + 1)
-        for k, (parts, period) in enumerate(zip(config.levels, periods, strict=True))
-    ]
-
-
-def check_longest(config: StackConfig, longest: int, where: object) -> None:
-    """Refuse episodes that are all shorter than a level's window, naming the level."""
-    for k, period, rows in windows_of(config):
-        if longest < rows:
-            raise ValueError(
-                f"levels.level{k}: a window of {(rows - 1) // period} steps of {period} environment steps needs episodes of {rows} "
-                f"rows; the longest of {where} has {longest}. Lower strides or levels.level{k}.horizon, or collect longer episodes "
-                "(dataset.steps)"
-            )
-
-
-def check_windows(config: StackConfig, trajectories: Trajectories) -> list[Depth]:
-    """How much of the data each level can use; refuses a level whose window is longer than every episode, naming it."""
-    check_longest(config, int(trajectories.ep_len.max()), trajectories.path)
-    depths = []
-    for k, period, rows in windows_of(config):
-        usable = float((trajectories.ep_len >= rows).mean())
-        starts = float(np.maximum(trajectories.ep_len - rows + 1, 0).sum() / trajectories.num_steps)
-        depths.append(Depth(k, period, rows, usable, starts))
-        if starts < LEAST_STARTS:
-            log.warning(
-                "level %d: its window of %d rows begins at only %.0f %% of the data's rows; lower strides or "
-                "levels.level%d.horizon", k, rows, 100 * starts, k,
-            )  # fmt: skip
-    return depths
+def _cache(run: _Run, level: Level, home: Path, source: _Source) -> Path:
+    """The file of the level's latents, made if it is not there."""
+    path = home / LATENTS
+    if run.processes.is_main and not path.exists():
+        cache_latents(level, source.data, path, source.inputs, "action", source.action_period)
+    barrier()
+    return path
 
 
 def fit_level(level: Level, source: Trajectories, sampler: ClipSampler) -> None:
-    """Input statistics and the size of a step, before training."""
+    """Input statistics and the size of one step's change, before training."""
     windows = max(1, FIT_WINDOWS * level.horizon // sampler.horizon)  # a joint training's are longer
     statistics = {name: source.statistics(name) for name in sampler.inputs}
     device = next(level.buffers()).device

@@ -43,7 +43,7 @@ class ConvEncoder(Encoder):
         depths = {shape[2] for shape in self.images.values()}
         if len(depths) != 1:
             raise ValueError(
-                f"ConvEncoder: inputs are {dict(inputs)}; allowed: at least one image (H, W, C), all of as many channels"
+                f"ConvEncoder: inputs are {dict(inputs)}; expected at least one image (H, W, C), all of as many channels"
             )
         layers: list[nn.Module] = []
         for i, (before, after) in enumerate(zip([*depths, *channels], channels, strict=False)):

@@ -38,7 +38,7 @@ class GraphEncoder(Encoder):
         if others or len(shape) != 2 or entities not in (None, shape[0]):
             raise ValueError(
                 f"GraphEncoder: inputs are {dict(inputs)}, entities is {entities}; "
-                "allowed: one input of shape (objects, features), or one of (objects * features,) and entities = objects"
+                "expected one input of shape (objects, features), or one of (objects * features,) and entities = objects"
             )
         self.flat = IdentityEncoder(inputs=inputs)
         self.shape = shape

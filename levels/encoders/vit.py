@@ -74,11 +74,11 @@ class ViTEncoder(Encoder):
     ) -> None:
         super().__init__()
         if len(inputs) != 1 or len(shape := next(iter(inputs.values()))) != 3:
-            raise ValueError(f"ViTEncoder: inputs are {dict(inputs)}; allowed: one image (H, W, C)")
+            raise ValueError(f"ViTEncoder: inputs are {dict(inputs)}; expected one image (H, W, C)")
         if shape[0] % patch or shape[1] % patch:
-            raise ValueError(f"ViTEncoder: patch is {patch}; allowed: a divisor of both sides of {shape[:2]}")
+            raise ValueError(f"ViTEncoder: patch is {patch}; expected a divisor of both sides of {shape[:2]}")
         if read not in ("cls", "patches"):
-            raise ValueError(f"ViTEncoder: read is {read!r}; allowed: cls, patches")
+            raise ValueError(f"ViTEncoder: read is {read!r}; expected cls, patches")
         ((self.name, self.shape),) = inputs.items()
         self.read = read
         self.trunk = VisionTransformer(self.shape, patch, width, depth, heads)

@@ -32,7 +32,7 @@ class EnsemblePredictor(Predictor):
         if len(kinds) != 1:
             raise ValueError(
                 f"EnsemblePredictor: members are {[type(m).__name__ for m in members]}, of {len(kinds)} kinds or sizes; "
-                "allowed: at least one, all of the same class with the same arguments"
+                "expected at least one, all of the same class with the same arguments"
             )
         weights, buffers = stack_module_state([_Verbs(m) for m in members])
         self.num_members = len(members)

@@ -24,7 +24,7 @@ class GraphPredictor(Predictor):
         super().__init__(dim_latent)
         if dim_latent % entities:
             raise ValueError(
-                f"GraphPredictor: entities is {entities}; allowed: a divisor of the latent's size {dim_latent}"
+                f"GraphPredictor: entities is {entities}; expected a divisor of the latent's size {dim_latent}"
             )
         self.shape = (entities, dim_latent // entities)
         self.network = EntityNetwork(entities, self.shape[1] + dim_action, self.shape[1], width, depth)

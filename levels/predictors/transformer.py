@@ -29,7 +29,7 @@ class TransformerPredictor(Predictor):
     ) -> None:
         super().__init__(dim_latent)
         if width % heads:
-            raise ValueError(f"TransformerPredictor: width is {width}; allowed: a multiple of heads, {heads}")
+            raise ValueError(f"TransformerPredictor: width is {width}; expected a multiple of heads, {heads}")
         self.context = context
         self.dim_action = dim_action
         self.embed = nn.Linear(dim_latent, width)

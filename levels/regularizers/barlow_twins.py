@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hiwm.levels.distributed import average_over_processes
-from hiwm.levels.features import Features
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Regularizer
 
 
@@ -28,9 +28,9 @@ class BarlowTwins(Regularizer):
         self.off_diagonal = off_diagonal
         self.eps = eps
 
-    def forward(self, features: Features, generator: torch.Generator) -> Tensor:
+    def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
         """Scalar."""
-        a, b = (self._whiten(view.flatten(0, 1)) for view in (features.predicted, features.target))
+        a, b = (self._whiten(view.flatten(0, 1)) for view in (output.predicted, output.target))
         correlation = average_over_processes(a.T @ b / len(a))
         diagonal = correlation.diagonal()
         redundancy = correlation.square().sum() - diagonal.square().sum()

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hiwm.levels.distributed import gather_over_processes
-from hiwm.levels.features import Features
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Regularizer
 
 
@@ -24,11 +24,11 @@ class InfoNCE(Regularizer):
         super().__init__()
         self.temperature = temperature
 
-    def forward(self, features: Features, generator: torch.Generator) -> Tensor:
+    def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
         """Scalar."""
-        targets, first = gather_over_processes(features.target)  # (N, T, D)
-        predicted = features.predicted.transpose(0, 1)  # (T, B, D)
+        targets, first = gather_over_processes(output.target)  # (N, T, D)
+        predicted = output.predicted.transpose(0, 1)  # (T, B, D)
         square = (predicted.unsqueeze(2) - targets.transpose(0, 1).unsqueeze(1)).square().sum(-1)  # (T, B, N)
         own = torch.arange(first, first + predicted.shape[1], device=square.device)
-        scores = -square / (self.temperature * features.target.shape[-1])
+        scores = -square / (self.temperature * output.target.shape[-1])
         return F.cross_entropy(scores.flatten(0, 1), own.repeat(len(scores)))

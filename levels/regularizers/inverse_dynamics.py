@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hiwm.levels.features import Features
 from hiwm.levels.networks import mlp
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Regularizer
 
 
@@ -28,7 +28,7 @@ class InverseDynamics(Regularizer):
         super().__init__()
         self.net = mlp(2 * dim_latent, width, depth, dim_chunk)
 
-    def forward(self, features: Features, generator: torch.Generator) -> Tensor:
+    def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
         """Scalar."""
-        latent = features.latent
-        return F.mse_loss(self.net(torch.cat([latent[:, :-1], latent[:, 1:]], -1)), features.chunk)
+        latent = output.latent
+        return F.mse_loss(self.net(torch.cat([latent[:, :-1], latent[:, 1:]], -1)), output.chunk)

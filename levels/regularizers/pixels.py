@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hiwm.levels.features import Features
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Regularizer
 from hiwm.levels.precision import half_precision
 
@@ -40,7 +40,7 @@ class PixelPrediction(Regularizer):
         super().__init__()
         images = [name for name, shape in inputs.items() if len(shape) == 3]
         if len(images) != 1:
-            raise ValueError(f"PixelPrediction: inputs are {dict(inputs)}; allowed: exactly one image (H, W, C)")
+            raise ValueError(f"PixelPrediction: inputs are {dict(inputs)}; expected exactly one image (H, W, C)")
         self.image = images[0]
         self.height, self.width, depth = inputs[self.image]
         rows, columns = (-(-side // 2 ** len(channels)) for side in (self.height, self.width))
@@ -61,7 +61,7 @@ class PixelPrediction(Regularizer):
         frames = frames[..., : self.height, : self.width].permute(0, 2, 3, 1)
         return frames.reshape(*latent.shape[:-1], *frames.shape[1:])
 
-    def forward(self, features: Features, generator: torch.Generator) -> Tensor:
+    def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
         """Scalar."""
-        latent = torch.cat([features.latent[:, :1], features.predicted], 1)  # (B, T+1, D)
-        return F.mse_loss(self.decode(latent), features.inputs[self.image])
+        latent = torch.cat([output.latent[:, :1], output.predicted], 1)  # (B, T+1, D)
+        return F.mse_loss(self.decode(latent), output.inputs[self.image])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hiwm.levels.distributed import average_over_processes
-from hiwm.levels.features import Features
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Regularizer
 
 
@@ -42,7 +42,7 @@ class SIGReg(Regularizer):
     ) -> None:
         super().__init__()
         if of not in ("latent", "action", "joint"):
-            raise ValueError(f"SIGReg: of is {of!r}; allowed: latent, action, joint")
+            raise ValueError(f"SIGReg: of is {of!r}; expected latent, action, joint")
         self.of = of
         self.num_directions = num_directions
         knots = torch.linspace(0, bound, num_knots)[1:]
@@ -52,9 +52,9 @@ class SIGReg(Regularizer):
         self.register_buffer("gaussian", torch.exp(-(knots**2) / 2), persistent=False)
         self.register_buffer("weights", weights * torch.exp(-(knots**2) / 2), persistent=False)
 
-    def forward(self, features: Features, generator: torch.Generator) -> Tensor:
+    def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
         """Scalar. `generator` must be in the same state in every process."""
-        rows = features.rows(self.of)  # (N, D)
+        rows = output.rows(self.of)  # (N, D)
         directions = torch.randn(rows.shape[1], self.num_directions, generator=generator, device=generator.device)
         directions = (directions / directions.norm(dim=0)).to(rows)
         phase = (rows @ directions).unsqueeze(-1) * self.knots  # (N, num_directions, num_knots - 1)

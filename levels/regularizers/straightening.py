@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hiwm.levels.features import Features
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Regularizer
 
 
@@ -16,7 +16,7 @@ class TemporalStraightening(Regularizer):
     Against folding: along a straight path latent distance grows with time.
     """
 
-    def forward(self, features: Features, generator: torch.Generator) -> Tensor:
+    def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
         """Scalar."""
-        step = features.latent[:, 1:] - features.latent[:, :-1]  # (B, T, D)
+        step = output.latent[:, 1:] - output.latent[:, :-1]  # (B, T, D)
         return (1 - F.cosine_similarity(step[:, 1:], step[:, :-1], dim=-1)).mean()

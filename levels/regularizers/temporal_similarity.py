@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hiwm.levels.features import Features
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Regularizer
 
 
 class TemporalSimilarity(Regularizer):
     """Mean of (z_t+1 - z_t)^2 (PLDM, arXiv 2502.14819): holds latents together that VICReg's variance pushes apart."""
 
-    def forward(self, features: Features, generator: torch.Generator) -> Tensor:
+    def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
         """Scalar."""
-        return (features.latent[:, 1:] - features.latent[:, :-1]).square().mean()
+        return (output.latent[:, 1:] - output.latent[:, :-1]).square().mean()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hiwm.levels.distributed import average_over_processes
-from hiwm.levels.features import Features
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Regularizer
 
 
@@ -29,9 +29,9 @@ class VICReg(Regularizer):
         self.covariance = covariance
         self.eps = eps
 
-    def forward(self, features: Features, generator: torch.Generator) -> Tensor:
+    def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
         """Scalar."""
-        rows = features.rows("latent")
+        rows = output.rows("latent")
         rows = rows - average_over_processes(rows.mean(0))
         moments = average_over_processes(rows.T @ rows / len(rows))  # (D, D)
         variance = moments.diagonal()

@@ -12,7 +12,8 @@ from hiwm.data.store import Writer, open_dataset
 from hiwm.training.distributed import start_processes
 from hiwm.training.latents import cache_latents
 from hiwm.training.loop import TrainingConfig, train_level
-from hiwm.training.stages import describe, fit_level, spread_episodes
+from hiwm.training.specs import describe
+from hiwm.training.stages import fit_level, spread_episodes
 
 EPISODES, ROWS, STEPS = 40, 200, 40
 

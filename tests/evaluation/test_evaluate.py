@@ -187,7 +187,7 @@ def test_baselines_share_the_levels(agent, tiny_run):
         ({"horizon": [3, 2, 4], "repeat": [2, 1, 1]}, r"evaluation.baselines.odd: planner.repeat\[0\] is 2"),
         ({"horizon": [3]}, r"evaluation.baselines.odd: planner.horizon is \[3\]"),
         ({"horizont": [3]}, r"evaluation.baselines.odd: .*horizont"),
-        ({"num_levels": 4}, r"evaluation.baselines.odd: num_levels is 4; allowed: 1 to 3"),
+        ({"num_levels": 4}, r"evaluation.baselines.odd: num_levels is 4; expected 1 to 3"),
     ],
 )
 def test_a_baseline_that_does_not_fit_is_named(agent, tiny_run, changes, message):

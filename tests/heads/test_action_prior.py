@@ -135,8 +135,9 @@ def test_what_was_fitted_is_kept_until_its_settings_change(config, monkeypatch):
         replace(config, action_prior=config.action_prior.changed({"levels": [2]}))
     )  # another level is no other setting
     assert not fitted
-    train(replace(config, action_prior=config.action_prior.changed({"steps": 3})))
-    assert fitted == [config.strides[1] * config.strides[0], config.strides[2] * config.strides[1] * config.strides[0]]
+    train(config.changed({"action_prior": {"steps": 3}}))
+    zeroth, first, second = config.stack.strides
+    assert fitted == [first * zeroth, second * first * zeroth]
     train(config)
     assert len(fitted) == 2
 

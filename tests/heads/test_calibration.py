@@ -239,7 +239,7 @@ def test_a_list_of_weights_has_one_a_level():
 def experiment(tiny_run, root, *more):
     """Two levels on the data of the tiny run, the upper one with an ensemble."""
     kept = [line for line in tiny.overrides(root) if "level2" not in line and "level1.predictor" not in line]
-    ensemble = ["predictor@levels.level1.predictor=ensemble", "~levels.level2", "strides=[1,3]", "tracking=none"]
+    ensemble = ["predictor@levels.level1.predictor=ensemble", "~levels.level2", "tracking=none"]
     return load_config([*kept, f"dataset.path={tiny_run.config.dataset.path}", *ensemble, *more])
 
 

@@ -16,7 +16,7 @@ from hiwm.levels.distributed import average_over_processes
 from hiwm.levels.encoders import conv, vit
 from hiwm.levels.regularizers import pixels
 
-PARALLEL = [name for name in CASES if name.startswith("collapse=")] + [
+PARALLEL = [name for name in CASES if name.startswith("regularizer=")] + [
     "level=pixels",
     "encoder=vit",
     "encoder=vit_patches",

@@ -66,8 +66,8 @@ for name in (
     "ema",
     "inverse_dynamics",
 ):
-    CASES[f"collapse={name}"] = ([f"collapse@levels.level1={name}"], 1, LATENT, 3)
-CASES["collapse=pixels"] = (["level@levels.level0=pixels", "collapse@levels.level0=pixels"], 0, IMAGE, 1)
+    CASES[f"regularizer={name}"] = ([f"regularizer@levels.level1={name}"], 1, LATENT, 3)
+CASES["regularizer=pixels"] = (["level@levels.level0=pixels", "regularizer@levels.level0=pixels"], 0, IMAGE, 1)
 for name in ("none", "sigreg"):
     CASES[f"macro={name}"] = ([f"macro@levels.level1={name}"], 1, LATENT, 3)
 CASES["conditional=false"] = (["levels.level1.action_encoder.conditional=false"], 1, LATENT, 3)
@@ -135,7 +135,7 @@ def gradient_norm(part):
 def test_every_choice_of_the_configs_is_here():
     import tiny
 
-    for group in ("level", "encoder", "action_encoder", "predictor", "collapse", "macro"):
+    for group in ("level", "encoder", "action_encoder", "predictor", "regularizer", "macro"):
         for path in (tiny.ROOT / "configs" / group).glob("*.yaml"):
             assert f"{group}={path.stem}" in CASES
 
@@ -193,7 +193,7 @@ def test_rollout_repeats_predict_until_memory_tells(level, inputs):
 
 def test_losses_are_finite_scalars_named_as_coefs(level, inputs, config):
     losses = losses_of(level, inputs)
-    assert set(losses) == set(config["coefs"])
+    assert set(losses) == set(config["loss_weights"])
     for name, loss in losses.items():
         assert loss.shape == (), name
         assert torch.isfinite(loss), name
@@ -202,10 +202,10 @@ def test_losses_are_finite_scalars_named_as_coefs(level, inputs, config):
 
 def test_total_is_the_weighted_sum(config, inputs):
     config = copy.deepcopy(config)
-    config["coefs"] = {name: 2.0**i + 0.5 for i, name in enumerate(config["coefs"])}
+    config["loss_weights"] = {name: 2.0**i + 0.5 for i, name in enumerate(config["loss_weights"])}
     level = build(config, inputs)
     losses = losses_of(level, inputs)
-    expected = sum(config["coefs"][name] * loss.item() for name, loss in losses.items())
+    expected = sum(config["loss_weights"][name] * loss.item() for name, loss in losses.items())
     assert level.total(losses).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -229,7 +229,7 @@ def test_targets_have_a_gradient_unless_a_target_encoder_made_them(level, inputs
 
 
 def test_a_target_encoder_follows_the_encoder():
-    level = build(load_config(["collapse@levels.level1=ema"]).levels["level1"], LATENT)
+    level = build(load_config(["regularizer@levels.level1=ema"]).levels["level1"], LATENT)
     before = [p.clone() for p in level.target.copy.parameters()]
     with torch.no_grad():
         for p in level.encoder.parameters():
@@ -274,7 +274,7 @@ def test_an_ensemble_is_the_mean_of_members_that_differ(kind):
 def test_an_ensemble_has_members_of_one_kind():
     mixed = [ResidualMLPPredictor(dim_latent=4, dim_action=2), GRUPredictor(dim_latent=4, dim_action=2)]
     for members in (mixed, []):
-        with pytest.raises(ValueError, match="allowed: at least one, all of the same class"):
+        with pytest.raises(ValueError, match="expected at least one, all of the same class"):
             EnsemblePredictor(dim_latent=4, members=members)
 
 
@@ -318,7 +318,7 @@ def test_an_inverse_model_reads_offsets_between_objects():
         source, other = torch.randn(2, 4, 6)
         asked = (torch.zeros(4, 1), torch.ones(4))
         assert torch.allclose(inverse(source, *asked), inverse(other, *asked)) != changes
-    with pytest.raises(ValueError, match=r"inverse\.entities is 4; allowed: a divisor of the source's size 6"):
+    with pytest.raises(ValueError, match=r"inverse\.entities is 4; expected a divisor of the source's size 6"):
         InverseModel(dim_source=6, entities=4, **sizes)
 
 
@@ -349,9 +349,9 @@ def test_inverse_trains_the_inverse_model_only(level, inputs):
 def test_wrong_coefs_are_refused_by_name(config, inputs, change):
     config = copy.deepcopy(config)
     if change != "extra":
-        del config["coefs"]["prediction"]
+        del config["loss_weights"]["prediction"]
     if change != "missing":
-        config["coefs"]["predicton"] = 1.0
+        config["loss_weights"]["predicton"] = 1.0
     with pytest.raises(ValueError, match="prediction" if change == "missing" else "predicton"):
         LevelSpec(config, 1, inputs, DIM_BELOW, "0").build()
 
@@ -361,14 +361,14 @@ def test_wrong_coefs_are_refused_by_name(config, inputs, change):
     [
         (["level@levels.level0=pixels"], STATE, "at least one image"),
         (["encoder@levels.level0.encoder=vit"], STATE, "one image"),
-        (["collapse@levels.level0=pixels"], STATE, "exactly one image"),
+        (["regularizer@levels.level0=pixels"], STATE, "exactly one image"),
         (["encoder@levels.level0.encoder=vit", "levels.level0.encoder.patch=7"], IMAGE, "patch is 7"),
         (["encoder@levels.level0.encoder=graph"], STATE, "objects, features"),
-        (["encoder@levels.level0.encoder=graph", "levels.level0.encoder.entities=3"], STATE, "entities is 3; allowed"),
+        (["encoder@levels.level0.encoder=graph", "levels.level0.encoder.entities=3"], STATE, "entities is 3; expected"),
         (
             ["encoder@levels.level0.encoder=graph", "levels.level0.encoder.entities=2"],
             OBJECTS,
-            "entities is 2; allowed",
+            "entities is 2; expected",
         ),
         (["predictor@levels.level0.predictor=graph", "levels.level0.predictor.entities=3"], STATE, "entities is 3"),
         (
@@ -386,7 +386,7 @@ def test_parts_that_do_not_fit_are_refused(overrides, inputs, message):
 def test_fit_takes_the_size_of_one_step(level, inputs):
     clip = make_clip(level, inputs, batch=50)
     mean = {name: torch.full(shape, 0.3) for name, shape in inputs.items()}
-    std = {name: torch.full(shape, 10.0) for name, shape in inputs.items()}  # above any floor
+    std = {name: torch.full(shape, 10.0) for name, shape in inputs.items()}  # above any min_std
     level.fit(clip, mean, std)
     with torch.no_grad():
         latent = level.encoder({name: (value - 0.3) / 10 for name, value in clip.inputs.items()})
@@ -458,7 +458,7 @@ def test_standardize_survives_constant_columns():
     standardize.fit({"state": data.mean(0)}, {"state": data.std(0)})
     assert torch.equal(standardize({"state": data})["state"][:, 0], torch.zeros(2))
     unseen = standardize({"state": torch.tensor([7.5, 2.0])})["state"]
-    assert unseen[0].item() == pytest.approx(0.5 / standardize.floor)
+    assert unseen[0].item() == pytest.approx(0.5 / standardize.min_std)
 
 
 @pytest.mark.parametrize("predictor", ["mlp", "gru", "transformer"])

@@ -102,6 +102,31 @@ def test_one_block_is_a_rectangle_of_the_size_asked_for():
     assert corners == {(i, j) for i in range(3) for j in range(3)}
 
 
+def test_blocks_have_every_size_between_the_least_and_the_largest():
+    _, objective = make("blocks", blocks=1, scale=[1 / 16, 9 / 16], aspect=[1.0, 1.0])
+    assert {len(objective.draw_mask(generator(seed))[1]) for seed in range(100)} == {1, 4, 9}
+
+
+def test_targets_are_normalised_whatever_the_trunk_puts_out():
+    _, objective = make("blocks")
+    last = objective.target.copy.transformer.norm
+    with torch.no_grad():
+        last.weight.copy_(torch.linspace(1, 5, 24))
+        last.bias.fill_(3)
+    targets = objective.targets(squares(3, 1).inputs["pixels"], torch.arange(16))
+    torch.testing.assert_close(targets.mean(-1), torch.zeros(3, 1, 16), atol=1e-5, rtol=0)
+    torch.testing.assert_close(targets.var(-1, correction=0), torch.ones(3, 1, 16), atol=1e-3, rtol=0)
+
+
+def test_predictions_come_in_the_order_of_the_masked_patches(objective):
+    images = squares(3, objective.frames).inputs["pixels"]
+    visible, hidden = torch.arange(10), torch.arange(10, 16)
+    predicted = objective.predict(images, visible, hidden)
+    torch.testing.assert_close(
+        objective.predict(images, visible, hidden.flip(0)), predicted.flip(2), atol=1e-5, rtol=1e-4
+    )
+
+
 def patch_pixels(numbers):
     """Which pixels of a 16 x 16 image lie in the patches of 4 x 4 of those numbers."""
     inside = torch.zeros(16, dtype=torch.bool).index_fill(0, numbers, True).view(4, 4)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hiwm.levels.batchnorm import BatchNorm
-from hiwm.levels.features import Features
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.regularizers.barlow_twins import BarlowTwins
 from hiwm.levels.regularizers.info_nce import InfoNCE
 from hiwm.levels.regularizers.inverse_dynamics import InverseDynamics
@@ -20,7 +20,7 @@ def features(latent, predicted=None, chunk=None):
     """With the latents as targets, predicted exactly unless told otherwise."""
     target = latent[:, 1:]
     chunk = torch.zeros(*target.shape[:2], 2) if chunk is None else chunk
-    return Features({"latent": latent}, latent, chunk, target if predicted is None else predicted, target, chunk)
+    return LevelOutput({"latent": latent}, latent, chunk, target if predicted is None else predicted, target, chunk)
 
 
 def value(regularizer, *arguments, **named):
@@ -35,6 +35,7 @@ def test_vicreg_of_known_covariances():
     rows = draw(20_000, 1, 2)
     none = VICReg(covariance=1.0)
     assert value(none, rows) == pytest.approx(0, abs=0.02)
+    assert value(none, rows + 3) == pytest.approx(0, abs=0.02)  # moments are about the mean
     # half the deviation: a hinge of one half; no deviation: one
     assert value(none, rows * 0.5) == pytest.approx(0.5, abs=0.02)
     assert value(none, rows * 0) == pytest.approx(1 - math.sqrt(1e-4))
@@ -51,6 +52,8 @@ def test_barlow_twins_of_known_correlations():
     assert value(regularizer, latent * 7 + 3) == pytest.approx(0, abs=1e-3)  # any scale
     independent = draw(20_000, 1, 3, seed=1)
     assert value(regularizer, latent, independent) == pytest.approx(1, abs=0.05)
+    opposite = BarlowTwins(off_diagonal=0.0)
+    assert value(opposite, latent, -latent[:, 1:]) == pytest.approx(4, abs=1e-2)  # (1 - -1)^2
     # both views one-dimensional: every off-diagonal correlation is 1, six of them over three dimensions
     assert value(regularizer, latent[..., :1].expand(-1, -1, 3)) == pytest.approx(0.5 * 6 / 3, abs=1e-2)
 
@@ -106,7 +109,7 @@ def test_pixels_of_a_decoder_that_is_known():
     """The first latent and the predictions are decoded, nothing else; sizes that do not halve are cut."""
     regularizer = PixelPrediction(inputs={"pixels": (9, 12, 3), "joints": (2,)}, dim_latent=4, width=8)
     latent, predicted, frames = draw(5, 3, 4), draw(5, 2, 4, seed=1), draw(5, 3, 9, 12, 3)
-    seen = Features({"pixels": frames}, latent, latent[:, 1:], predicted, latent[:, 1:], latent[:, 1:])
+    seen = LevelOutput({"pixels": frames}, latent, latent[:, 1:], predicted, latent[:, 1:], latent[:, 1:])
     assert regularizer.decode(latent).shape == frames.shape
     value = regularizer(seen, torch.Generator())
     decoded = [regularizer.decode(z) for z in (latent[:, 0], predicted[:, 0], predicted[:, 1])]

@@ -5,12 +5,12 @@ import two_processes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hiwm.levels.features import Features
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.regularizers.sigreg import SIGReg
 
 
 def features(latent, action):
-    return Features({}, latent, action, latent[:, 1:], latent[:, 1:], action)
+    return LevelOutput({}, latent, action, latent[:, 1:], latent[:, 1:], action)
 
 
 def gaussian(seed, batch=4000, steps=5, dim_latent=3, dim_action=2):

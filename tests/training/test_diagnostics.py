@@ -69,14 +69,14 @@ def make_level(encoder, predictor):
         stride=1,
         horizon=MOMENTS - 1,
         inputs=INPUTS,
-        floor=0.001,
+        min_std=0.001,
         encoder=encoder,
         action_encoder=RawActionEncoder(dim_below=DIM, stride=1),
         predictor=predictor,
         inverse=InverseModel(dim_source=encoder.dim, dim_target=encoder.dim, dim_action=DIM, reach=1, width=4),
         target=None,
         regularizers={},
-        coefs={"prediction": 1.0, "inverse": 1.0},
+        loss_weights={"prediction": 1.0, "inverse": 1.0},
     ).eval()
 
 
@@ -100,7 +100,7 @@ class Position(IdentityEncoder):
 def health(encoder, predictor, extra=0):
     clip, episodes = world(extra)
     level = make_level(encoder, predictor)
-    return SHIPPED.measure(level, level.features(clip), episodes.encoded(level))
+    return SHIPPED.measure(level, level.output(clip), episodes.encoded(level))
 
 
 def rank(rows):
@@ -214,7 +214,7 @@ def test_one_direction_of_many_gives_an_alarm():
     level.encoder, level.standardize = OneOfMany(), nn.Identity()
     clip, episodes = world(extra=20)
     level.predictor = Still()
-    found = SHIPPED.measure(level, level.features(clip), episodes.encoded(level))
+    found = SHIPPED.measure(level, level.output(clip), episodes.encoded(level))
     assert found["rank_share"] == pytest.approx(0, abs=0.01)
     assert any("effective rank is only 0%" in text for text in SHIPPED.alarms(found))
 

@@ -15,9 +15,10 @@ from hiwm.config import load_config
 from hiwm.data.store import open_dataset
 from hiwm.hierarchy import LevelSpec
 from hiwm.levels.clip import Clip, Pairs
-from hiwm.levels.joint import JointStack, of_level
+from hiwm.levels.joint import JointLevels, _pairs, of_level
 from hiwm.training.distributed import Processes
-from hiwm.training.stages import describe, train_stack
+from hiwm.training.specs import describe
+from hiwm.training.stages import train_stack
 
 LEVELS = [
     "level@levels.level0=abstract",
@@ -29,14 +30,16 @@ STRIDES, BATCH = (1, 3, 2), 8
 
 def make_stack():
     """Three levels over a state of size 2; the whole stack sees 4 * 3 * 2 steps."""
-    config = load_config([*LEVELS, "~levels.level0.regularizers.sigreg_joint", "~levels.level0.coefs.sigreg_joint"])
+    config = load_config(
+        [*LEVELS, "~levels.level0.regularizers.sigreg_joint", "~levels.level0.loss_weights.sigreg_joint"]
+    )
     inputs, below, levels = {"state": (2,)}, 2, []
     for k, stride in enumerate(STRIDES):
         torch.manual_seed(k)
         level = LevelSpec(config.levels[f"level{k}"], stride, inputs, below, "").build()
         levels.append(level)
         inputs, below = {"latent": (level.encoder.dim,)}, level.action_encoder.dim
-    return JointStack(levels)
+    return JointLevels(levels)
 
 
 def make_clip(rows=BATCH, steps=24):
@@ -71,14 +74,28 @@ def test_levels_see_what_they_would_see_one_by_one():
     assert not pairs.source["latent"].requires_grad
 
 
+def test_pairs_are_one_step_to_reach_apart_and_within_the_clip():
+    level = make_stack().levels[0]
+    latent = torch.arange(13.0).expand(2000, 13).unsqueeze(-1)  # a moment's latent is its number
+    seen = replace(level.encode_clip(make_clip(2, 12)), latent=latent, action=latent[:, :-1])
+    pairs = _pairs(seen, 5, torch.Generator().manual_seed(0))
+    source, target = pairs.source["latent"][:, 0], pairs.target["latent"][:, 0]
+    assert torch.equal(pairs.action[:, 0], source)
+    assert torch.equal(target - source, pairs.steps)
+    assert set(source.tolist()) == set(range(12))
+    assert set(target.tolist()) == set(range(1, 13))
+    for moment in range(12):
+        assert set(pairs.steps[source == moment].tolist()) == set(range(1, min(5, 12 - moment) + 1))
+
+
 def test_the_losses_are_those_of_each_level():
     stack, clip = make_stack().eval(), make_clip()
     together = losses(stack, clip)
     generator = torch.Generator().manual_seed(3)
     views = stack.clips(clip, generator)
     for k, (level, (given, seen)) in enumerate(zip(stack.levels, views, strict=True)):
-        alone = level.losses_of(level.foresee(seen.windows(level.horizon)), given.pairs, generator)
-        assert set(of_level(together, k)) == set(alone) == set(level.coefs)
+        alone = level.losses_of(level.predict_clip(seen.windows(level.horizon)), given.pairs, generator)
+        assert set(of_level(together, k)) == set(alone) == set(level.loss_weights)
         torch.testing.assert_close(together[f"level{k}/prediction"], alone["prediction"])
     assert stack.total(together).item() == pytest.approx(
         sum(level.total(of_level(together, k)).item() for k, level in enumerate(stack.levels)), rel=1e-5
@@ -86,7 +103,7 @@ def test_the_losses_are_those_of_each_level():
 
 
 def test_windows_do_not_overlap_but_in_their_ends():
-    seen = make_stack().levels[0].see(make_clip())
+    seen = make_stack().levels[0].encode_clip(make_clip())
     cut = seen.windows(10)
     assert cut.latent.shape[:2] == (2 * BATCH, 11)
     torch.testing.assert_close(cut.latent[1], seen.latent[0, 10:21])
@@ -129,13 +146,13 @@ def test_two_processes_equal_one(tmp_path):
 
 def test_a_stack_trained_jointly_is_saved_level_by_level(tiny_run, tmp_path):
     dataset = open_dataset(tiny_run.config.dataset.path)
-    training = replace(tiny_run.config.training, joint=True, steps=30, batch=16, evaluate_every=15)
+    training = tiny_run.config.training.changed({"joint": True, "steps": 30, "batch": 16, "evaluate_every": 15})
     stack, started, reports, done = tiny_run.config.stack, {}, {}, {}
 
     def train():
         return train_stack(
             stack, training, dataset, seed=0, folder=tmp_path, processes=Processes(0, 1, torch.device("cpu")),
-            on_start=lambda depth, scale: started.update({depth.level: scale}),
+            on_start=lambda coverage, scale: started.update({coverage.level: scale}),
             report=lambda k, progress: reports.setdefault(k, []).append(progress),
             on_level=lambda k, trained: done.update({k: trained}),
         )  # fmt: skip
@@ -150,11 +167,12 @@ def test_a_stack_trained_jointly_is_saved_level_by_level(tiny_run, tmp_path):
         assert json.loads((tmp_path / spec.fingerprint / "metrics.json").read_text()) == done[k].metrics
         weights = load_file(tmp_path / spec.fingerprint / "level.safetensors")
         assert all(torch.equal(weights[name], value) for name, value in hierarchy.levels[k].state_dict().items())
+        assert (hierarchy.levels[k].predictor.scale != 1).all()  # it is fitted before the training
     reports.clear()
     train()
     assert all(trained.reused for trained in done.values())
     assert not reports
-    staged = [spec.fingerprint for spec in describe(stack, replace(training, joint=False), dataset, 0)]
+    staged = [spec.fingerprint for spec in describe(stack, training.changed({"joint": False}), dataset, 0)]
     assert not set(staged) & {spec.fingerprint for spec in hierarchy.specs}
 
 
@@ -168,7 +186,7 @@ def train_jointly(tiny_run, folder, kill=None):
             raise KeyboardInterrupt
 
     hierarchy, _ = train_stack(
-        tiny_run.config.stack, replace(tiny_run.config.training, **changes), dataset, seed=0, folder=folder,
+        tiny_run.config.stack, tiny_run.config.training.changed(changes), dataset, seed=0, folder=folder,
         processes=Processes(0, 1, torch.device("cpu")), on_start=lambda *_: None, report=report,
         on_level=lambda *_: None,
     )  # fmt: skip

@@ -2,7 +2,10 @@ import numpy as np
 import torch
 
 from hiwm.agent import load_agent
-from hiwm.data.store import open_dataset
+from hiwm.config import load_config
+from hiwm.data.store import Writer, open_dataset
+from hiwm.hierarchy import LevelSpec
+from hiwm.training.latents import cache_latents
 
 
 def test_cached_macro_actions_are_those_of_the_chunk_that_starts_there(tiny_run):
@@ -21,3 +24,14 @@ def test_cached_macro_actions_are_those_of_the_chunk_that_starts_there(tiny_run)
         torch.testing.assert_close(latent[0], torch.from_numpy(np.array(caches[k].column("latent")[row])))
         last = int(below.ep_offset[1] + below.ep_len[1] - 1)
         assert not caches[k].column("action")[last].any()  # too near the end for a macro-action
+
+
+def test_a_macro_action_is_cached_where_all_its_actions_lead_to_a_row(tmp_path):
+    """The action of an episode's last row leads nowhere."""
+    with Writer(tmp_path / "data.h5", {}) as writer:
+        for length in (7, 4):
+            writer.append({"state": np.ones((length, 2), np.float32), "action": np.ones((length, 2), np.float32)})
+    level = LevelSpec(load_config([]).levels["level0"], 3, {"state": (2,)}, 2, "").build().eval()
+    cache_latents(level, open_dataset(tmp_path / "data.h5"), tmp_path / "latents.h5", ["state"], "action", 1)
+    given = np.array(open_dataset(tmp_path / "latents.h5").column("action")).any(1)
+    assert given.tolist() == [True] * 4 + [False] * 3 + [True] + [False] * 3

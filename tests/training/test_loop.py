@@ -13,7 +13,8 @@ from hiwm.data.store import open_dataset
 from hiwm.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from hiwm.training.distributed import Processes
 from hiwm.training.loop import learning_rate_factor
-from hiwm.training.stages import describe, train_stack
+from hiwm.training.specs import describe
+from hiwm.training.stages import train_stack
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 SHORT = {"steps": 30, "batch": 32, "evaluate_every": 10, "checkpoint_seconds": 0.0}
@@ -26,12 +27,12 @@ def dataset(tiny_run):
 
 @pytest.fixture
 def stack(tiny_run):
-    return replace(tiny_run.config.stack, levels=tiny_run.config.stack.levels[:2], strides=[1, 3])
+    return replace(tiny_run.config.stack, levels=tiny_run.config.stack.levels[:2])
 
 
 @pytest.fixture
 def short(tiny_run):
-    return replace(tiny_run.config.training, **SHORT)
+    return tiny_run.config.training.changed(SHORT)
 
 
 class Killed(Exception):
@@ -126,12 +127,13 @@ def test_fingerprints_follow_what_a_level_is_made_from(tiny_run, dataset):
 
     for k in range(3):
         changed = copy.deepcopy(stack)
-        changed.levels[k]["coefs"]["inverse"] = 0.5
+        changed.levels[k]["loss_weights"]["inverse"] = 0.5
         assert differs(changed) == [level >= k for level in range(3)]
-        strides = [stride + (level == k) for level, stride in enumerate(stack.strides)]
-        assert differs(replace(stack, strides=strides)) == [level >= k for level in range(3)]
+        changed = copy.deepcopy(stack)
+        changed.levels[k]["stride"] += 1
+        assert differs(changed) == [level >= k for level in range(3)]
     assert differs(seed=1) == [True] * 3
-    assert differs(training=replace(training, learning_rate=1e-4)) == [True] * 3
+    assert differs(training=training.changed({"learning_rate": 1e-4})) == [True] * 3
     assert differs(replace(stack, validation=0.3)) == [True] * 3
     other = copy.copy(dataset)
     other.columns = {**dataset.columns, "state": dataset.columns["state"] + 1}
@@ -140,14 +142,14 @@ def test_fingerprints_follow_what_a_level_is_made_from(tiny_run, dataset):
 
 
 def test_learning_rate_schedule(tiny_run):
-    config = replace(tiny_run.config.training, steps=100, warmup=0.1)
+    config = tiny_run.config.training.changed({"steps": 100, "warmup": 0.1})
     factors = [learning_rate_factor(step, config) for step in range(101)]
     assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert factors[10] == 1
     assert all(a > b for a, b in pairwise(factors[10:]))
     assert factors[55] == pytest.approx(0.5)
     assert factors[100] == pytest.approx(0, abs=1e-12)
-    assert learning_rate_factor(0, replace(config, warmup=0.0)) == 1
+    assert learning_rate_factor(0, config.changed({"warmup": 0.0})) == 1
 
 
 def test_the_schedule_is_what_is_used(tiny_run):
@@ -179,7 +181,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(stack, short, datase
     three = Processes(0, 3, torch.device("cpu"))
     for own, where in (({}, "level0"), ({"batch": 33}, "level1")):
         levels = [{**stack.levels[0], "training": own}, stack.levels[1]]
-        with pytest.raises(ValueError, match=rf"{where}: training.batch is 32; allowed: a multiple of the 3 processes"):
+        with pytest.raises(ValueError, match=rf"{where}: training.batch is 32; expected a multiple of the 3 processes"):
             train(replace(stack, levels=levels), short, dataset, tmp_path, processes=three)
     assert not any(tmp_path.iterdir())
 
@@ -187,25 +189,30 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(stack, short, datase
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"strides": [1]}, r"strides is \[1\] for 2 levels"),
-        ({"strides": [1, 0]}, r"strides is \[1, 0\]; allowed: whole numbers of at least 1"),
+        ({"stride": 0}, r"levels.level1.stride is 0; expected a whole number of at least 1"),
+        ({"stride": 1.5}, r"levels.level1.stride is 1.5; expected a whole number of at least 1"),
+        ({"horizon": True}, r"levels.level1.horizon is True; expected a whole number of at least 1"),
+        ({"coefs": {}}, r"unknown key levels.level1.coefs; expected one of action_encoder, "),
     ],
 )
-def test_strides_are_checked(stack, change, message):
+def test_keys_of_a_level_are_checked(stack, change, message):
     with pytest.raises(ValueError, match=message):
-        replace(stack, **change)
+        replace(stack, levels=[stack.levels[0], {**stack.levels[1], **change}])
+    lacking = {key: value for key, value in stack.levels[1].items() if key != "stride"}
+    with pytest.raises(ValueError, match=r"levels.level1.stride is missing; expected the keys action_encoder, "):
+        replace(stack, levels=[stack.levels[0], lacking])
 
 
 def test_a_window_longer_than_every_episode_is_refused_before_training(stack, short, dataset, tmp_path):
     with pytest.raises(ValueError, match=r"levels.level1: a window of 3 steps of 30 .* the longest .* has 81"):
-        train(replace(stack, strides=[1, 30]), short, dataset, tmp_path)
+        train(replace(stack, levels=[stack.levels[0], {**stack.levels[1], "stride": 30}]), short, dataset, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_mistakes_in_a_level_name_it(stack, short, dataset, tmp_path):
     for part, value, message in (
         ("predictor", {"_target_": "os.system", "command": "true"}, "levels.level1: .*not trusted"),
-        ("coefs", {"prediction": 1.0}, "levels.level1: coefs"),
+        ("loss_weights", {"prediction": 1.0}, "levels.level1: loss_weights"),
         ("encoder", {"_target_": "hiwm.levels.encoders.mlp.MLPEncoder", "dims": 3}, "levels.level1: .*dims"),
     ):
         changed = copy.deepcopy(stack)
@@ -246,16 +253,17 @@ def test_a_level_may_be_trained_its_own_way(stack, short, dataset, tmp_path):
 @pytest.mark.parametrize(
     ("training", "joint", "message"),
     [
-        ({"step": 10}, False, r"levels.level1: unknown key training.step; allowed: batch"),
-        ({"steps": "ten"}, False, r"levels.level1: training.steps is 'ten'; allowed: "),
+        ({"step": 10}, False, r"levels.level1: unknown key training.step; expected one of batch"),
+        ({"joint": True}, False, r"levels.level1: unknown key training.joint; expected one of batch"),
+        ({"steps": "ten"}, False, r"levels.level1: training.steps is 'ten'; expected a whole number"),
         (
             {"steps": 10},
             True,
-            r"levels.level1 has a pretraining or a training of its own; allowed with training.joint: neither",
+            r"levels.level1 has a pretraining or a training of its own; expected neither with training.joint",
         ),
     ],
 )
 def test_a_levels_own_training_is_checked(stack, short, dataset, training, joint, message):
     wrong = replace(stack, levels=[stack.levels[0], {**stack.levels[1], "training": training}])
     with pytest.raises(ValueError, match=message):
-        describe(wrong, replace(short, joint=joint), dataset, 0)
+        describe(wrong, short.changed({"joint": joint}), dataset, 0)

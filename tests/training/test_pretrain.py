@@ -18,7 +18,9 @@ from hiwm.data.store import Writer, open_dataset
 from hiwm.hierarchy import load_hierarchy
 from hiwm.levels import masked
 from hiwm.levels.encoders import vit
+from hiwm.training import pretrain
 from hiwm.training.checkpoint import load_checkpoint
+from hiwm.training.pretrain import make_objective
 
 SEEN = ["level@levels.level0=pixels", "~level@levels.level2", "inputs=[pixels]", "state=[place]"]
 OWN = "levels.level0.pretraining"
@@ -32,7 +34,7 @@ STEPS = 20
 @functools.cache
 def config():
     chosen = [*SEEN, "encoder@levels.level0.encoder=vit_patches", "pretraining@levels.level0=tubes"]
-    shape = ["strides=[1,2]", "levels.level0.horizon=2", "levels.level1.horizon=2"]
+    shape = ["levels.level1.stride=2", "levels.level0.horizon=2", "levels.level1.horizon=2"]
     training = ["training.steps=12", "training.batch=8", "training.evaluate_every=10", "training.checkpoint_seconds=0"]
     return load_config([*chosen, *shape, *training, *TINY])
 
@@ -99,15 +101,21 @@ def test_the_level_is_trained_on_the_frozen_trunk(trained, dataset, tmp_path):
     assert [latent.shape for latent in again] == [(5, 4), (5, 4)]
 
 
-def test_it_is_reported_and_lowers_its_loss(stack, dataset, tmp_path):
-    reported = []
+def test_it_is_reported_lowers_its_loss_and_keeps_the_target(stack, dataset, tmp_path, monkeypatch):
+    reported, made = [], []
     from hiwm.training.stages import train_stack
 
-    train_stack(
-        replace(stack, levels=stack.levels[:1], strides=[1]), config().training, dataset, seed=0, folder=tmp_path,
+    def make(*arguments):
+        made.append(make_objective(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(pretrain, "make_objective", make)
+    hierarchy, _ = train_stack(
+        replace(stack, levels=stack.levels[:1]), config().training, dataset, seed=0, folder=tmp_path,
         processes=ALONE, on_start=lambda *_: None, report=lambda k, progress: reported.append(progress),
         on_level=lambda k, result: None,
     )  # fmt: skip
+    assert same(hierarchy.levels[0].encoder.trunk.state_dict(), made[-1].target.copy.state_dict())
     before = [progress for progress in reported if progress.job == "pretraining"]
     assert before == reported[: len(before)]
     assert {progress.home for progress in before} == {trunk_folder(tmp_path)}
@@ -146,22 +154,22 @@ def test_a_finished_trunk_is_shared_by_levels_that_differ_elsewhere(trained, sta
 @pytest.mark.parametrize(
     ("level", "key", "value", "message"),
     [
-        (1, None, {}, "levels.level1.pretraining is given; allowed above level 0: null"),
-        (0, None, {"objective": {}}, "levels.level0.pretraining is .*allowed: a mapping with exactly the keys"),
+        (1, None, {}, "levels.level1.pretraining is given; expected null above level 0"),
+        (0, None, {"objective": {}}, "levels.level0.pretraining is .*expected a mapping with exactly the keys"),
         (0, "objective.frames", 13, "frames is 13, which needs episodes of 13 rows; the longest has 12"),
         (
             0,
             None,
             {"objective": None, "training": {}},
-            "levels.level0.pretraining.objective is None; allowed: a mapping",
+            "levels.level0.pretraining.objective is None; expected a mapping",
         ),
-        (0, "objective.blocks", 0, "levels.level0.pretraining: blocks is 0; allowed: a whole number of at least 1"),
+        (0, "objective.blocks", 0, "levels.level0.pretraining: blocks is 0; expected a whole number of at least 1"),
         (0, "objective.heads", 0, "levels.level0.pretraining: heads is 0"),
         (0, "objective.beta", -1, "levels.level0.pretraining: beta is -1"),
         (0, "objective.momentum", 2, "levels.level0.pretraining: momentum is 2"),
         (0, "objective.scale", 0.2, "levels.level0.pretraining: scale is 0.2"),
         (0, "training.steps", 0, r"levels.level0.pretraining: training.steps is 0"),
-        (0, "training.steps", "many", r"levels.level0.pretraining: training.steps is 'many'; allowed: a whole number"),
+        (0, "training.steps", "many", r"levels.level0.pretraining: training.steps is 'many'; expected a whole number"),
         (0, "training.step", 3, r"levels.level0.pretraining: unknown key training.step"),
     ],
 )
@@ -178,7 +186,12 @@ def test_mistakes_are_refused_before_training(stack, dataset, tmp_path, level, k
 
 @pytest.mark.parametrize(("encoder", "message"), [("conv", "ConvEncoder"), ("vit", "encoder.read is cls")])
 def test_other_encoders_are_refused_before_training(dataset, tmp_path, encoder, message):
-    chosen = [*SEEN, f"encoder@levels.level0.encoder={encoder}", "pretraining@levels.level0=blocks", "strides=[1,2]"]
+    chosen = [
+        *SEEN,
+        f"encoder@levels.level0.encoder={encoder}",
+        "pretraining@levels.level0=blocks",
+        "levels.level1.stride=2",
+    ]
     loaded = load_config(chosen)
     with pytest.raises(ValueError, match=f"levels.level0.pretraining: .*{message}"):
         train(loaded.stack, loaded.training, dataset, tmp_path)

@@ -38,6 +38,13 @@ def test_what_never_changes_within_an_episode_does_not_count():
     assert math.isnan(timescale(dataset(room=room), ["room"]))
 
 
+def test_of_one_cosine_it_is_where_its_autocorrelation_is_one_over_e():
+    """The sums at long lags have fewer terms; a mean over all rows would find a shorter time-scale."""
+    phase = 2 * math.pi * np.arange(100) / 100
+    circle = np.stack([np.cos(phase), np.sin(phase)], 1)[None]
+    assert timescale(dataset(x=circle), ["x"]) == pytest.approx(100 * math.acos(1 / math.e) / (2 * math.pi), rel=0.005)
+
+
 def test_units_do_not_count():
     x = ar1(10)
     assert timescale(dataset(x=x * [1, 100, 0.01] + 7), ["x"]) == pytest.approx(timescale(dataset(x=x), ["x"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hiwm.levels.features import Features
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.level import Level
 from hiwm.training.diagnostics.diagnostic import Diagnostic
 from hiwm.training.diagnostics.episodes import EncodedEpisodes
@@ -22,7 +22,7 @@ class CopyLast(Diagnostic):
         "Squared error of open-loop predictions, divided by the error of predicting no change; below 1 is better."
     )
 
-    def __call__(self, level: Level, output: Features, episodes: EncodedEpisodes) -> float:
+    def __call__(self, level: Level, output: LevelOutput, episodes: EncodedEpisodes) -> float:
         return ratio_to_copy_last(output.predicted, output.latent)
 
     def alarm(self, value: float) -> str | None:

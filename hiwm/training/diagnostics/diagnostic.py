@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from hiwm.levels.features import Features
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.level import Level
 from hiwm.training.diagnostics.episodes import EncodedEpisodes
 
@@ -29,7 +29,7 @@ class Diagnostic(ABC):
     description: str = ""
 
     @abstractmethod
-    def __call__(self, level: Level, output: Features, episodes: EncodedEpisodes) -> float:
+    def __call__(self, level: Level, output: LevelOutput, episodes: EncodedEpisodes) -> float:
         """Compute the number; called without gradients and with the level in eval mode.
 
         Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hiwm.levels.features import Features
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.level import Level
 from hiwm.training.diagnostics.diagnostic import Diagnostic
 from hiwm.training.diagnostics.episodes import EncodedEpisodes
@@ -21,7 +21,7 @@ class EffectiveRank(Diagnostic):
     format = "{:.2f}"
     description = "Number of dimensions that the latent uses."
 
-    def __call__(self, level: Level, output: Features, episodes: EncodedEpisodes) -> float:
+    def __call__(self, level: Level, output: LevelOutput, episodes: EncodedEpisodes) -> float:
         return effective_rank(episodes.spectrum)
 
 
@@ -36,7 +36,7 @@ class RankShare(Diagnostic):
     format = "{:.2f}"
     description = "Effective rank on a scale from 0 (one direction) to 1 (as many directions as the inputs allow)."
 
-    def __call__(self, level: Level, output: Features, episodes: EncodedEpisodes) -> float:
+    def __call__(self, level: Level, output: LevelOutput, episodes: EncodedEpisodes) -> float:
         possible = min(episodes.rows.shape[1], sum(value[0, 0].numel() for value in episodes.inputs.values()))
         return 1.0 if possible == 1 else min(1.0, (effective_rank(episodes.spectrum) - 1) / (possible - 1))
 

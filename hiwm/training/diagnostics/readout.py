@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from hiwm.levels.features import Features
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.level import Level
 from hiwm.training.diagnostics.diagnostic import Diagnostic
 from hiwm.training.diagnostics.episodes import EncodedEpisodes
@@ -30,7 +30,7 @@ class ReadoutR2(Diagnostic):
         "held-out episodes."
     )
 
-    def __call__(self, level: Level, output: Features, episodes: EncodedEpisodes) -> float:
+    def __call__(self, level: Level, output: LevelOutput, episodes: EncodedEpisodes) -> float:
         return readout_r2(episodes.latent, episodes.state)
 
     def alarm(self, value: float) -> str | None:

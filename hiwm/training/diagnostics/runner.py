@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hiwm.build import build
-from hiwm.levels.features import Features
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.level import Level
 from hiwm.training.diagnostics.copy_last import CopyLast
 from hiwm.training.diagnostics.diagnostic import Diagnostic
@@ -69,7 +69,7 @@ class Diagnostics:
         return iter(self.by_name.values())
 
     @torch.no_grad()
-    def measure(self, level: Level, output: Features, episodes: EncodedEpisodes) -> dict[str, float]:
+    def measure(self, level: Level, output: LevelOutput, episodes: EncodedEpisodes) -> dict[str, float]:
         """Name -> number, for a level in eval mode.
 
         A diagnostic that draws from torch's global generator does not disturb the training.

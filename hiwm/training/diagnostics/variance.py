@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hiwm.levels.features import Features
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.level import Level
 from hiwm.training.diagnostics.diagnostic import Diagnostic
 from hiwm.training.diagnostics.episodes import EncodedEpisodes
@@ -21,7 +21,7 @@ class LatentStd(Diagnostic):
         "Standard deviation of a latent dimension, averaged over the dimensions; near 0, the latent collapses."
     )
 
-    def __call__(self, level: Level, output: Features, episodes: EncodedEpisodes) -> float:
+    def __call__(self, level: Level, output: LevelOutput, episodes: EncodedEpisodes) -> float:
         return episodes.rows.std(0).mean().item()
 
     def alarm(self, value: float) -> str | None:
@@ -38,7 +38,7 @@ class WithinEpisode(Diagnostic):
     format = "{:.2f}"
     description = "Share of the latent's variance within episodes; near 0, the latent encodes only what never changes in an episode."
 
-    def __call__(self, level: Level, output: Features, episodes: EncodedEpisodes) -> float:
+    def __call__(self, level: Level, output: LevelOutput, episodes: EncodedEpisodes) -> float:
         total = episodes.rows.var(0).sum().clamp_min(1e-12)
         return (episodes.latent.var(1).sum(-1).mean() / total).item()
 

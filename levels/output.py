@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Seen:
+class EncodedClip:
     """A clip of N steps, encoded.
 
     Args:
@@ -27,7 +27,7 @@ class Seen:
     target: Tensor
     chunk: Tensor
 
-    def windows(self, horizon: int) -> Seen:
+    def windows(self, horizon: int) -> EncodedClip:
         """Cut into windows of `horizon` steps, one after another, as rows of the batch; a rest is left out."""
         count = self.action.shape[1] // horizon
 
@@ -35,14 +35,14 @@ class Seen:
             pieces = [value[:, i * horizon : i * horizon + size] for i in range(count)]
             return torch.stack(pieces, 1).flatten(0, 1)
 
-        return Seen(
+        return EncodedClip(
             {name: cut(value, horizon + 1) for name, value in self.inputs.items()}, cut(self.latent, horizon + 1),
             cut(self.action, horizon), cut(self.target, horizon + 1), cut(self.chunk, horizon),
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Features:
+class LevelOutput:
     """A level's view of one clip.
 
     Args:

@@ -1,0 +1,127 @@
+"""What to train: the levels of a configuration, checked and described before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hiwm.data.store import Trajectories
+from hiwm.hierarchy import LevelSpec
+from hiwm.levels.action_encoders.raw import RawActionEncoder
+from hiwm.levels.level import Level
+from hiwm.training.distributed import Processes
+from hiwm.training.fingerprint import fingerprint
+from hiwm.training.loop import TrainingConfig
+from hiwm.training.pretrain import check_pretraining
+
+LEVEL_KEYS = {
+    "stride", "horizon", "min_std", "encoder", "action_encoder", "predictor", "inverse", "target", "regularizers",
+    "loss_weights", "pretraining", "training",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StackConfig:
+    """The levels to train.
+
+    Args:
+        levels: parts of each level, bottom first, as in `configs/level/`.
+        inputs: columns that level 0 encodes.
+        state: columns of the true state, which only the monitor's readout uses.
+        validation: share of the episodes held out.
+        allow: packages trusted for the parts' classes besides hiwm's own.
+
+    Raises:
+        ValueError: a level lacks a key or has an unknown one, or its stride or horizon is not a positive whole number.
+    """
+
+    levels: Sequence[Mapping[str, Any]]
+    inputs: Sequence[str]
+    state: Sequence[str]
+    validation: float = 0.1
+    allow: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for k, parts in enumerate(self.levels):
+            expected = ", ".join(sorted(LEVEL_KEYS))
+            if missing := LEVEL_KEYS - set(parts):
+                raise ValueError(f"levels.level{k}.{min(missing)} is missing; expected the keys {expected}")
+            if unknown := set(parts) - LEVEL_KEYS:
+                raise ValueError(f"unknown key levels.level{k}.{min(unknown)}; expected one of {expected}")
+            for key in ("stride", "horizon"):
+                value = parts[key]
+                if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                    raise ValueError(f"levels.level{k}.{key} is {value!r}; expected a whole number of at least 1")
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Steps of the level below in one step of each level."""
+        return tuple(parts["stride"] for parts in self.levels)
+
+
+def describe(
+    config: StackConfig, training: TrainingConfig, trajectories: Trajectories, seed: int
+) -> tuple[LevelSpec, ...]:
+    """Specifications of all levels, bottom first.
+
+    Builds every level once, so that a mistake in a part's config is found before any training.
+    """
+    inputs = {name: trajectories.column(name).shape[1:] for name in config.inputs}
+    dim_below = int(np.prod(trajectories.column("action").shape[1:]))
+    below = trajectories.fingerprint
+    if training.joint:  # every level depends on all others
+        below = fingerprint([below, [dict(parts) for parts in config.levels]])
+    specs = []
+    for k, given in enumerate(config.levels):
+        parts = {key: value for key, value in given.items() if key != "stride"}
+        own = training_of(k, training, parts)
+        identity = [parts, given["stride"], own.shaping, below, list(config.inputs), config.validation, seed]
+        below = fingerprint(identity)
+        spec = LevelSpec(parts, given["stride"], inputs, dim_below, below)
+        try:
+            level = spec.build(config.allow)
+        except ValueError as error:
+            raise ValueError(f"levels.level{k}: {error}") from error
+        _check_level(k, level, parts, joint=training.joint)
+        if parts["pretraining"] is not None:
+            check_pretraining(k, level, parts["pretraining"], config.allow, own, trajectories)
+        specs.append(spec)
+        inputs, dim_below = {"latent": (level.encoder.dim,)}, level.action_encoder.dim
+    return tuple(specs)
+
+
+def training_of(k: int, training: TrainingConfig, parts: Mapping[str, Any]) -> TrainingConfig:
+    """How level k is trained: `training` with the level's own keys on top."""
+    try:
+        return training.of_level(parts["training"])
+    except ValueError as error:
+        raise ValueError(f"levels.level{k}: {error}") from error
+
+
+def _check_level(k: int, level: Level, parts: Mapping[str, Any], *, joint: bool) -> None:
+    if joint and (parts["pretraining"] is not None or parts["training"]):
+        raise ValueError(
+            f"levels.level{k} has a pretraining or a training of its own; expected neither with training.joint, because all "
+            "levels train at once"
+        )
+    if k == 0 and not isinstance(level.action_encoder, RawActionEncoder):
+        raise ValueError(
+            f"levels.level0.action_encoder is {type(level.action_encoder).__name__}; expected RawActionEncoder, because the "
+            "environment executes the actions of level 0"
+        )
+
+
+def check_batches(specs: Sequence[LevelSpec], training: TrainingConfig, processes: Processes) -> None:
+    """Refuse a batch, of a level or of its pretraining, that the processes cannot share evenly."""
+    for k, spec in enumerate(specs):
+        where, own = f"levels.level{k}", training.of_level(spec.config["training"])
+        try:
+            own.check(processes)
+            if spec.config["pretraining"] is not None:
+                where += ".pretraining"
+                own.of_level(spec.config["pretraining"]["training"]).check(processes)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
