@@ -29,9 +29,7 @@ def test_windows_per_second(tmp_path):
             frames = rng.integers(0, 255, (ROWS, 64, 64, 3), dtype=np.uint8)
             writer.append({"pixels": frames, "action": rng.normal(size=(ROWS, 2)).astype(np.float32)})
     dataset = open_dataset(path)
-    with h5py.File(
-        chunked, "w", libver="latest"
-    ) as file:  # one chunk per frame, as stable-worldmodel writes them
+    with h5py.File(chunked, "w", libver="latest") as file:  # one chunk per frame, as stable-worldmodel writes them
         for name, column in dataset.columns.items():
             file.create_dataset(name, data=column, chunks=(1, *column.shape[1:]))
     sampler = ClipSampler(

@@ -289,7 +289,10 @@ def test_a_closed_door_stops_the_agent():
     [
         ({"through": [0, 0]}, r"through is \[0, 0\]; expected \[row, column\] of a free cell"),
         ({"through": [1, 1]}, r"through is \[1, 1\]; expected a cell that some shortest path needs"),
-        ({"through": [3, 3], "behaviour": "stitch"}, "through is .* and behaviour is 'stitch'; expected only one of the two"),
+        (
+            {"through": [3, 3], "behaviour": "stitch"},
+            "through is .* and behaviour is 'stitch'; expected only one of the two",
+        ),
         ({"closed": True}, "closed is True and through is None"),
     ],
 )
