@@ -296,14 +296,14 @@ def solve(env, seed, task):
     np.random.seed(seed)  # noqa: NPY002
     try:
         for step in range(env.max_steps):
-            state = inner.compute_ob_info()
+            ob_info = inner.compute_ob_info()
             if step == 0 or oracle.done:
                 target = inner._cube_target_mocap_ids[0]
-                state["privileged/target_block"] = 0
-                state["privileged/target_block_pos"] = inner._data.mocap_pos[target].copy()
-                state["privileged/target_block_yaw"] = np.zeros(1)
-                oracle.reset(raw, state)
-            _, _, terminated, _, info = env.step(oracle.select_action(raw, state))
+                ob_info["privileged/target_block"] = 0
+                ob_info["privileged/target_block_pos"] = inner._data.mocap_pos[target].copy()
+                ob_info["privileged/target_block_yaw"] = np.zeros(1)
+                oracle.reset(raw, ob_info)
+            _, _, terminated, _, info = env.step(oracle.select_action(raw, ob_info))
             assert terminated == info["success"]
             if terminated:
                 return step + 1
