@@ -28,7 +28,7 @@ class Head(nn.Module):
 
     # before the subclass's own __init__, so that no subclass has to list its arguments a second time
     def __new__(cls: type[Self], **arguments: Any) -> Self:
-        head = super().__new__(cls)
+        head = object.__new__(cls)
         head.arguments = {name: None if isinstance(value, Tensor) else value for name, value in arguments.items()}
         return head
 
