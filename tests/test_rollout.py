@@ -1,7 +1,7 @@
 import torch
 
+from hiwm import rollout
 from hiwm.levels.predictors.mlp import ResidualMLPPredictor
-from hiwm.planning import rollout
 from hiwm.rollout import Rollout, follow, in_blocks
 
 

@@ -27,8 +27,8 @@ class Head(nn.Module):
     arguments: dict[str, Any]
 
     # before the subclass's own __init__, so that no subclass has to list its arguments a second time
-    def __new__(cls, **arguments: Any) -> Any:
-        head = super().__new__(cls)
+    def __new__(cls: type[Self], **arguments: Any) -> Self:
+        head = object.__new__(cls)
         head.arguments = {name: None if isinstance(value, Tensor) else value for name, value in arguments.items()}
         return head
 
