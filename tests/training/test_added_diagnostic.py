@@ -123,7 +123,8 @@ def test_the_label_is_the_name_unless_the_class_has_one():
 
 
 def test_what_is_no_diagnostic_is_refused():
-    with pytest.raises(ValueError, match=r"diagnostics\.mine\._target_ makes a Linear; expected a subclass"):
-        Diagnostics.from_config({"mine": {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}})
+    other = {"_target_": "hiwm.training.diagnostics.episodes.Episodes", "inputs": {}, "state": 0}
+    with pytest.raises(ValueError, match=r"diagnostics\.mine\._target_ is .*Episodes; expected a subclass"):
+        Diagnostics.from_config({"mine": other})
     with pytest.raises(ValueError, match=r"diagnostics\.mine is 3; expected a mapping with a _target_"):
         Diagnostics.from_config({"mine": 3})

@@ -41,7 +41,7 @@ class Diagnostics:
                 )
             if not isinstance(diagnostic, Diagnostic):
                 raise ValueError(
-                    f"diagnostics.{name}._target_ makes a {type(diagnostic).__name__}; expected a subclass of "
+                    f"diagnostics.{name}._target_ is {type(diagnostic).__qualname__}; expected a subclass of "
                     "hiwm.training.diagnostics.diagnostic.Diagnostic"
                 )
             diagnostic.name, diagnostic.label = name, diagnostic.label or name
