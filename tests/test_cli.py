@@ -154,7 +154,7 @@ def test_a_bank_of_shorter_sequences_than_the_horizon_is_refused_before_training
         (["landmarks.landmarks=1000000"], "landmarks.landmarks is 1000000; allowed: at most the data's rows"),
         (["evaluation.name=../x"], "evaluation.name is '../x'; allowed: the name of a file"),
         (["dataset.validation=0"], "dataset.validation is 0; allowed: in (0, 1)"),
-        (["device=cuda"], "device is 'cuda', but torch finds no CUDA device here"),
+        (["device=cuda"], "device is 'cuda'; expected auto or cpu, because torch finds no CUDA device"),
     ],
 )  # fmt: skip
 def test_what_the_planner_would_refuse_is_refused_before_training(spoiled, tmp_path, capsys, changes, told):

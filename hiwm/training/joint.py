@@ -44,7 +44,8 @@ def train_jointly(
         seed: of draws.
         processes: this process and the others.
         homes: folder of each level; the top's holds the checkpoint.
-        report: called with a level's number: for level 0 at every step, for all at validations and when losses are reported.
+        report: called with a level's number: for level 0 at every step, for all at validations and when losses are
+            reported.
     """
     joint = JointLevels(levels).to(processes.device)
     sample = training.sample(STATISTICS_WINDOWS, np.random.default_rng(0)).map(lambda x: x.to(processes.device))
