@@ -43,7 +43,8 @@ def locate(target: str, allow: Sequence[str] = ()) -> Any:
 def build(config: Mapping[str, Any], allow: Sequence[str] = (), **runtime: Any) -> Any:
     """Call the config's `_target_` with its other keys, and with those of the `runtime` arguments that it names.
 
-    Runtime arguments are sizes that depend on the data. An argument that has a `_target_` itself is built first, with the same `runtime` arguments.
+    Runtime arguments are sizes that depend on the data. An argument that has a `_target_` itself is built first, with
+    the same `runtime` arguments.
     """
     if "_target_" not in config:
         raise ValueError(f"no _target_ in {dict(config)}; it names the class to build")
@@ -67,10 +68,10 @@ def build(config: Mapping[str, Any], allow: Sequence[str] = (), **runtime: Any) 
 def drop_foreign_arguments(config: Mapping[str, Any], overrides: Sequence[str], allow: Sequence[str]) -> dict[str, Any]:
     """The composed config without arguments that belong to a class which an override has replaced.
 
-    `planner.solver._target_=my.Solver` changes only the name of the class; the arguments of the former one are still there.
-    Those that the new class does not take are dropped. An argument that an override gives stays, even if the class does not
-    take it, so that `build` refuses it. Nothing is dropped for a class that takes any keyword (`**kwargs`) or that `locate`
-    refuses, because `build` will say so.
+    `planner.solver._target_=my.Solver` changes only the name of the class; the arguments of the former one are still
+    there. Those that the new class does not take are dropped. An argument that an override gives stays, even if the
+    class does not take it, so that `build` refuses it. Nothing is dropped for a class that takes any keyword
+    (`**kwargs`) or that `locate` refuses, because `build` will say so.
 
     Args:
         config: plain containers, composed with the overrides; not changed.

@@ -59,7 +59,7 @@ GROUPS = {
     "encoder": ("encoder@levels.level<k>.encoder", "its encoder"),
     "action_encoder": ("action_encoder@levels.level<k>.action_encoder", "its action encoder"),
     "predictor": ("predictor@levels.level<k>.predictor", "its predictor"),
-    "collapse": ("collapse@levels.level<k>", "its regularizer, which prevents collapse"),
+    "regularizer": ("regularizer@levels.level<k>", "its regularizer, which prevents collapse"),
     "macro": ("macro@levels.level<k>", "the regularizer of its macro-actions"),
     "pretraining": ("pretraining@levels.level0", "pretraining of the encoder of level 0"),
     "solver": (

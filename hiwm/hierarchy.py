@@ -1,4 +1,4 @@
-"""The stack of levels: build, encode through it, save, load."""
+"""The hierarchy of levels: build, encode, save, load."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Inputs = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class LevelSpec:
-    """What one level is made from: enough to build it again.
+    """The specification of one level, from which it can be built again.
 
     Args:
         config: parts of the level, as in `configs/level/`.

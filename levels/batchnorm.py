@@ -34,7 +34,7 @@ class BatchNorm(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """(N, D) -> (N, D)."""
         if self.training:
-            # two messages, not the mean of squares less the square of the mean, which loses all digits
+            # two messages, because the mean of squares minus the square of the mean loses precision
             mean = average_over_processes(rows.mean(0))
             var = average_over_processes((rows - mean).square().mean(0))
             with torch.no_grad():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Pairs:
-    """Two moments of one episode, `steps` steps of the level below apart: what the inverse model trains on.
+    """Two moments of one episode, `steps` steps of the level below apart; the inverse model trains on them.
 
     Args:
         source: named inputs at the first moment, each (B, ...).
@@ -30,7 +30,8 @@ class Clip:
     """A batch of windows, seen at the stride of one level.
 
     Args:
-        inputs: named inputs at the steps of this level, each (B, T+1, ...); above level 0 {"latent": (B, T+1, D_below)}.
+        inputs: named inputs at the steps of this level, each (B, T+1, ...); above level 0 {"latent": (B, T+1,
+            D_below)}.
         actions: the actions of the level below between them, (B, T, stride, A_below).
         pairs: moments for the inverse model; None for a level without one.
     """

@@ -1,4 +1,4 @@
-"""Batch statistics that are those of the whole batch, however many processes share it."""
+"""Statistics of the whole batch, however many processes share it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def _several() -> bool:
+def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 class _SumOverProcesses(torch.autograd.Function):
     """all-reduce(sum) forward and backward.
 
-    Every process forms the same loss from the summed value, so its gradient is the sum over processes; DDP then
-    averages parameters' gradients, which gives exactly the gradient of one process with the whole batch.
+    Every process computes the same loss from the sum, so the gradient is the sum over processes. DDP then averages the
+    gradients of the parameters, which gives exactly the gradient of one process with the whole batch.
     """
 
     @staticmethod
@@ -32,7 +32,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 class _GatherOverProcesses(torch.autograd.Function):
-    """all-gather forward; backward, the sum over processes of the gradient of one's own rows."""
+    """all-gather forward; backward, the sum over processes of the gradients of the process's own rows."""
 
     @staticmethod
     def forward(ctx, rows: Tensor) -> Tensor:
@@ -48,24 +48,24 @@ class _GatherOverProcesses(torch.autograd.Function):
 
 
 def first_row(share: int) -> int:
-    """Number, in the global batch, of the first of one's own `share` rows."""
-    return dist.get_rank() * share if _several() else 0
+    """Index in the global batch of the first of this process's `share` rows."""
+    return dist.get_rank() * share if _is_distributed() else 0
 
 
 def uniform_rows(share: int, columns: int, generator: torch.Generator) -> Tensor:
-    """Uniform draws for one's own rows of the global batch, (share, columns), from a generator in the same state everywhere."""
-    rows = share * dist.get_world_size() if _several() else share
+    """Uniform draws for this process's rows of the global batch, (share, columns); the generator is in the same state everywhere."""
+    rows = share * dist.get_world_size() if _is_distributed() else share
     return torch.rand(rows, columns, generator=generator)[first_row(share) :][:share]
 
 
 def average_over_processes(mean: Tensor) -> Tensor:
     """The mean over the global batch, from each process's mean over its equally large share of it."""
-    return _SumOverProcesses.apply(mean) / dist.get_world_size() if _several() else mean
+    return _SumOverProcesses.apply(mean) / dist.get_world_size() if _is_distributed() else mean
 
 
 def gather_over_processes(rows: Tensor) -> tuple[Tensor, int]:
-    """The rows of all processes, (N, ...) -> (N * processes, ...), and the number of the first of one's own.
+    """The rows of all processes, (N, ...) -> (N * processes, ...), and the index of this process's first.
 
-    The rows are to be used in a loss that is a mean over the process's own share; DDP averages those losses.
+    Use the rows in a loss that is a mean over the process's own share, because DDP averages those losses.
     """
-    return (_GatherOverProcesses.apply(rows) if _several() else rows), first_row(len(rows))
+    return (_GatherOverProcesses.apply(rows) if _is_distributed() else rows), first_row(len(rows))

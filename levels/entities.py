@@ -8,8 +8,9 @@ from torch_geometric.nn import MessagePassing
 
 from hiwm.levels.networks import mlp
 
-# Of the offsets between objects, whose features have a deviation near 1. Two objects that touch differ by a hundredth of what
-# they differ by elsewhere; a saturating offset makes that as large as anything, so that a latent keeps it.
+# Slopes c of the saturating offsets between objects, whose features have a standard deviation near 1. The offset of two
+# objects that touch is a hundredth of a usual one; saturation makes it as large as the others, so that a latent keeps
+# it.
 SHARPNESS = (3.0, 10.0)
 
 
@@ -28,7 +29,7 @@ class EntityLayer(MessagePassing):
         self.update_ = mlp(2 * width, width, 1, width)
 
     def forward(self, h: Tensor, pairs: Tensor, edges: Tensor) -> Tensor:
-        """Objects (..., N, width), from which to which the E edges lead (2, E), edges (..., E, width) -> (..., N, width)."""
+        """Objects (..., N, width), source and target of the E edges (2, E), edges (..., E, width) -> (..., N, width)."""
         received = self.propagate(pairs, h=h, edges=edges) if pairs.numel() else torch.zeros_like(h)
         return h + self.update_(torch.cat([h, received], -1))
 
@@ -37,7 +38,7 @@ class EntityLayer(MessagePassing):
 
 
 class EntityNetwork(nn.Module):
-    """Layers of message passing between a linear embedding and a linear readout of every object, and a linear way past them.
+    """Message passing between a linear embedding and a linear output of every object, and a linear skip connection.
 
     An edge is made of the offset of its two objects, x_j - x_i, as it is and through tanh(c (x_j - x_i)) for every c of
     `SHARPNESS`.
@@ -45,7 +46,7 @@ class EntityNetwork(nn.Module):
     Args:
         entities: number N of objects.
         dim_in: features of an object.
-        dim_out: answers for an object.
+        dim_out: outputs of an object.
         width: size of an object's features in between.
         depth: layers.
     """
@@ -64,8 +65,8 @@ class EntityNetwork(nn.Module):
 
     def forward(self, objects: Tensor) -> Tensor:
         """(..., N, dim_in) -> (..., N, dim_out)."""
-        of, to = self.pairs
-        offsets = objects[..., of, :] - objects[..., to, :]
+        source, target = self.pairs
+        offsets = objects[..., source, :] - objects[..., target, :]
         edges = self.offset(torch.cat([offsets, *(torch.tanh(sharp * offsets) for sharp in SHARPNESS)], -1))
         h = self.embed(objects)
         for layer in self.layers:

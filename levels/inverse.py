@@ -1,4 +1,4 @@
-"""Inverse model: which action of the level below leads to a latent of this level."""
+"""Inverse model: the action of the level below that leads to a latent of this level."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ RELATED = 64  # features that message passing adds to an object
 
 
 class InverseModel(nn.Module):
-    """a = MLP([source, target, steps / reach]), the mean action of the data between two moments.
+    """a = MLP([source, target, steps / reach]): the mean first action in the data on the way between two latents.
 
-    With a source made of objects, MLP([source, network(objects), target, steps / reach]), the network a message passing.
+    A source made of objects goes through message passing: a = MLP([source, network(objects), target, steps / reach]).
 
     Args:
         dim_source: size of the latent the action is taken from.
         dim_target: size of the latent to reach.
         dim_action: size of one action of the level below.
-        reach: largest number of steps of the level below trained on; more steps left are read as `reach`.
+        reach: largest number of steps of the level below trained on; more steps count as `reach`.
         width: units a hidden layer.
         depth: hidden layers.
         entities: number of objects the source is made of; None for a source that is not made of objects.
@@ -44,7 +44,7 @@ class InverseModel(nn.Module):
         if entities is not None:
             if dim_source % entities:
                 raise ValueError(
-                    f"inverse.entities is {entities}; expected a divisor of the source's size {dim_source}"
+                    f"inverse.entities is {entities}; expected a divisor of the size of the source, {dim_source}"
                 )
             self.shape = (entities, dim_source // entities)
             self.relations = EntityNetwork(*self.shape, RELATED, RELATED, 2)

@@ -1,4 +1,4 @@
-"""Levels trained together: the losses of each, the gradient of an upper one reaching those below."""
+"""Levels trained together: the gradient of an upper level reaches the levels below."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ T = TypeVar("T")
 class JointLevels(Trainable):
     """The same levels and losses as in staged training, over one clip of level 0 that is long enough for the top.
 
-    A level sees the whole clip, is trained on windows of its own horizon cut from it, and hands what it saw to the level
-    above; so a lower level gets more windows a step than the top. Upper levels take their inputs as they are (`min_std` is not
-    used), for latents that move have no statistics to standardise by, and pairs for their inverse models lie within the clip.
+    A level encodes the whole clip, is trained on windows of its own horizon cut from it, and hands the encoded clip to
+    the level above. So a lower level gets more windows in a step than the top. Upper levels take their inputs as they
+    are (`min_std` is not used), because latents that change have no fixed statistics. Pairs for their inverse models
+    lie within the clip.
 
     Args:
         levels: bottom first.
@@ -31,14 +32,14 @@ class JointLevels(Trainable):
     def __init__(self, levels: Sequence[Level]) -> None:
         super().__init__()
         self.levels: Sequence[Level] = nn.ModuleList(levels)  # type: ignore[assignment]
-        #: steps of level 0 in a clip: what the longest window of any level takes
+        #: steps of level 0 in a clip: as many as the longest window of any level needs
         self.horizon, steps_of_0 = levels[0].horizon, 1
         for level in levels[1:]:
             steps_of_0 *= level.stride
             self.horizon = max(self.horizon, level.horizon * steps_of_0)
 
     def clips(self, clip: Clip, generator: torch.Generator) -> list[tuple[Clip, EncodedClip]]:
-        """What each level is given and what it sees, bottom first, from a clip of level 0."""
+        """The clip of each level and its encoding, bottom first, from a clip of level 0."""
         views = []
         for k, level in enumerate(self.levels):
             encoded = level.encode_clip(clip)
@@ -74,7 +75,7 @@ def of_level(named: Mapping[str, T], k: int) -> dict[str, T]:
 
 
 def _clip_above(encoded: EncodedClip, above: Level, generator: torch.Generator) -> Clip:
-    """What a level saw, as the environment of the level above."""
+    """The clip of the level above, made of the latents and actions of this level."""
     steps = encoded.action.shape[1] // above.stride
     latent = encoded.latent[:, : steps * above.stride + 1 : above.stride]
     actions = encoded.action[:, : steps * above.stride].unflatten(1, (steps, above.stride))
@@ -84,7 +85,7 @@ def _clip_above(encoded: EncodedClip, above: Level, generator: torch.Generator) 
 
 
 def _pairs(encoded: EncodedClip, reach: int, generator: torch.Generator) -> Pairs:
-    """One pair of moments from every row of the batch; detached, for the inverse model describes and does not shape."""
+    """One pair of moments from every row of the batch; detached, so that the inverse model does not shape the latents."""
     batch, length = encoded.action.shape[:2]
     draws = uniform_rows(batch, 2, generator).to(encoded.latent.device)  # (B, 2)
     source = (draws[:, 0] * length).long()

@@ -1,4 +1,4 @@
-"""One level of the stack: encoder, action encoder, predictor, inverse model, losses.
+"""One level of the hierarchy: encoder, action encoder, predictor, inverse model, losses.
 
 Shape letters, here and everywhere: B batch, T time, S samples (candidates), H horizon, D latent, A action,
 M landmarks, E edges.
@@ -34,12 +34,14 @@ class Level(Trainable):
         stride: steps of the level below (level 0: of the environment) in one step of this level.
         horizon: steps T of this level in a training window.
         inputs: shape of one step of every input.
-        min_std: smallest deviation an input is divided by, in its own unit; None for inputs as they are (bytes over 255).
-        encoder, action_encoder, predictor, inverse: the parts; see `parts.py` and their folders. A level without an inverse
-            model delegates by search alone.
-        target: what encodes the targets of the predictions; None for the encoder itself.
+        min_std: smallest standard deviation an input is divided by, in its own unit; None leaves inputs as they are
+            (bytes are divided by 255).
+        encoder, action_encoder, predictor, inverse: the parts; see `parts.py` and their folders. A level without an
+            inverse model delegates by search alone.
+        target: the encoder of the targets of the predictions; None for the encoder itself.
         regularizers: name -> module (output, generator) -> scalar.
-        loss_weights: loss name -> weight; the names must be exactly those of the losses: prediction, inverse, regularisers.
+        loss_weights: loss name -> weight; the names must be exactly those of the losses: prediction, inverse,
+            regularisers.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class Level(Trainable):
         self.target = target
         self.regularizers = nn.ModuleDict(regularizers)
         self.loss_weights = dict(loss_weights)
-        # The inverse model starts from the finest description there is: the latent below, or, at the bottom, our own.
+        # the inverse model starts from the latent of the level below; level 0 has none and takes its own
         self.reads_latent = tuple(inputs) == ("latent",)
 
     def fit(self, clip: Clip, mean: Mapping[str, Tensor], std: Mapping[str, Tensor]) -> None:
@@ -109,9 +111,9 @@ class Level(Trainable):
         """The inverse model: which action of the level below leads to `target`.
 
         Args:
-            source: where the level below is, (..., D_below); at level 0 this level's own latent, (..., D).
+            source: latent of the level below, (..., D_below); at level 0 this level's own latent, (..., D).
             target: latent of this level to reach, (..., D).
-            steps_left: steps of the level below until it is due, (...).
+            steps_left: steps of the level below until the deadline, (...).
 
         Returns:
             An action of the level below, (..., A_below).
@@ -131,10 +133,12 @@ class Level(Trainable):
             inputs, latent, self.encode_actions(latent[:, :-1], clip.actions), target, clip.actions.flatten(-2)
         )
 
-    def predict_clip(self, seen: EncodedClip) -> LevelOutput:
-        """Predict what was seen, open loop from its first latent, or from the first C if the predictor has such a context."""
-        predicted = self.predictor.rollout_in_context(seen.latent, seen.action)
-        return LevelOutput(seen.inputs, seen.latent, seen.action, predicted, seen.target[:, 1:], seen.chunk)
+    def predict_clip(self, encoded: EncodedClip) -> LevelOutput:
+        """Predict an encoded clip, open loop from its first latent, or from the first C for a predictor with a context of C."""
+        predicted = self.predictor.rollout_in_context(encoded.latent, encoded.action)
+        return LevelOutput(
+            encoded.inputs, encoded.latent, encoded.action, predicted, encoded.target[:, 1:], encoded.chunk
+        )
 
     def output(self, clip: Clip) -> LevelOutput:
         """Encode a clip and predict it."""
@@ -147,12 +151,12 @@ class Level(Trainable):
     def losses_of(self, output: LevelOutput, pairs: Pairs | None, generator: torch.Generator) -> dict[str, Tensor]:
         """Named scalars, unweighted; the keys are those of `loss_weights`.
 
-        The prediction error has no stop-gradient (LeWM; LeJEPA), so the regularisers must keep the latent from collapsing,
-        unless there is a target encoder.
-        The inverse model learns from detached latents, so it describes the representation and does not shape it.
+        The prediction error has no stop-gradient (LeWM; LeJEPA), so without a target encoder the
+        regularisers must keep the latent from collapsing.
+        The inverse model learns from detached latents, so that it does not shape the representation.
 
         Args:
-            output: what the level saw and predicted.
+            output: the clip, encoded and predicted.
             pairs: for the inverse model; None for a level without one.
             generator: randomness of the regularisers, in the same state in every process.
         """

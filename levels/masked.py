@@ -1,4 +1,4 @@
-"""Masked prediction: what a vision transformer learns from images alone, without actions, before its level is trained."""
+"""Masked prediction: pretraining of a vision transformer from images alone, without actions."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ class MaskedPrediction(Trainable):
         loss = smooth-L1(p, layer norm of target(image) at the masked patches)
 
     The target is a slow copy of the trunk that sees whole frames, without gradient. With one frame this is I-JEPA's
-    prediction of blocks. With more, the same blocks are masked in every frame: V-JEPA's tubes; but frames are encoded one by
-    one, as a level needs it, and only the predictor attends over time. Further differences: what is masked is predicted at
-    once (I-JEPA: block by block), all that is not is visible (I-JEPA also crops the context, V-JEPA is the same), positions are
-    learned, and the momentum of the target is constant. A batch shares one mask, so that its rows have equally many visible
-    patches (the papers draw places for each image and drop what is too many), every block has a size and, evenly in its logarithm, an
-    aspect of its own (there, one size a batch), and of V-JEPA's two kinds of masks there is one at a time.
+    prediction of blocks. With more, the same blocks are masked in every frame (V-JEPA's tubes), but frames are encoded
+    one by one, as a level needs it, and only the predictor attends over time. Further differences: all masked patches
+    are predicted at once (I-JEPA: block by block); all other patches are visible (as in V-JEPA; I-JEPA also crops the
+    context); positions are learned; the momentum of the target is constant. A batch shares one mask, so that its rows
+    have equally many visible patches (the papers draw a mask for each image and drop surplus patches). Every block has
+    its own size and aspect (in the papers, one size for a batch); the aspect is uniform in its logarithm. V-JEPA uses
+    two kinds of masks at once, this class one.
 
     Args:
-        encoder: whose trunk learns.
-        standardize: of the level; already fitted.
-        frames: T, one step of the level apart; 1 for images.
-        blocks: rectangles masked, which may overlap.
+        encoder: the encoder whose trunk learns.
+        standardize: the fitted standardisation of the level.
+        frames: number T of frames, one step of the level apart; 1 for images.
+        blocks: number of masked rectangles, which may overlap.
         scale: least and largest area of a rectangle, as a share of the image, in (0, 1).
         aspect: least and largest height of a rectangle over its width.
         beta: errors below it are squared (smooth L1); 0 for L1.
-        momentum: of the target.
+        momentum: share of itself that the target keeps at every step.
         width: size of a token of the predictor; narrower than the trunk's.
-        depth: its layers.
-        heads: its attention heads.
+        depth: layers of the predictor.
+        heads: attention heads of the predictor.
     """
 
     def __init__(
@@ -64,14 +65,18 @@ class MaskedPrediction(Trainable):
         super().__init__()
         if not isinstance(encoder, ViTEncoder):
             raise ValueError(
-                f"it masks patches, which {type(encoder).__name__} has not; expected a ViTEncoder, encoder=vit_patches"
+                f"encoder is {type(encoder).__name__}; expected a ViTEncoder, whose patches can be masked. Choose encoder=vit_patches"
             )
         if encoder.read != "patches":
-            raise ValueError(f"encoder.read is {encoder.read}, but no CLS token is trained; expected patches")
+            raise ValueError(
+                f"encoder.read is {encoder.read}; expected patches, because masked prediction trains no CLS token"
+            )
         self.trunk = encoder.trunk
         patches = self.trunk.grid[0] * self.trunk.grid[1]
         if patches < 2:
-            raise ValueError("the image is one patch, so that nothing of it can be masked; lower encoder.patch")
+            raise ValueError(
+                "the image is one patch; expected at least two, because some must be masked. Lower encoder.patch"
+            )
         for name, value in {"frames": frames, "blocks": blocks, "width": width, "depth": depth, "heads": heads}.items():
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
@@ -101,7 +106,7 @@ class MaskedPrediction(Trainable):
         """The loss.
 
         Args:
-            clip: windows of T frames, (B, T, H, W, C); its actions are not looked at.
+            clip: windows of T frames, (B, T, H, W, C); its actions are not used.
             generator: draws the mask; in the same state in every process.
         """
         images = self.standardize(clip.inputs)[self.name]
@@ -114,13 +119,13 @@ class MaskedPrediction(Trainable):
         with half_precision(images.device):
             context = self.trunk.attend(self.trunk.embed(images.flatten(0, 1))[:, visible])[:, 1:]
             context = self.embed(context).unflatten(0, images.shape[:2]) + self.place[visible] + self.time
-            asked = (self.mask + self.place[masked] + self.time).expand(len(images), -1, -1, -1)  # (B, T, M, width)
-            tokens = torch.cat([context, asked], 2)
-            answered = self.predictor(tokens.flatten(1, 2)).unflatten(1, tokens.shape[1:3])
-            return self.read(answered[:, :, len(visible) :]).float()
+            queries = (self.mask + self.place[masked] + self.time).expand(len(images), -1, -1, -1)  # (B, T, M, width)
+            tokens = torch.cat([context, queries], 2)
+            predicted = self.predictor(tokens.flatten(1, 2)).unflatten(1, tokens.shape[1:3])
+            return self.read(predicted[:, :, len(visible) :]).float()
 
     def targets(self, images: Tensor, masked: Tensor) -> Tensor:
-        """Standardised (B, T, H, W, C), numbers of the patches (M,) -> what their latents are, (B, T, M, width)."""
+        """Standardised (B, T, H, W, C), numbers of the patches (M,) -> the target latents, (B, T, M, width)."""
         with half_precision(images.device):
             latent = self.target(images.flatten(0, 1))[:, 1:][:, masked]
         return F.layer_norm(latent.float(), latent.shape[-1:]).unflatten(0, images.shape[:2])
@@ -140,14 +145,14 @@ class MaskedPrediction(Trainable):
             top, left = int(top * (rows - height + 1)), int(left * (columns - width + 1))
             more = hidden.clone()
             more[top : top + height, left : left + width] = True
-            if not more.all():  # a block that would hide the rest is left out
+            if not more.all():  # a block that would hide the last visible patches is left out
                 hidden = more
         device = self.place.device
         return (~hidden).flatten().nonzero()[:, 0].to(device), hidden.flatten().nonzero()[:, 0].to(device)
 
     @torch.no_grad()
     def evaluate(self, clip: Clip) -> dict[str, float]:
-        """Of held-out windows: the loss, and how much the targets differ between them, 0 (collapsed) to about 1."""
+        """On held-out windows: the loss, and the standard deviation of the targets between windows, 0 (collapsed) to about 1."""
         loss = self(clip, torch.Generator().manual_seed(0))["masked"]
         every = torch.arange(len(self.place), device=self.place.device)
         targets = self.targets(self.standardize(clip.inputs)[self.name], every)

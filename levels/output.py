@@ -1,4 +1,4 @@
-"""What the losses of a level look at."""
+"""The records that the losses of a level are computed from."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class EncodedClip:
     """A clip of N steps, encoded.
 
     Args:
-        inputs: what was encoded, standardised, each (B, N+1, ...).
+        inputs: the standardised inputs, each (B, N+1, ...).
         latent: z, (B, N+1, D).
         action: m, (B, N, A).
-        target: what predictions are compared with, (B, N+1, D): the latents, or those of a target encoder.
+        target: targets of the predictions, (B, N+1, D): the latents, or those of a target encoder.
         chunk: the actions of the level below that m stands for, (B, N, stride * A_below).
     """
 
@@ -28,7 +28,7 @@ class EncodedClip:
     chunk: Tensor
 
     def windows(self, horizon: int) -> EncodedClip:
-        """Cut into windows of `horizon` steps, one after another, as rows of the batch; a rest is left out."""
+        """Cut into consecutive windows of `horizon` steps, as rows of the batch; a shorter rest is left out."""
         count = self.action.shape[1] // horizon
 
         def cut(value: Tensor, size: int) -> Tensor:
@@ -43,14 +43,14 @@ class EncodedClip:
 
 @dataclass(frozen=True)
 class LevelOutput:
-    """A level's view of one clip.
+    """A clip as a level encoded and predicted it.
 
     Args:
-        inputs: what it encoded, standardised, each (B, T+1, ...).
+        inputs: the standardised inputs, each (B, T+1, ...).
         latent: z, (B, T+1, D).
         action: m, (B, T, A).
         predicted: open-loop rollout from the first latent, (B, T, D).
-        target: what it should be, (B, T, D): the latents, or those of a target encoder.
+        target: targets of the predictions, (B, T, D): the latents, or those of a target encoder.
         chunk: the actions of the level below that m stands for, (B, T, stride * A_below).
     """
 

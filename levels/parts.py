@@ -1,7 +1,7 @@
-"""What a level is composed of: the four abstract parts, to be implemented, never subclassed further.
+"""The abstract parts of a level: implement them, and do not subclass an implementation.
 
-A part's constructor takes keyword arguments: its own, from the config, and those of the sizes named in its class below
-that it asks for, which hiwm fills in.
+The constructor of a part takes keyword arguments: its own, from the config, and any of the sizes named in its class
+below, which hiwm fills in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hiwm.levels.output import LevelOutput
 
 
 class Encoder(nn.Module, ABC):
-    """What a level sees -> its latent. Given `inputs`: the shape of one step of every input.
+    """Inputs of a level -> its latent. Given `inputs`: the shape of one step of every input.
 
     Attributes:
         dim: size D of the latent.
@@ -48,11 +48,12 @@ class Predictor(nn.Module, ABC):
     """(latent, action) -> the next latent. Given `dim_latent`, `dim_action`.
 
     Attributes:
-        scale: the typical change of the latent in one step, (D,), to multiply a network's answer by, so that it need only
-            put out numbers near 1.
+        scale: the typical change of the latent in one step, (D,). A network's output is multiplied by it, so that
+            outputs are near 1.
         passes: network passes of one prediction, for counting what a plan costs.
-        context: C, observed latents a prediction may rest on; 1 for a predictor without memory.
-        num_members: predictors K that this one is the mean of; from 2 on their variance tells how unsure it is.
+        context: number C of observed latents that a prediction can use; 1 for a predictor without memory.
+        num_members: number K of predictors of an ensemble, whose variance measures uncertainty; 1 for a single
+            predictor.
     """
 
     scale: Tensor
@@ -70,28 +71,28 @@ class Predictor(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
-        """One step, nothing remembered: (..., D), (..., A) -> (..., D)."""
+        """One step without memory: (..., D), (..., A) -> (..., D)."""
 
     def start(self, latent: Tensor) -> Any:
-        """What a rollout from (B, D) carries along; a predictor with memory overrides this, `step` and `correct`."""
+        """The state of a rollout from (B, D); a predictor with memory overrides this, `step` and `correct`."""
         return latent
 
     def step(self, state: Any, action: Tensor) -> tuple[Tensor, Any]:
-        """What is carried along, (B, A) -> the next latent (B, D), and what is carried along then."""
+        """Rollout state, (B, A) -> the next latent (B, D) and the next state."""
         latent = self(state, action)
         return latent, latent
 
     def step_spread(self, state: Any, action: Tensor) -> tuple[Tensor, Tensor | None, Any]:
-        """`step`, with the variance among the members, (B, D), as second; None where there is but one."""
+        """`step`, with the variance of the members, (B, D), as the second result; None for a single predictor."""
         latent, state = self.step(state, action)
         return latent, None, state
 
     def correct(self, state: Any, latent: Tensor) -> Any:
-        """What is carried along once the latent that was predicted last has been observed, (B, D)."""
+        """The state after the last predicted latent has been observed, (B, D)."""
         return latent
 
     def remember(self, latents: Tensor, actions: Tensor) -> Any:
-        """What is carried along after observed latents (B, C, D) and the actions between them (B, C-1, A)."""
+        """The state after observed latents (B, C, D) and the actions between them (B, C-1, A)."""
         state = self.start(latents[:, 0])
         for latent, action in zip(latents[:, 1:].unbind(1), actions.unbind(1), strict=True):
             state = self.correct(self.step(state, action)[1], latent)
@@ -102,7 +103,7 @@ class Predictor(nn.Module, ABC):
         return self.rollout_from(self.start(latent), actions)
 
     def rollout_from(self, state: Any, actions: Tensor) -> Tensor:
-        """The same from what is carried along."""
+        """The same from a state."""
         latents = []
         for action in actions.unbind(1):
             latent, state = self.step(state, action)
@@ -121,7 +122,7 @@ class Predictor(nn.Module, ABC):
 
 
 class Regularizer(nn.Module, ABC):
-    """What keeps latents and macro-actions from collapsing. Given `inputs`, `dim_latent`, `dim_chunk` (of the actions below)."""
+    """A loss that keeps latents and macro-actions from collapsing. Given `inputs`, `dim_latent`, `dim_chunk` (of the actions below)."""
 
     @abstractmethod
     def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:

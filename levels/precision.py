@@ -1,4 +1,4 @@
-"""Half precision where the processor has it."""
+"""Half precision on processors that support it."""
 
 from __future__ import annotations
 

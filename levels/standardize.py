@@ -11,13 +11,13 @@ from torch import Tensor, nn
 class Standardize(nn.Module):
     """(x - mean) / max(std, min_std), element by element, for every named input; objects (N, F) share their statistics.
 
-    Each object by itself would lose its kind (one-hot, so constant) and the frame in which two positions can be compared.
-
-    Without it a static background is the easiest thing to predict and the latent keeps nothing else.
+    Statistics of each object alone would remove its kind (one-hot, so constant) and make positions of two objects
+    incomparable. Without standardisation a static background is the easiest thing to predict, and the latent keeps
+    nothing else.
 
     Args:
         inputs: shape of one step of every input.
-        min_std: smallest deviation divided by, in the input's own unit; keeps constant elements at zero.
+        min_std: smallest standard deviation divided by, in the unit of the input; keeps constant elements at zero.
     """
 
     def __init__(self, inputs: Mapping[str, tuple[int, ...]], min_std: float) -> None:
@@ -29,7 +29,7 @@ class Standardize(nn.Module):
             self.register_buffer(f"{name}_std", torch.ones(shape))
 
     def fit(self, mean: Mapping[str, Tensor], std: Mapping[str, Tensor]) -> None:
-        """Take mean and deviation, one tensor of the input's shape each."""
+        """Take mean and standard deviation, one tensor of the input's shape each."""
         for name in self.names:
             m, s = mean[name], std[name]
             if m.dim() == 2:

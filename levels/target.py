@@ -1,4 +1,4 @@
-"""Target encoder: a slow copy of the encoder that predictions are compared with."""
+"""Target encoder: a slow copy of the encoder, whose latents are the targets of the predictions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class EMATarget(nn.Module):
     """Exponential moving average of the encoder, without gradient (BYOL, arXiv 2006.07733; I-JEPA, arXiv 2301.08243).
 
     Args:
-        encoder: what it copies.
+        encoder: the module to copy.
         momentum: share of itself that it keeps at every optimiser step.
     """
 
@@ -24,7 +24,7 @@ class EMATarget(nn.Module):
 
     @torch.no_grad()
     def forward(self, inputs: Mapping[str, Tensor] | Tensor) -> Tensor:
-        """What the encoder takes -> what it answers."""
+        """Inputs of the encoder -> the latents of the copy."""
         return self.copy(inputs)
 
     @torch.no_grad()

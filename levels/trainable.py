@@ -1,4 +1,4 @@
-"""What the training loop trains: a level, several at once, or what comes before one."""
+"""The interface of the training loop: a level, several levels at once, or a pretraining objective."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Trainable(nn.Module, ABC):
 
     @abstractmethod
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """The scalar to lower."""
+        """The scalar to minimise."""
 
     def after_step(self) -> None:
-        """To be called after every optimiser step."""
+        """Called after every optimiser step."""

@@ -160,7 +160,7 @@ def test_a_bank_of_shorter_sequences_than_the_horizon_is_refused_before_training
         (["graph.num_nodes=1000000"], "graph.num_nodes is 1000000; expected at most the rows of the data"),
         (["evaluation.name=../x"], "evaluation.name is '../x'; expected the name of a file"),
         (["dataset.validation=0"], "dataset.validation is 0; expected a number in (0, 1)"),
-        (["device=cuda"], "device is 'cuda', but torch finds no CUDA device here"),
+        (["device=cuda"], "device is 'cuda'; expected auto or cpu, because torch finds no CUDA device"),
     ],
 )  # fmt: skip
 def test_settings_that_the_planner_refuses_are_refused_before_training(spoiled, tmp_path, capsys, changes, message):

@@ -1,4 +1,4 @@
-"""What a level's folder holds: where its training stands, so that killed and resumed equals never killed; then its weights."""
+"""The files of a level: a checkpoint while it is trained, from which it resumes exactly, and then its weights and metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHECKPOINT, WEIGHTS, METRICS, LATENTS = "checkpoint.pt", "level.safetensors", "m
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write under a temporary name, sync, rename: a crash leaves the old file or the new one, whole."""
+    """Write under a temporary name, sync, rename, so that a crash leaves either the old file or the new one, complete."""
     temporary = path.with_suffix(".tmp")
     with open(temporary, "wb") as file:
         torch.save(state, file)
@@ -39,13 +39,13 @@ def is_trained(home: Path) -> bool:
 
 
 def forget_trained(home: Path) -> None:
-    """Remove a finished level and what was made with it; a checkpoint stays."""
+    """Remove a finished level and its latents; a checkpoint stays."""
     for name in (METRICS, WEIGHTS, LATENTS):
         (home / name).unlink(missing_ok=True)
 
 
 def load_trained(level: Level, home: Path) -> dict[str, float] | None:
-    """Put the weights in `home` into the level and return its last validation; None where it was not trained yet."""
+    """Put the weights in `home` into the level and return its last validation; None if it is not trained yet."""
     if not is_trained(home):
         return None
     level.load_state_dict(load_tensors(home / WEIGHTS))
@@ -53,21 +53,21 @@ def load_trained(level: Level, home: Path) -> dict[str, float] | None:
 
 
 def save_trained(level: Level, metrics: Mapping[str, float], home: Path) -> None:
-    """Weights, then metrics, each whole or not at all; the checkpoint goes."""
+    """Write the weights, then the metrics, and remove the checkpoint."""
     save_weights(level, home / WEIGHTS)
     save_metrics(metrics, home)
     (home / CHECKPOINT).unlink(missing_ok=True)
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
-    """Weights alone, whole or not at all."""
+    """Write the weights atomically."""
     temporary = path.with_suffix(".tmp")
     save_file({name: value.contiguous().cpu() for name, value in module.state_dict().items()}, temporary)
     temporary.replace(path)
 
 
 def save_metrics(metrics: Mapping[str, float], home: Path) -> None:
-    """Metrics alone."""
+    """Write the metrics atomically."""
     temporary = home / "metrics.tmp"
     temporary.write_text(json.dumps(metrics, indent=1))
     temporary.replace(home / METRICS)

@@ -1,4 +1,4 @@
-"""Several processes: nothing but what `torchrun` sets up."""
+"""Several processes, as `torchrun` starts them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def start_processes(device: str) -> Processes:
     """
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if kind.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch finds no CUDA device here; expected auto, cpu")
+        raise ValueError(f"device is {device!r}; expected auto or cpu, because torch finds no CUDA device")
     if "WORLD_SIZE" not in os.environ:
         return Processes(0, 1, torch.device(kind))
     if not dist.is_initialized():
@@ -45,10 +45,10 @@ def start_processes(device: str) -> Processes:
 
 
 def end_process(status: int) -> NoReturn:
-    """End a process of a group at once, without Python's own end.
+    """End a process of a group at once, without the shutdown of Python.
 
-    gloo's threads outlive the group (DistributedDataParallel keeps it) and abort a Python that is ending when they let go
-    of a tensor then (pytorch issue 190489).
+    gloo's threads outlive the group (DistributedDataParallel keeps it) and abort Python when they release
+    a tensor during its shutdown (pytorch issue 190489).
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -56,6 +56,6 @@ def end_process(status: int) -> NoReturn:
 
 
 def barrier() -> None:
-    """Wait for every process, where there are several."""
+    """Wait for every process, if there are several."""
     if dist.is_initialized():
         dist.barrier()

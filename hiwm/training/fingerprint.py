@@ -1,4 +1,4 @@
-"""What a result was made from, in sixteen hex digits."""
+"""Fingerprints: sixteen hex digits that identify what a result was made from."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from typing import Any
 
 
 def fingerprint(identity: list[Any]) -> str:
-    """Stands for plain values: numbers, text, lists, mappings."""
+    """The fingerprint of plain values: numbers, text, lists, mappings."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

@@ -46,7 +46,8 @@ def train_jointly(
         seed: of draws.
         processes: this process and the others.
         homes: folder of each level; the top's holds the checkpoint.
-        report: called with a level's number: for level 0 at every step, for all at validations and when losses are reported.
+        report: called with a level's number: for level 0 at every step, for all at validations and when losses are
+            reported.
         diagnostics: measured of every level at validations.
     """
     joint = JointLevels(levels).to(processes.device)

@@ -1,4 +1,4 @@
-"""The latents of a frozen level, cached once for the whole dataset: what the level above trains on."""
+"""The latents of a frozen level, cached for the whole dataset, so that the level above can train on them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def cache_latents(
 ) -> None:
     """Write `latent` (N, D) and `action` (N, A) for every row of the dataset.
 
-    `action[t]` is the level's (macro-)action from row t on; rows too near an episode's end for one hold zeros and are
-    never drawn.
+    `action[t]` is the level's (macro-)action from row t on; rows too near the end of an episode hold zeros
+    and are never drawn.
 
     Args:
         level: the level, in eval mode.
-        source: what it encodes.
+        source: the data to encode.
         path: the HDF5 file to make, laid out like any dataset.
         inputs: columns it encodes.
         action: column of the actions below.

@@ -1,7 +1,7 @@
 """Pretraining of level 0: the trunk of its encoder learns from images alone, then it is frozen.
 
-The training of the level that follows is the second stage of V-JEPA 2-AC (arXiv 2506.09985): on the frozen trunk, the level
-trains its other parts (the head of the encoder, the predictor, ...) with its own losses and actions.
+The training of the level that follows is the second stage of V-JEPA 2-AC (arXiv 2506.09985): on the frozen trunk, the
+level trains its other parts (the head of the encoder, the predictor, ...) with its own losses and actions.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def pretrain(
 ) -> None:
     """Give the encoder of a fitted level a trunk that learned from images alone, and freeze it.
 
-    The trunk lies under its own fingerprint in `folder`, so that levels that differ in other parts than the encoder share
-    it. As in I-JEPA, the target is kept, not the trunk that followed the gradient.
+    The trunk lies under its own fingerprint in `folder`, so that levels that differ in other parts than the encoder
+    share it. As in I-JEPA, the target is kept, not the trunk that followed the gradient.
 
     Args:
         level: with an encoder that has a trunk (`check_pretraining`).

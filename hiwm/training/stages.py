@@ -98,8 +98,8 @@ def train_stack(
 ) -> tuple[Hierarchy, list[Path]]:
     """Train every level that is not there yet.
 
-    A level lies under its fingerprint in `folder`. It is reused if it was trained from the same config, level below, data
-    and seed.
+    A level lies under its fingerprint in `folder`. It is reused if it was trained from the same config, level below,
+    data and seed.
 
     Args:
         config: the levels.
@@ -109,7 +109,8 @@ def train_stack(
         folder: of all levels, one subfolder for each fingerprint.
         processes: this process and the others.
         on_start: called before a level, with what it can use of the data and the time scale of what it learns from: the
-            true state for level 0 (a pixel's own is the time something takes to cross it), the latents below for others.
+            true state for level 0 (a pixel's own is the time something takes to cross it), the latents below for
+            others.
         report: called with the level's number at every step.
         on_level: called when a level is done.
         diagnostics: measured at every validation. A level that is reused is measured again if it lacks one of them.

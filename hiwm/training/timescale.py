@@ -1,4 +1,4 @@
-"""How fast what a level learns from changes, to hold its step and its window against."""
+"""The time scale of the data a level learns from, to compare with its step and its window."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from hiwm.data.store import Trajectories
 
-EPISODES = 64  # evenly spaced ones that are looked at
-# Of a process whose autocorrelation falls as exp(-lag / time-scale). After 2 time-scales the beginning of a step tells
-# e^-4 = 2 % of the variance of its end: there is nothing left to predict from. Within 0.01 time-scales it moves by
-# sqrt(2 * 0.01) = a seventh of its deviation: copying is nearly right. Stacks that plan well here have steps of 0.005 to
-# 0.9 and windows of 0.04 to 3.7 time-scales.
+EPISODES = 64  # evenly spaced ones that are used
+# In time scales, for a process whose autocorrelation falls as exp(-lag / time scale). After 2 time scales the beginning of
+# a step explains e^-4 = 2 % of the variance of its end, too little to predict from. Within 0.01 time scales the process
+# moves by sqrt(2 * 0.01) = a seventh of its standard deviation, so that copying is nearly right. Hierarchies that plan
+# well here have steps of 0.005 to 0.9 and windows of 0.04 to 3.7 time scales.
 LONGEST_STEP, SHORTEST_WINDOW = 2.0, 0.01
 
 
@@ -22,12 +22,12 @@ def timescale(trajectories: Trajectories, inputs: Sequence[str]) -> float:
 
         r(lag) = mean over elements i of  E[x_i(t) x_i(t + lag)] / E[x_i(t)^2],
 
-    x being the input less its episode's mean; elements that vary within no episode are left out. Between two lags r is
-    taken to be a line. Taking the mean off leaves at most about a fifth of an episode to be found: what is slower than
-    that looks like it.
+    where x is the input minus the mean of its episode. Elements that are constant within every episode are left out. r
+    is interpolated linearly between two lags. Because the mean is subtracted, the result is at most about a fifth of an
+    episode, also for slower inputs.
 
     Returns:
-        The time-scale; nan where nothing varies within episodes.
+        The time scale; NaN if nothing varies within episodes.
     """
     chosen = np.unique(np.linspace(0, len(trajectories.ep_len) - 1, EPISODES).round().astype(int))
     longest = int(trajectories.ep_len[chosen].max())
@@ -36,7 +36,7 @@ def timescale(trajectories: Trajectories, inputs: Sequence[str]) -> float:
         first, length = int(trajectories.ep_offset[episode]), int(trajectories.ep_len[episode])
         columns = [np.array(trajectories.column(name)[first : first + length], float) for name in inputs]
         x = np.concatenate([column.reshape(length, -1) for column in columns], 1)  # (length, elements)
-        spectrum = np.fft.rfft(x - x.mean(0), 2 * longest, axis=0)  # padded: no wrapping round
+        spectrum = np.fft.rfft(x - x.mean(0), 2 * longest, axis=0)  # padded, so that lags do not wrap around
         products = products + np.fft.irfft(np.abs(spectrum) ** 2, axis=0)[:longest]
         counts[:length] += np.arange(length, 0, -1)
     covariance = products / counts[:, None]
@@ -52,15 +52,15 @@ def timescale(trajectories: Trajectories, inputs: Sequence[str]) -> float:
 
 
 def out_of_scale(period: int, window: int, scale: float) -> str:
-    """What does not fit the time-scale of what a level learns from, in words; "" where all does.
+    """A warning if the step or the window of a level does not fit the time scale of its data; "" otherwise.
 
     Args:
         period: environment steps in one step of the level.
         window: environment steps of a training window.
-        scale: the time-scale; nothing is said of nan.
+        scale: the time scale; there is no warning for NaN.
     """
     if period > LONGEST_STEP * scale:
-        return f"one step is {period} environment steps, of which the time-scale of what it learns from is only {scale:.1f}"
+        return f"one step is {period} environment steps, but the time scale of its data is only {scale:.1f}"
     if window < SHORTEST_WINDOW * scale:
-        return f"its window is only {window} environment steps; the time-scale of what it learns from is {scale:.0f}"
+        return f"its window is only {window} environment steps, but the time scale of its data is {scale:.0f}"
     return ""

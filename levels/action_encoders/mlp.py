@@ -1,4 +1,4 @@
-"""Macro-actions: a chunk of actions pressed into a few numbers, given the state it starts from."""
+"""Macro-actions: a chunk of actions compressed to a few numbers, given the latent it starts from."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hiwm.levels.parts import ActionEncoder
 class MLPActionEncoder(ActionEncoder):
     """m = MLP([z, a_1, ..., a_stride]), or MLP([a_1, ..., a_stride]).
 
-    Conditional on the state, so that m need only say what the state leaves open; with SIGReg on m and on [z, m]
-    it is close to N(0, I) whatever the state, and N(0, I) is then the right proposal for a planner.
+    Conditioned on z, m needs to encode only what z leaves open. With SIGReg on m and on [z, m] it is close to N(0, I)
+    in every state, so that N(0, I) is the right proposal for a planner.
 
     Args:
         dim_latent: size of the latent.

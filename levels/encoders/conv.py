@@ -18,8 +18,8 @@ class ConvEncoder(Encoder):
 
     The trunk halves the resolution at every layer; the head is BatchNorm, Linear, BatchNorm, GELU, Linear. Standardised
     pixels and BatchNorm in the head together keep a static background from being all that is encoded. Images of several
-    inputs share the trunk if they have as many channels. The trunk runs in bfloat16 and channels-last where the processor
-    is fast at it.
+    inputs share the trunk if they have as many channels. The trunk runs in bfloat16 and channels-last where the
+    processor is fast at it.
 
     Args:
         inputs: shape of one step of every input; those of three dimensions are images (H, W, C), all others are joined

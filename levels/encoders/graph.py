@@ -16,7 +16,7 @@ class GraphEncoder(Encoder):
 
     Args:
         inputs: one input of shape (N, F), N objects of F features, or (N F), as an identity level below puts them out.
-        entities: number N of objects, where the input does not say it.
+        entities: number N of objects, for an input of shape (N F).
         dim: size of one object's part of the latent; D = N * dim.
         width: size of an object's features inside.
         depth: layers of message passing.

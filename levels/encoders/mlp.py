@@ -19,7 +19,7 @@ class MLPEncoder(Encoder):
         dim: size D of the latent.
         width: units a hidden layer.
         depth: hidden layers.
-        skip: whether there is the linear way past the hidden layers, by which numbers arrive as sharply as they came.
+        skip: whether to add a linear skip connection, which keeps the precision of the inputs.
     """
 
     def __init__(

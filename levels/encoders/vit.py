@@ -57,8 +57,8 @@ class ViTEncoder(Encoder):
         width: size of a token.
         depth: layers.
         heads: attention heads.
-        read: "cls", or "patches": a learned query attends to the patches, which serves a trunk whose CLS token nothing
-            has trained, after masked prediction.
+        read: "cls", or "patches": a learned query attends to the patches, for a trunk without a trained CLS token
+            (after masked prediction).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Several predictors in one: their mean, and how far they disagree."""
+"""Several predictors in one: their mean and their disagreement."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from hiwm.levels.parts import Predictor
 class EnsemblePredictor(Predictor):
     """K predictors of one kind with weights of their own (deep ensembles, arXiv 1612.01474), computed all at once.
 
-    While training, row i of the global batch goes to member i mod K alone, so that members see different data and disagree
-    where there was little of it; else the answer is the members' mean. A member rolls out from its own predictions, so what
-    is carried along has the members as its second axis: (B, K, ...), or (B / K, K, ...) while training.
+    In training mode, row i of the global batch goes to member i mod K alone, so that members see different data and
+    disagree where data are rare. In eval mode the prediction is the mean of the members. A member rolls out from its
+    own predictions,
+    so the rollout state has the members as its second axis: (B, K, ...), or (B / K, K, ...) in training mode.
 
     Args:
         dim_latent: size D of the latent.
@@ -34,7 +35,7 @@ class EnsemblePredictor(Predictor):
                 f"EnsemblePredictor: members are {[type(m).__name__ for m in members]}, of {len(kinds)} kinds or sizes; "
                 "expected at least one, all of the same class with the same arguments"
             )
-        weights, buffers = stack_module_state([_Verbs(m) for m in members])
+        weights, buffers = stack_module_state([_Methods(m) for m in members])
         self.num_members = len(members)
         self.passes = self.num_members * members[0].passes
         self.context = members[0].context
@@ -43,8 +44,8 @@ class EnsemblePredictor(Predictor):
         for name, buffer in buffers.items():
             self.register_buffer(_key(name), buffer)
         self.buffer_names = tuple(buffers)
-        # what the members compute, whatever their weights; in a tuple, so that its own weights are not this module's
-        self.shape = (_Verbs(members[0]),)
+        # the computation of one member; the tuple keeps its weights out of the parameters of this module
+        self.shape = (_Methods(members[0]),)
 
     def fit(self, change: Tensor) -> None:
         """See `Predictor.fit`."""
@@ -59,7 +60,7 @@ class EnsemblePredictor(Predictor):
         return self._pick(self._each("__call__", self._spread(latent), self._spread(action)), len(latent))
 
     def start(self, latent: Tensor) -> Any:
-        """What every member carries along."""
+        """The rollout state of every member."""
         return self._each("start", self._spread(latent))
 
     def step(self, state: Any, action: Tensor) -> tuple[Tensor, Any]:
@@ -76,19 +77,19 @@ class EnsemblePredictor(Predictor):
         """See `Predictor.correct`."""
         return self._each("correct", state, self._spread(latent))
 
-    def _each(self, verb: str, *arguments: Any) -> Any:
-        """A method of every member, of arguments and with answers that have the members as their second axis."""
+    def _each(self, method: str, *arguments: Any) -> Any:
+        """Call a method of every member; arguments and results have the members as their second axis."""
         tensors = {name: weight for name, weight in self.weights.items()}
         tensors |= {_key(name): self.get_buffer(_key(name)) for name in self.buffer_names}
 
         def of_one(own: dict[str, Tensor], *arguments: Any) -> Any:
-            return functional_call(self.shape[0], {_name(key): x for key, x in own.items()}, (verb, *arguments))
+            return functional_call(self.shape[0], {_name(key): x for key, x in own.items()}, (method, *arguments))
 
         with sdpa_kernel(SDPBackend.MATH):  # the fused attention of CPUs has no batching rule
             return vmap(of_one, in_dims=(0, *(1 for _ in arguments)), out_dims=1)(tensors, *arguments)
 
     def _spread(self, rows: Tensor) -> Tensor:
-        """Rows as the members get them: (B, ...) -> (B, K, ...), while training (B / K, K, ...), filled up with zeros."""
+        """Rows for the members: (B, ...) -> (B, K, ...), or in training mode (B / K, K, ...), padded with zeros."""
         if not self.training:
             return rows.unsqueeze(1).expand(-1, self.num_members, *rows.shape[1:])
         before = first_row(len(rows)) % self.num_members
@@ -96,22 +97,22 @@ class EnsemblePredictor(Predictor):
         return F.pad(rows, (0, 0) * (rows.dim() - 1) + (before, after)).unflatten(0, (-1, self.num_members))
 
     def _pick(self, answers: Tensor, rows: int) -> Tensor:
-        """The answers to so many rows: (B, K, ...), while training (B / K, K, ...), -> (B, ...)."""
+        """Predictions for `rows` rows: (B, K, ...), or in training mode (B / K, K, ...), -> (B, ...)."""
         if not self.training:
             return answers.mean(1)
         before = first_row(rows) % self.num_members
         return answers.flatten(0, 1)[before : before + rows]
 
 
-class _Verbs(nn.Module):
-    """A predictor whose methods are called by name, for `functional_call` knows only `forward`."""
+class _Methods(nn.Module):
+    """Calls a method of a predictor by name, because `functional_call` knows only `forward`."""
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
         self.predictor = predictor
 
-    def forward(self, verb: str, *arguments: Any) -> Any:
-        return getattr(self.predictor, verb)(*arguments)
+    def forward(self, method: str, *arguments: Any) -> Any:
+        return getattr(self.predictor, method)(*arguments)
 
 
 def _key(name: str) -> str:

@@ -10,7 +10,7 @@ from hiwm.levels.parts import Predictor
 
 
 class GraphPredictor(Predictor):
-    """z_i' = z_i + scale_i * network([z_1, m], ..., [z_N, m])_i: every object hears of the action and of the others.
+    """z_i' = z_i + scale_i * network([z_1, m], ..., [z_N, m])_i: every object receives the action and messages of the others.
 
     Args:
         dim_latent: size D = N * d of the latent, object after object, as `GraphEncoder` puts it out.
@@ -24,7 +24,7 @@ class GraphPredictor(Predictor):
         super().__init__(dim_latent)
         if dim_latent % entities:
             raise ValueError(
-                f"GraphPredictor: entities is {entities}; expected a divisor of the latent's size {dim_latent}"
+                f"GraphPredictor: entities is {entities}; expected a divisor of the size of the latent, {dim_latent}"
             )
         self.shape = (entities, dim_latent // entities)
         self.network = EntityNetwork(entities, self.shape[1] + dim_action, self.shape[1], width, depth)
@@ -32,5 +32,5 @@ class GraphPredictor(Predictor):
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
         """(..., D), (..., A) -> (..., D)."""
         objects = latent.unflatten(-1, self.shape)
-        told = action.unsqueeze(-2).expand(*objects.shape[:-1], -1)
-        return latent + self.scale * self.network(torch.cat([objects, told], -1)).flatten(-2)
+        actions = action.unsqueeze(-2).expand(*objects.shape[:-1], -1)
+        return latent + self.scale * self.network(torch.cat([objects, actions], -1)).flatten(-2)

@@ -1,4 +1,4 @@
-"""A recurrent predictor: what happened since the first latent is remembered."""
+"""A recurrent predictor: it remembers what happened since the first latent."""
 
 from __future__ import annotations
 

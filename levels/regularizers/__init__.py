@@ -1,1 +1,1 @@
-"""Regularisers: what keeps latents and macro-actions from collapsing."""
+"""Regularisers: losses that keep latents and macro-actions from collapsing."""

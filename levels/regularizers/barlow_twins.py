@@ -15,8 +15,8 @@ class BarlowTwins(Regularizer):
 
         1/D * (sum over i of (1 - C_ii)^2 + off_diagonal * sum over i != j of C_ij^2),
 
-    C being the cross-correlation of the two over the batch. The factor 1/D, not in the paper, keeps a weight's meaning
-    at any size of the latent.
+    C being the cross-correlation of the two over the batch. The factor 1/D, not in the paper, makes a weight mean
+    the same at any size of the latent.
 
     Args:
         off_diagonal: weight of the redundancy term.

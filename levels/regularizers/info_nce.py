@@ -1,4 +1,4 @@
-"""InfoNCE: a prediction is told from the latents of other windows."""
+"""InfoNCE: a prediction must be nearer to its own target than to those of other windows."""
 
 from __future__ import annotations
 

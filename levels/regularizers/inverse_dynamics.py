@@ -1,4 +1,4 @@
-"""Inverse dynamics: two neighbouring latents tell the actions between them."""
+"""Inverse dynamics: the actions can be predicted from the latents before and after them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hiwm.levels.parts import Regularizer
 
 
 class InverseDynamics(Regularizer):
-    """Squared error of the chunk of actions, read out of [z_t, z_t+1] by an MLP that trains along (PLDM, ICM).
+    """Squared error of the actions that an MLP predicts from [z_t, z_t+1]; the MLP is trained with the level (PLDM, ICM).
 
-    Keeps in the latent what the agent controls. Unlike the level's inverse model, which describes the latent, this one
-    shapes it.
+    It keeps in the latent what the agent controls. The inverse model of the level does not shape the latent; this one
+    does.
 
     Args:
         dim_latent: size D of the latent.

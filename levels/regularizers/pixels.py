@@ -17,10 +17,10 @@ class PixelPrediction(Regularizer):
     """Mean of (decoder([z_0, z^_1, ..., z^_T]) - frames)^2, in standardised pixels, z^ being the open-loop rollout.
 
     The generative baseline: action-conditional next-frame prediction (Oh et al. 2015, arXiv 1507.08750, equation 4, all
-    steps at once). z_0 is decoded as well, for a rollout starts from it.
+    steps at once). z_0 is decoded as well, because a rollout starts from it.
 
-    The decoder is Linear, GELU, Linear, then transposed convolutions that double the resolution each, in bfloat16 where the
-    processor is fast at it.
+    The decoder is Linear, GELU, Linear, then transposed convolutions that double the resolution each, in bfloat16 where
+    the processor is fast at it.
 
     Args:
         inputs: shape of one step of every input; exactly one is an image (H, W, C), others are not predicted.

@@ -22,7 +22,7 @@ class SIGReg(Regularizer):
     by the trapezoid rule. The paper's factor N (rows) is left out, so that a weight means the same at any batch size.
 
     Args:
-        of: what is to be Gaussian: "latent" z, "action" m, or "joint" [z, m] (then m is also independent of z).
+        of: the variable to make Gaussian: "latent" z, "action" m, or "joint" [z, m] (then m is also independent of z).
         num_directions: random directions, drawn anew at every call.
         num_knots: points t of the trapezoid rule on [0, bound]; the one at 0, where the integrand is 0, is left out.
         bound: largest t.

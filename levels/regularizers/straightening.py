@@ -1,4 +1,4 @@
-"""Temporal straightening: paths through the latent space turn as little as they can."""
+"""Temporal straightening: trajectories in the latent space should be straight."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hiwm.levels.parts import Regularizer
 class TemporalStraightening(Regularizer):
     """Mean of 1 - cos(z_t+1 - z_t, z_t+2 - z_t+1), after Hénaff et al. (2019), "Perceptual straightening".
 
-    Against folding: along a straight path latent distance grows with time.
+    It prevents folding: along a straight path, latent distance grows with time.
     """
 
     def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Temporal similarity: neighbouring latents lie near one another."""
+"""Temporal similarity: consecutive latents lie near one another."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ class VICReg(Regularizer):
         mean over dimensions j of max(0, 1 - sqrt(Var(z_j) + eps))
         + covariance * 1/D * sum over i != j of Cov(z_i, z_j)^2
 
-    Variances are over all rows of the batch, windows and time together, and divided by their number N. The invariance term is the level's prediction loss. PLDM (arXiv 2502.14819) adds `TemporalSimilarity` and
-    `InverseDynamics`.
+    Variances are over all rows of the batch, windows and time together, and divided by their number N. The invariance
+    term is the level's prediction loss. PLDM (arXiv 2502.14819) adds `TemporalSimilarity` and `InverseDynamics`.
 
     Args:
         covariance: weight of the covariance term.

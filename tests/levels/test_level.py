@@ -318,7 +318,7 @@ def test_an_inverse_model_reads_offsets_between_objects():
         source, other = torch.randn(2, 4, 6)
         asked = (torch.zeros(4, 1), torch.ones(4))
         assert torch.allclose(inverse(source, *asked), inverse(other, *asked)) != changes
-    with pytest.raises(ValueError, match=r"inverse\.entities is 4; expected a divisor of the source's size 6"):
+    with pytest.raises(ValueError, match=r"inverse\.entities is 4; expected a divisor of the size of the source, 6"):
         InverseModel(dim_source=6, entities=4, **sizes)
 
 

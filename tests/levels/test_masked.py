@@ -211,7 +211,7 @@ def test_mistakes_are_named(changes, message):
 
 
 def test_encoders_without_trained_patches_are_refused():
-    for choice, message in (("conv", "ConvEncoder has not"), ("vit", "encoder.read is cls")):
+    for choice, message in (("conv", "encoder is ConvEncoder; expected a ViTEncoder"), ("vit", "encoder.read is cls")):
         config = load_config(["level@levels.level0=pixels", f"encoder@levels.level0.encoder={choice}"])
         level = LevelSpec(config.levels["level0"], 1, IMAGE, 2, "0").build()
         own = {k: v for k, v in parts("blocks")["pretraining"]["objective"].items() if k != "_target_"}
