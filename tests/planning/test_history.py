@@ -37,7 +37,7 @@ def lived(hierarchy, steps):
 
 def test_the_context_is_what_each_level_saw_and_did(hierarchy):
     memory, observations, actions = lived(hierarchy, 40)
-    assert memory.length == len(memory.steps) == 18  # three steps of level 1
+    assert memory.length == len(memory.levels) == 18  # three steps of level 1
     latents = [
         torch.stack(of_level) for of_level in zip(*(hierarchy.encode({"state": o}) for o in observations), strict=True)
     ]
@@ -64,7 +64,7 @@ def test_ended_episodes_are_forgotten(hierarchy):
     memory, observations, _ = lived(hierarchy, 10)
     before, _, _ = memory.context(0, hierarchy.encode({"state": observations[-1]})[0])
     rows = torch.tensor([2, 0])
-    memory.keep(rows)
+    memory.select(rows)
     after, _, _ = memory.context(0, hierarchy.encode({"state": observations[-1][rows]})[0])
     torch.testing.assert_close(after, before[rows])
 
@@ -72,7 +72,7 @@ def test_ended_episodes_are_forgotten(hierarchy):
 def test_nothing_is_kept_for_predictors_without_memory(agent):
     memory = Memory(agent.hierarchy)
     memory.append({"state": torch.zeros(1, 2)}, torch.zeros(1, 2))
-    assert memory.steps == []
+    assert memory.levels == []
     latent = agent.hierarchy.encode({"state": torch.zeros(1, 2)})[0]
     found, done, passes = memory.context(0, latent)
     assert (found.shape[1], done.shape[1], passes) == (1, 0, 0)
