@@ -50,16 +50,16 @@ def test_a_path_counts_its_edges_and_says_where_it_leads():
     assert graph_path().select(torch.tensor([1])).text(0) == graph_path().text(1)
 
 
-def test_the_navigator_keeps_the_path_of_its_last_target():
+def test_a_target_of_the_navigator_has_its_path():
     where = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
     edges = torch.tensor([[0, 1, 2], [1, 2, 3]])
     graph = LandmarkGraph(Data(x=where, edge_index=edges, edge_attr=torch.tensor([1.0, 2.0, 3.0])), edge_steps=10)
     navigator = GraphNavigator(graph, 0, 1, 0.0, 3.0)
     navigator.start(ObservationGoal([where[[3, 3]]]))
-    navigator.target(torch.tensor([[0.1, 0.0], [2.1, 0.0]]), 0)
-    assert navigator.path.text(0) == "landmark 1, on a path of 3 edges to the goal at cost 6.0"
-    assert navigator.path.text(1) == "the goal itself, at the end of its path over the landmarks"
-    assert navigator.path.cost.tolist() == [6, 3]
+    path = navigator.target(torch.tensor([[0.1, 0.0], [2.1, 0.0]]), 0).path
+    assert path.text(0) == "landmark 1, on a path of 3 edges to the goal at cost 6.0"
+    assert path.text(1) == "the goal itself, at the end of its path over the landmarks"
+    assert path.cost.tolist() == [6, 3]
 
 
 def test_alternatives_are_the_best_that_differ_from_the_chosen_subgoal_and_from_each_other():
@@ -108,7 +108,7 @@ def test_a_level_reports_its_target_its_subgoal_and_the_outcome_of_the_last_one(
     outcome = SubgoalOutcome(torch.tensor([REACHED, UNREACHED]), torch.tensor([0, 1]), NUMBERS, NUMBERS + 1)
     assert replace(PART, outcome=outcome).explain(1).splitlines() == [
         "level 1, planned at step 5, plans towards the subgoal of level 2; cost 5 now, 2 at its nearest step",
-        "  hands down a subgoal until step 15",
+        "  hands a subgoal down until step 15",
         "  subgoal of step 1 not reached in time: 0.71 of its distance was left",
     ]
 

@@ -81,11 +81,11 @@ def test_a_new_plan_may_not_put_the_arrival_off_but_may_give_it_up():
     assert counted(shrinking, 1, 6, 4) == [2, 1, 4]
 
 
-def test_a_level_that_sees_the_goal_more_sharply_takes_over_once_it_can_look_that_far():
+def test_a_level_that_reads_the_goal_more_accurately_takes_over_once_it_can_look_that_far():
     shrinking = begun(line(2.0, 9.0))
     shrinking.planned(1, path([1.0, 2.0, 2.0, 2.0], [1.0, 2.0, 3.0, 4.0]), 0)
-    told = {step: shrinking.at_goal(0, step).tolist() for step in (0, 14, 15, 19, 20)}
-    assert told == {0: [False] * 2, 14: [False] * 2, 15: [True, False], 19: [True, False], 20: [False] * 2}
+    found = {step: shrinking.at_goal(0, step).tolist() for step in (0, 14, 15, 19, 20)}
+    assert found == {0: [False] * 2, 14: [False] * 2, 15: [True, False], 19: [True, False], 20: [False] * 2}
     assert shrinking.at_goal(1, 15).all()
     assert not begun(line(2.0)).at_goal(0, 15).any()
     # its own plans then have arrivals too, others none
@@ -95,7 +95,7 @@ def test_a_level_that_sees_the_goal_more_sharply_takes_over_once_it_can_look_tha
     shrinking.planned(1, path([9.0] * 4, [1.0, 2.0, 3.0, 4.0]), 17)  # the level above gives its arrival up
     assert counted(shrinking, 0, 17, 5) == [5, 5]
     assert shrinking.planned(0, path(*[[2.0] * 5] * 2), 17).tolist() == [0, 0]
-    # a level that sees it no more sharply never does
+    # a level that reads it no more accurately never does
     blunt = begun(line(2.0, errors=(0.5, 0.5)))
     blunt.planned(1, path([2.0] * 4), 0)
     assert blunt.arrival[1].tolist() == [10]
@@ -111,7 +111,7 @@ def test_a_level_is_skipped_only_below_one_that_is():
     assert shrinking.at_goal(1, 0).tolist() == shrinking.at_goal(0, 0).tolist() == [True, False]
 
 
-def test_the_energy_is_the_goals_where_a_level_takes_over_and_the_subgoals_elsewhere():
+def test_the_cost_is_that_of_the_goal_where_a_level_takes_over_and_of_the_subgoal_elsewhere():
     shrinking = begun(line(2.0, 9.0))
     latent = torch.rand(2, 3, 5, 1)
     rollout = leading_to(latent)
@@ -147,7 +147,7 @@ def test_kept_episodes_keep_their_arrivals_and_other_goals_begin_anew():
     assert shrinking.arrival[1].isinf().all()
 
 
-def test_errors_are_energies_in_the_goals_units():
+def test_errors_are_costs_in_the_units_of_the_goal():
     readouts = [Identity(), Identity()]
     for readout, error in zip(readouts, (1.0, 3.0), strict=True):
         readout.std, readout.prediction_error = torch.tensor([1.0, 10.0]), torch.tensor([error, 5.0])
@@ -182,11 +182,11 @@ def test_a_whole_observation_counts_as_reached_half_a_step_away(agent):
     assert goal.error(2).tolist() == [errors[2].item()] * 3
     assert goal.select(torch.tensor([1])).error(0).tolist() == [errors[0].item()]
     assert goal.more_accurate_than_above(1).tolist() == [True] * 3
-    shrinking = agent.with_planner(graph="none", shrinking="shrink", budget=400)
+    shrinking = agent.with_planner(graph="none", shrinking_horizon=True, budget=400)
     shrinking.reset(points(3).numpy())
     shrinking.act(points(3, 1).numpy())
-    assert [part.horizon.tolist() for part in shrinking.plan.steps][2] == [4] * 3
-    with pytest.raises(ValueError, match=r"planner.schedule is 'shrink' but .* no real actions of level 0 saved"):
+    assert [part.horizon.tolist() for part in shrinking.plan.levels][2] == [4] * 3
+    with pytest.raises(ValueError, match=r"planner.shrinking_horizon is true but level 0 .* no saved real actions"):
         Agent(agent.hierarchy, Heads(), agent.graphs, shrinking.config, agent.spec)
 
 
@@ -196,16 +196,18 @@ class Nameless(ObservationGoal):
     error = Goal.error
 
 
-def test_what_has_no_error_or_follows_landmarks_is_refused(agent, exact):
-    shrink = HierarchicalPlanner(exact, replace(FLAT, shrinking="shrink"), LOW, HIGH)
+def test_goals_without_an_error_and_graphs_are_refused(agent, exact):
+    shrinking = flat_planner(exact, shrinking_horizon=True)
     for goal in (ObservationGoal([points(2)]), Nameless([points(2)], [torch.ones(())])):
-        with pytest.raises(ValueError, match=rf"planner.schedule is 'shrink' but {type(goal).__name__} tells no error"):
-            begin(shrink, goal)
-    with pytest.raises(ValueError, match=r"planner.schedule is 'shrinks'; allowed: fixed, shrink"):
-        replace(FLAT, shrinking="shrinks").check(1)
-    for landmarks in ("direct", "search"):
-        with pytest.raises(ValueError, match=rf"planner.schedule is 'shrink'; allowed: fixed, for .* '{landmarks}'"):
-            stack_planner(agent, shrinking="shrink", landmarks=landmarks)
+        message = rf"planner.shrinking_horizon is true but {type(goal).__name__} does not implement error"
+        with pytest.raises(ValueError, match=message):
+            begin(shrinking, goal)
+    with pytest.raises(ValueError, match=r"planner.shrinking_horizon is 'shrinks'; expected true or false"):
+        FLAT.changed({"shrinking_horizon": "shrinks"})
+    for graph in ("follow", "search"):
+        message = rf"planner.shrinking_horizon is true; expected false with planner.graph '{graph}'"
+        with pytest.raises(ValueError, match=message):
+            hierarchy_planner(agent, shrinking_horizon=True, graph=graph)
 
 
 def exactly(error=0.02):
@@ -217,8 +219,9 @@ def exactly(error=0.02):
 def test_a_flat_planner_arrives_when_it_said_it_would(exact):
     """With the exact model, whatever the distance: every step leaves one less, or the search finds a shorter way."""
     position, target = torch.tensor([[0.1, 0.1], [0.1, 0.5]]), torch.tensor([[0.5, 0.1], [0.2, 0.5]])
-    config = replace(FLAT, shrinking="shrink", replan=[1], repeat=[1], budget=4000, std=[1.0], warm_start=True)
-    planner = begin(HierarchicalPlanner(exact, config, LOW, HIGH), PartGoal(target, exactly(0.03)))
+    level0 = {"replan": 1, "hold": 1, "proposal": {"std": 1.0}}
+    made = flat_planner(exact, shrinking_horizon=True, budget=4000, warm_start=True, level0=level0)
+    planner = begin(made, PartGoal(target, exactly(0.03)))
     plans, path = path_of(planner, position, 20)
     left = torch.stack([plan.levels[0].horizon for plan in plans])  # (20, 2)
     away = (path - target).norm(dim=-1)
@@ -249,11 +252,11 @@ def part_goal(agent, where, errors):
 
 def test_skipped_levels_leave_the_goal_to_the_searches_below(agent):
     where = points(4)
-    config = {"schedule": "shrink", "landmarks": "none", "proposal": ["inverse+search"] * 3, "budget": 400}
+    made = hierarchy_planner(agent, shrinking_horizon=True, graph="none", budget=400)
     # the top level always thinks that it is there; the middle one never does
-    planner = begin(stack_planner(agent, **config), part_goal(agent, where, (0.0, 0.1, 1e9)))
+    planner = begin(made, part_goal(agent, where, (0.0, 0.1, 1e9)))
     plan = planner.plan({"state": points(4, 1)})
-    assert [part.horizon.tolist() for part in plan.steps] == [[0] * 4, [2] * 4, [4] * 4]
+    assert [part.horizon.tolist() for part in plan.levels] == [[0] * 4, [2] * 4, [4] * 4]
     middle = plan.levels[1]
     torch.testing.assert_close(middle.cost, planner.goal.cost(1, middle.predicted).amin(1))
     assert torch.equal(middle.target, plan.levels[2].subgoal)
@@ -262,11 +265,11 @@ def test_skipped_levels_leave_the_goal_to_the_searches_below(agent):
     assert counted(planner.horizon, 2, 0, 4) == [1] * 4
     planner.select(torch.tensor([1, 3]))
     assert planner.horizon.goal is planner.goal
-    assert planner.parts[1].horizon.tolist() == [2, 2]
+    assert planner.plans[1].horizon.tolist() == [2, 2]
 
 
 def test_whole_observations_are_handed_to_the_inverse_model_once_a_level_is_skipped(agent):
-    shrinking = agent.with_planner(graph="none", shrinking="shrink", budget=400, proposal=["inverse+search"] * 3)
+    shrinking = agent.with_planner(graph="none", shrinking_horizon=True, budget=400)
     shrinking.goal_errors = [torch.zeros(()), torch.zeros(()), torch.tensor(1e9)]
     shrinking.reset(points(3).numpy())
     shrinking.act(points(3, 1).numpy())
@@ -275,17 +278,17 @@ def test_whole_observations_are_handed_to_the_inverse_model_once_a_level_is_skip
     assert torch.equal(shrinking.plan.levels[0].target, shrinking.plan.levels[1].subgoal)
 
 
-def test_a_waypoint_of_one_episode_leaves_the_others_their_dates(exact):
+def test_a_waypoint_of_one_episode_leaves_the_arrivals_of_the_others(exact):
     """Two episodes in a batch: the second plans as it would alone when the first one reaches its waypoint."""
-    config = replace(FLAT, shrinking="shrink", replan=[1], budget=2000, repeat=[1])
+    made = flat_planner(exact, shrinking_horizon=True, budget=2000, level0={"replan": 1, "hold": 1})
     places = [torch.tensor([[0.3, 0.5], [0.9, 0.5]]), torch.tensor([[0.9, 0.5], [0.1, 0.5]])]
     goal = Waypoints([PartGoal(place, exactly()) for place in places], tolerance=0.03**2)
-    planner = begin(HierarchicalPlanner(exact, config, LOW, HIGH), goal)
+    planner = begin(made, goal)
     planner.plan({"state": torch.tensor([[0.1, 0.5], [0.6, 0.5]])})
     before = planner.horizon.arrival[0].clone()
     assert before.isfinite().all()
-    planner._observe([torch.tensor([[0.3, 0.5], [0.6, 0.5]])])
-    assert planner.goal.at.tolist() == [1, 0]
+    planner._observe_goal([torch.tensor([[0.3, 0.5], [0.6, 0.5]])])
+    assert planner.goal.current.tolist() == [1, 0]
     assert planner.horizon.arrival[0].tolist() == [torch.inf, before[1].item()]
 
 
@@ -293,15 +296,15 @@ def test_every_level_plans_anew_at_a_waypoint(agent):
     places = [torch.tensor([[0.2, 0.2]]), torch.tensor([[0.8, 0.8]])]
     latents = [agent.hierarchy.encode({"state": place}) for place in places]
     goal = Waypoints([ObservationGoal(latent) for latent in latents], tolerance=1e-3)
-    for changes in ({"landmarks": "none"}, {"landmarks": "direct"}):
-        planner = begin(stack_planner(agent, replan=[3, 3, 6], **changes), goal)
+    for graph in ("none", "follow"):
+        planner = begin(hierarchy_planner(agent, graph=graph), goal)
         planner.plan({"state": torch.tensor([[0.6, 0.2]])})
         for _ in range(2):
             planner.plan({"state": torch.tensor([[0.5, 0.2]])})
         plan = planner.plan({"state": places[0]})  # level 2 is not due
-        assert planner.goal.at.item() == 1
-        assert [part.planned_at for part in plan.steps] == [3, 3, 3]
-        if planner.navigator is not None:
+        assert planner.goal.current.item() == 1
+        assert [part.planned_at for part in plan.levels] == [3, 3, 3]
+        if isinstance(planner.navigator, GraphNavigator):
             last = agent.graphs[2].nearest(latents[1][2])
             assert planner.navigator.goal_node.tolist() == last.tolist()
 
@@ -309,11 +312,11 @@ def test_every_level_plans_anew_at_a_waypoint(agent):
 def test_another_waypoint_begins_with_the_whole_horizon(exact):
     places = [torch.tensor([[x, 0.5]]) for x in (0.3, 0.9)]
     goal = Waypoints([PartGoal(place, exactly()) for place in places], tolerance=0.03**2)
-    config = replace(FLAT, shrinking="shrink", replan=[1], budget=2000, repeat=[1])
-    planner = begin(HierarchicalPlanner(exact, config, LOW, HIGH), goal)
+    made = flat_planner(exact, shrinking_horizon=True, budget=2000, level0={"replan": 1, "hold": 1})
+    planner = begin(made, goal)
     plans, _ = walk(planner, torch.tensor([[0.1, 0.5]]), 12)
     horizons = [plan.levels[0].horizon.item() for plan in plans]
-    assert planner.goal.at.item() == 1
+    assert planner.goal.current.item() == 1
     assert planner.horizon.goal is planner.goal
     assert horizons[0] == 20
     assert min(horizons) <= 3
@@ -321,6 +324,6 @@ def test_another_waypoint_begins_with_the_whole_horizon(exact):
     assert 20 in horizons[first:]
 
 
-def test_a_fixed_schedule_tells_no_horizon(agent):
-    plan = start(stack_planner(agent), points(2)).plan({"state": points(2, 1)})
+def test_a_fixed_horizon_is_not_reported(agent):
+    plan = start(hierarchy_planner(agent), points(2)).plan({"state": points(2, 1)})
     assert all(part.horizon is None for part in plan.levels)
