@@ -5,14 +5,14 @@ import torch
 from hiwm.heads.state_readout import StateReadout
 from hiwm.planning.goals import (
     AnyOf,
-    Waypoints,
+    BoxRegion,
     KeepOut,
     LabelledRegion,
     ObservationGoal,
     PartGoal,
-    BoxRegion,
-    Sum,
     PredicateRegion,
+    Sum,
+    Waypoints,
     squared_distance,
 )
 
@@ -39,28 +39,28 @@ def goals(readout):
         "observation": ObservationGoal([random(4, 6, seed=1), random(4, 6, seed=2)]),
         "part": PartGoal(random(4, 2, seed=3), both),
         "region": box,
-        "region with a width": BoxRegion(low, low + 2 * readout.std, both, width=0.5),
+        "region with a Cauchy scale": BoxRegion(low, low + 2 * readout.std, both, cauchy_scale=0.5),
         "any": AnyOf([PartGoal(random(4, 2, seed=3), both), box]),
         "sum": Sum([PartGoal(random(4, 2, seed=3), both), box], [1.0, 0.5]),
-        "in order": Waypoints([box, PartGoal(random(4, 2, seed=3), both)], 0.1, at=torch.tensor([0, 1, 0, 1])),
+        "in order": Waypoints([box, PartGoal(random(4, 2, seed=3), both)], 0.1, current=torch.tensor([0, 1, 0, 1])),
         "keep out": KeepOut(PartGoal(random(4, 2, seed=3), both), box, 0.1),
     }
 
 
 @pytest.mark.parametrize(
-    "name", ["observation", "part", "region", "region with a width", "any", "sum", "in order", "keep out"]
+    "name", ["observation", "part", "region", "region with a Cauchy scale", "any", "sum", "in order", "keep out"]
 )
 def test_every_goal_measures_each_episode_by_itself(readout, name):
     goal, latent = goals(readout)[name], random(4, 5, 7, 6)
-    energy = goal.cost(1, latent)
-    assert energy.shape == (4, 5, 7)
-    assert energy.min() >= 0
+    cost = goal.cost(1, latent)
+    assert cost.shape == (4, 5, 7)
+    assert cost.min() >= 0
     assert goal.size == 4
-    torch.testing.assert_close(goal.cost(1, latent[:, 2, 3]), energy[:, 2, 3])
+    torch.testing.assert_close(goal.cost(1, latent[:, 2, 3]), cost[:, 2, 3])
     rows = torch.tensor([2, 0])
     kept = goal.select(rows)
     assert kept.size == 2
-    torch.testing.assert_close(kept.cost(1, latent[rows]), energy[rows])
+    torch.testing.assert_close(kept.cost(1, latent[rows]), cost[rows])
     if (entered := goal.violation(1, latent)) is not None:
         assert entered.shape == (4, 5, 7)
         assert entered.min() < 0 < entered.max()
@@ -75,12 +75,12 @@ def test_goals_are_met_where_they_should_be(readout):
     part = PartGoal(readout(latent), [readout])
     assert not part.cost(0, latent).any()
     assert part.latent(0) is None
-    # in deviations of the data, so that units do not matter
+    # in standard deviations of the data, so that units do not matter
     off = PartGoal(readout(latent) + readout.std, [readout])
     torch.testing.assert_close(off.cost(0, latent), torch.full((4,), 2.0), rtol=1e-3, atol=1e-4)
 
 
-def test_a_goal_of_some_width_has_what_is_nearly_there_finished_first():
+def test_with_a_cauchy_scale_the_number_that_is_nearly_right_is_finished_first():
     wanted = torch.tensor([[0.0, 0.0], [0.0, torch.nan]])
     squared, finishing = PartGoal(wanted, [Plain()]), PartGoal(wanted, [Plain()], 0.5)
     points = torch.tensor([[1.0, 20.0]]).expand(2, -1)
@@ -91,20 +91,20 @@ def test_a_goal_of_some_width_has_what_is_nearly_there_finished_first():
     near, far = torch.tensor([[0.0, 20.0]]).expand(2, -1), torch.tensor([[1.0, 10.0]]).expand(2, -1)
     assert finishing.cost(0, near)[0] < finishing.cost(0, far)[0]
     assert squared.cost(0, near)[0] > squared.cost(0, far)[0]
-    # errors are energies of the same shape
+    # errors are costs of the same shape
     readout = Plain()
     readout.prediction_error = torch.tensor([1.0, 20.0])
     np.testing.assert_allclose(PartGoal(wanted, [readout], 0.5).error(0), [sum(expected), expected[0]], rtol=1e-5)
 
 
-def test_squared_distance_goes_beside_its_own_row():
+def test_squared_distance_is_to_the_target_of_the_own_episode():
     points, target = random(3, 5, 2), random(3, 2, seed=1)
     expected = torch.stack([(points[i] - target[i]).square().sum(-1) for i in range(3)])
     torch.testing.assert_close(squared_distance(points, target), expected)
 
 
 class Plain(torch.nn.Module):
-    """A readout that tells the latent itself."""
+    """A readout that predicts the latent itself."""
 
     std = torch.tensor([1.0, 10.0])
 
@@ -116,28 +116,28 @@ def test_a_region_is_reached_anywhere_within_and_has_a_depth():
     region = BoxRegion(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 40.0]]), [Plain()])
     points = torch.tensor([[[1.0, 10.0], [2.0, 40.0], [3.0, 20.0], [-1.0, 60.0]]])
     assert region.cost(0, points).tolist() == [[0, 0, 1, 1 + 4]]
-    # from the nearest side, here in deviations: within, on a corner, and so far outside
+    # from the nearest side, here in standard deviations: within, on a corner, and so far outside
     assert region.depth(0, points).tolist() == [[1, 0, -1, -2]]
     assert region.depth(0, points, 0.25).tolist() == [[1.25, 0.25, -0.75, -1.75]]
     half = BoxRegion(torch.tensor([[-torch.inf, 5.0]]), torch.tensor([[torch.inf, torch.inf]]), [Plain()])
     assert half.cost(0, torch.tensor([[9.0, 5.0], [9.0, -5.0]])[None]).tolist() == [[0, 1]]
-    with pytest.raises(ValueError, match="allowed: low <= high"):
+    with pytest.raises(ValueError, match="expected low <= high"):
         BoxRegion(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]]), [Plain()])
-    with pytest.raises(ValueError, match=r"a goal of the shape \(1, 1\); allowed: \(batch, 2\)"):
+    with pytest.raises(ValueError, match=r"the goal has the shape \(1, 1\); expected \(batch, 2\)"):
         BoxRegion(torch.tensor([[1.0]]), torch.tensor([[0.0]]), [Plain()])
-    with pytest.raises(ValueError, match=r"a goal of the shape \(3,\); allowed: \(batch, 2\)"):
+    with pytest.raises(ValueError, match=r"the goal has the shape \(3,\); expected \(batch, 2\)"):
         PartGoal(torch.zeros(3), [Plain()])
 
 
-def test_a_width_is_a_regions_too():
+def test_a_region_may_have_a_cauchy_scale():
     wide = BoxRegion(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 40.0]]), [Plain()], 0.5)
     np.testing.assert_allclose(wide.cost(0, torch.tensor([[[3.0, 20.0], [1.0, 20.0]]])), [[np.log(5), 0]], rtol=1e-6)
 
 
 def test_waypoints_that_are_observations_are_latents():
-    ways = [ObservationGoal([torch.full((2, 1), place)]) for place in (1.0, 2.0)]
-    assert Waypoints(ways, 0.1, at=torch.tensor([0, 1])).latent(0).tolist() == [[1.0], [2.0]]
-    assert Waypoints([ways[0], PartGoal(torch.zeros(2, 2), [Plain()])], 0.1).latent(0) is None
+    waypoints = [ObservationGoal([torch.full((2, 1), place)]) for place in (1.0, 2.0)]
+    assert Waypoints(waypoints, 0.1, current=torch.tensor([0, 1])).latent(0).tolist() == [[1.0], [2.0]]
+    assert Waypoints([waypoints[0], PartGoal(torch.zeros(2, 2), [Plain()])], 0.1).latent(0) is None
 
 
 def test_part_of_a_part_may_not_matter():
@@ -161,19 +161,19 @@ def test_waypoints_come_one_after_another_and_the_last_stays():
     goal = Waypoints(waypoints, tolerance=0.01)
     at = []
     for x, y in ((0.0, 3.0), (1.05, 1.0), (1.5, 1.5), (2.0, 3.0), (3.0, 3.0), (3.0, 3.0)):  # the second never passes 2
-        before = goal.at
+        before = goal.current
         # a level above, at the last waypoint already, is not asked
         goal, changed = goal.observe([torch.tensor([[x, 0.0], [y, 0.0]]), torch.tensor([[3.0, 0.0], [3.0, 0.0]])])
-        assert torch.equal(changed, goal.at != before)
-        at.append(goal.at.tolist())
+        assert torch.equal(changed, goal.current != before)
+        at.append(goal.current.tolist())
     assert at == [[0, 0], [1, 1], [1, 1], [2, 1], [2, 1], [2, 1]]
-    with pytest.raises(ValueError, match="a waypoint holds waypoints itself"):
+    with pytest.raises(ValueError, match="a waypoint is itself made of Waypoints"):
         Waypoints([waypoints[0], Sum([goal, waypoints[1]])], tolerance=0.01)
     assert goal.cost(0, torch.tensor([[3.0, 0.0], [3.0, 0.0]])).tolist() == [0, 1]
-    assert goal.select(torch.tensor([1])).at.tolist() == [1]
+    assert goal.select(torch.tensor([1])).current.tolist() == [1]
 
 
-def test_what_is_forbidden_is_told_with_its_margin():
+def test_violations_include_the_margin():
     box = BoxRegion(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 40.0]]), [Plain()])
     points = torch.tensor([[[1.0, 20.0], [2.5, 20.0], [3.0, 20.0]]])
     reach = PartGoal(torch.tensor([[1.0, 20.0]]), [Plain()])
@@ -182,11 +182,11 @@ def test_what_is_forbidden_is_told_with_its_margin():
     torch.testing.assert_close(KeepOut(reach, box, 0.6).violation(0, points), torch.tensor([[1.6, 0.1, -0.4]]))
     first = Waypoints([KeepOut(reach, box), reach], tolerance=0.0)
     assert first.violation(0, points).tolist() == [[1, -0.5, -1]]
-    then = Waypoints([KeepOut(reach, box), reach], tolerance=0.0, at=torch.tensor([1]))
+    then = Waypoints([KeepOut(reach, box), reach], tolerance=0.0, current=torch.tensor([1]))
     assert (then.violation(0, points) <= 0).all()  # waypoint 2 forbids nothing
     assert Waypoints([reach, reach], tolerance=0.0).violation(0, points) is None
     for wrong, message in (
-        ((box, reach), "is a PartGoal; allowed: `Agent.region`"),
+        ((box, reach), "is a PartGoal; expected `Agent.region`"),
         ((reach, box, -1.0), "margin is -1.0"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -198,18 +198,18 @@ def test_what_is_forbidden_is_told_with_its_margin():
 
 def test_labelled_states_forbid_what_is_nearer_to_a_forbidden_one():
     labels = torch.tensor([True, False, False])
-    zone = LabelledRegion(torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 80.0]]), labels, [Plain()])  # deviations 1 and 20
+    region = LabelledRegion(torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 80.0]]), labels, [Plain()])  # standard deviations 1 and 20
     points = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [0.0, 60.0]]])
-    # on the line between two states the depth is the distance from the border, at 2 deviations
-    torch.testing.assert_close(zone.depth(0, points)[0], torch.tensor([2.0, 1.0, 0.0, -1.0, -2.0]))
-    torch.testing.assert_close(zone.depth(0, points, 0.5)[0], torch.tensor([2.5, 1.5, 0.5, -0.5, -1.5]))
+    # on the line between two states the depth is the distance from the border, at 2 standard deviations
+    torch.testing.assert_close(region.depth(0, points)[0], torch.tensor([2.0, 1.0, 0.0, -1.0, -2.0]))
+    torch.testing.assert_close(region.depth(0, points, 0.5)[0], torch.tensor([2.5, 1.5, 0.5, -0.5, -1.5]))
     reach = PartGoal(torch.tensor([[4.0, 0.0]]), [Plain()])
-    told = KeepOut(reach, zone, 0.5)
-    assert torch.equal(told.violation(0, points), zone.depth(0, points, 0.5))
-    assert told.select(torch.tensor([0, 0])).violation(0, points.repeat(2, 1, 1)).shape == (2, 5)
+    goal = KeepOut(reach, region, 0.5)
+    assert torch.equal(goal.violation(0, points), region.depth(0, points, 0.5))
+    assert goal.select(torch.tensor([0, 0])).violation(0, points.repeat(2, 1, 1)).shape == (2, 5)
     with pytest.raises(ValueError, match="all states have the same label"):
         LabelledRegion(torch.zeros(2, 2), torch.tensor([True, True]), [Plain()])
-    with pytest.raises(ValueError, match=r"allowed: \(N, 2\) with \(N,\) of true"):
+    with pytest.raises(ValueError, match=r"expected \(N, 2\) with \(N,\) booleans, true"):
         LabelledRegion(torch.zeros(2, 2), torch.tensor([1, 0]), [Plain()])
 
 
@@ -222,11 +222,11 @@ def test_a_predicate_forbids_where_it_holds():
     deep = PredicateRegion(lambda part: part["x"] - 1.5, columns, [Plain()])
     assert KeepOut(reach, deep).violation(0, points).tolist() == [[-1.5, -0.5, 0.5]]
     assert KeepOut(reach, deep, 1.0).violation(0, points).tolist() == [[-0.5, 0.5, 1.5]]
-    with pytest.raises(ValueError, match=r"margin is 1.0; allowed: 0, for the predicate answers yes or no"):
+    with pytest.raises(ValueError, match=r"margin is 1.0; expected 0, because the predicate returns booleans"):
         KeepOut(reach, yes_or_no, 1.0).violation(0, points)
-    with pytest.raises(ValueError, match=r"the predicate asks for 'z'; allowed: \['x', 'y'\]"):
+    with pytest.raises(ValueError, match=r"the predicate reads 'z'; expected one of \['x', 'y'\]"):
         PredicateRegion(lambda part: part["z"], columns, [Plain()]).depth(0, points)
-    with pytest.raises(ValueError, match=r"answers with the shape \(1, 3, 1\); allowed: \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"returns the shape \(1, 3, 1\); expected \(1, 3\)"):
         PredicateRegion(lambda part: part["y"], columns, [Plain()]).depth(0, points)
 
 
