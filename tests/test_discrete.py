@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from hiwm.planning.proposals import SearchSpace, anywhere, around
 
 from hiwm.agent import load_agent
 from hiwm.config import load_config
@@ -21,7 +22,6 @@ from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
 from hiwm.planning.goals import ObservationGoal
 from hiwm.planning.planner import HierarchicalPlanner
-from hiwm.planning.proposals import SearchSpace, anywhere, around
 from hiwm.validate import is_one_hot
 
 MOVES = torch.tensor(tiny.DiscreteRoom.MOVES, dtype=torch.float32)

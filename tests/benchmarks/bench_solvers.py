@@ -10,13 +10,13 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from hiwm.rollout import Rollout, in_blocks, repeated
 
 from hiwm.levels.precision import half_precision
 from hiwm.levels.predictors.mlp import ResidualMLPPredictor
 from hiwm.planning.goals import squared_distance
 from hiwm.planning.solvers.cem import CEM
 from hiwm.planning.solvers.solver import Proposal, Scores
-from hiwm.rollout import Rollout, in_blocks, repeated
 
 SAMPLES, ITERATIONS, ELITES, HORIZON, LATENT, ACTION = 300, 3, 30, 10, 8, 2
 TIMES = 15
