@@ -1,0 +1,1 @@
+"""Plans and the reasons for them, as tensors and in words."""
