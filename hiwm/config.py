@@ -123,7 +123,7 @@ class Config(Settings):
 
     @property
     def stack(self) -> StackConfig:
-        """The stack to train."""
+        """The levels to train."""
         names = [f"level{k}" for k in range(len(self.levels))]
         if sorted(self.levels) != names:
             raise ConfigError(f"levels has the keys {sorted(self.levels)}; expected level0, level1, ... without a gap")

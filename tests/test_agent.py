@@ -129,7 +129,9 @@ def test_select(agent, rows):
     agent.act(STATES)
     planned = agent.plan.levels[0].actions
     agent.select(rows)
-    with pytest.raises(ValueError, match="the observation is a batch of 4; expected a batch of 2, like the goal of reset"):
+    with pytest.raises(
+        ValueError, match="the observation is a batch of 4; expected a batch of 2, like the goal of reset"
+    ):
         agent.act(STATES)
     action = agent.act(STATES[[0, 2]])
     np.testing.assert_array_equal(action, planned[[0, 2], 1])
@@ -432,5 +434,7 @@ def test_a_hierarchy_of_another_version_is_refused(saved):
     described = yaml.safe_load((saved / "agent.yaml").read_text())
     described["planner"]["telepathy"] = 1.0
     (saved / "agent.yaml").write_text(yaml.safe_dump(described))
-    with pytest.raises(ValueError, match=r"is from another version of hiwm: unknown key planner.telepathy;.*`hiwm train` saves"):
+    with pytest.raises(
+        ValueError, match=r"is from another version of hiwm: unknown key planner.telepathy;.*`hiwm train` saves"
+    ):
         load_agent(saved, allow=["tiny"])

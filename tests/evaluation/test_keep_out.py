@@ -69,7 +69,13 @@ def test_agents_keep_out_of_the_box_with_their_own_margin(with_readouts, tiny_ru
         return keep_out(agent, goals, box, margin)
 
     monkeypatch.setattr("hiwm.evaluation.episodes.keep_out", recorded)
-    level0 = {"strategy": "search", "horizon": 6, "replan": 3, "hold": 1, "proposal": {"center": "gaussian", "std": 0.7}}
+    level0 = {
+        "strategy": "search",
+        "horizon": 6,
+        "replan": 3,
+        "hold": 1,
+        "proposal": {"center": "gaussian", "std": 0.7},
+    }
     flat = {"num_levels": 1, "level0": level0}
     config = replaced(
         tiny_run.config.evaluation, num_tasks=1, episodes=1, max_steps=1,

@@ -130,9 +130,7 @@ def test_what_was_fitted_is_kept_until_its_settings_change(config, monkeypatch):
     )
     train(config)
     assert not fitted
-    train(
-        config.changed({"action_prior": {"levels": [2]}})
-    )  # another level is no other setting
+    train(config.changed({"action_prior": {"levels": [2]}}))  # another level is no other setting
     assert not fitted
     train(config.changed({"action_prior": {"steps": 3}}))
     zeroth, first, second = config.stack.strides

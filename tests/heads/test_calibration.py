@@ -264,7 +264,9 @@ def test_training_calibrates_and_saves(tiny_run, tmp_path):
 def test_training_does_not_begin_where_the_planner_would_refuse(tiny_run, tmp_path):
     with pytest.raises(ValueError, match=r"predictor of level 0, ResidualMLPPredictor, is not an ensemble"):
         train(experiment(tiny_run, tmp_path, "planner.level0.disagreement=0.3"))
-    with pytest.raises(ValueError, match=r"planner.level1.disagreement is 0.3; expected 0, because level 1 does not search"):
+    with pytest.raises(
+        ValueError, match=r"planner.level1.disagreement is 0.3; expected 0, because level 1 does not search"
+    ):
         train(experiment(tiny_run, tmp_path, "planner.level1.disagreement=0.3"))  # it hands landmarks down
     changes = ("planner.graph=none", "planner.level1.disagreement=0.3", "planner.level1.horizon=27")
     with pytest.raises(

@@ -216,7 +216,9 @@ def test_goals_say_what_the_part_is_to_be(trained):
 
 def test_what_cannot_be_is_refused(trained):
     without, config = replace(trained.heads, values=()), trained.config.changed({"level1": {"value": 5}})
-    with pytest.raises(ValueError, match=r"planner.level1.value is 5.0 but level 1 learns no value; .*value.levels=\[1\]"):
+    with pytest.raises(
+        ValueError, match=r"planner.level1.value is 5.0 but level 1 learns no value; .*value.levels=\[1\]"
+    ):
         Agent(trained.hierarchy, without, trained.graphs, config, trained.spec)
     with pytest.raises(ValueError, match=r"planner.level0.value is 1.0; expected 0, because level 0 does not search"):
         trained.with_planner(level0={"value": 1, "strategy": "follow_inverse"})

@@ -198,7 +198,9 @@ def test_violations_include_the_margin():
 
 def test_labelled_states_forbid_what_is_nearer_to_a_forbidden_one():
     labels = torch.tensor([True, False, False])
-    region = LabelledRegion(torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 80.0]]), labels, [Plain()])  # standard deviations 1 and 20
+    region = LabelledRegion(
+        torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 80.0]]), labels, [Plain()]
+    )  # standard deviations 1 and 20
     points = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [0.0, 60.0]]])
     # on the line between two states the depth is the distance from the border, at 2 standard deviations
     torch.testing.assert_close(region.depth(0, points)[0], torch.tensor([2.0, 1.0, 0.0, -1.0, -2.0]))

@@ -164,7 +164,11 @@ def test_errors_are_costs_in_the_units_of_the_goal():
     assert box.error(1).tolist() == [0.25, 9, 9]
     assert box.more_accurate_than_above(0).tolist() == [False, True, True]
     assert AnyOf([part, box]).error(1).tolist() == [0.25, 9, 0.25]
-    assert AnyOf([part, box]).more_accurate_than_above(0).tolist() == Sum([part, box]).more_accurate_than_above(0).tolist() == [False, True, False]
+    assert (
+        AnyOf([part, box]).more_accurate_than_above(0).tolist()
+        == Sum([part, box]).more_accurate_than_above(0).tolist()
+        == [False, True, False]
+    )
     assert Sum([part, box], [1.0, 2.0]).error(1).tolist() == [9.75, 27, 18.25]
     now = Waypoints([part, box], 0.1, current=torch.tensor([0, 1, 1]))
     assert now.error(1).tolist() == [9.25, 9, 9]
