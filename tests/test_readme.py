@@ -69,9 +69,8 @@ def test_links_lead_somewhere(page):
         (["~levels.level2"], 2),
         (
             [
-                "levels.level1.stride=5", "+level@levels.level3=abstract", "planner.proposal=[inverse,inverse,inverse,gaussian]",
-                "planner.horizon=[5,3,2,2]", "planner.replan=[5,5,5,10]", "planner.repeat=[1,1,1,1]", "planner.std=[1,1,1,1]",
-                "planner.inverse_std=[1,1,1,1]",
+                "levels.level1.stride=5", "+level@levels.level3=abstract", "+planner@planner.level3=level",
+                *(f"planner.level{k}.horizon={steps}" for k, steps in enumerate((5, 3, 2, 2))), "planner.level3.replan=10",
             ],
             4,
         ),
@@ -79,7 +78,8 @@ def test_links_lead_somewhere(page):
 )  # fmt: skip
 def test_other_depths_compose(overrides, levels):
     from hiwm.config import load_config
+    from hiwm.planning.validate import check_config
 
-    config = load_config(["experiment=pointmaze-medium-navigate", *overrides])
-    config.planner.check(levels)
+    config = load_config(["experiment=pointmaze", *overrides])
+    check_config(config.planner, levels)
     assert len(config.stack.levels) == levels
