@@ -172,7 +172,8 @@ class Evaluator:
         least = torch.where(total.isnan(), torch.inf, total).argmin(-1, keepdim=True)  # (B, S, 1)
         violation = None
         if forbidden is not None:
-            violation = forbidden.cummax(-1).values.gather(-1, least.clamp(min=self.committed - 1))
+            committed = min(self.committed, forbidden.shape[-1])  # a strategy may evaluate shorter plans
+            violation = forbidden.cummax(-1).values.gather(-1, least.clamp(min=committed - 1))
         again = None if again is None else again.gather(-1, least).squeeze(-1)
         return Evaluation(near.amin(-1), again, Scores(total.amin(-1), violation))
 
