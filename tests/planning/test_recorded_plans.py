@@ -25,7 +25,7 @@ from hiwm.agent import Agent, load_agent
 from hiwm.config import Config, load_config
 from hiwm.data.store import Writer
 from hiwm.evaluation.evaluate import make_agents
-from hiwm.evaluation.keep_out import keep_out
+from hiwm.evaluation.goals import keep_out
 from hiwm.experiment import train
 from hiwm.planning.goals import AnyOf, Goal, KeepOut, Sum, Waypoints
 
