@@ -1,1 +1,1 @@
-"""Plans and the reasons for them, as tensors and in words."""
+"""Records of why a plan is as it is, and their words."""
