@@ -38,15 +38,6 @@ def per_level(**lists: list[Any]) -> dict[str, dict[str, Any]]:
 
 GAUSSIAN = {"level0": search(std=0.7), "level1": search(), "level2": search()}
 INVERSE = {f"level{k}": search("inverse") for k in range(3)}
-STACK = PlannerConfig(
-    graph="follow",
-    hops=1,
-    budget=200.0,
-    solver=CEM,
-    level0={"strategy": "follow_inverse", "horizon": 10, "replan": 1},
-    level1={"strategy": "follow_inverse", "horizon": 5, "replan": 5},
-    level2={"horizon": 4, "replan": 10},
-)
 FLAT = PlannerConfig(
     hops=1, budget=200.0, solver=CEM, level0={"horizon": 20, "replan": 5, "hold": 5, "proposal": {"std": 0.7}}
 )
@@ -73,7 +64,7 @@ class Counting(Predictor):
         return self.part(first, *others)
 
 
-class Itself(torch.nn.Module):
+class Identity(torch.nn.Module):
     """A readout of latents that are the position."""
 
     std = torch.ones(2)
@@ -96,8 +87,8 @@ def flat_planner(hierarchy, *changes: Mapping[str, Any], bounds=(LOW, HIGH), hea
     return make_planner(hierarchy, config, bounds, heads or Heads(), graphs, allow=allow)
 
 
-def stack_planner(agent, *changes: Mapping[str, Any], allow=(), **more):
-    """A planner over the levels of the trained tiny run, with changes of its config."""
+def hierarchy_planner(agent, *changes: Mapping[str, Any], allow=(), **more):
+    """A planner over the trained tiny hierarchy, with changes of its config."""
     config = agent.config.changed(reduce(merged, changes, {})).changed(more)
     return make_planner(agent.hierarchy, config, (LOW, HIGH), agent.heads, agent.graphs, allow=allow)
 

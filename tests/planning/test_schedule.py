@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from planning_tools import FLAT, HIGH, LOW, Itself, begin, path_of, points, stack_planner, start, walk
+from test_planner import FLAT, HIGH, LOW, Itself, begin, exact, path_of, points, stack_planner, start, walk
 
 from hiwm.agent import Agent
 from hiwm.heads.heads import Heads
@@ -12,6 +12,7 @@ from hiwm.planning.goals import Aim, AnyOf, Goal, InOrder, KeepOut, ObservationG
 from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.schedule import Schedule, half_steps
 
+assert exact  # a fixture
 PERIODS, HORIZON = (1, 10), (5, 4)  # level 0 sees half a step of level 1
 
 
