@@ -113,7 +113,9 @@ def test_an_action_prior_counts_each_of_its_passes(agent):
     planner = start(make_planner(agent.hierarchy, config, (LOW, HIGH), heads, agent.graphs), points(2, 2))
     before = sum(counter.count for counter in others)
     plan = planner.plan({"state": points(2, 1)})
-    assert prior.count == 2 * 2 * 2 * (3 * samples(planner, 1) + 1)  # passes, steps, episodes, candidates and the solution
+    assert prior.count == 2 * 2 * 2 * (
+        3 * samples(planner, 1) + 1
+    )  # passes, steps, episodes, candidates and the solution
     assert 2 * plan.other_calls == sum(counter.count for counter in others) - before + prior.count
 
 

@@ -30,7 +30,10 @@ HIERARCHY = PlannerConfig(
             per_level(replan=[4, 8, 10]),
             r"planner.level2.replan is 10; expected a multiple of planner.level0.replan, 4",
         ),
-        ({"level0": search("flow")}, r"planner.level0.proposal.center is flow; expected gaussian, inverse or retrieval"),
+        (
+            {"level0": search("flow")},
+            r"planner.level0.proposal.center is flow; expected gaussian, inverse or retrieval",
+        ),
         ({"level1": {"value": 1.0}}, r"planner.level1.value is 1.0; expected 0, because level 1 does not search"),
         ({"level2": {"disagreement": 2.0}}, r"planner.level2.disagreement is 2.0; .* level 2 does not search"),
         ({"level1": {"costs": {"own": CEM}}}, r"planner.level1.costs is .* level 1 does not search"),
