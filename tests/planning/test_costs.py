@@ -204,18 +204,17 @@ def test_a_cost_is_started_with_every_goal_it_is_asked_about(exact):
     assert planner.goal.size == 1
 
 
-def test_a_level_with_a_cost_of_its_own_does_not_judge_what_is_within_reach(agent):
+def test_a_level_with_a_cost_of_its_own_does_not_judge_what_is_within_reach(agent, monkeypatch):
     """Level 0 avoids what the cost charges for, so that it stays away from a subgoal that it could reach."""
-    reports = []
-    for changes, allow in (({}, ()), ({"level0": high(1000.0)}, ["test_costs"])):
-        planner = start(hierarchy_planner(agent, changes, allow=allow), points(2))
+    reports = {}
+    for name, changes in (("without", {}), ("with", {"level0": high(1000.0)})):
+        planner = start(hierarchy_planner(agent, changes, allow=["test_costs"]), points(2))
         planner.plan({"state": points(2, 1)})
-        monitor = planner.subgoals[1]
-        monitor.report_reach = lambda *others, k=len(reports): reports[k].append(others)
-        reports.append([])
+        found = reports[name] = []
+        monkeypatch.setattr(planner.subgoals[1], "report_reach", partial(lambda to, *report: to.append(report), found))
         walk(planner, points(2, 1), 6)
-    assert reports[0]
-    assert not reports[1]
+    assert reports["without"]
+    assert not reports["with"]
 
 
 def test_a_cost_that_is_not_trusted_or_does_not_fit_is_refused(exact):
