@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test check bench clean
 
 demo: $(VENV)/user  ## train three levels on a maze, compare the hierarchy with flat planners, write a report
-	$(BIN)/hiwm run experiment=pointmaze-medium-navigate
+	$(BIN)/hiwm run experiment=pointmaze
 	@echo "Report: runs/pointmaze-medium-navigate/report.html"
 	@echo "MLflow: $(BIN)/mlflow ui --backend-store-uri sqlite:///runs/pointmaze-medium-navigate/mlflow.db"
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import yaml
 
+from hiwm.build import locate
 from hiwm.config import Config, ConfigError
 from hiwm.data.store import Trajectories
 from hiwm.heads.calibration import calibrated_steps
@@ -47,6 +48,8 @@ def check(config: Config) -> None:
             f"graph.transitions is {config.graph.transitions!r}; expected deterministic, because planner.failure_penalty is "
             f"{config.planner.failure_penalty} and a failed path cannot be told from bad luck. Or set the penalty to 0"
         )
+    if config.evaluation.goal is not None:
+        locate(str(config.evaluation.goal.get("_target_")), config.allow)
     if config.text.learn:
         try:
             check_text()

@@ -73,3 +73,19 @@ def agent(tiny_run: TinyRun) -> Any:
     from hiwm.agent import load_agent
 
     return load_agent(tiny_run.folder / "hierarchy")
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `make demo` has run, with less of everything; for the commands of the documentation."""
+    import pages
+
+    from hiwm.cli import main
+
+    folder, before = tmp_path_factory.mktemp("demo"), os.getcwd()
+    os.chdir(folder)
+    try:
+        assert main(["run", *pages.overrides("Makefile")[0], *pages.QUICK]) == 0
+    finally:
+        os.chdir(before)
+    return folder

@@ -1,85 +1,103 @@
-"""The README's own code: every file it shows is written, every command it gives is run, in a folder of its own."""
+"""The README's commands compose, its Python snippet runs, and its links and numbers are right."""
 
+from __future__ import annotations
+
+import csv
 import re
-import shlex
-import sys
-from pathlib import Path
 
+import pages
 import pytest
 
 from hiwm.cli import main
+from hiwm.config import load_config
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-FILES = dict(re.findall(r"```python\n# (my_\w+\.py)\n(.*?)```", README, re.S))
-COMMANDS = re.findall(r"```bash\n(.*?)```", README, re.S)
-QUICK = [
-    "training.steps=20", "training.batch=32", "training.evaluate_every=20", "graph.num_nodes=40", "dataset.workers=1",
-    "evaluation.episodes=2", "evaluation.max_steps=60", "tracking=none",
-]  # fmt: skip
+README = pages.read("README.md")
 
 
-def quick(command: str) -> list[str]:
-    """The command's arguments, with less of everything: the test is of the words, not of the result."""
-    arguments = shlex.split(command)
-    assert arguments.pop(0) == "hiwm"
-    return [*arguments, *QUICK, *(["dataset.episodes=12"] if arguments[0] == "run" else [])]
+def test_it_is_short():
+    assert len(README.splitlines()) <= 170
 
 
-def test_the_readme_has_the_snippets_it_promises():
-    assert set(FILES) == {"my_world.py", "my_data.py", "my_parts.py"}
-    assert len(COMMANDS) == 3
+@pytest.mark.parametrize("page", pages.PAGES)
+def test_every_command_composes(page):
+    for overrides in pages.overrides(page):
+        load_config(overrides)
 
 
-def test_readme_snippets_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    for name, text in FILES.items():
-        Path(name).write_text(text)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    exec(compile(FILES["my_data.py"], "my_data.py", "exec"), {})
-    for command in COMMANDS:
-        assert main(quick(command)) == 0, capsys.readouterr().err
-    assert Path("runs/room/evaluation.json").exists()
-    assert Path("runs/room/report.html").exists()
-    saved = Path("runs/fourier/hierarchy/hierarchy.yaml").read_text()
-    assert "my_parts.FourierEncoder" in saved
-    for module in ("my_world", "my_parts"):
-        sys.modules.pop(module, None)
+def test_there_are_commands():
+    assert len(pages.overrides("README.md")) >= 6
+    assert ["experiment=pointmaze", "environment.maze=giant", "dataset.behaviour.behaviour=stitch"] in pages.overrides(
+        "README.md"
+    )
 
 
-@pytest.mark.parametrize("page", ["README.md", "analysis/results/README.md"])
-def test_links_lead_somewhere(page):
-    path = Path(__file__).parents[1] / page
-    text = path.read_text()
-    headings = {
-        re.sub(r"[^\w -]", "", line.lstrip("# ")).lower().replace(" ", "-")
-        for line in text.splitlines()
-        if line[:1] == "#"
-    }
-    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("http")]
-    assert len(links) > 5
-    for link in links:
-        file, _, heading = link.partition("#")
-        assert (path.parent / file).exists(), link
-        assert file or heading in headings, link
+def test_make_has_the_targets_that_pages_name():
+    makefile = pages.read("Makefile")
+    for page in pages.PAGES:
+        for name in re.findall(r"(?:`|^)make (\w+)", pages.read(page), re.M):
+            assert re.search(rf"^{name}:", makefile, re.M), f"{page}: make {name}"
 
 
-@pytest.mark.parametrize(
-    ("overrides", "levels"),
-    [
-        (["~levels.level2"], 2),
-        (
-            [
-                "levels.level1.stride=5", "+level@levels.level3=abstract", "planner.proposal=[inverse,inverse,inverse,gaussian]",
-                "planner.horizon=[5,3,2,2]", "planner.replan=[5,5,5,10]", "planner.repeat=[1,1,1,1]", "planner.std=[1,1,1,1]",
-                "planner.inverse_std=[1,1,1,1]",
-            ],
-            4,
-        ),
-    ],
-)  # fmt: skip
-def test_other_depths_compose(overrides, levels):
-    from hiwm.config import load_config
+def test_the_demo_saves_what_the_readme_shows():
+    (overrides,) = pages.overrides("Makefile")
+    assert f"{load_config(overrides).folder}/" in README
 
-    config = load_config(["experiment=pointmaze-medium-navigate", *overrides])
-    config.planner.check(levels)
-    assert len(config.stack.levels) == levels
+
+def test_its_python_snippet_runs(demo, monkeypatch, capsys):
+    monkeypatch.chdir(demo)
+    (snippet,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "load_agent" in block)
+    exec(compile(snippet, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("level 2, planned at step ")
+
+
+@pytest.mark.parametrize("name", ["_target_", "regularizers", "costs"])
+def test_the_table_of_extensions_names_importable_classes(name):
+    from hiwm.build import locate
+
+    table = README.split("## Extend it")[1].split("##")[0]
+    assert name in table
+    classes = re.findall(r"`(hiwm\.[\w.]+\.[A-Z]\w+)`", table)
+    assert len(classes) == 8
+    for path in classes:
+        if path != "hiwm.planning.goals.Goal":  # from the package, where it is not defined
+            locate(path)
+
+
+def test_the_tree_names_what_exists():
+    tree = README.split("## Where things are")[1]
+    for folder, name in re.findall(r"^( *)([\w/.]+)[, ]", tree.split("```")[1], re.M):
+        assert (pages.ROOT / ("hiwm" if folder else "") / name).exists(), name
+
+
+def test_means_and_seeds_are_those_of_the_results():
+    """Each row's mean, seeds and interval follow from the counts on the results page, which follow from the CSV file."""
+    rows = list(csv.DictReader(pages.read("analysis/results/evaluation.csv").splitlines()))
+    cells = {
+        "pointmaze giant-navigate": "pointmaze-giant-navigate", "pointmaze giant-stitch": "pointmaze-giant-stitch",
+        "pointmaze teleport-navigate": "pointmaze-teleport-navigate",
+        "pointmaze teleport-stitch": "pointmaze-teleport-stitch", "cube-single": "cube-single",
+        "cube-double": "cube-double", "cube-triple": "cube-triple", "scene": "scene",
+    }  # fmt: skip
+    for cell, experiment in cells.items():
+        found = re.search(rf"^\| {cell} \| \*\*(\d+)\*\* \(([\d., ]+)\) \| ([\d.]+)–([\d.]+)", README, re.M)
+        assert found, cell
+        known = {}
+        for row in rows:
+            if row["experiment"] == experiment and row["agent"] == "hierarchical":
+                known.setdefault(row["seed"], []).append(row)
+        shares = [100 * int(row["won"]) / int(row["episodes"]) for row in (known[seed][-1] for seed in sorted(known))]
+        seeds = [float(number) for number in found[2].split(",")]
+        assert len(shares) == len(seeds) == 3
+        assert float(found[1]) == pytest.approx(sum(shares) / 3, abs=0.5), cell
+        assert seeds == pytest.approx(shares, abs=0.51), cell
+        worst = min((row for found_ in known.values() for row in found_[-1:]), key=lambda row: float(row["low"]))
+        assert [float(found[3]), float(found[4])] == pytest.approx(
+            [100 * float(worst["low"]), 100 * float(worst["high"])], abs=0.51
+        ), cell
+
+
+def test_the_command_line_names_its_commands(capsys):
+    assert main(["train", "--help"]) == 0
+    help_ = capsys.readouterr().out
+    for name in ("experiment=", "encoder@levels.level<k>.encoder=", "solver@planner.solver=", "evaluation="):
+        assert name in help_

@@ -78,6 +78,8 @@ class EvaluationConfig(Settings):
         edge_memory: folder that the edge memories are loaded from and saved to; null: start without any and save none.
             Each episode has its own edge memory.
         forbidden: box whose entries are counted and which planners avoid.
+        goal: `_target_` and arguments of a class or function that makes the goals: it is given `agent` and `observation` (the
+            goal observations of a batch of episodes) and returns a `Goal`. null: the observations are the goals.
         baselines: agent -> planner keys that differ from the hierarchical agent's, plus `num_levels` and the `margin` of
             the forbidden box.
     """
@@ -96,6 +98,7 @@ class EvaluationConfig(Settings):
     attempts: AtLeastOne = 1
     edge_memory: str | None = None
     forbidden: Forbidden = Forbidden()
+    goal: dict[str, Any] | None = None
     baselines: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("name")

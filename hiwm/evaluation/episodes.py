@@ -16,8 +16,8 @@ from hiwm.agent import Agent, Observation
 from hiwm.data.vector import make_vector
 from hiwm.evaluation.batches import Batches
 from hiwm.evaluation.config import Box
-from hiwm.evaluation.keep_out import keep_out
 from hiwm.evaluation.outcomes import Episodes, Trace
+from hiwm.planning.goals import Goal
 from hiwm.planning.plan import Plan
 
 
@@ -38,8 +38,8 @@ def run_episodes(
     state: Sequence[str],
     report: Callable[[int, int, int], None],
     edge_memory: Path | None = None,
+    make_goal: Callable[[Observation], Observation | Goal] = lambda observation: observation,
     forbidden: Box | None = None,
-    margin: float | None = None,
     done: Batches | None = None,
 ) -> Episodes:
     """Run every task `episodes` times.
@@ -56,8 +56,8 @@ def run_episodes(
         report: called with (finished episodes, successes, all episodes) at the beginning and after each batch.
         edge_memory: folder of the agent's edge memories, one for each batch. A batch starts with the one found there and
             saves it at the end. None: every batch starts with an empty one, and none is saved.
+        make_goal: makes the agent's goal from the goal observations of a batch.
         forbidden: steps in this box are counted, by the true state.
-        margin: the agent keeps this far out of the box, in standard deviations; None: it does not know the box.
         done: batches finished by an interrupted call, which are not run again; new ones are added.
     """
     outcome = Episodes()
@@ -65,7 +65,7 @@ def run_episodes(
     report(0, 0, num_tasks * episodes)
     envs = make_vector(make_env, size)
     run_batch = partial(
-        _run_batch, agent, envs, max_steps=max_steps, seed=seed, state=state, forbidden=forbidden, margin=margin
+        _run_batch, agent, envs, max_steps=max_steps, seed=seed, state=state, make_goal=make_goal, forbidden=forbidden
     )
     try:
         for task in range(1, num_tasks + 1):
@@ -109,13 +109,13 @@ def _run_batch(
     max_steps: int,
     seed: int,
     state: Sequence[str],
+    make_goal: Callable[[Observation], Observation | Goal],
     forbidden: Box | None,
-    margin: float | None,
 ) -> Episodes:
     """Run the episodes with these numbers of one task together."""
     outcome = Episodes(task=[task] * len(numbers))
     observations, goals = _reset(envs, task, numbers, seed)
-    agent.reset(goals if forbidden is None or margin is None else keep_out(agent, goals, forbidden, margin))
+    agent.reset(make_goal(goals))
     recorder = _Recorder(state) if numbers[0] == 0 else None
     running = np.arange(len(numbers))
     success = np.zeros(len(numbers), bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hiwm.agent import Agent
 from hiwm.evaluation.batches import Batches
 from hiwm.evaluation.config import EvaluationConfig
 from hiwm.evaluation.episodes import run_episodes
-from hiwm.evaluation.keep_out import check_region
+from hiwm.evaluation.goals import check_region, make_goal
 from hiwm.evaluation.outcomes import Episodes
 from hiwm.evaluation.statistics import wilson_interval
 
@@ -72,8 +73,8 @@ def evaluate(
                 state=state,
                 report=lambda done, won, total, label=label: report(label, done, won, total),
                 edge_memory=Path(config.edge_memory or folder / "edge_memory") / name,
+                make_goal=partial(make_goal, agent, config, name),
                 forbidden=config.forbidden.box,
-                margin=config.margin(name),
                 done=Batches(folder / label),
             )
     return outcomes

@@ -19,7 +19,6 @@ from hiwm.planning.planner import HierarchicalPlanner, split_budget
 from hiwm.planning.shrinking_horizon import FixedHorizon, ShrinkingHorizon
 from hiwm.planning.strategies.follow_graph import FollowGraph
 from hiwm.planning.strategies.follow_inverse import FollowInverse
-from hiwm.planning.strategies.proposals import Proposer
 from hiwm.planning.strategies.search import Search
 from hiwm.planning.strategies.strategy import Strategy
 from hiwm.planning.targets import Navigator, StraightToGoal
@@ -102,7 +101,7 @@ def make_strategies(
             strategies.append(FollowInverse())
         else:
             own = build(config.discrete_solver or {}, allow) if discrete and k == 0 else solver
-            strategies.append(Search(own, Proposer(proposal, level.hold), config.warm_start))
+            strategies.append(Search(own, proposal, level.hold, config.warm_start))
     for strategy, model, calls in zip(strategies, models, split_budget(config, strategies), strict=True):
         strategy.check(model, calls)
     return strategies

@@ -7,7 +7,7 @@ their least sum over its steps, not the mean or the last, so that a detour is no
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -164,22 +164,16 @@ class Evaluator:
         forbidden = self.constraint(rollout.latents)
         near = self.target.cost(rollout)
         again = None if self.penalty is None else self.penalty(rollout)
-        total = total_cost(
-            [near, *(cost(rollout) for cost in self.costs.values()), *([] if again is None else [again])]
-        )
+        total = near
+        for cost in self.costs.values():
+            total = total + cost(rollout)
+        total = total if again is None else total + again
         if again is None and forbidden is None:  # nobody asks at which step the least is
             return Evaluation(near.amin(-1), None, Scores(total.amin(-1)))
         least = torch.where(total.isnan(), torch.inf, total).argmin(-1, keepdim=True)  # (B, S, 1)
         violation = None
         if forbidden is not None:
-            violation = forbidden.cummax(-1).values.gather(-1, least.clamp(min=self.committed - 1))
+            committed = min(self.committed, forbidden.shape[-1])  # a strategy may evaluate shorter plans
+            violation = forbidden.cummax(-1).values.gather(-1, least.clamp(min=committed - 1))
         again = None if again is None else again.gather(-1, least).squeeze(-1)
         return Evaluation(near.amin(-1), again, Scores(total.amin(-1), violation))
-
-
-def total_cost(costs: Sequence[Tensor]) -> Tensor:
-    """The sum, in order."""
-    total = costs[0]
-    for cost in costs[1:]:
-        total = total + cost
-    return total

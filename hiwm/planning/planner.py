@@ -122,14 +122,19 @@ class HierarchicalPlanner:
         target, current_cost = self._target(k, latents)
         target = self.horizon.target(k, target, self.step)
         current_cost = self.horizon.current_cost(k, latents[k], current_cost, self.step)
-        evaluate = self._evaluator(k, target, current_cost)
-        self.models[k].condition(self.history, latents[k])
-        problem = Problem(
-            self.models[k], latents[k], target, evaluate, self.calls[k], self.step, self.generator,
-            None if self.config.milliseconds is None else self.config.milliseconds / 1000,
-        )  # fmt: skip
-        decision = self.strategies[k].plan(problem)
-        plan = self._describe(problem, decision, current_cost)
+        model, limit = self.models[k], self.config.milliseconds
+        evaluate = Evaluator(
+            target,
+            self.costs[k],
+            penalty=self.subgoals[k].penalty(current_cost) if k else None,
+            constraint=partial(self.goal.violation, k),
+            committed=min(model.horizon, -(-self.config.replan(k) // model.period)),
+            log=CandidateLog() if k else None,  # level 0 hands nothing down
+        )
+        model.condition(self.history, latents[k])
+        seconds = None if limit is None else limit / 1000
+        problem = Problem(model, latents[k], target, evaluate, self.calls[k], self.step, self.generator, seconds)
+        plan = self._describe(problem, self.strategies[k].plan(problem), current_cost)
         return self._watch_subgoals(k, latents[k], target, plan)
 
     def _target(self, k: int, latents: Sequence[Tensor]) -> tuple[Target, Tensor]:
@@ -143,17 +148,6 @@ class HierarchicalPlanner:
         weight = self.config.level(k).goal_weight
         cost = SubgoalCost(self.models[k + 1].encode_latent, above.subgoal, self.goal, k, weight)
         return Target(cost, above.subgoal, k + 1, deadline), cost.of(latents[k], latents[k + 1])
-
-    def _evaluator(self, k: int, target: Target, current_cost: Tensor) -> Evaluator:
-        model = self.models[k]
-        return Evaluator(
-            target,
-            self.costs[k],
-            penalty=self.subgoals[k].penalty(current_cost) if k else None,
-            constraint=partial(self.goal.violation, k),
-            committed=min(model.horizon, -(-self.config.replan(k) // model.period)),
-            log=CandidateLog() if k else None,  # level 0 hands nothing down
-        )
 
     def _describe(self, problem: Problem, decision: Decision, current_cost: Tensor) -> LevelPlan:
         """The level's plan with the reasons for it."""

@@ -111,7 +111,8 @@ class ShrinkingHorizon(FixedHorizon):
                 distance = torch.where(at_goal[:, None, None], goal.cost(k, rollout.latents), target.cost(rollout))
             else:
                 distance = target.cost(rollout)
-            return distance.masked_fill(self._steps(k) > within[:, None, None], torch.inf)
+            steps = self._steps(k)[: distance.shape[-1]]  # a strategy may evaluate shorter plans
+            return distance.masked_fill(steps > within[:, None, None], torch.inf)
 
         return replace(target, latent=latent, cost=cost)
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from hiwm.planning.action_space import ActionSpace
+from hiwm.planning.config import ProposalConfig
 from hiwm.planning.model import LevelModel
 from hiwm.planning.rollout import Rollout
 from hiwm.planning.solvers.solver import Scores, Solver
-from hiwm.planning.strategies.proposals import Proposer
+from hiwm.planning.strategies.proposals import Proposer, trying
 from hiwm.planning.strategies.strategy import Decision, Problem, Strategy
 
 
@@ -21,13 +23,14 @@ class Search(Strategy):
 
     Args:
         solver: the search method.
-        proposer: says where to search.
+        proposal: where to search.
+        hold: steps that an action is held: environment steps at level 0, steps of the level above it.
         warm_start: also try what the last search ended with, shifted by the steps since.
     """
 
-    def __init__(self, solver: Solver[Any], proposer: Proposer, warm_start: bool = False) -> None:
-        self.solver, self.proposer, self.warm_start = solver, proposer, warm_start
-        self.needs_inverse = proposer.config.needs_inverse
+    def __init__(self, solver: Solver[Any], proposal: ProposalConfig, hold: int, warm_start: bool = False) -> None:
+        self.solver, self.proposal, self.hold, self.warm_start = solver, proposal, hold, warm_start
+        self.needs_inverse = proposal.needs_inverse
         self.start()
 
     def start(self) -> None:
@@ -43,7 +46,7 @@ class Search(Strategy):
     def samples(self, model: LevelModel, calls: float) -> int:
         """Candidates in a round, so that a plan takes `calls` predictor calls per episode."""
         # to score the real sequences is one more round; guesses take the place of random candidates
-        rounds = self.solver.rollouts + (self.proposer.config.center == "retrieval")
+        rounds = self.solver.rollouts + (self.proposal.center == "retrieval")
         return round(calls / (rounds * model.horizon * model.passes))
 
     def check(self, model: LevelModel, calls: float) -> None:
@@ -58,39 +61,35 @@ class Search(Strategy):
 
     def space(self, model: LevelModel) -> ActionSpace:
         """What is chosen: around real macro-actions within their quantiles, else within the level's bounds."""
-        if model.k == 0 or self.proposer.config.center != "retrieval":
+        if model.k == 0 or self.proposal.center != "retrieval":
             return model.actions
         assert model.bank is not None, "checked at the start"
         return model.actions.bounded(model.bank.low, model.bank.high)
 
     def plan(self, problem: Problem) -> Decision:
         """See `Strategy`."""
-        limit = problem.time_limit
-        deadline = math.inf if limit is None else time.perf_counter() + limit
+        deadline = math.inf if problem.time_limit is None else time.perf_counter() + problem.time_limit
         model, space = problem.model, self.space(problem.model)
-        decode = model.flow if self.proposer.config.center == "flow" else None
+        decode = model.flow if self.proposal.center == "flow" else None
 
         def rollout(choices: Tensor) -> Rollout:
-            return model.rollout(problem.latent, space.expand(choices, self.proposer.hold), decode)
+            return model.rollout(problem.latent, space.expand(choices, self.hold), decode)
 
         def objective(choices: Tensor) -> Scores:
             return problem.evaluate(rollout(choices))
 
         samples = self.samples(model, problem.calls)
-        proposal = self.proposer.propose(
-            space, problem.latent, model.horizon, samples, bank=model.bank, objective=objective,
-            inverse=lambda: model.follow_inverse(problem.latent, problem.target, space.clamp).actions[:, 0],
-            previous=self._previous(problem),
-        )  # fmt: skip
+        proposer = Proposer(self.proposal, problem, space, self.hold)
+        proposal = proposer.center(samples, objective)
+        if self.warm_start and self.last is not None:
+            proposal = replace(proposal, guesses=self._shifted(*self.last, problem, proposal.mean))
+        for candidates in proposer.candidates(samples):
+            proposal = trying(proposal, candidates)
         found = self.solver.solve(objective, proposal, samples, problem.generator, deadline)
         self.last = found.kept, problem.step
         return Decision.of(model, rollout(found.actions.unsqueeze(1)), found.multipliers)
 
-    def _previous(self, problem: Problem) -> Any:
-        """The last search's result as guesses; None for the first search and without a warm start."""
-        if not self.warm_start or self.last is None:
-            return None
-        kept, planned_at = self.last
+    def _shifted(self, kept: Tensor, planned_at: int, problem: Problem, mean: Tensor) -> Tensor:
+        """What the last search ended with, from now on; `mean` fills the end."""
         unit = problem.model.period if problem.model.k else 1  # level 0 chooses primitive actions
-        steps = (problem.step - planned_at) // unit
-        return lambda mean: ActionSpace.shifted(kept, self.proposer.hold, steps, mean)
+        return ActionSpace.shifted(kept, self.hold, (problem.step - planned_at) // unit, mean)

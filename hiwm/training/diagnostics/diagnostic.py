@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from hiwm.levels.output import LevelOutput
 from hiwm.levels.level import Level
+from hiwm.levels.output import LevelOutput
 from hiwm.training.diagnostics.episodes import EncodedEpisodes
 
 

@@ -7,8 +7,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from hiwm.levels.output import LevelOutput
 from hiwm.levels.level import Level
+from hiwm.levels.output import LevelOutput
 from hiwm.training.diagnostics.diagnostic import Diagnostic
 from hiwm.training.diagnostics.episodes import EncodedEpisodes
 

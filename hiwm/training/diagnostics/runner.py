@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from hiwm.build import build
-from hiwm.levels.output import LevelOutput
 from hiwm.levels.level import Level
+from hiwm.levels.output import LevelOutput
 from hiwm.training.diagnostics.copy_last import CopyLast
 from hiwm.training.diagnostics.diagnostic import Diagnostic
 from hiwm.training.diagnostics.episodes import EncodedEpisodes

@@ -1,4 +1,4 @@
-"""Goals that stay out of the forbidden box of an evaluation."""
+"""What an evaluation asks of an agent: the goal observations, or a goal of your own, past a forbidden box."""
 
 from __future__ import annotations
 
@@ -7,13 +7,32 @@ from collections.abc import Sequence
 import numpy as np
 
 from hiwm.agent import Agent, Observation
-from hiwm.evaluation.config import Box
-from hiwm.planning.goals import KeepOut
+from hiwm.build import build
+from hiwm.evaluation.config import Box, EvaluationConfig
+from hiwm.planning.goals import Goal, KeepOut
 
 
-def keep_out(agent: Agent, goals: Observation, box: Box, margin: float) -> KeepOut:
-    """The goals of B observations, combined with the constraint to stay out of the box and of a margin around it."""
-    goal = agent.goal(goals)
+def make_goal(agent: Agent, config: EvaluationConfig, name: str, observation: Observation) -> Observation | Goal:
+    """The goal of a batch of episodes.
+
+    Args:
+        agent: the agent to evaluate.
+        config: the protocol.
+        name: of the agent, which may keep a margin of its own from the forbidden box.
+        observation: what the environments ask for, B observations.
+    """
+    wanted: Observation | Goal = observation
+    if config.goal is not None:
+        wanted = build(config.goal, agent.allow, agent=agent, observation=observation)
+        if not isinstance(wanted, Goal):
+            raise ValueError(f"evaluation.goal makes a {type(wanted).__name__}; expected a hiwm.planning.goals.Goal")
+    box, margin = config.forbidden.box, config.margin(name)
+    return wanted if box is None or margin is None else keep_out(agent, wanted, box, margin)
+
+
+def keep_out(agent: Agent, wanted: Observation | Goal, box: Box, margin: float) -> KeepOut:
+    """A goal, or the goals of B observations, with the constraint to stay out of the box and of a margin around it."""
+    goal = wanted if isinstance(wanted, Goal) else agent.goal(wanted)
     low, high = (
         {name: [bound] * goal.size for name, bound in _columns(agent, side).items()} for side in (box.low, box.high)
     )
