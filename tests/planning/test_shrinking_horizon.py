@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import FLAT, Identity, begin, exact, flat_planner, hierarchy_planner, path_of, points, start, walk
+from planning_tools import FLAT, Identity, begin, flat_planner, hierarchy_planner, path_of, points, start, walk
 
 from hiwm.agent import Agent
 from hiwm.heads.heads import Heads
@@ -14,7 +14,6 @@ from hiwm.planning.rollout import Rollout
 from hiwm.planning.shrinking_horizon import ShrinkingHorizon, half_steps
 from hiwm.planning.targets import Target
 
-assert exact  # a fixture
 PERIODS, HORIZON = (1, 10), (5, 4)  # level 0 sees half a step of level 1
 
 
