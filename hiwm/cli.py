@@ -30,9 +30,9 @@ commands:
 {commands}
 
 examples:
-  hiwm run experiment=pointmaze-medium-navigate
-  hiwm train experiment=pointmaze-large-navigate seed=1 training.steps=3000
-  torchrun --nproc-per-node 2 -m hiwm train experiment=pointmaze-large-navigate
+  hiwm run experiment=pointmaze
+  hiwm train experiment=pointmaze environment.maze=large seed=1 training.steps=3000
+  torchrun --nproc-per-node 2 -m hiwm train experiment=pointmaze environment.maze=large
 
 Results are saved under runs/<experiment>/. A command reuses results that are already there.
 `hiwm <command> --help` lists the experiments, the configuration groups and every key with its default.

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pages
 import pytest
-import torch
 
 import hiwm
 from hiwm.cli import main
