@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(TESTS), str(TESTS / "planning")]  # the latter for the helpers in test_planner.py
+sys.path.insert(0, str(TESTS))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # tests record under their own folders
 os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from test_planner import HIGH, LOW, points, start
+from planning_tools import HIGH, LOW, points, start
 
 from hiwm.agent import load_agent
 from hiwm.config import load_config

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from test_planner import FLAT, HIGH, LOW, STEP, Counting, Linear, start
+from planning_tools import FLAT, HIGH, LOW, STEP, Counting, Linear, start
 
 from hiwm.agent import load_agent
 from hiwm.config import load_config

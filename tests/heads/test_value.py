@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from test_planner import points
+from planning_tools import points
 
 from hiwm.agent import Agent, load_agent
 from hiwm.config import load_config

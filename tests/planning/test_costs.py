@@ -1,0 +1,239 @@
+"""What a level minimises: goals, subgoals, costs of one's own, and constraints beside them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from planning_tools import (
+    INVERSE,
+    Identity,
+    begin,
+    flat_planner,
+    hierarchy_planner,
+    path_of,
+    points,
+    start,
+    walk,
+)
+from torch_geometric.data import Data
+
+from hiwm.heads.heads import Heads
+from hiwm.planning.costs import Cost, Evaluator
+from hiwm.planning.explain.alternatives import CandidateLog
+from hiwm.planning.goals import (
+    BoxRegion,
+    KeepOut,
+    LabelledRegion,
+    ObservationGoal,
+    PartGoal,
+    PredicateRegion,
+    Waypoints,
+)
+from hiwm.planning.graph.landmarks import LandmarkGraph
+from hiwm.planning.rollout import Rollout
+from hiwm.planning.targets import Target
+
+
+def line(*places):
+    """One episode at 0 whose candidates go through these places, each a list of numbers."""
+    latents = torch.tensor([places])[..., None]
+    return Rollout(torch.zeros(1, 1), torch.zeros_like(latents), latents)
+
+
+def evaluator(*, penalty=None, forbidden=None, committed=1, costs=(), log=None):
+    """Of plans towards 0 on a line; `forbidden`: place -> depth."""
+    target = Target(lambda rollout: rollout.latents[..., 0].abs(), None, 0, 5)
+
+    def constraint(latents):
+        return None if forbidden is None else forbidden(latents[..., 0])
+
+    named = {str(i): cost for i, cost in enumerate(costs)}
+    return Evaluator(target, named, penalty, constraint, committed, log)
+
+
+def above_two(place):
+    return place - 2
+
+
+def test_a_constraint_counts_up_to_the_step_of_least_cost():
+    # the second candidate is best at its last step, after it has been in what is forbidden
+    found = evaluator(forbidden=above_two).evaluate(line([1.0, 3.0, 1.5], [1.0, 3.0, 0.5]))
+    assert found.scores.cost.tolist() == [[1.0, 0.5]]
+    assert found.scores.violation.tolist() == [[[-1.0], [1.0]]]
+
+
+def test_a_constraint_counts_at_least_up_to_the_next_plan():
+    """The least cost is at the first step, but the next two are carried out as well."""
+    for committed, depth in ((1, -1.0), (2, 1.0), (3, 2.0)):
+        scores = evaluator(forbidden=above_two, committed=committed)(line([1.0, 3.0, 4.0, 5.0]))
+        assert scores.violation.tolist() == [[[depth]]]
+
+
+def test_a_constraint_ignores_steps_whose_cost_is_nan():
+    found = evaluator(forbidden=above_two).evaluate(line([torch.nan, 1.0, 3.0]))
+    assert found.scores.violation.isnan().all()  # it is not known where the first step leads
+    own = [lambda rollout: torch.tensor([[[torch.nan, 0.0, 0.0]]])]
+    found = evaluator(forbidden=above_two, costs=own).evaluate(line([0.5, 1.0, 3.0]))
+    assert found.scores.violation.tolist() == [[[-1.0]]]
+
+
+def test_costs_add_up_step_by_step():
+    own = [lambda rollout: torch.tensor([[[5.0, 0.0, 1.0]]]), lambda rollout: torch.tensor([[[0.0, 0.5, 0.0]]])]
+    found = evaluator(costs=own, penalty=lambda rollout: torch.tensor([[[0.0, 1.0, 2.0]]])).evaluate(
+        line([1.0, 2.0, 3.0])
+    )
+    assert found.nearest.tolist() == [[1.0]]
+    assert found.scores.cost.tolist() == [[3.5]]  # at the second step
+    assert found.penalty.tolist() == [[1.0]]
+    assert found.scores.violation is None
+
+
+def test_only_what_a_strategy_evaluates_is_remembered():
+    log = CandidateLog()
+    evaluate = evaluator(log=log)
+    evaluate.evaluate(line([1.0, 2.0]))
+    assert log.rounds == []
+    evaluate(line([1.0, 2.0], [4.0, 3.0]))
+    ((subgoals, cost, penalty, violation),) = log.rounds
+    assert subgoals.tolist() == [[[1.0], [4.0]]]
+    assert cost.tolist() == [[1.0, 3.0]]
+    assert penalty.tolist() == violation.tolist() == [[0.0, 0.0]]
+
+
+def test_a_goal_weight_draws_the_lower_levels_to_the_goal(agent):
+    away = []
+    for weight in (0.0, 1000.0):
+        planner = hierarchy_planner(agent, INVERSE, level0={"goal_weight": weight})
+        start(planner, points(8))
+        plan = planner.plan({"state": points(8, seed=1)}).levels[0]
+        away.append(planner.goal.cost(0, plan.predicted).amin(1).mean())
+    assert away[1] < 0.9 * away[0]
+
+
+def test_the_current_cost_is_that_of_staying(agent):
+    planner = start(hierarchy_planner(agent, INVERSE, graph="none", level0={"goal_weight": 2.0}), points(4))
+    state = points(4, seed=1)
+    plan, latents = planner.plan({"state": state}), agent.hierarchy.encode({"state": state})
+    for k in (0, 1):
+        expected = (latents[k + 1] - plan.levels[k + 1].subgoal).square().sum(-1)
+        expected = expected + (2 * planner.goal.cost(0, latents[0]) if k == 0 else 0)
+        torch.testing.assert_close(plan.levels[k].current_cost, expected)
+    torch.testing.assert_close(plan.levels[2].current_cost, planner.goal.cost(2, latents[2]))
+
+
+def test_an_agent_goes_around_a_forbidden_region(exact):
+    """From one side of a box to the other, with a search that sees the far side and with a grid of landmarks."""
+    position = torch.tensor([[0.2, 0.5]]).repeat(4, 1)
+    target = ObservationGoal([torch.tensor([[0.8, 0.5]]).repeat(4, 1)])
+    low, high = torch.tensor([[0.4, 0.3]]).repeat(4, 1), torch.tensor([[0.6, 0.7]]).repeat(4, 1)
+    box = BoxRegion(low, high, [Identity()])
+    axis = torch.linspace(0, 1, 6)
+    where = torch.cartesian_prod(axis, axis)
+    apart = torch.cdist(where, where)
+    edges = ((apart > 0) & (apart < 0.21)).nonzero().T
+    graph = LandmarkGraph(Data(x=where, edge_index=edges, edge_attr=torch.ones(edges.shape[1])), edge_steps=4)
+    planners = {
+        "search": flat_planner(exact, level0={"horizon": 40, "replan": 2}, budget=4000),
+        "graph": flat_planner(exact, graph="follow", level0={"replan": 2}, budget=1000, graphs=[graph]),
+    }
+    inside = ((where > 0.35) & (where < 0.65)).all(1)  # of the landmarks, as labels
+    zones = {
+        "box": KeepOut(target, box, margin=0.05),
+        "predicate": KeepOut(target, PredicateRegion(lambda part: 0.21 - (part["state"] - 0.5).abs().amax(-1), {"state": [2]}, [Identity()])),
+        "labels": KeepOut(target, LabelledRegion(where, inside, [Identity()]), margin=0.05),
+    }  # fmt: skip
+    for name, planner in planners.items():
+        for goal, enters in ((target, True), *((zone, False) for zone in zones.values())):
+            _, path = path_of(begin(planner, goal), position, 80)
+            assert (path - target.latent(0)).norm(dim=-1).amin(0).max() < 0.1, name
+            assert (box.depth(0, path.transpose(0, 1)) > 0).any().item() == enters, name
+
+
+class Height(Cost):
+    """Charges for the second number of a latent.
+
+    Attributes:
+        goals: it was started with.
+    """
+
+    def __init__(self, *, weight, hierarchy, level, heads):
+        self.weight, self.hierarchy, self.level, self.heads = weight, hierarchy, level, heads
+        self.goals = []
+
+    def start(self, goal):
+        self.goals.append(goal)
+
+    def __call__(self, rollout):
+        return self.weight * rollout.latents[..., 1].square()
+
+
+def high(weight=3.0):
+    return {"costs": {"height": {"_target_": "test_costs.Height", "weight": weight}}}
+
+
+with_height = partial(flat_planner, allow=["test_costs"])
+
+
+def test_a_cost_of_ones_own_is_minimised_too(exact):
+    position, goal = points(3, 1), points(3, 2)
+    planner = start(with_height(exact, level0=high()), goal)
+    cost = planner.costs[0]["height"]
+    assert (cost.hierarchy, cost.level) == (exact, 0)
+    assert cost.heads.action_banks == ()
+    plan = planner.plan({"state": position}).levels[0]
+    distance = (plan.predicted - goal.unsqueeze(1)).square().sum(-1)
+    torch.testing.assert_close(plan.nearest, distance.amin(1))
+    torch.testing.assert_close(plan.cost, (distance + 3 * plan.predicted[..., 1].square()).amin(1))
+    without = start(flat_planner(exact), goal).plan({"state": position}).levels[0]
+    assert (plan.predicted[..., 1].amin(1) < without.predicted[..., 1].amin(1)).all()
+    assert "with all costs" in plan.explain()
+
+
+def test_a_cost_is_started_with_every_goal_it_is_asked_about(exact):
+    planner = with_height(exact, level0={**high(), "replan": 1}, budget=1000)
+    goals = [ObservationGoal([torch.tensor([[x, 0.5], [0.9, 0.5]])]) for x in (0.4, 0.8)]
+    begin(planner, Waypoints(goals, tolerance=0.05**2))
+    cost = planner.costs[0]["height"]
+    assert cost.goals == [planner.goal]
+    planner.plan({"state": torch.tensor([[0.4, 0.5], [0.1, 0.5]])})  # the first episode is at its waypoint
+    assert cost.goals[1:] == [planner.goal]
+    planner.select(torch.tensor([1]))
+    assert cost.goals[2:] == [planner.goal]
+    assert planner.goal.size == 1
+
+
+def test_a_level_with_a_cost_of_its_own_does_not_judge_what_is_within_reach(agent, monkeypatch):
+    """Level 0 avoids what the cost charges for, so that it stays away from a subgoal that it could reach."""
+    reports = {}
+    for name, changes in (("without", {}), ("with", {"level0": high(1000.0)})):
+        planner = start(hierarchy_planner(agent, changes, allow=["test_costs"]), points(2))
+        planner.plan({"state": points(2, 1)})
+        found = reports[name] = []
+        monkeypatch.setattr(planner.subgoals[1], "report_reach", partial(lambda to, *report: to.append(report), found))
+        walk(planner, points(2, 1), 6)
+    assert reports["without"]
+    assert not reports["with"]
+
+
+def test_a_cost_that_is_not_trusted_or_does_not_fit_is_refused(exact):
+    with pytest.raises(ValueError, match=r"'test_costs.Height' is not trusted"):
+        flat_planner(exact, level0=high())
+    with pytest.raises(ValueError, match=r"test_costs.Height: .*weigth"):
+        with_height(exact, level0={"costs": {"height": {"_target_": "test_costs.Height", "weigth": 1.0}}})
+
+
+def test_a_value_needs_a_goal_on_a_part_of_the_state(exact):
+    def value(latent, part):
+        return (latent - part).abs().sum(-1)
+
+    planner = flat_planner(exact, heads=Heads(values=[value]), level0={"value": 0.5})
+    with pytest.raises(ValueError, match=r"planner.level0.value is 0.5; expected 0, because ObservationGoal is not"):
+        start(planner, points(2))
+    goal = PartGoal(points(2), [Identity()])
+    plan = begin(planner, goal).plan({"state": points(2, 1)}).levels[0]
+    at = torch.cat([points(2, 1).unsqueeze(1), plan.predicted], 1)
+    torch.testing.assert_close(plan.value, (at - goal.part.unsqueeze(1)).abs().sum(-1))
+    distance = (plan.predicted - goal.part.unsqueeze(1)).square().sum(-1)
+    torch.testing.assert_close(plan.cost, (distance + 0.5 * plan.value[:, 1:]).amin(1))
