@@ -213,7 +213,7 @@ class Agent:
         return BoxRegion(least, most, self.heads.readouts, self.config.cauchy_scale)
 
     def labelled(self, states: Mapping[str, Any], forbidden: Sequence[bool]) -> LabelledRegion:
-        """A region for `KeepOut`: everything that is nearer to a forbidden one of these states than to any allowed one.
+        """A region for `KeepOut`: everything that is nearer to a forbidden one of these states than to any other.
 
         Args:
             states: every column that goals are about, each (N, *shape), in its own unit.

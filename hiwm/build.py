@@ -121,7 +121,7 @@ def _with(config: Mapping[str, Any], path: Sequence[str], value: Mapping[str, An
 
 
 def _parameters(target: Any, allow: Sequence[str]) -> set[str] | None:
-    """Names of the arguments that a class takes; None if it takes any, or if they cannot be told."""
+    """Names of the arguments that a class takes; None if it takes any, or if they are unknown."""
     try:
         parameters = inspect.signature(locate(target, allow)).parameters
     except (ValueError, TypeError, AttributeError):

@@ -53,7 +53,11 @@ evaluation:
 
 # folder in configs/ -> how to choose one of its files, and what they configure
 GROUPS = {
-    "experiment": ("experiment", "environment, dataset, levels and planner"),
+    "experiment": (
+        "experiment",
+        "environment, dataset, levels and planner; pointmaze also takes\n      "
+        "environment.maze=medium, large, giant or teleport, and dataset.behaviour.behaviour=navigate or stitch",
+    ),
     "evaluation": ("evaluation", "tasks and baselines"),
     "level": ("level@levels.level<k>", "a level with all its parts"),
     "encoder": ("encoder@levels.level<k>.encoder", "its encoder"),

@@ -123,7 +123,7 @@ class Config(Settings):
 
     @property
     def stack(self) -> StackConfig:
-        """The stack to train."""
+        """The levels to train."""
         names = [f"level{k}" for k in range(len(self.levels))]
         if sorted(self.levels) != names:
             raise ConfigError(f"levels has the keys {sorted(self.levels)}; expected level0, level1, ... without a gap")
@@ -180,8 +180,9 @@ def _explained(error: Exception, overrides: list[str]) -> str:
         if name not in there:
             keys = sorted(map(str, there))
             whole = ".".join(path[: i + 1])
-            new = f", or +{whole}=... for one that is not spelt out" if path[0] == "levels" and i > 1 else ""
-            return f"unknown key {whole}; expected one of {', '.join(keys) or 'none'}{new}" + _nearest(name, keys)
+            known = f"one of {', '.join(keys)}" if keys else "no key"
+            new = f". Write +{whole}=... for a key that the config leaves out" if path[0] == "levels" and i > 1 else ""
+            return f"unknown key {whole}; expected {known}{new}" + _nearest(name, keys)
         there = there[name]
     return message
 

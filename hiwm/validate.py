@@ -32,7 +32,6 @@ TRAINED = ("inputs", "levels", "training", *FITTED)
 def check(config: Config) -> None:
     """Refuse, before any work, what the config alone shows that training or planning would refuse."""
     Diagnostics.from_config(config.diagnostics, config.allow)
-    Diagnostics.from_config(config.diagnostics, config.allow)
     levels = len(config.stack.levels)
     check_config(config.planner, levels)
     config.action_prior.check(levels)

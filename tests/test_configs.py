@@ -13,8 +13,15 @@ from hiwm.config import Config, ConfigError, load_config
 from hiwm.evaluation.evaluate import make_agents
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.planning.config import PlannerConfig
+from hiwm.planning.validate import check_config
 
 EXPERIMENTS = sorted(path.stem for path in (tiny.ROOT / "configs" / "experiment").glob("*.yaml"))
+#: an experiment, and what else makes one of the shipped ones
+SHIPPED = [(name, []) for name in EXPERIMENTS if name != "pointmaze"] + [
+    ("pointmaze", [f"environment.maze={maze}", f"dataset.behaviour.behaviour={behaviour}"])
+    for maze in ("medium", "large", "giant", "teleport")
+    for behaviour in ("navigate", "stitch")
+]
 EVALUATIONS = sorted(path.stem for path in (tiny.ROOT / "configs" / "evaluation").glob("*.yaml"))
 
 
@@ -35,14 +42,14 @@ def columns(config):
     return ({"state": (2,)} if config.inputs == ["state"] else {"pixels": (64, 64, 3)}), 2
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_experiments(experiment):
+@pytest.mark.parametrize(("experiment", "more"), SHIPPED)
+def test_experiments(experiment, more):
     own = ["+environment._target_=tiny.TinyRoom", "allow=[tiny]"] if experiment == "custom" else []
-    config = load_config([f"experiment={experiment}", *own])
+    config = load_config([f"experiment={experiment}", *more, *own])
     assert isinstance(config, Config)
-    assert config.name in (experiment, f"{experiment}-play")  # OGBench's name of the dataset
+    assert config.name == "-".join([experiment, *(argument.split("=")[1] for argument in more)])
     assert str(config.folder) == f"runs/{config.name}"
-    shared = {"cube-single-entities": "cube-single-play"}  # the same data, seen otherwise
+    shared = {"cube-single-entities": "cube-single"}  # the same data, encoded in another way
     assert config.dataset.path == f"runs/datasets/{shared.get(experiment, config.name)}.h5"
 
     environment = locate(config.environment["_target_"], config.allow)
@@ -51,21 +58,21 @@ def test_experiments(experiment):
     assert set(config.dataset.behaviour) <= set(accepted)
     assert callable(build(config.dataset.policy).act)
 
-    see, dim = columns(config)
-    levels, specs, inputs = [], [], see
+    shapes, dim = columns(config)
+    levels, specs, inputs = [], [], shapes
     for parts, stride in zip(config.stack.levels, config.stack.strides, strict=True):
         specs.append(LevelSpec(parts, stride, inputs, dim, "none"))
         levels.append(specs[-1].build())
         inputs, dim = {"latent": (levels[-1].encoder.dim,)}, levels[-1].action_encoder.dim
     hierarchy = Hierarchy(levels, specs).eval()
     assert [
-        latent.shape for latent in hierarchy.encode({name: torch.zeros(5, *shape) for name, shape in see.items()})
+        latent.shape for latent in hierarchy.encode({name: torch.zeros(5, *shape) for name, shape in shapes.items()})
     ] == [(5, level.encoder.dim) for level in levels]
     # every level's window fits into the episodes
     for level, period in zip(levels, hierarchy.periods, strict=True):
         assert level.horizon * period + 1 <= config.dataset.steps
 
-    config.planner.check(len(levels))
+    check_config(config.planner, len(levels))
     assert callable(build(config.planner.solver).solve)
 
 
@@ -83,20 +90,22 @@ def test_evaluations(evaluation):
     about = {"depth": ["experiment=fourroom-deep"], "manipulation": ["experiment=cube-single"]}
     config = load_config([*about.get(evaluation, []), f"evaluation={evaluation}"])
     assert config.evaluation.baselines
-    names = {field.name for field in fields(PlannerConfig)} | {"num_levels", "margin"}
+    levels = {f"level{k}" for k in range(len(config.levels))}
+    names = {*PlannerConfig.model_fields, *levels, "num_levels", "margin"}
     for name, changes in config.evaluation.baselines.items():
         assert set(changes) <= names, name
         own = {key: value for key, value in changes.items() if key not in ("num_levels", "margin")}
-        PlannerConfig(**{**vars(config.planner), **own}).check(changes.get("num_levels", len(config.levels)))
+        check_config(config.planner.changed(own), changes.get("num_levels", len(config.levels)))
 
 
 @pytest.mark.parametrize("evaluation", ["ogbench", "ablation"])
 def test_every_agent_of_an_evaluation_can_be_made(agent, evaluation):
-    """With the real planner config on the tiny stack: strides differ, all else is the same."""
+    """With the real planner config on the tiny hierarchy: strides differ, all else is the same."""
     config = load_config([f"evaluation={evaluation}"])
-    agents = make_agents(agent.with_planner(**vars(config.planner)), config.evaluation)
+    same = agent.with_planner(**config.planner.as_dict())
+    agents = make_agents(same, config.evaluation)
     assert list(agents) == ["hierarchical", *config.evaluation.baselines]
-    assert make_agents(agent.with_planner(**vars(config.planner)), config.evaluation.changed({"flat_budget": 3}))
+    assert make_agents(same, config.evaluation.changed({"flat_budget": 3}))
 
 
 def test_files_of_other_seeds_lie_apart():
@@ -109,19 +118,19 @@ def test_files_of_other_seeds_lie_apart():
     [
         ("training.step=3", "training.step|step"),
         ("+training.step=3", "training.step"),
-        ("planer.hops=1", "unknown key planer; allowed: .*. Did you mean planner"),
-        ("planner.hop=1", "unknown key planner.hop; allowed: .*. Did you mean hops"),
+        ("planer.hops=1", "unknown key planer; expected one of .*. Did you mean planner"),
+        ("planner.hop=1", "unknown key planner.hop; expected one of .*. Did you mean hops"),
         ("levels.level1.predictor.widht=1", "unknown key levels.level1.predictor.widht; .* Did you mean width"),
-        ("levels.level1.training.steps=5", r"allowed: none, or \+levels.level1.training.steps=... for one"),
-        ("levels.level9.horizon=1", "unknown key levels.level9; allowed: level0, level1, level2"),
+        ("levels.level1.training.steps=5", r"expected no key. Write \+levels.level1.training.steps=... for a key"),
+        ("levels.level9.horizon=1", "unknown key levels.level9; expected one of level0, level1, level2"),
         ("+extra=3", "unknown key extra"),
         ("training.steps=many", "training.steps is 'many'; expected a whole number"),
         ("training.steps=2.5", "training.steps is 2.5; expected a whole number"),
         ("training.learning_rate=fast", "training.learning_rate is 'fast'"),
         ("training.batch=true", "training.batch is True"),
-        ("strides=[1,2,3]", "unknown key strides; allowed: .*levels"),
+        ("strides=[1,2,3]", "unknown key strides; expected one of .*levels"),
         ("inputs=state", "inputs is 'state'"),
-        ("tracking=wandb", "tracking is 'wandb'; allowed: mlflow, none"),
+        ("tracking=wandb", "tracking is 'wandb'; expected mlflow, none"),
         ("experiment=pointmaze-tiny", "pointmaze-tiny"),
         ("evaluation=everything", "everything"),
         ("seed=[1", r"\[1"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -19,9 +18,10 @@ from hiwm.data.store import open_dataset
 from hiwm.experiment import run
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
+from hiwm.planning.action_space import ActionSpace
+from hiwm.planning.assemble import make_planner
 from hiwm.planning.goals import ObservationGoal
-from hiwm.planning.planner import HierarchicalPlanner
-from hiwm.planning.proposals import SearchSpace, anywhere, around
+from hiwm.planning.strategies.proposals import anywhere, around
 from hiwm.validate import is_one_hot
 
 MOVES = torch.tensor(tiny.DiscreteRoom.MOVES, dtype=torch.float32)
@@ -59,7 +59,7 @@ def test_from_the_environment_to_the_agent(discrete_run):
 
 def test_the_agent_answers_with_numbers(discrete_run):
     agent = load_agent(discrete_run.folder / "hierarchy")
-    assert agent.world.discrete
+    assert agent.spec.discrete
     goals, states = np.random.default_rng(0).uniform(size=(2, 6, 2)).astype(np.float32)
     agent.reset(goals)
     for _ in range(4):
@@ -73,24 +73,28 @@ def test_the_agent_answers_with_numbers(discrete_run):
     assert gymnasium.spaces.Discrete(5).contains(agent.act(states[0]))
 
 
-@pytest.mark.parametrize("name", ["gaussian", "inverse", "inverse+search", "bank"])
-def test_every_proposal_plans_real_actions(discrete_run, name):
+@pytest.mark.parametrize("level0", [
+    {"proposal": {"center": "gaussian"}}, {"strategy": "follow_inverse"}, {"proposal": {"center": "inverse"}},
+    {"proposal": {"center": "retrieval"}},
+])  # fmt: skip
+def test_every_proposal_plans_real_actions(discrete_run, level0):
+    gaussian = {"proposal": {"center": "gaussian"}}
     agent = load_agent(discrete_run.folder / "hierarchy").with_planner(
-        landmarks="none", proposal=[name, "gaussian"], warm_start=True, budget=300
+        graph="none", level0=level0, level1=gaussian, warm_start=True, budget=300
     )
     goals, states = np.random.default_rng(1).uniform(size=(2, 4, 2)).astype(np.float32)
     agent.reset(goals)
     for _ in range(7):
         agent.act(states)
-        assert is_one_hot(agent.plan.steps[0].actions.flatten(0, 1).numpy())
-        upper = agent.plan.steps[1].actions
+        assert is_one_hot(agent.plan.levels[0].actions.flatten(0, 1).numpy())
+        upper = agent.plan.levels[1].actions
         assert upper is not None
         assert not is_one_hot(upper.flatten(0, 1).numpy())
 
 
 def test_where_a_discrete_search_begins():
-    space = SearchSpace(2, 3, 3, 1, torch.zeros(3), torch.ones(3), discrete=True)
-    torch.testing.assert_close(anywhere(space, 1, 9.0).mean, torch.full((1, 2, 3), 1 / 3))
+    space = ActionSpace(3, 3, torch.zeros(3), torch.ones(3), discrete=True)
+    torch.testing.assert_close(anywhere(space, 1, 2, 1, 9.0).mean, torch.full((1, 2, 3), 1 / 3))
     wanted = torch.tensor([[[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]])
     found = around(space, wanted, 9.0).mean
     torch.testing.assert_close(found, torch.tensor([[[1, 4, 1], [4, 1, 1]]]) / 6)
@@ -111,11 +115,10 @@ def test_a_flat_planner_with_exact_dynamics_reaches_its_goal(warm_start):
     level = spec.build()
     level.predictor = Moves(2)
     hierarchy = Hierarchy([level], [spec]).eval().requires_grad_(False)
-    planner_config = replace(
-        config.planner, landmarks="none", proposal=["gaussian"], horizon=[24], repeat=[4], replan=[4], budget=800,
-        warm_start=warm_start,
-    )  # fmt: skip
-    planner = HierarchicalPlanner(hierarchy, planner_config, torch.zeros(5), torch.ones(5), discrete=True)
+    level0 = {"horizon": 24, "hold": 4, "replan": 4, "proposal": {"center": "gaussian", "std": 0.7}}
+    changes = {"graph": "none", "budget": 800, "warm_start": warm_start, "level0": level0}
+    planner_config, bounds = config.planner.changed(changes), (torch.zeros(5), torch.ones(5))
+    planner = make_planner(hierarchy, planner_config, bounds, discrete=True)
     goal, state = torch.rand(2, 6, 2, generator=torch.Generator().manual_seed(0))
     whole = ObservationGoal(planner.hierarchy.encode({"state": goal}))
     planner.start(whole, torch.Generator().manual_seed(0))
@@ -124,10 +127,8 @@ def test_a_flat_planner_with_exact_dynamics_reaches_its_goal(warm_start):
         state = state + tiny.STEP * planner.plan({"state": state}).action @ MOVES
         closest = torch.minimum(closest, (state - goal).norm(dim=1))
     assert closest.max() < 0.06  # about a step; a grid allows no less than half of one
-    with pytest.raises(ValueError, match=r"planner.discrete_solver is null; allowed: a solver"):
-        HierarchicalPlanner(
-            hierarchy, replace(planner_config, discrete_solver=None), torch.zeros(5), torch.ones(5), discrete=True
-        )
+    with pytest.raises(ValueError, match=r"planner.discrete_solver is null; expected a solver"):
+        make_planner(hierarchy, planner_config.changed({"discrete_solver": None}), bounds, discrete=True)
 
 
 def test_other_spaces_and_policies_are_refused():

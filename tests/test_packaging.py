@@ -74,7 +74,7 @@ def test_it_works_away_from_the_clone(installed, tmp_path):
     script = (
         "import hiwm, hiwm.levels, importlib.resources as r\n"
         "from hiwm.config import load_config\n"
-        "config = load_config(['experiment=pointmaze-large-navigate', 'evaluation=ablation'])\n"
+        "config = load_config(['environment.maze=large', 'evaluation=ablation'])\n"
         "print(hiwm.__file__); print(hiwm.levels.__file__)\n"
         "print(config.name, len(config.stack.levels), config.evaluation.name)\n"
         "print(r.files('hiwm.analysis').joinpath('report.html').is_file())\n"
@@ -91,7 +91,8 @@ def test_it_works_away_from_the_clone(installed, tmp_path):
 def test_the_command_works_away_from_the_clone(installed, tmp_path):
     done = python(installed, tmp_path, "-m", "hiwm", "run", "--help")
     assert done.returncode == 0, done.stderr
-    assert "pointmaze-medium-navigate" in done.stdout
+    assert "experiment=cube-double, " in done.stdout
+    assert "pointmaze, " in done.stdout
     assert "stride: 10" in done.stdout
     (entry,) = installed.glob("hiwm-*.dist-info/entry_points.txt")
     assert "hiwm = hiwm.cli:main" in entry.read_text()

@@ -175,8 +175,8 @@ def test_heads_are_described():
     prior.relative_loss.fill_(0.875)
     cost = Value(dim_latent=3, dim=3, width=4, depth=1, discount=0.9)
     cost.ahead.copy_(torch.tensor([1.0, 1.9, 3.5, 4.5]))
-    heads: Any = SimpleNamespace(action_priors=[None, prior], values=[cost, None])
-    agent: Any = SimpleNamespace(readouts=readouts, heads=heads, world=SimpleNamespace(goal=["cubes", "drawer"]))
+    heads: Any = SimpleNamespace(readouts=readouts, action_priors=[None, prior], values=[cost, None])
+    agent: Any = SimpleNamespace(heads=heads, spec=SimpleNamespace(goal=["cubes", "drawer"]))
     columns: Any = SimpleNamespace(column={"cubes": np.zeros((5, 2)), "drawer": np.zeros(5)}.__getitem__)
     assert _read(agent, columns) == [
         {"name": "cubes[0]", "std": 1, "errors": [0, 5, 10, 15]},

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 from mlflow import MlflowClient
@@ -85,7 +84,7 @@ def test_flatten():
 
 
 def test_a_half_made_database_is_replaced(tiny_run, tmp_path):
-    config = replace(tiny_run.config, root=str(tmp_path), tracking="mlflow")
+    config = tiny_run.config.changed({"root": str(tmp_path), "tracking": "mlflow"})
     config.folder.mkdir(parents=True)
     (config.folder / "mlflow.tmp").write_bytes(b"SQLite format 3\0 and no more")
     make_tracker(config).parent().finish()

@@ -154,7 +154,7 @@ def _run_batch(
 def _reset(envs: VectorEnv, task: int, numbers: range, seed: int) -> tuple[Observation, Observation]:
     """Start the episodes; returns the observations of all environments, and the goals of the episodes."""
     seeds = [episode_seed(seed, task, e) for e in numbers]
-    # surplus environments repeat the last episode, and nobody reads them
+    # surplus environments repeat the last episode; their results are not read
     surplus = envs.num_envs - len(seeds)
     padded: Any = seeds + seeds[-1:] * surplus  # VectorEnv's type of `seed` omits lists
     options = {"task_id": task, "episode": [*numbers] + [numbers[-1]] * surplus}

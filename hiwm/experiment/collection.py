@@ -28,14 +28,14 @@ def collect(config: Config) -> Trajectories:
         made = dataset.metadata.get("collection")
         if made not in (None, wanted):
             raise ConfigError(
-                f"dataset.path: {path} was collected with {made}, the config says {wanted}; give another dataset.path or "
-                "remove the file"
+                f"dataset.path is {path}, which was collected with {made}; expected {wanted}. Give another dataset.path or remove "
+                "the file"
             )
         say(f"dataset {path}: {len(dataset.ep_len):,} episodes, {dataset.num_steps:,} steps, reused")
         return dataset
     if path.suffix == ".npz":
         raise ConfigError(
-            f"dataset.path: there is no {path}, and an .npz is not collected here; allowed: a path that ends in .h5"
+            f"dataset.path: there is no {path}, and `hiwm collect` writes no .npz; expected a path that ends in .h5"
         )
     check(config)
     check_columns(config, observed_columns(config), config.environment["_target_"])

@@ -1,4 +1,4 @@
-"""Learns how many steps a goal is away, for tasks in which the goal's cost does not tell.
+"""Learns how many steps a goal is away, for tasks in which the cost of the goal does not show it.
 
 Some tasks have an order. To close a locked drawer, the agent must first press a button that the goal wants as it is. After
 that step the goal's cost is as high as before or higher. A search that looks one or two steps ahead therefore sees no reason
@@ -183,12 +183,25 @@ def fit_value(
         return (weight * error.square()).mean()
 
     minimize(loss, value, config.steps, config.learning_rate, "value")
+    _measure_ahead(value, held_out, column, parts, period, config.batch, generator)
+    return value
+
+
+def _measure_ahead(
+    value: Value,
+    held_out: Trajectories,
+    column: Tensor,
+    parts: Tensor,
+    period: int,
+    batch: int,
+    generator: torch.Generator,
+) -> None:
+    """Set `value.ahead`: medians for states that held-out episodes reached. Latents (N, D) and parts (N, G), row by row."""
     for i, steps in enumerate(AHEAD):
         now = torch.from_numpy(held_out.starts(steps * period))
         if len(now):
-            now = now[torch.randint(len(now), (config.batch,), generator=generator)].to(device)
+            now = now[torch.randint(len(now), (batch,), generator=generator)].to(column.device)
             value.ahead[i] = value(column[now], parts[now + steps * period]).median()
-    return value
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class LevelPlanning(Settings):
         replan: environment steps between two plans of the level; null: as the level below (level 0: 5).
         hold: a search holds an action for so many steps: environment steps at level 0, steps of the level above it.
         proposal: where the search begins.
-        goal_weight: weight of the goal's cost beside the subgoal's, below the top level.
+        goal_weight: weight of the cost of the goal, added to that of the subgoal, below the top level.
         value: weight of a predicted step to the goal in the cost of a search (see `hiwm.heads.value`); for goals on a part
             of the state.
         disagreement: weight of an ensemble's expected squared error in the cost of a search, the largest up to the step that

@@ -135,7 +135,7 @@ class Evaluator:
         penalty: cost of what failed before; None where nothing has.
         constraint: how deep latents (B, S, H, D) are in what is forbidden, (B, S, H); answers None where nothing is.
         committed: steps of the level until the next plan, rounded up.
-        log: remembers every candidate that a strategy evaluates; None: nobody asks for alternatives.
+        log: remembers every candidate that a strategy evaluates; None: alternatives are not recorded.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Evaluator:
         for cost in self.costs.values():
             total = total + cost(rollout)
         total = total if again is None else total + again
-        if again is None and forbidden is None:  # nobody asks at which step the least is
+        if again is None and forbidden is None:  # the step of the least cost is not needed
             return Evaluation(near.amin(-1), None, Scores(total.amin(-1)))
         least = torch.where(total.isnan(), torch.inf, total).argmin(-1, keepdim=True)  # (B, S, 1)
         violation = None

@@ -1,4 +1,4 @@
-"""Planning time of the stack and its baselines, side by side on the levels that `make demo` trains."""
+"""Planning time of the hierarchy and its baselines, side by side on the levels that `make demo` trains."""
 
 import time
 from pathlib import Path

@@ -13,10 +13,10 @@ import torch
 
 from hiwm.levels.precision import half_precision
 from hiwm.levels.predictors.mlp import ResidualMLPPredictor
+from hiwm.open_loop import in_blocks, mapped
 from hiwm.planning.goals import squared_distance
 from hiwm.planning.solvers.cem import CEM
 from hiwm.planning.solvers.solver import Proposal, Scores
-from hiwm.rollout import Rollout, in_blocks, repeated
 
 SAMPLES, ITERATIONS, ELITES, HORIZON, LATENT, ACTION = 300, 3, 30, 10, 8, 2
 TIMES = 15
@@ -68,9 +68,10 @@ def test_milliseconds_a_search(batch):
     cem = CEM(iterations=ITERATIONS, elite_share=ELITES / SAMPLES, min_std=0.0)
 
     def objective(candidates):
-        state, actions = repeated(predictor.start(latent), SAMPLES), candidates.flatten(0, 1)
-        way = in_blocks(lambda _, s, a: Rollout(a, predictor.rollout_from(s, a), None), state, state, actions)
-        return Scores(least_distance(way.latents, goal.repeat_interleave(SAMPLES, 0)).unflatten(0, (-1, SAMPLES)))
+        state = mapped(predictor.start(latent), lambda rows: rows.repeat_interleave(SAMPLES, 0))
+        actions = candidates.flatten(0, 1)
+        _, latents, _ = in_blocks(lambda _, s, a: (a, predictor.rollout_from(s, a), None), state, state, actions)
+        return Scores(least_distance(latents, goal.repeat_interleave(SAMPLES, 0)).unflatten(0, (-1, SAMPLES)))
 
     @torch.no_grad()
     def ours(precision):
@@ -94,7 +95,7 @@ def test_milliseconds_a_search(batch):
 
     searches = {
         "ours": partial(ours, nullcontext()),
-        "ours, bfloat16": partial(ours, half_precision(latent.device)),  # planner.half_precision
+        "ours, bfloat16": partial(ours, half_precision(latent.device)),
     } | {f"theirs, {size} at once": theirs(size) for size in sorted({1, batch})}
     spent = medians(searches)
     print(

@@ -3,7 +3,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from dataclasses import asdict
 from functools import partial
 
 import numpy as np
@@ -15,6 +14,7 @@ from hiwm.evaluation.evaluate import evaluate, make_agents, summarize
 from hiwm.evaluation.outcomes import Episodes
 from hiwm.evaluation.statistics import wilson_interval
 from hiwm.evaluation.traces import load_traces
+from hiwm.planning.targets import StraightToGoal
 
 
 class RecordingRoom(TinyRoom):
@@ -177,15 +177,15 @@ def test_baselines_share_the_levels(agent, tiny_run):
     agents = make_agents(agent, tiny_run.config.evaluation)
     assert [len(a.hierarchy) for a in agents.values()] == [3, 1, 1]
     assert agents["flat"].hierarchy.levels[0] is agent.hierarchy.levels[0]
-    assert agents["flat"].planner.ways is None
+    assert isinstance(agents["flat"].planner.navigator, StraightToGoal)
     assert agents["flat_graph"].planner.navigator.graph is agent.graphs[0]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"horizon": [3, 2, 4], "repeat": [2, 1, 1]}, r"evaluation.baselines.odd: planner.repeat\[0\] is 2"),
-        ({"horizon": [3]}, r"evaluation.baselines.odd: planner.horizon is \[3\]"),
+        ({"level0": {"horizon": 3, "hold": 2}}, r"evaluation.baselines.odd: planner.level0.hold is 2"),
+        ({"level0": {"horizon": 2}}, r"evaluation.baselines.odd: planner.level0.replan is 3"),
         ({"horizont": [3]}, r"evaluation.baselines.odd: .*horizont"),
         ({"num_levels": 4}, r"evaluation.baselines.odd: num_levels is 4; expected 1 to 3"),
     ],
@@ -198,7 +198,7 @@ def test_a_baseline_that_does_not_fit_is_named(agent, tiny_run, changes, message
 def test_evaluation_json(tiny_run):
     written = json.loads((tiny_run.folder / "evaluation.json").read_text())
     assert set(written) == {"identity", "experiment", "seed", "protocol", "planner", "commit", "machine", "agents"}
-    assert written["planner"] == json.loads(json.dumps(asdict(tiny_run.config.planner)))
+    assert written["planner"] == json.loads(json.dumps(tiny_run.config.planner.as_dict()))
     assert written["experiment"] == "tiny"
     assert written["protocol"] == json.loads(json.dumps(tiny_run.config.evaluation.as_dict()))
     assert list(written["agents"]) == ["hierarchical", "flat", "flat_graph"]
@@ -232,7 +232,7 @@ def test_attempts_share_an_edge_memory_and_episodes_do_not(agent, tiny_run, tmp_
         def step(self, action):
             return self._observation(), 0.0, False, False, {"success": False}
 
-    learner = agent.with_planner(feedback=5.0, patience=1.0, hops=1)
+    learner = agent.with_planner(failure_penalty=5.0, patience=1.0, hops=1)
     config = replaced(
         tiny_run.config.evaluation,
         num_tasks=1,

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hiwm.evaluation.keep_out import keep_out
 from tiny import TinyRoom, replaced
 
 from hiwm.agent import Agent
 from hiwm.evaluation.config import EvaluationConfig, Forbidden
 from hiwm.evaluation.evaluate import evaluate, make_agents, summarize
-from hiwm.evaluation.keep_out import keep_out
-from hiwm.planning.readout import Readout
+from hiwm.heads.state_readout import StateReadout
 
 
 def silent(*_):
@@ -42,11 +42,12 @@ def test_steps_in_a_forbidden_box_are_counted(agent, tiny_run, tmp_path):
 def with_readouts(agent):
     """An agent whose goals are about columns of the state."""
     readouts = [
-        Readout(dim_latent=level.encoder.dim, dim=2, width=8, depth=1).eval() for level in agent.hierarchy.levels
+        StateReadout(dim_latent=level.encoder.dim, dim=2, width=8, depth=1).eval() for level in agent.hierarchy.levels
     ]
-    config = replace(agent.config, landmarks="none", proposal=["inverse", "inverse", "gaussian"])
-    world = replace(agent.world, goal=["x", "y"], goal_shapes=[[], [1]])
-    return Agent(agent.hierarchy, replace(agent.fitted, readouts=readouts), config, world)
+    inverse = {"strategy": "follow_inverse"}
+    config = agent.config.changed({"graph": "none", "level0": inverse, "level1": inverse})
+    spec = replace(agent.spec, goal=["x", "y"], goal_shapes=[[], [1]])
+    return Agent(agent.hierarchy, replace(agent.heads, readouts=readouts), agent.graphs, config, spec)
 
 
 def test_goals_with_a_forbidden_box_keep_out_of_it(with_readouts):
@@ -56,8 +57,8 @@ def test_goals_with_a_forbidden_box_keep_out_of_it(with_readouts):
         goal = keep_out(with_readouts, observation, box, 0.1)
         assert goal.size == 3
         assert goal.margin == 0.1
-        torch.testing.assert_close(goal.zone.low, torch.tensor([[0.4, 0.0]] * 3))
-        torch.testing.assert_close(goal.zone.high, torch.tensor([[0.6, 0.5]] * 3))
+        torch.testing.assert_close(goal.region.low, torch.tensor([[0.4, 0.0]] * 3))
+        torch.testing.assert_close(goal.region.high, torch.tensor([[0.6, 0.5]] * 3))
 
 
 def test_agents_keep_out_of_the_box_with_their_own_margin(with_readouts, tiny_run, tmp_path, monkeypatch):
@@ -68,7 +69,14 @@ def test_agents_keep_out_of_the_box_with_their_own_margin(with_readouts, tiny_ru
         return keep_out(agent, goals, box, margin)
 
     monkeypatch.setattr("hiwm.evaluation.episodes.keep_out", recorded)
-    flat = {"num_levels": 1, "proposal": ["gaussian"], "horizon": [6], "replan": [3], "repeat": [1]}
+    level0 = {
+        "strategy": "search",
+        "horizon": 6,
+        "replan": 3,
+        "hold": 1,
+        "proposal": {"center": "gaussian", "std": 0.7},
+    }
+    flat = {"num_levels": 1, "level0": level0}
     config = replaced(
         tiny_run.config.evaluation, num_tasks=1, episodes=1, max_steps=1,
         forbidden={"low": [0.4, 0.0], "high": [0.6, 0.5], "margin": 0.1},

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import tiny
@@ -13,7 +11,8 @@ from hiwm.config import load_config
 from hiwm.data.store import Trajectories
 from hiwm.experiment import collect, train
 from hiwm.heads.action_prior import ActionPrior, ActionPriorConfig, fit_action_prior
-from hiwm.planning.planner import HierarchicalPlanner
+from hiwm.planning.assemble import make_planner
+from hiwm.planning.validate import check_config
 
 PERIOD = 2
 
@@ -111,7 +110,7 @@ def config(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     options = (
         "tracking=none", "action_prior.levels=[1,2]", "action_prior.steps=50", "action_prior.width=16", "action_prior.depth=1",
-        "planner.landmarks=none", "planner.proposal=[inverse+search,inverse+search,prior]",
+        "planner.graph=none", "planner.level2.proposal.center=flow",
     )  # fmt: skip
     config = load_config(tiny.overrides(root, *options))
     collect(config)
@@ -131,9 +130,7 @@ def test_what_was_fitted_is_kept_until_its_settings_change(config, monkeypatch):
     )
     train(config)
     assert not fitted
-    train(
-        replace(config, action_prior=config.action_prior.changed({"levels": [2]}))
-    )  # another level is no other setting
+    train(config.changed({"action_prior": {"levels": [2]}}))  # another level is no other setting
     assert not fitted
     train(config.changed({"action_prior": {"steps": 3}}))
     zeroth, first, second = config.stack.strides
@@ -145,7 +142,7 @@ def test_what_was_fitted_is_kept_until_its_settings_change(config, monkeypatch):
 def test_an_agent_searches_the_noise_of_its_prior(trained):
     trained.reset(points(3).numpy())
     trained.act(points(3, 1).numpy())
-    top = trained.plan.steps[2]
+    top = trained.plan.levels[2]
     level, latent = trained.hierarchy.levels[2], trained.hierarchy.encode({"state": points(3, 1)})[2]
     # the plan holds macro-actions, not noise: they lead where it says
     here = latent
@@ -153,7 +150,7 @@ def test_an_agent_searches_the_noise_of_its_prior(trained):
         here = level.predict(here, top.actions[:, h])
         torch.testing.assert_close(here, top.predicted[:, h])
     away = (top.predicted - top.target.unsqueeze(1)).square().sum(-1)
-    torch.testing.assert_close(top.energy, away.amin(1))
+    torch.testing.assert_close(top.cost, away.amin(1))
 
 
 def test_priors_cost_passes_but_no_predictor_calls(trained):
@@ -164,9 +161,10 @@ def test_priors_cost_passes_but_no_predictor_calls(trained):
         return agent.plan.predictor_calls, agent.plan.other_calls
 
     with_prior = calls()
-    without = calls(proposal=["inverse+search", "inverse+search", "gaussian"])
+    without = calls(level2={"proposal": {"center": "gaussian"}})
     assert with_prior[0] == without[0]
-    searched = trained.planner.levels[2].samples * trained.planner.levels[2].solver.cost * 4 + 4
+    search, model = trained.planner.strategies[2], trained.planner.models[2]
+    searched = search.samples(model, trained.planner.calls[2]) * search.solver.rollouts * 4 + 4
     assert with_prior[1] - without[1] == pytest.approx(ActionPrior.passes * searched)
 
 
@@ -177,21 +175,25 @@ def test_macro_actions_are_rolled_out_from_where_the_last_one_led(trained):
     )
     trained.reset(points(2).numpy())
     trained.act(points(2, 1).numpy())
-    way = trained.planner.levels[2]._rollout(latent, latent, chosen)
-    torch.testing.assert_close(way.actions[:, 1], trained.heads.action_priors[2](way.latents[:, 0], chosen[:, 1]))
-    assert way.variance is None
+    model = trained.planner.models[2]
+    model.condition(trained.planner.history, latent)
+    found = model.rollout(latent, chosen.unsqueeze(1), model.flow)
+    taken = trained.heads.action_priors[2](found.latents[:, 0, 0], chosen[:, 1])
+    torch.testing.assert_close(found.actions[:, 0, 1], taken)
+    assert found.variance is None
 
 
 def test_what_cannot_be_is_refused(trained, tmp_path):
     planner = trained.planner
-    with pytest.raises(ValueError, match=r"planner.proposal\[2\] is 'prior' but level 2 learns none"):
-        HierarchicalPlanner(trained.hierarchy, planner.config, LOW, HIGH)
-    with pytest.raises(ValueError, match=r"planner.proposal\[0\] is 'prior'; allowed: gaussian, .*"):
-        replace(planner.config, proposal=["prior"] * 3).check(3)
+    with pytest.raises(ValueError, match=r"planner.level2.proposal.center is flow but level 2 learns no action prior"):
+        make_planner(trained.hierarchy, planner.config, (LOW, HIGH))
+    flow = {"proposal": {"center": "flow"}}
+    with pytest.raises(ValueError, match=r"planner.level0.proposal.center is flow; expected gaussian, .*"):
+        check_config(planner.config.changed({"level0": flow, "level1": flow}), 3)
     with pytest.raises(
-        ValueError, match=r"planner.proposal\[2\] is 'prior', but level 2 does not search: planner.landmarks is 'd"
+        ValueError, match=r"planner.level2.proposal.center is flow, but level 2 does not search; .* planner.graph none"
     ):
-        replace(planner.config, landmarks="direct").check(3)
+        check_config(planner.config.changed({"graph": "follow"}), 3)
     with pytest.raises(
         ValueError, match=r"action_prior.levels is \[1, 3\]; expected levels from 1 to 2, which have macro-actions"
     ):

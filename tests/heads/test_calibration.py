@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from planning_tools import FLAT, HIGH, LOW, STEP, Counting, Linear, start
+from planning_tools import FLAT, HIGH, LOW, STEP, Linear, start
 
 from hiwm.agent import load_agent
 from hiwm.config import load_config
@@ -26,15 +26,15 @@ from hiwm.heads.heads import Heads
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
 from hiwm.levels.predictors.ensemble import EnsemblePredictor
-from hiwm.planning.planner import HierarchicalPlanner
-from hiwm.rollout import follow
+from hiwm.open_loop import follow
+from hiwm.planning.assemble import make_planner
 
 MEMBERS, STEPS, DIM = 5, 3, 4
 CEM = {"_target_": "hiwm.planning.solvers.cem.CEM", "iterations": 8}
 
 
 def draw(number, factor, seed):
-    """Truth and members are Gaussian about one mean; the members' deviation differs from row to row, dimension, step."""
+    """Truth and members are Gaussian about one mean; the standard deviation of the members differs from row to row, dimension, step."""
     rng = torch.Generator().manual_seed(seed)
     std = torch.exp(0.7 * torch.randn(number, STEPS, DIM, generator=rng)) * torch.arange(1, DIM + 1)
     members = std.unsqueeze(-1) * torch.randn(*std.shape, MEMBERS, generator=rng)
@@ -100,7 +100,7 @@ class Pushed(Predictor):
         return latent + torch.stack([STEP * (right + new), self.aside * new], -1)
 
 
-def stack_of(predictor):
+def hierarchy_of(predictor):
     spec = LevelSpec(load_config([]).levels["level0"], 1, {"state": (2,)}, 2, "exact")
     level = spec.build()
     level.predictor = predictor
@@ -126,7 +126,7 @@ def walked(episodes=12, steps=30, error=0.1, period=1):
 
 def test_only_held_out_episodes_calibrate():
     """Twice the push in the half that was held out: twice the error, four times the scale."""
-    level, known = stack_of(ensemble(-0.05, 0.0, 0.05)).levels[0], walked()
+    level, known = hierarchy_of(ensemble(-0.05, 0.0, 0.05)).levels[0], walked()
     unlike = walked(error=0.2)
     half = known.num_steps // 2
     latent = np.concatenate([known.column("latent")[:half], unlike.column("latent")[half:]])
@@ -143,7 +143,7 @@ def test_conformal_quantiles_count_the_new_score_too():
 
 
 def test_an_ensemble_is_calibrated_on_its_open_loop_errors():
-    level = stack_of(ensemble(-0.05, 0.0, 0.05)).levels[0]
+    level = hierarchy_of(ensemble(-0.05, 0.0, 0.05)).levels[0]
     found = fit_calibration(level, walked(), period=1, validation=0.5)
     assert found is not None
     assert found.steps == calibrated_steps(level.predictor, walked(), 1, 0.5) == 20
@@ -152,88 +152,89 @@ def test_an_ensemble_is_calibrated_on_its_open_loop_errors():
     assert (
         found.scale[1:] < found.scale[0]
     ).all()  # errors of independent signs add up less than the members' straight pushes
-    assert fit_calibration(stack_of(Linear(2)).levels[0], walked(), 1, 0.5) is None  # no ensemble
+    assert fit_calibration(hierarchy_of(Linear(2)).levels[0], walked(), 1, 0.5) is None  # no ensemble
     assert fit_calibration(level, walked(), 30, 0.5) is None  # no episode holds a step
     assert fit_calibration(level, walked(), 1, 0.01) is None  # one held-out episode
 
 
 def planner_of(predictor, calibration, **changes):
-    config = replace(FLAT, budget=3000, horizon=[8], repeat=[1], replan=[8], solver=CEM, **changes)
-    return HierarchicalPlanner(stack_of(predictor), config, LOW, HIGH, Heads(calibrations=[calibration]))
+    level0 = {"horizon": 8, "hold": 1, "replan": 8, **changes}
+    config = FLAT.changed({"budget": 3000, "solver": CEM, "level0": level0})
+    return make_planner(hierarchy_of(predictor), config, (LOW, HIGH), Heads(calibrations=[calibration]))
 
 
 def test_the_penalty_avoids_what_was_never_seen():
     """The goal lies to the right, and either half of the action leads there; of the second the members know nothing."""
     predictor = ensemble(-0.2, 0.0, 0.2)
-    known = fit_calibration(stack_of(predictor).levels[0], walked(), 1, 0.5)
+    known = fit_calibration(hierarchy_of(predictor).levels[0], walked(), 1, 0.5)
     here, goal = torch.full((6, 2), 0.2), torch.tensor([[0.4, 0.2]]).repeat(6, 1)
     doubts = {}
     for weight in (0.0, 1.0):
-        part = start(planner_of(predictor, known, disagreement=[weight]), goal).plan({"state": here}).steps[0]
-        told = follow(predictor, here, predictor.start(here), lambda h, _, chosen=part.actions: chosen[:, h], 8)
+        part = start(planner_of(predictor, known, disagreement=weight), goal).plan({"state": here}).levels[0]
+        state = predictor.start(here)
+        _, _, variance = follow(predictor, here, state, lambda h, _, chosen=part.actions: chosen[:, h], 8)
         away = (part.predicted - goal.unsqueeze(1)).square().sum(-1)
-        counted = away + weight * known.doubt(told.variance)
-        # the energy is the least, over the horizon, of the distance and the doubt up to there
-        torch.testing.assert_close(part.energy, counted.amin(1))
-        torch.testing.assert_close(part.disagreement, told.variance.sum(-1))
+        counted = away + weight * known.doubt(variance)
+        # the cost is the least, over the horizon, of the distance and the doubt up to there
+        torch.testing.assert_close(part.cost, counted.amin(1))
+        torch.testing.assert_close(part.disagreement, variance.sum(-1))
         reached = counted.argmin(1, keepdim=True)
         assert away.gather(1, reached).max() < 0.05**2
-        doubts[weight] = known.doubt(told.variance).gather(1, reached)
+        doubts[weight] = known.doubt(variance).gather(1, reached)
     assert doubts[0.0].median() > 20 * doubts[1.0].median()
 
 
 def test_a_weight_of_none_changes_nothing_and_no_rollout_is_done_twice():
     predictor = ensemble(-0.2, 0.0, 0.2)
-    known = fit_calibration(stack_of(predictor).levels[0], walked(), 1, 0.5)
+    known = fit_calibration(hierarchy_of(predictor).levels[0], walked(), 1, 0.5)
     here, goal = torch.full((2, 2), 0.2), torch.tensor([[0.4, 0.2]]).repeat(2, 1)
     plans = []
-    for weights, calibration in (([], None), ([0.0], known), ([1.0], known)):
-        planner = start(planner_of(predictor, calibration, disagreement=weights), goal)
-        (level,) = planner.levels
-        level.predictor = Counted(level.predictor)
+    for weight, calibration in (({}, None), ({"disagreement": 0.0}, known), ({"disagreement": 1.0}, known)):
+        planner = start(planner_of(predictor, calibration, **weight), goal)
+        (model,) = planner.models
+        counted = Counted(predictor)
+        model.predictor.predictor = counted
         plans.append(planner.plan({"state": here}))
-        assert plans[-1].predictor_calls == level.predictor.count / 2
+        assert plans[-1].predictor_calls == counted.count / 2
     assert torch.equal(plans[0].action, plans[1].action)
-    assert torch.equal(plans[0].steps[0].energy, plans[1].steps[0].energy)
+    assert torch.equal(plans[0].levels[0].cost, plans[1].levels[0].cost)
     assert plans[1].predictor_calls == plans[2].predictor_calls
 
 
-class Counted(Counting):
+class Counted:
     """An ensemble that counts the predictions of its members."""
 
-    def __init__(self, part):
-        super().__init__(part)
-        self.passes, self.num_members = part.passes, part.num_members
+    def __init__(self, ensemble):
+        self.ensemble, self.passes, self.count = ensemble, ensemble.passes, 0
 
-    def start(self, latent):
-        return self.part.start(latent)
+    def remember(self, latents, actions):
+        return self.ensemble.remember(latents, actions)
 
     def step_spread(self, state, action):
         self.count += len(action) * self.passes
-        return self.part.step_spread(state, action)
+        return self.ensemble.step_spread(state, action)
 
 
 @pytest.mark.parametrize(
     ("predictor", "calibrated", "changes", "message"),
     [
-        (Linear(2), False, {}, r"planner.disagreement\[0\] is 0.3; expected 0, because the predictor of level 0, Linear, is no"),
-        (ensemble(-1, 1), False, {}, r"planner.disagreement\[0\] is 0.3; expected 0, because the ensemble of level 0 is not"),
-        (ensemble(-1, 1), True, {"horizon": [21]}, r"planner.horizon\[0\] is 21; expected at most 20, .* planner.disagreement\[0\] is 0.3"),
-        (ensemble(-1, 1), True, {"proposal": ["inverse"]}, r"planner.disagreement\[0\] is 0.3; allowed: 0, for level 0 does"),
-        (ensemble(-1, 1), True, {"disagreement": [-1.0]}, r"planner.disagreement\[0\] is -1.0; expected at least 0"),
+        (Linear(2), False, {}, r"planner.level0.disagreement is 0.3; expected 0, because the predictor of level 0, Linear, is not an"),
+        (ensemble(-1, 1), False, {}, r"planner.level0.disagreement is 0.3; expected 0, because the ensemble of level 0 is not"),
+        (ensemble(-1, 1), True, {"horizon": 21}, r"planner.level0.horizon is 21; expected at most 20 with planner.level0.disagreement"),
+        (ensemble(-1, 1), True, {"strategy": "follow_inverse"}, r"planner.level0.disagreement is 0.3; expected 0, because level 0 does"),
+        (ensemble(-1, 1), True, {"disagreement": -1.0}, r"planner.level0.disagreement is -1.0; expected at least 0"),
     ],
 )  # fmt: skip
 def test_a_weight_that_means_nothing_is_refused(predictor, calibrated, changes, message):
-    hierarchy = stack_of(predictor)
+    hierarchy = hierarchy_of(predictor)
     known = fit_calibration(hierarchy.levels[0], walked(), 1, 0.5) if calibrated else None
-    config = replace(FLAT, repeat=[1], disagreement=[0.3])
+    level0 = {"hold": 1, "disagreement": 0.3, **changes}
     with pytest.raises(ValueError, match=message):
-        HierarchicalPlanner(hierarchy, replace(config, **changes), LOW, HIGH, Heads(calibrations=[known]))
+        make_planner(hierarchy, FLAT.changed({"level0": level0}), (LOW, HIGH), Heads(calibrations=[known]))
 
 
-def test_a_list_of_weights_has_one_a_level():
-    with pytest.raises(ValueError, match=r"planner.disagreement is \[1.0\]; allowed: one entry for each of 3"):
-        replace(load_config([]).planner, disagreement=[1.0]).check(3)
+def test_a_level_without_an_entry_has_no_weight():
+    assert load_config([]).planner.level(3).disagreement == 0
 
 
 def experiment(tiny_run, root, *more):
@@ -244,7 +245,7 @@ def experiment(tiny_run, root, *more):
 
 
 def test_training_calibrates_and_saves(tiny_run, tmp_path):
-    config = experiment(tiny_run, tmp_path, "planner.landmarks=none", "planner.disagreement=[0.0,0.5]")
+    config = experiment(tiny_run, tmp_path, "planner.graph=none", "planner.level1.disagreement=0.5")
     train(config)
     agent = load_agent(config.folder / "hierarchy")
     assert agent.heads.calibrations[0] is None
@@ -252,25 +253,24 @@ def test_training_calibrates_and_saves(tiny_run, tmp_path):
     assert agent.heads.calibrations[1].scale.isfinite().all()
     agent.reset(np.full((2, 2), 0.8, np.float32))
     agent.act(np.full((2, 2), 0.2, np.float32))
-    careful = agent.plan.steps[1]
+    careful = agent.plan.levels[1]
     assert (careful.disagreement > 0).all()
     agent.save(tmp_path / "again")
     again = load_agent(tmp_path / "again").heads.calibrations[1]
     assert torch.equal(again.scaled, agent.heads.calibrations[1].scaled)
-    assert len(agent.with_planner(num_levels=1, proposal=["gaussian"]).planner.levels) == 1
+    assert len(agent.with_planner(num_levels=1, level0={"proposal": {"center": "gaussian"}}).planner.models) == 1
 
 
 def test_training_does_not_begin_where_the_planner_would_refuse(tiny_run, tmp_path):
-    with pytest.raises(ValueError, match=r"predictor of level 0, ResidualMLPPredictor, is no ensemble"):
-        train(experiment(tiny_run, tmp_path, "planner.disagreement=[0.3,0]"))
-    with pytest.raises(ValueError, match=r"planner.disagreement\[1\] is 0.3; allowed: 0, for level 1 does not search"):
-        train(experiment(tiny_run, tmp_path, "planner.disagreement=[0,0.3]"))  # it hands landmarks down
+    with pytest.raises(ValueError, match=r"predictor of level 0, ResidualMLPPredictor, is not an ensemble"):
+        train(experiment(tiny_run, tmp_path, "planner.level0.disagreement=0.3"))
     with pytest.raises(
-        ValueError, match=r"planner.horizon\[1\] is 27; expected at most \d+, .* planner.disagreement\[1\] is 0.3"
+        ValueError, match=r"planner.level1.disagreement is 0.3; expected 0, because level 1 does not search"
     ):
-        train(
-            experiment(
-                tiny_run, tmp_path, "planner.landmarks=none", "planner.disagreement=[0,0.3]", "planner.horizon=[6,27]"
-            )
-        )
+        train(experiment(tiny_run, tmp_path, "planner.level1.disagreement=0.3"))  # it hands landmarks down
+    changes = ("planner.graph=none", "planner.level1.disagreement=0.3", "planner.level1.horizon=27")
+    with pytest.raises(
+        ValueError, match=r"planner.level1.horizon is 27; expected at most \d+ with planner.level1.disagreement"
+    ):
+        train(experiment(tiny_run, tmp_path, *changes))
     assert not (tmp_path / "tiny" / "levels").exists()

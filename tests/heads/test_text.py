@@ -9,7 +9,7 @@ from hiwm.data.store import Trajectories
 from hiwm.envs.captions import Caption
 from hiwm.heads import text
 from hiwm.heads.text import DIM_TEXT, TextConfig, TextHead, contrast, embed, fit_texts
-from hiwm.planning.goals import TextGoal
+from hiwm.planning.goals.text import TextGoal
 
 SMALL = TextConfig(learn=True, dim=16, width=32, depth=1, steps=300, batch=256)
 CPU = torch.device("cpu")
@@ -99,17 +99,17 @@ def test_a_head_is_saved_whole(tmp_path):
 
 def test_a_goal_in_words_is_a_goal():
     goal, latent = TextGoal(random(4, DIM_TEXT), [head(0), head(1)]), random(4, 5, 7, 6, seed=2)
-    energy = goal.energy(1, latent)
-    assert energy.shape == (4, 5, 7)
-    torch.testing.assert_close(energy, -torch.sigmoid(head(1)(goal.embedding, latent)).log())
+    cost = goal.cost(1, latent)
+    assert cost.shape == (4, 5, 7)
+    torch.testing.assert_close(cost, -torch.sigmoid(head(1)(goal.embedding, latent)).log())
     assert goal.size == 4
     assert goal.latent(1) is None
-    kept = goal.keep(torch.tensor([2, 0]))
+    kept = goal.select(torch.tensor([2, 0]))
     assert kept.size == 2
-    torch.testing.assert_close(kept.energy(1, latent[[2, 0]]), energy[[2, 0]])
+    torch.testing.assert_close(kept.cost(1, latent[[2, 0]]), cost[[2, 0]])
 
 
-def test_words_never_heard_are_understood(data, fitted):
+def test_new_wordings_are_understood(data, fitted):
     latents, captions = data
     held_out = slice(3200, 4000)
     assert fitted.precision > 0.9
@@ -117,7 +117,7 @@ def test_words_never_heard_are_understood(data, fitted):
     said = embed([caption.wordings[-1] for caption in captions])  # a sentence that was held out
     latent = torch.from_numpy(latents.column("latent")[held_out]).expand(4, -1, -1)
     true = torch.from_numpy(np.stack([caption.true[held_out] for caption in captions]))
-    likely = torch.exp(-TextGoal(said, [fitted]).energy(0, latent)) > 0.5
+    likely = torch.exp(-TextGoal(said, [fitted]).cost(0, latent)) > 0.5
     assert (likely == true).float().mean() > 0.85
 
 

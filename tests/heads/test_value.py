@@ -13,7 +13,7 @@ from hiwm.config import load_config
 from hiwm.data.store import Trajectories
 from hiwm.experiment import collect, train
 from hiwm.heads.value import Value, ValueConfig, backup, fit_value, hindsight
-from hiwm.planning.goals import AnyOf, InOrder, KeepOut, PartGoal, Region
+from hiwm.planning.goals import AnyOf, BoxRegion, KeepOut, PartGoal, Waypoints
 
 CONFIG = ValueConfig(
     levels=[1],
@@ -170,7 +170,7 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     options = (
         "tracking=none", "goal.columns=[state]", "value.levels=[1,2]", "value.steps=50", "value.width=16",
-        "planner.landmarks=none", "planner.proposal=[inverse+search,inverse+search,gaussian]", "planner.cost_to_go=[0,0,5]",
+        "planner.graph=none", "planner.level2.value=5",
     )  # fmt: skip
     config = load_config(tiny.overrides(root, *options))
     collect(config)
@@ -182,44 +182,46 @@ def test_a_search_counts_the_steps_to_the_goal(trained):
     goal = {"state": points(3).numpy()}
     trained.reset(goal)
     trained.act(points(3, 1).numpy())
-    top, cost = trained.plan.steps[2], trained.heads.values[2]
+    top, cost = trained.plan.levels[2], trained.heads.values[2]
     latent = trained.hierarchy.encode({"state": points(3, 1)})[2]
     left = cost(torch.cat([latent.unsqueeze(1), top.predicted], 1), points(3).unsqueeze(1))
-    torch.testing.assert_close(top.to_go, left)
-    away = trained.planner.goal.energy(2, top.predicted) + 5 * left[:, 1:]
-    torch.testing.assert_close(top.energy, away.amin(1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(top.value, left)
+    away = trained.planner.goal.cost(2, top.predicted) + 5 * left[:, 1:]
+    torch.testing.assert_close(top.cost, away.amin(1), rtol=1e-4, atol=1e-4)
     now, then = left[0, :2].tolist()
-    assert f"has {now:.1f} of its steps to go, then {then:.1f}" in trained.plan.explain()
-    indifferent = trained.with_planner(cost_to_go=[])
+    assert f"predicts {now:.1f} of its steps to the goal, then {then:.1f}" in trained.plan.explain()
+    indifferent = trained.with_planner(level2={"value": 0})
     indifferent.reset(goal)
     indifferent.act(points(3, 1).numpy())
-    assert indifferent.plan.steps[2].to_go is None
+    assert indifferent.plan.levels[2].value is None
     assert indifferent.plan.other_calls < trained.plan.other_calls
     assert indifferent.plan.predictor_calls == trained.plan.predictor_calls
 
 
 def test_goals_say_what_the_part_is_to_be(trained):
-    first, second = (PartGoal(points(2, seed), trained.readouts) for seed in (0, 1))
-    box = Region(points(2) + 1, points(2) + 2, trained.readouts)
-    order = InOrder([first, second], tolerance=0.0, at=torch.tensor([1, 0]))
+    first, second = (PartGoal(points(2, seed), trained.heads.readouts) for seed in (0, 1))
+    box = BoxRegion(points(2) + 1, points(2) + 2, trained.heads.readouts)
+    order = Waypoints([first, second], tolerance=0.0, current=torch.tensor([1, 0]))
     assert torch.equal(order.part, torch.stack([second.part[0], first.part[1]]))
-    assert torch.equal(KeepOut(first, box).keep(torch.tensor([1])).part, first.part[1:])
+    assert torch.equal(KeepOut(first, box).select(torch.tensor([1])).part, first.part[1:])
     trained.reset(points(2, 4).numpy())  # an array that is the part
     assert torch.equal(trained.planner.goal.part, points(2, 4))
-    for goal in (box, AnyOf([first, second]), InOrder([first, box], tolerance=0.0)):
+    for goal in (box, AnyOf([first, second]), Waypoints([first, box], tolerance=0.0)):
         assert goal.part is None
         with pytest.raises(
-            ValueError, match=rf"planner.cost_to_go is \[0, 0, 5\]; .* for {type(goal).__name__} is no goal"
+            ValueError, match=rf"planner.level2.value is 5.0; .* because {type(goal).__name__} is not a goal"
         ):
             trained.reset(goal)
 
 
 def test_what_cannot_be_is_refused(trained):
-    without, config = replace(trained.heads, values=()), replace(trained.config, cost_to_go=[0, 5, 0])
-    with pytest.raises(ValueError, match=r"cost_to_go\[1\] is 5 but level 1 learns none; .*value.levels=\[1\]"):
-        Agent(trained.hierarchy, without, trained.graphs, config, trained.world)
-    with pytest.raises(ValueError, match=r"planner.cost_to_go\[0\] is 1; allowed: 0, for level 0 does not search"):
-        trained.with_planner(cost_to_go=[1, 0, 0], proposal=["inverse", "inverse+search", "gaussian"])
+    without, config = replace(trained.heads, values=()), trained.config.changed({"level1": {"value": 5}})
+    with pytest.raises(
+        ValueError, match=r"planner.level1.value is 5.0 but level 1 learns no value; .*value.levels=\[1\]"
+    ):
+        Agent(trained.hierarchy, without, trained.graphs, config, trained.spec)
+    with pytest.raises(ValueError, match=r"planner.level0.value is 1.0; expected 0, because level 0 does not search"):
+        trained.with_planner(level0={"value": 1, "strategy": "follow_inverse"})
     with pytest.raises(ValueError, match=r"value.levels is \[3\]; expected levels from 0 to 2"):
         ValueConfig(levels=[3]).check(3, ["state"])
     with pytest.raises(
@@ -230,8 +232,8 @@ def test_what_cannot_be_is_refused(trained):
         ValueConfig(expectile=1.0)
 
 
-def test_a_state_is_as_far_as_the_most_cautious_network_tells():
+def test_a_state_is_as_far_as_the_most_cautious_network_predicts():
     onward = torch.tensor([[0.5, 0.2, 0.9, 1.5], [0.1, 0.6, 0.9, 0.9]])
     reached, then_reached = torch.tensor([[False, False, True, False], [False, True, True, False]])
-    told = backup(onward, reached, then_reached, 0.9)
-    torch.testing.assert_close(told, torch.tensor([1 - 0.9 * 0.5, 1 - 0.9, 0.0, 1.0]))
+    target = backup(onward, reached, then_reached, 0.9)
+    torch.testing.assert_close(target, torch.tensor([1 - 0.9 * 0.5, 1 - 0.9, 0.0, 1.0]))

@@ -3,6 +3,7 @@ import functools
 
 import pytest
 import torch
+from hiwm.rollout import follow
 
 from hiwm.config import load_config
 from hiwm.hierarchy import LevelSpec
@@ -15,7 +16,6 @@ from hiwm.levels.predictors.gru import GRUPredictor
 from hiwm.levels.predictors.mlp import ResidualMLPPredictor
 from hiwm.levels.predictors.transformer import TransformerPredictor
 from hiwm.levels.standardize import Standardize
-from hiwm.rollout import follow
 
 LATENT, STATE = {"latent": (5,)}, {"position": (2,), "pose": (2, 3)}
 IMAGE, OBJECTS = {"pixels": (16, 16, 3)}, {"objects": (3, 4)}

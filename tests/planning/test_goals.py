@@ -5,14 +5,14 @@ import torch
 from hiwm.heads.state_readout import StateReadout
 from hiwm.planning.goals import (
     AnyOf,
-    InOrder,
+    BoxRegion,
     KeepOut,
-    LabelledStates,
+    LabelledRegion,
     ObservationGoal,
     PartGoal,
-    Region,
+    PredicateRegion,
     Sum,
-    Where,
+    Waypoints,
     squared_distance,
 )
 
@@ -34,33 +34,33 @@ def readout():
 def goals(readout):
     both = [readout, readout]
     low = readout.mean + readout.std * random(4, 2, seed=4)
-    box = Region(low, low + 2 * readout.std, both)
+    box = BoxRegion(low, low + 2 * readout.std, both)
     return {
         "observation": ObservationGoal([random(4, 6, seed=1), random(4, 6, seed=2)]),
         "part": PartGoal(random(4, 2, seed=3), both),
         "region": box,
-        "region with a width": Region(low, low + 2 * readout.std, both, width=0.5),
+        "region with a Cauchy scale": BoxRegion(low, low + 2 * readout.std, both, cauchy_scale=0.5),
         "any": AnyOf([PartGoal(random(4, 2, seed=3), both), box]),
         "sum": Sum([PartGoal(random(4, 2, seed=3), both), box], [1.0, 0.5]),
-        "in order": InOrder([box, PartGoal(random(4, 2, seed=3), both)], 0.1, at=torch.tensor([0, 1, 0, 1])),
+        "in order": Waypoints([box, PartGoal(random(4, 2, seed=3), both)], 0.1, current=torch.tensor([0, 1, 0, 1])),
         "keep out": KeepOut(PartGoal(random(4, 2, seed=3), both), box, 0.1),
     }
 
 
 @pytest.mark.parametrize(
-    "name", ["observation", "part", "region", "region with a width", "any", "sum", "in order", "keep out"]
+    "name", ["observation", "part", "region", "region with a Cauchy scale", "any", "sum", "in order", "keep out"]
 )
 def test_every_goal_measures_each_episode_by_itself(readout, name):
     goal, latent = goals(readout)[name], random(4, 5, 7, 6)
-    energy = goal.energy(1, latent)
-    assert energy.shape == (4, 5, 7)
-    assert energy.min() >= 0
+    cost = goal.cost(1, latent)
+    assert cost.shape == (4, 5, 7)
+    assert cost.min() >= 0
     assert goal.size == 4
-    torch.testing.assert_close(goal.energy(1, latent[:, 2, 3]), energy[:, 2, 3])
+    torch.testing.assert_close(goal.cost(1, latent[:, 2, 3]), cost[:, 2, 3])
     rows = torch.tensor([2, 0])
-    kept = goal.keep(rows)
+    kept = goal.select(rows)
     assert kept.size == 2
-    torch.testing.assert_close(kept.energy(1, latent[rows]), energy[rows])
+    torch.testing.assert_close(kept.cost(1, latent[rows]), cost[rows])
     if (entered := goal.violation(1, latent)) is not None:
         assert entered.shape == (4, 5, 7)
         assert entered.min() < 0 < entered.max()
@@ -70,41 +70,41 @@ def test_every_goal_measures_each_episode_by_itself(readout, name):
 def test_goals_are_met_where_they_should_be(readout):
     latent = random(4, 6)
     whole = ObservationGoal([latent, 2 * latent])
-    assert not whole.energy(1, 2 * latent).any()
-    torch.testing.assert_close(whole.energy(0, 2 * latent), latent.square().sum(1))
+    assert not whole.cost(1, 2 * latent).any()
+    torch.testing.assert_close(whole.cost(0, 2 * latent), latent.square().sum(1))
     part = PartGoal(readout(latent), [readout])
-    assert not part.energy(0, latent).any()
+    assert not part.cost(0, latent).any()
     assert part.latent(0) is None
-    # in deviations of the data, so that units do not matter
+    # in standard deviations of the data, so that units do not matter
     off = PartGoal(readout(latent) + readout.std, [readout])
-    torch.testing.assert_close(off.energy(0, latent), torch.full((4,), 2.0), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(off.cost(0, latent), torch.full((4,), 2.0), rtol=1e-3, atol=1e-4)
 
 
-def test_a_goal_of_some_width_has_what_is_nearly_there_finished_first():
+def test_with_a_cauchy_scale_the_number_that_is_nearly_right_is_finished_first():
     wanted = torch.tensor([[0.0, 0.0], [0.0, torch.nan]])
     squared, finishing = PartGoal(wanted, [Plain()]), PartGoal(wanted, [Plain()], 0.5)
     points = torch.tensor([[1.0, 20.0]]).expand(2, -1)
     expected = np.log1p(4), np.log1p(16)
-    np.testing.assert_allclose(finishing.energy(0, points), [sum(expected), expected[0]], rtol=1e-5)
-    np.testing.assert_allclose(finishing.keep(torch.tensor([1])).energy(0, points[1:]), expected[:1], rtol=1e-5)
+    np.testing.assert_allclose(finishing.cost(0, points), [sum(expected), expected[0]], rtol=1e-5)
+    np.testing.assert_allclose(finishing.select(torch.tensor([1])).cost(0, points[1:]), expected[:1], rtol=1e-5)
     # the same step towards the goal: of the near number, then of the far one
     near, far = torch.tensor([[0.0, 20.0]]).expand(2, -1), torch.tensor([[1.0, 10.0]]).expand(2, -1)
-    assert finishing.energy(0, near)[0] < finishing.energy(0, far)[0]
-    assert squared.energy(0, near)[0] > squared.energy(0, far)[0]
-    # errors are energies of the same shape
+    assert finishing.cost(0, near)[0] < finishing.cost(0, far)[0]
+    assert squared.cost(0, near)[0] > squared.cost(0, far)[0]
+    # errors are costs of the same shape
     readout = Plain()
     readout.prediction_error = torch.tensor([1.0, 20.0])
     np.testing.assert_allclose(PartGoal(wanted, [readout], 0.5).error(0), [sum(expected), expected[0]], rtol=1e-5)
 
 
-def test_squared_distance_goes_beside_its_own_row():
+def test_squared_distance_is_to_the_target_of_the_own_episode():
     points, target = random(3, 5, 2), random(3, 2, seed=1)
     expected = torch.stack([(points[i] - target[i]).square().sum(-1) for i in range(3)])
     torch.testing.assert_close(squared_distance(points, target), expected)
 
 
 class Plain(torch.nn.Module):
-    """A readout that tells the latent itself."""
+    """A readout that predicts the latent itself."""
 
     std = torch.tensor([1.0, 10.0])
 
@@ -113,43 +113,43 @@ class Plain(torch.nn.Module):
 
 
 def test_a_region_is_reached_anywhere_within_and_has_a_depth():
-    region = Region(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 40.0]]), [Plain()])
+    region = BoxRegion(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 40.0]]), [Plain()])
     points = torch.tensor([[[1.0, 10.0], [2.0, 40.0], [3.0, 20.0], [-1.0, 60.0]]])
-    assert region.energy(0, points).tolist() == [[0, 0, 1, 1 + 4]]
-    # from the nearest side, here in deviations: within, on a corner, and so far outside
+    assert region.cost(0, points).tolist() == [[0, 0, 1, 1 + 4]]
+    # from the nearest side, here in standard deviations: within, on a corner, and so far outside
     assert region.depth(0, points).tolist() == [[1, 0, -1, -2]]
     assert region.depth(0, points, 0.25).tolist() == [[1.25, 0.25, -0.75, -1.75]]
-    half = Region(torch.tensor([[-torch.inf, 5.0]]), torch.tensor([[torch.inf, torch.inf]]), [Plain()])
-    assert half.energy(0, torch.tensor([[9.0, 5.0], [9.0, -5.0]])[None]).tolist() == [[0, 1]]
-    with pytest.raises(ValueError, match="allowed: low <= high"):
-        Region(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]]), [Plain()])
-    with pytest.raises(ValueError, match=r"a goal of the shape \(1, 1\); allowed: \(batch, 2\)"):
-        Region(torch.tensor([[1.0]]), torch.tensor([[0.0]]), [Plain()])
-    with pytest.raises(ValueError, match=r"a goal of the shape \(3,\); allowed: \(batch, 2\)"):
+    half = BoxRegion(torch.tensor([[-torch.inf, 5.0]]), torch.tensor([[torch.inf, torch.inf]]), [Plain()])
+    assert half.cost(0, torch.tensor([[9.0, 5.0], [9.0, -5.0]])[None]).tolist() == [[0, 1]]
+    with pytest.raises(ValueError, match="expected low <= high"):
+        BoxRegion(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]]), [Plain()])
+    with pytest.raises(ValueError, match=r"the goal has the shape \(1, 1\); expected \(batch, 2\)"):
+        BoxRegion(torch.tensor([[1.0]]), torch.tensor([[0.0]]), [Plain()])
+    with pytest.raises(ValueError, match=r"the goal has the shape \(3,\); expected \(batch, 2\)"):
         PartGoal(torch.zeros(3), [Plain()])
 
 
-def test_a_width_is_a_regions_too():
-    wide = Region(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 40.0]]), [Plain()], 0.5)
-    np.testing.assert_allclose(wide.energy(0, torch.tensor([[[3.0, 20.0], [1.0, 20.0]]])), [[np.log(5), 0]], rtol=1e-6)
+def test_a_region_may_have_a_cauchy_scale():
+    wide = BoxRegion(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 40.0]]), [Plain()], 0.5)
+    np.testing.assert_allclose(wide.cost(0, torch.tensor([[[3.0, 20.0], [1.0, 20.0]]])), [[np.log(5), 0]], rtol=1e-6)
 
 
 def test_waypoints_that_are_observations_are_latents():
-    ways = [ObservationGoal([torch.full((2, 1), place)]) for place in (1.0, 2.0)]
-    assert InOrder(ways, 0.1, at=torch.tensor([0, 1])).latent(0).tolist() == [[1.0], [2.0]]
-    assert InOrder([ways[0], PartGoal(torch.zeros(2, 2), [Plain()])], 0.1).latent(0) is None
+    waypoints = [ObservationGoal([torch.full((2, 1), place)]) for place in (1.0, 2.0)]
+    assert Waypoints(waypoints, 0.1, current=torch.tensor([0, 1])).latent(0).tolist() == [[1.0], [2.0]]
+    assert Waypoints([waypoints[0], PartGoal(torch.zeros(2, 2), [Plain()])], 0.1).latent(0) is None
 
 
 def test_part_of_a_part_may_not_matter():
     goal = PartGoal(torch.tensor([[3.0, torch.nan]]), [Plain()])
-    assert goal.energy(0, torch.tensor([[[3.0, 70.0], [1.0, 0.0]]])).tolist() == [[0, 4]]
+    assert goal.cost(0, torch.tensor([[[3.0, 70.0], [1.0, 0.0]]])).tolist() == [[0, 4]]
 
 
 def test_any_of_is_the_nearest_and_a_sum_is_weighted():
     parts = [PartGoal(torch.tensor([[x, 0.0]]), [Plain()]) for x in (0.0, 4.0)]
     here = torch.tensor([[3.0, 0.0]])
-    assert AnyOf(parts).energy(0, here).tolist() == [1]
-    assert Sum(parts, [1.0, 0.5]).energy(0, here).tolist() == [9.5]
+    assert AnyOf(parts).cost(0, here).tolist() == [1]
+    assert Sum(parts, [1.0, 0.5]).cost(0, here).tolist() == [9.5]
     with pytest.raises(ValueError, match=r"goals for \[1, 2\] episodes"):
         Sum([parts[0], PartGoal(torch.zeros(2, 2), [Plain()])])
     with pytest.raises(ValueError, match="1 weights for 2 goals"):
@@ -158,81 +158,83 @@ def test_any_of_is_the_nearest_and_a_sum_is_weighted():
 
 def test_waypoints_come_one_after_another_and_the_last_stays():
     waypoints = [PartGoal(torch.tensor([[x, 0.0], [x, 0.0]]), [Plain()]) for x in (1.0, 2.0, 3.0)]
-    goal = InOrder(waypoints, tolerance=0.01)
+    goal = Waypoints(waypoints, tolerance=0.01)
     at = []
     for x, y in ((0.0, 3.0), (1.05, 1.0), (1.5, 1.5), (2.0, 3.0), (3.0, 3.0), (3.0, 3.0)):  # the second never passes 2
-        before = goal.at
+        before = goal.current
         # a level above, at the last waypoint already, is not asked
         goal, changed = goal.observe([torch.tensor([[x, 0.0], [y, 0.0]]), torch.tensor([[3.0, 0.0], [3.0, 0.0]])])
-        assert torch.equal(changed, goal.at != before)
-        at.append(goal.at.tolist())
+        assert torch.equal(changed, goal.current != before)
+        at.append(goal.current.tolist())
     assert at == [[0, 0], [1, 1], [1, 1], [2, 1], [2, 1], [2, 1]]
-    with pytest.raises(ValueError, match="a waypoint holds waypoints itself"):
-        InOrder([waypoints[0], Sum([goal, waypoints[1]])], tolerance=0.01)
-    assert goal.energy(0, torch.tensor([[3.0, 0.0], [3.0, 0.0]])).tolist() == [0, 1]
-    assert goal.keep(torch.tensor([1])).at.tolist() == [1]
+    with pytest.raises(ValueError, match="a waypoint is itself made of Waypoints"):
+        Waypoints([waypoints[0], Sum([goal, waypoints[1]])], tolerance=0.01)
+    assert goal.cost(0, torch.tensor([[3.0, 0.0], [3.0, 0.0]])).tolist() == [0, 1]
+    assert goal.select(torch.tensor([1])).current.tolist() == [1]
 
 
-def test_what_is_forbidden_is_told_with_its_margin():
-    box = Region(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 40.0]]), [Plain()])
+def test_violations_include_the_margin():
+    box = BoxRegion(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 40.0]]), [Plain()])
     points = torch.tensor([[[1.0, 20.0], [2.5, 20.0], [3.0, 20.0]]])
     reach = PartGoal(torch.tensor([[1.0, 20.0]]), [Plain()])
     assert reach.violation(0, points) is None
     assert KeepOut(reach, box).violation(0, points).tolist() == [[1, -0.5, -1]]
     torch.testing.assert_close(KeepOut(reach, box, 0.6).violation(0, points), torch.tensor([[1.6, 0.1, -0.4]]))
-    first = InOrder([KeepOut(reach, box), reach], tolerance=0.0)
+    first = Waypoints([KeepOut(reach, box), reach], tolerance=0.0)
     assert first.violation(0, points).tolist() == [[1, -0.5, -1]]
-    then = InOrder([KeepOut(reach, box), reach], tolerance=0.0, at=torch.tensor([1]))
+    then = Waypoints([KeepOut(reach, box), reach], tolerance=0.0, current=torch.tensor([1]))
     assert (then.violation(0, points) <= 0).all()  # waypoint 2 forbids nothing
-    assert InOrder([reach, reach], tolerance=0.0).violation(0, points) is None
+    assert Waypoints([reach, reach], tolerance=0.0).violation(0, points) is None
     for wrong, message in (
-        ((box, reach), "is a PartGoal; allowed: `Agent.region`"),
+        ((box, reach), "is a PartGoal; expected `Agent.region`"),
         ((reach, box, -1.0), "margin is -1.0"),
     ):
         with pytest.raises(ValueError, match=message):
             KeepOut(*wrong)
     both = Sum([KeepOut(reach, box), KeepOut(reach, box, 0.6)])
     torch.testing.assert_close(both.violation(0, points), torch.tensor([[1.6, 0.1, -0.4]]))  # the worst of them
-    assert torch.equal(KeepOut(reach, box).energy(0, points), reach.energy(0, points))
+    assert torch.equal(KeepOut(reach, box).cost(0, points), reach.cost(0, points))
 
 
 def test_labelled_states_forbid_what_is_nearer_to_a_forbidden_one():
     labels = torch.tensor([True, False, False])
-    zone = LabelledStates(torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 80.0]]), labels, [Plain()])  # deviations 1 and 20
+    region = LabelledRegion(
+        torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 80.0]]), labels, [Plain()]
+    )  # standard deviations 1 and 20
     points = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [0.0, 60.0]]])
-    # on the line between two states the depth is the distance from the border, at 2 deviations
-    torch.testing.assert_close(zone.depth(0, points)[0], torch.tensor([2.0, 1.0, 0.0, -1.0, -2.0]))
-    torch.testing.assert_close(zone.depth(0, points, 0.5)[0], torch.tensor([2.5, 1.5, 0.5, -0.5, -1.5]))
+    # on the line between two states the depth is the distance from the border, at 2 standard deviations
+    torch.testing.assert_close(region.depth(0, points)[0], torch.tensor([2.0, 1.0, 0.0, -1.0, -2.0]))
+    torch.testing.assert_close(region.depth(0, points, 0.5)[0], torch.tensor([2.5, 1.5, 0.5, -0.5, -1.5]))
     reach = PartGoal(torch.tensor([[4.0, 0.0]]), [Plain()])
-    told = KeepOut(reach, zone, 0.5)
-    assert torch.equal(told.violation(0, points), zone.depth(0, points, 0.5))
-    assert told.keep(torch.tensor([0, 0])).violation(0, points.repeat(2, 1, 1)).shape == (2, 5)
+    goal = KeepOut(reach, region, 0.5)
+    assert torch.equal(goal.violation(0, points), region.depth(0, points, 0.5))
+    assert goal.select(torch.tensor([0, 0])).violation(0, points.repeat(2, 1, 1)).shape == (2, 5)
     with pytest.raises(ValueError, match="all states have the same label"):
-        LabelledStates(torch.zeros(2, 2), torch.tensor([True, True]), [Plain()])
-    with pytest.raises(ValueError, match=r"allowed: \(N, 2\) with \(N,\) of true"):
-        LabelledStates(torch.zeros(2, 2), torch.tensor([1, 0]), [Plain()])
+        LabelledRegion(torch.zeros(2, 2), torch.tensor([True, True]), [Plain()])
+    with pytest.raises(ValueError, match=r"expected \(N, 2\) with \(N,\) booleans, true"):
+        LabelledRegion(torch.zeros(2, 2), torch.tensor([1, 0]), [Plain()])
 
 
 def test_a_predicate_forbids_where_it_holds():
     columns = {"x": (), "y": (1,)}
     reach = PartGoal(torch.tensor([[4.0, 0.0]]), [Plain()])
     points = torch.tensor([[[0.0, 7.0], [1.0, 5.0], [2.0, 3.0]]])
-    yes_or_no = Where(lambda part: (part["x"] > 0.5) & (part["y"][..., 0] > 4), columns, [Plain()])
+    yes_or_no = PredicateRegion(lambda part: (part["x"] > 0.5) & (part["y"][..., 0] > 4), columns, [Plain()])
     assert KeepOut(reach, yes_or_no).violation(0, points).tolist() == [[-1, 1, -1]]
-    deep = Where(lambda part: part["x"] - 1.5, columns, [Plain()])
+    deep = PredicateRegion(lambda part: part["x"] - 1.5, columns, [Plain()])
     assert KeepOut(reach, deep).violation(0, points).tolist() == [[-1.5, -0.5, 0.5]]
     assert KeepOut(reach, deep, 1.0).violation(0, points).tolist() == [[-0.5, 0.5, 1.5]]
-    with pytest.raises(ValueError, match=r"margin is 1.0; allowed: 0, for the predicate answers yes or no"):
+    with pytest.raises(ValueError, match=r"margin is 1.0; expected 0, because the predicate returns booleans"):
         KeepOut(reach, yes_or_no, 1.0).violation(0, points)
-    with pytest.raises(ValueError, match=r"the predicate asks for 'z'; allowed: \['x', 'y'\]"):
-        Where(lambda part: part["z"], columns, [Plain()]).depth(0, points)
-    with pytest.raises(ValueError, match=r"answers with the shape \(1, 3, 1\); allowed: \(1, 3\)"):
-        Where(lambda part: part["y"], columns, [Plain()]).depth(0, points)
+    with pytest.raises(ValueError, match=r"the predicate reads 'z'; expected one of \['x', 'y'\]"):
+        PredicateRegion(lambda part: part["z"], columns, [Plain()]).depth(0, points)
+    with pytest.raises(ValueError, match=r"returns the shape \(1, 3, 1\); expected \(1, 3\)"):
+        PredicateRegion(lambda part: part["y"], columns, [Plain()]).depth(0, points)
 
 
 def test_what_is_forbidden_stays_so_past_a_waypoint():
-    box = Region(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 40.0]]), [Plain()])
-    way = InOrder([PartGoal(torch.tensor([[x, 0.0]]), [Plain()]) for x in (4.0, 8.0)], tolerance=0.01)
+    box = BoxRegion(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 40.0]]), [Plain()])
+    way = Waypoints([PartGoal(torch.tensor([[x, 0.0]]), [Plain()]) for x in (4.0, 8.0)], tolerance=0.01)
     inside, there = torch.tensor([[1.0, 20.0]]), torch.tensor([[4.0, 0.0]])
     for goal in (KeepOut(way, box), AnyOf([KeepOut(way, box)]), Sum([KeepOut(way, box)])):
         assert goal.moves
@@ -241,5 +243,5 @@ def test_what_is_forbidden_stays_so_past_a_waypoint():
         assert not changed.any()
         then, changed = goal.observe([there])
         assert changed.tolist() == [True]
-        assert then.energy(0, torch.tensor([[8.0, 0.0]])).tolist() == [0]
+        assert then.cost(0, torch.tensor([[8.0, 0.0]])).tolist() == [0]
         assert then.violation(0, inside).tolist() == [1]

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import tiny
@@ -29,7 +28,7 @@ def both(tiny_run, tmp_path_factory):
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     two = load_config(overrides)
-    one = replace(two, root=str(folder / "one"))
+    one = two.changed({"root": str(folder / "one")})
     try:
         train(one)
         output, _ = started.communicate(timeout=120)

@@ -12,9 +12,10 @@ from hiwm.config import load_config
 from hiwm.hierarchy import LevelSpec
 from hiwm.levels.clip import Clip
 from hiwm.levels.trainable import Trainable
+from hiwm.training.diagnostics.episodes import Episodes
+from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.training.distributed import Processes
 from hiwm.training.loop import TrainingConfig, evaluate_level, learning_rate_factor, optimize
-from hiwm.training.monitor import Episodes
 
 
 class Constant(Trainable):
@@ -63,6 +64,7 @@ def test_validation_does_not_touch_the_statistics_of_batch_norm():
     images = torch.rand(6, level.horizon + 1, 16, 16, 3)
     before = {name: value.clone() for name, value in level.state_dict().items()}
     clip = Clip({"pixels": images}, torch.rand(6, level.horizon, 1, 2), None)
-    evaluate_level(level, clip, Episodes({"pixels": images}, torch.rand(6, level.horizon + 1, 2)))
+    episodes = Episodes({"pixels": images}, torch.rand(6, level.horizon + 1, 2))
+    evaluate_level(level, clip, episodes, Diagnostics.from_config({}))
     assert all(torch.equal(value, before[name]) for name, value in level.state_dict().items())
     assert level.training

@@ -32,7 +32,7 @@ class Region(Protocol):
 
 
 class LabelledRegion:
-    """Everything that is nearer to a state labelled forbidden than to any labelled allowed.
+    """Everything that is nearer to a state labelled forbidden than to any that is not.
 
     The depth is half of the difference of the two distances, a lower bound of the distance to the border.
 
@@ -46,7 +46,7 @@ class LabelledRegion:
         if states.shape != (len(forbidden), len(readouts[0].std)) or forbidden.dtype != torch.bool:
             raise ValueError(
                 f"states of the shape {tuple(states.shape)} with labels of the shape {tuple(forbidden.shape)}, {forbidden.dtype}; "
-                f"allowed: (N, {len(readouts[0].std)}) with (N,) booleans, true for forbidden"
+                f"expected (N, {len(readouts[0].std)}) with (N,) booleans, true for forbidden"
             )
         if forbidden.all() or not forbidden.any():
             raise ValueError("all states have the same label; expected some that are forbidden and some that are not")
@@ -127,7 +127,7 @@ class KeepOut(Goal):
     def __init__(self, goal: Goal, region: Region, margin: float = 0.0) -> None:
         if not hasattr(region, "depth"):
             raise ValueError(
-                f"what to select out of is a {type(region).__name__}; expected `Agent.region`, `Agent.labelled` or `Agent.where`"
+                f"the region to keep out of is a {type(region).__name__}; expected `Agent.region`, `Agent.labelled` or `Agent.where`"
             )
         at_least("KeepOut.", 0, margin=margin)
         if isinstance(region, Goal):

@@ -149,7 +149,7 @@ class Solver(ABC, Generic[State]):
         return 1
 
     def project(self, proposal: Proposal, candidates: Tensor) -> Tensor:
-        """The nearest candidates that are allowed: clamped to the bounds, by default."""
+        """The nearest candidates within the bounds; by default they are clamped."""
         low, high = (bound.expand_as(proposal.mean).unsqueeze(1) for bound in (proposal.low, proposal.high))
         return candidates.clamp(low, high)
 

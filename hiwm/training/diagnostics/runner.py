@@ -18,7 +18,7 @@ from hiwm.training.diagnostics.readout import ReadoutR2
 from hiwm.training.diagnostics.variance import LatentStd, WithinEpisode
 
 LOSS = "loss_"  # first letters of the other numbers of a validation: the held-out losses
-TIMESCALE = "timescale"  # stored beside the diagnostics of a level
+TIMESCALE = "timescale"  # stored with the diagnostics of a level
 
 
 class Diagnostics:

@@ -7,8 +7,8 @@ import torch
 
 from hiwm.config import load_config
 from hiwm.hierarchy import Hierarchy, LevelSpec
-from hiwm.planning.memory import Memory
-from hiwm.rollout import repeated
+from hiwm.open_loop import mapped
+from hiwm.planning.history import History
 
 STRIDES, BATCH = (2, 3), 4
 
@@ -26,61 +26,73 @@ def hierarchy():
     return Hierarchy([spec.build() for spec in specs], specs).eval()
 
 
+class Counted:
+    """The hierarchy's encoders; `passes` counts those of each episode."""
+
+    def __init__(self, hierarchy):
+        self.hierarchy, self.passes = hierarchy, 0
+
+    def __call__(self, observation):
+        self.passes += len(self.hierarchy)
+        return self.hierarchy.encode(observation)
+
+
 def lived(hierarchy, steps):
-    """A memory of that many steps, the observations with the present one, and the actions."""
-    memory = Memory(hierarchy)
+    """A history of that many steps, the observations with the present one, and the actions."""
+    history = History(hierarchy, Counted(hierarchy))
     observations, actions = torch.randn(steps + 1, BATCH, 3), torch.randn(steps, BATCH, 2)
     for observation, action in zip(observations[:-1], actions, strict=True):
-        memory.append({"state": observation}, action)
-    return memory, observations, actions
+        history.append({"state": observation}, action)
+    return history, observations, actions
 
 
 def test_the_context_is_what_each_level_saw_and_did(hierarchy):
-    memory, observations, actions = lived(hierarchy, 40)
-    assert memory.length == len(memory.steps) == 18  # three steps of level 1
+    history, observations, actions = lived(hierarchy, 40)
+    assert history.length == len(history.steps) == 18  # three steps of level 1
     latents = [
         torch.stack(of_level) for of_level in zip(*(hierarchy.encode({"state": o}) for o in observations), strict=True)
     ]
     for k, period, count in ((0, 2, 3), (1, 6, 4)):
-        found, done, passes = memory.context(k, latents[k][40])
+        history.encode.passes = 0
+        found, done = history.context(k, latents[k][40])
         at = [40 - i * period for i in reversed(range(count))]
         torch.testing.assert_close(found, latents[k][at].transpose(0, 1))
         assert done.shape == (BATCH, count - 1, hierarchy.levels[k].action_encoder.dim)
-        assert passes >= (count - 1) * 2
+        assert history.encode.passes >= (count - 1) * 2
     below = [torch.cat([actions[34 + 2 * j], actions[35 + 2 * j]], 1) for j in range(3)]
     torch.testing.assert_close(done[:, -1], hierarchy.levels[1].encode_actions(latents[1][34], torch.stack(below, 1)))
 
 
 @pytest.mark.parametrize(("steps", "counts"), [(0, (1, 1)), (5, (3, 1)), (7, (3, 2))])
-def test_early_in_an_episode_there_is_less_to_remember(hierarchy, steps, counts):
-    memory, observations, _ = lived(hierarchy, steps)
+def test_the_context_is_shorter_early_in_an_episode(hierarchy, steps, counts):
+    history, observations, _ = lived(hierarchy, steps)
     latents = hierarchy.encode({"state": observations[-1]})
     for k, count in enumerate(counts):
-        found, done, _ = memory.context(k, latents[k])
+        found, done = history.context(k, latents[k])
         assert found.shape[1] == done.shape[1] + 1 == count
 
 
 def test_ended_episodes_are_forgotten(hierarchy):
-    memory, observations, _ = lived(hierarchy, 10)
-    before, _, _ = memory.context(0, hierarchy.encode({"state": observations[-1]})[0])
+    history, observations, _ = lived(hierarchy, 10)
+    before, _ = history.context(0, hierarchy.encode({"state": observations[-1]})[0])
     rows = torch.tensor([2, 0])
-    memory.keep(rows)
-    after, _, _ = memory.context(0, hierarchy.encode({"state": observations[-1][rows]})[0])
+    history.select(rows)
+    after, _ = history.context(0, hierarchy.encode({"state": observations[-1][rows]})[0])
     torch.testing.assert_close(after, before[rows])
 
 
 def test_nothing_is_kept_for_predictors_without_memory(agent):
-    memory = Memory(agent.hierarchy)
-    memory.append({"state": torch.zeros(1, 2)}, torch.zeros(1, 2))
-    assert memory.steps == []
+    history = History(agent.hierarchy, Counted(agent.hierarchy))
+    history.append({"state": torch.zeros(1, 2)}, torch.zeros(1, 2))
+    assert history.steps == []
     latent = agent.hierarchy.encode({"state": torch.zeros(1, 2)})[0]
-    found, done, passes = memory.context(0, latent)
-    assert (found.shape[1], done.shape[1], passes) == (1, 0, 0)
+    found, done = history.context(0, latent)
+    assert (found.shape[1], done.shape[1], history.encode.passes) == (1, 0, 0)
 
 
-def test_repeated_repeats_rows_of_whatever_is_carried_along():
-    carried = [(torch.tensor([[1.0], [2.0]]), None), torch.tensor([3.0, 4.0])]
-    (first, nothing), second = repeated(carried, 2)
+def test_every_tensor_of_a_recurrent_state_is_repeated():
+    state = [(torch.tensor([[1.0], [2.0]]), None), torch.tensor([3.0, 4.0])]
+    (first, nothing), second = mapped(state, lambda rows: rows.repeat_interleave(2, 0))
     assert first.flatten().tolist() == [1, 1, 2, 2]
     assert nothing is None
     assert second.tolist() == [3, 3, 4, 4]
