@@ -7,9 +7,12 @@ import shlex
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", "analysis/results/README.md"] + sorted(
-    str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")
-)
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "analysis/results/README.md",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
+]
 COMMAND = r"(?:torchrun [^`\n]*-m )?hiwm (?:collect|train|evaluate|report|run) [^`\n]*"
 
 # less of everything: the tests are of the words, not of the results

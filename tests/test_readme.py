@@ -79,7 +79,7 @@ def test_means_and_seeds_are_those_of_the_results():
         "cube-double": "cube-double", "cube-triple": "cube-triple", "scene": "scene",
     }  # fmt: skip
     for cell, experiment in cells.items():
-        found = re.search(rf"^\| {cell} \| \*\*(\d+)\*\* \(([\d., ]+)\) \| ([\d.]+)–([\d.]+)", README, re.M)
+        found = re.search(rf"^\| {cell} \| \*\*(\d+)\*\* \(([\d., ]+)\) \| ([\d.]+).([\d.]+)", README, re.M)
         assert found, cell
         known = {}
         for row in rows:
@@ -101,3 +101,12 @@ def test_the_command_line_names_its_commands(capsys):
     help_ = capsys.readouterr().out
     for name in ("experiment=", "encoder@levels.level<k>.encoder=", "solver@planner.solver=", "evaluation="):
         assert name in help_
+
+
+def test_the_examples_of_the_command_line_compose():
+    from hiwm.cli import USAGE
+
+    examples = re.findall(r"hiwm (?:run|train) (experiment=[^\n<]*)", USAGE)
+    assert len(examples) == 3
+    for example in examples:
+        load_config(example.split())

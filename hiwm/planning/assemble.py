@@ -15,7 +15,7 @@ from hiwm.planning.counter import ForwardCounter
 from hiwm.planning.graph.landmarks import LandmarkGraph
 from hiwm.planning.graph.navigator import GraphNavigator
 from hiwm.planning.model import LevelModel
-from hiwm.planning.planner import HierarchicalPlanner, split_budget
+from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.shrinking_horizon import FixedHorizon, ShrinkingHorizon
 from hiwm.planning.strategies.follow_graph import FollowGraph
 from hiwm.planning.strategies.follow_inverse import FollowInverse
@@ -60,7 +60,9 @@ def make_planner(
         steps = [model.horizon for model in models]
         horizon = ShrinkingHorizon(hierarchy.periods, steps, [strategy.searches for strategy in strategies])
     costs = [make_costs(config, model, hierarchy, heads, allow) for model in models]
-    return HierarchicalPlanner(hierarchy, config, models, strategies, costs, navigator, horizon, counter)
+    return HierarchicalPlanner(
+        hierarchy, config, models, strategies, costs, navigator, horizon, counter, split_budget(config, strategies)
+    )
 
 
 def make_models(
@@ -120,3 +122,9 @@ def make_costs(
     for name, described in level.costs.items():
         costs[name] = build(described, allow, hierarchy=hierarchy, level=model.k, heads=heads)
     return costs
+
+
+def split_budget(config: PlannerConfig, strategies: Sequence[Strategy]) -> list[float]:
+    """Predictor calls per episode that one plan of each level may take, so that all levels together keep the budget."""
+    searching = max(1, sum(strategy.searches for strategy in strategies))
+    return [config.budget / searching * config.replan(k) for k in range(len(strategies))]

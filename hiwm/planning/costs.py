@@ -56,10 +56,8 @@ class SubgoalCost(Cost):
 
     def of(self, latents: Tensor, above: Tensor) -> Tensor:
         """The same of latents (B, ..., D) whose encodings (B, ..., D_above) are known, (B, ...)."""
-        distance = squared_distance(above, self.subgoal)
-        if not self.goal_weight:
-            return distance
-        return distance + self.goal_weight * self.goal.cost(self.level, latents)
+        distance, weight = squared_distance(above, self.subgoal), self.goal_weight
+        return distance + weight * self.goal.cost(self.level, latents) if weight else distance
 
 
 class ValueCost(Cost):

@@ -28,6 +28,10 @@ class ForwardCounter:
         """Count from 0."""
         self.predictor = self.other = 0
 
+    def per_episode(self, episodes: int) -> tuple[float, float]:
+        """Mean counts of B episodes: predictor, other."""
+        return self.predictor / episodes, self.other / episodes
+
     def wrap(self, network: Callable[..., T], passes: int = 1) -> Callable[..., T]:
         """The network, counted as other; a row of its first argument is a pass.
 

@@ -40,6 +40,7 @@ class HierarchicalPlanner:
         navigator: gives the top level its targets.
         horizon: shrinks the levels' horizons near the goal, or keeps them.
         counter: counts the models' forward passes.
+        calls: predictor calls per episode that one plan of each level may take.
     """
 
     def __init__(
@@ -52,12 +53,12 @@ class HierarchicalPlanner:
         navigator: Navigator,
         horizon: FixedHorizon,
         counter: ForwardCounter,
+        calls: Sequence[float],
     ) -> None:
         self.hierarchy, self.config = hierarchy, config
         self.models, self.strategies, self.costs = models, strategies, costs
         self.navigator, self.horizon, self.counter = navigator, horizon, counter
-        self.top = len(models) - 1
-        self.calls = split_budget(config, strategies)
+        self.calls, self.top = calls, len(models) - 1
 
     def start(self, goal: Goal, generator: torch.Generator) -> None:
         """Begin B episodes towards their goals."""
@@ -114,8 +115,7 @@ class HierarchicalPlanner:
         self.history.append(observation, action.to(self.hierarchy.device))
         self.step += 1
         milliseconds = 1000 * (time.perf_counter() - began)
-        batch = self.goal.size
-        return Plan(plans, action, milliseconds, self.counter.predictor / batch, self.counter.other / batch)
+        return Plan(plans, action, milliseconds, *self.counter.per_episode(self.goal.size))
 
     def _plan_level(self, k: int, latents: Sequence[Tensor]) -> LevelPlan:
         """Level k plans towards the subgoal of the level above, or, at the top, on the way to the goal."""
@@ -145,8 +145,8 @@ class HierarchicalPlanner:
         above = self.plans[k + 1]
         assert above is not None, "levels plan from the top"
         deadline = above.deadline - (self.step - above.planned_at)
-        weight = self.config.level(k).goal_weight
-        cost = SubgoalCost(self.models[k + 1].encode_latent, above.subgoal, self.goal, k, weight)
+        encode, weight = self.models[k + 1].encode_latent, self.config.level(k).goal_weight
+        cost = SubgoalCost(encode, above.subgoal, self.goal, k, weight)
         return Target(cost, above.subgoal, k + 1, deadline), cost.of(latents[k], latents[k + 1])
 
     def _describe(self, problem: Problem, decision: Decision, current_cost: Tensor) -> LevelPlan:
@@ -217,9 +217,3 @@ class HierarchicalPlanner:
         for costs in self.costs:
             for cost in costs.values():
                 cost.start(self.goal)
-
-
-def split_budget(config: PlannerConfig, strategies: Sequence[Strategy]) -> list[float]:
-    """Predictor calls per episode that one plan of each level may take, so that all levels together keep the budget."""
-    searching = max(1, sum(strategy.searches for strategy in strategies))
-    return [config.budget / searching * config.replan(k) for k in range(len(strategies))]

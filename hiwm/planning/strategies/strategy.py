@@ -57,7 +57,7 @@ class Decision:
 
     @staticmethod
     def of(model: LevelModel, rollout: Rollout, multipliers: Tensor | None = None) -> Decision:
-        """Carry out a rollout of one candidate per episode; its first latent is the subgoal, due after one step of the level."""
+        """Carry out one candidate per episode; its first latent is the subgoal, due after one step of the level."""
         return Decision(rollout.latents[:, 0, 0], model.period, rollout, multipliers)
 
 
