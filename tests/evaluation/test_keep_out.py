@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hiwm.evaluation.keep_out import keep_out
 from tiny import TinyRoom, replaced
 
 from hiwm.agent import Agent
 from hiwm.evaluation.config import EvaluationConfig, Forbidden
 from hiwm.evaluation.evaluate import evaluate, make_agents, summarize
+from hiwm.evaluation.goals import keep_out
 from hiwm.heads.state_readout import StateReadout
 
 
@@ -68,7 +68,7 @@ def test_agents_keep_out_of_the_box_with_their_own_margin(with_readouts, tiny_ru
         margins.append((len(agent.hierarchy), margin))
         return keep_out(agent, goals, box, margin)
 
-    monkeypatch.setattr("hiwm.evaluation.episodes.keep_out", recorded)
+    monkeypatch.setattr("hiwm.evaluation.goals.keep_out", recorded)
     level0 = {
         "strategy": "search",
         "horizon": 6,
