@@ -51,7 +51,7 @@ def test_selected_episodes_keep_what_is_theirs(navigator):
     navigator.start(goal)
     walk(navigator, [(0, 5, 2), (1, 6, 2)], 6)
     rows = torch.tensor([0, 2])
-    navigator.select(rows, goal.keep(rows))
+    navigator.select(rows, goal.select(rows))
     assert navigator.lowest_cost.tolist() == [8, 7]
     assert navigator.progress_step.tolist() == [3, 0]
     assert [node.tolist() for _, node in navigator.history] == [[0, 2], [1, 2]]
