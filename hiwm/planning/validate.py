@@ -51,6 +51,11 @@ def check_config(config: PlannerConfig, num_levels: int) -> None:
             raise ValueError(f"{where}.proposal.center is flow; expected gaussian, inverse or retrieval at level 0")
         if config.searches(k, top):
             continue
+        if not isinstance(level.strategy, str):
+            raise ValueError(
+                f"{where}.strategy is {dict(level.strategy)}; expected planner.graph none or search, because with follow the top "
+                "level hands landmarks down as they are"
+            )
         # the level follows its inverse model or hands landmarks down
         unread = [key for key in ("value", "disagreement", "costs") if getattr(level, key)]
         if unread:
