@@ -12,7 +12,7 @@ from hiwm.build import build, drop_foreign_arguments, locate
 from hiwm.config import Config, ConfigError, load_config
 from hiwm.evaluation.evaluate import make_agents
 from hiwm.hierarchy import Hierarchy, LevelSpec
-from hiwm.planning.config import PlannerConfig
+from hiwm.planning.config import LevelPlanning, PlannerConfig
 from hiwm.planning.validate import check_config
 
 EXPERIMENTS = sorted(path.stem for path in (tiny.ROOT / "configs" / "experiment").glob("*.yaml"))
@@ -153,6 +153,17 @@ def test_a_level_more_or_less():
     four = load_config(["+level@levels.level3=abstract", "levels.level2.stride=2", "levels.level3.encoder.dim=3"])
     assert four.stack.strides == (1, 10, 2, 3)
     assert [parts["encoder"].get("dim") for parts in four.stack.levels] == [None, 4, 4, 3]
+
+
+def test_one_entry_adds_a_level():
+    two = load_config(["~levels.level2"])
+    three = load_config(["~levels.level2", "+level@levels.level2=abstract"])
+    assert [len(config.stack.levels) for config in (two, three)] == [2, 3]
+    four = load_config(["+level@levels.level3=abstract"])
+    assert four.stack.strides == (1, 10, 3, 3)
+    check_config(four.planner, 4)  # without an entry in the planner: the defaults
+    assert four.planner.level(3) == LevelPlanning()
+    assert four.planner.replan(3) == four.planner.replan(2)
 
 
 class Strict:

@@ -1,1 +1,1 @@
-"""Planning: landmarks, solvers, top-down delegation."""
+"""Planning: each level searches for the subgoal of the level above; planner.py has the loop."""

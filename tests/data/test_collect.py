@@ -300,7 +300,7 @@ def test_an_interrupted_collection_continues(tmp_path, capfd, uninterrupted, wor
 
 def test_another_collection_does_not_continue_this_one(tmp_path, capfd):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hiwm.experiment.Bar.update", interrupt)
+        patch.setattr("hiwm.experiment.collection.Bar.update", interrupt)
         assert main(["collect", *overrides(tmp_path)]) == 130
     assert main(["collect", *overrides(tmp_path, "dataset.seed=1")]) == 2
     message = capfd.readouterr().err
