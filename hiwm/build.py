@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -37,6 +37,22 @@ def locate(target: str, allow: Sequence[str] = ()) -> Any:
     # a trusted module also holds functions and what it imports itself; a file may name neither
     if not asked_for and not (isinstance(found, type) and found.__module__ == module):
         raise ValueError(f"_target_ {target!r} is not trusted: it is not a class of {module}")
+    return found
+
+
+T = TypeVar("T")
+
+
+def build_as(kind: type[T], key: str, config: Mapping[str, Any], allow: Sequence[str] = (), **runtime: Any) -> T:
+    """`build`, refusing what is not of a kind; every error names the key that asks for it."""
+    try:
+        found = build(config, allow, **runtime)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+    if not isinstance(found, kind):
+        raise ValueError(
+            f"{key} makes a {type(found).__name__}; expected a subclass of {kind.__module__}.{kind.__name__}"
+        )
     return found
 
 

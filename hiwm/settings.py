@@ -70,6 +70,8 @@ def _explained(error: ValidationError, kind: type[Settings]) -> ValueError:
     fault = error.errors(include_url=False)[0]
     names: list[str] = []
     for part in fault["loc"]:
+        if str(part).startswith(("literal[", "mapping[", "dict[")):  # how pydantic names the options of a union
+            continue
         if isinstance(part, int) and names:
             names[-1] += f"[{part}]"
         else:

@@ -52,7 +52,7 @@ def train(config: Config) -> None:
             seed=config.seed,
             folder=config.folder / "levels",
             processes=processes,
-            on_start=progress.start if processes.is_main else lambda depth, timescale: None,
+            on_start=progress.start if processes.is_main else lambda coverage, timescale: None,
             report=progress.step if processes.is_main else lambda level, step: None,
             on_level=progress.level if processes.is_main else lambda level, trained: None,
             diagnostics=diagnostics,

@@ -3,7 +3,7 @@
 SIGReg makes macro-actions as a whole N(0, I) and nearly independent of the state, but only nearly. With several objects, a
 part of N(0, I) belongs to macro-actions that the data never shows, for which a predictor moves two objects at once. A search
 finds those macro-actions. So a flow learns, after the levels, to turn noise into macro-actions of a state. With the proposal
-`prior` a search chooses the noise. The loss is conditional flow matching (Lipman et al. 2023, arXiv 2210.02747, equation 9,
+`flow` a search chooses the noise. The loss is conditional flow matching (Lipman et al. 2023, arXiv 2210.02747, equation 9,
 with straight paths). Two midpoint steps integrate the flow. Euler steps with as many passes would shrink N(0, I) to a standard
 deviation of 0.72.
 """

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
-from hiwm.build import build
+from hiwm.build import build_as
 from hiwm.heads.heads import Heads
 from hiwm.hierarchy import Hierarchy
 from hiwm.planning.config import PlannerConfig
@@ -17,12 +18,15 @@ from hiwm.planning.graph.navigator import GraphNavigator
 from hiwm.planning.model import LevelModel
 from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.shrinking_horizon import FixedHorizon, ShrinkingHorizon
+from hiwm.planning.solvers.solver import Solver
 from hiwm.planning.strategies.follow_graph import FollowGraph
 from hiwm.planning.strategies.follow_inverse import FollowInverse
 from hiwm.planning.strategies.search import Search
 from hiwm.planning.strategies.strategy import Strategy
 from hiwm.planning.targets import Navigator, StraightToGoal
 from hiwm.planning.validate import check_planner
+
+SHIPPED_COSTS = ("value", "disagreement")
 
 
 def make_planner(
@@ -90,7 +94,7 @@ def make_strategies(
     """
     if discrete and config.discrete_solver is None:
         raise ValueError("planner.discrete_solver is null; expected a solver, because the actions are discrete")
-    solver = build(config.solver, allow)
+    solver: Solver[Any] = build_as(Solver, "planner.solver", config.solver, allow)
     strategies: list[Strategy] = []
     top = len(models) - 1
     for k in range(len(models)):
@@ -98,11 +102,13 @@ def make_strategies(
         if config.follows_graph(k, top):
             strategies.append(FollowGraph())
         elif not isinstance(level.strategy, str):
-            strategies.append(build(level.strategy, allow))
+            strategies.append(build_as(Strategy, f"planner.level{k}.strategy", level.strategy, allow))
         elif config.follows_inverse(k, top):
             strategies.append(FollowInverse())
         else:
-            own = build(config.discrete_solver or {}, allow) if discrete and k == 0 else solver
+            own = solver
+            if discrete and k == 0:
+                own = build_as(Solver, "planner.discrete_solver", config.discrete_solver or {}, allow)
             strategies.append(Search(own, proposal, level.hold, config.warm_start))
     for strategy, model, calls in zip(strategies, models, split_budget(config, strategies), strict=True):
         strategy.check(model, calls)
@@ -120,7 +126,12 @@ def make_costs(
     if level.disagreement:
         costs["disagreement"] = DisagreementCost(model.calibration, level.disagreement)
     for name, described in level.costs.items():
-        costs[name] = build(described, allow, hierarchy=hierarchy, level=model.k, heads=heads)
+        key = f"planner.level{model.k}.costs.{name}"
+        if name in SHIPPED_COSTS:
+            raise ValueError(
+                f"{key} has the name of a shipped cost; expected another name than {', '.join(SHIPPED_COSTS)}"
+            )
+        costs[name] = build_as(Cost, key, described, allow, hierarchy=hierarchy, level=model.k, heads=heads)
     return costs
 
 

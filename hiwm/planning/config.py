@@ -43,7 +43,8 @@ class LevelPlanning(Settings):
     """How one level plans.
 
     Args:
-        strategy: search; follow_inverse: take the inverse model's actions without search; or `_target_` and arguments of a
+        strategy: search; follow_inverse: take the inverse model's actions without search (a top level above level 0 has no
+            level above to ask: it searches from N(0, 1)); or `_target_` and arguments of a
             `Strategy` of your own.
         horizon: steps of the level that a plan looks ahead.
         replan: environment steps between two plans of the level; null: as the level below (level 0: 5).
@@ -137,6 +138,11 @@ class PlannerConfig(Settings):
                 "usually a landmark, not the goal"
             )
         return self
+
+    @property
+    def seconds(self) -> float | None:
+        """Longest search of a level; None: no limit."""
+        return None if self.milliseconds is None else self.milliseconds / 1000
 
     def level(self, k: int) -> LevelPlanning:
         """How level k plans."""

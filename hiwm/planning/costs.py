@@ -1,7 +1,7 @@
 """Costs of predicted plans: what a level minimises besides the distance to its target.
 
-A cost is a small object, rollout -> (B, S, H): one number for each step of each candidate. Costs add up; a plan's cost is
-their least sum over its steps, not the mean or the last, so that a detour is not taxed.
+A cost is a small object, rollout -> (B, S, H). Costs add up; the cost of a plan is their minimum over its steps, not the mean
+or the last, so that a detour is not taxed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from hiwm.planning.model import LevelModel
 from hiwm.planning.rollout import Rollout
 from hiwm.planning.solvers.solver import Scores
 from hiwm.planning.targets import Target
+from hiwm.planning.validate import checked_cost
 
 
 class Cost(ABC):
@@ -152,26 +153,26 @@ class Evaluator:
 
     def __call__(self, rollout: Rollout) -> Scores:
         """Scores of candidates, for a solver; remembered as alternatives."""
-        evaluation = self.evaluate(rollout)
+        found = self.evaluate(rollout)
         if self.log is not None:
-            self.log.add(rollout.latents[:, :, 0], evaluation.scores, evaluation.penalty)
-        return evaluation.scores
+            self.log.add(rollout.latents[:, :, 0], found.scores, found.penalty)
+        return found.scores
 
     def evaluate(self, rollout: Rollout) -> Evaluation:
         """Scores of candidates and what they are made of."""
-        forbidden = self.constraint(rollout.latents)
-        near = self.target.cost(rollout)
-        again = None if self.penalty is None else self.penalty(rollout)
-        total = near
-        for cost in self.costs.values():
-            total = total + cost(rollout)
-        total = total if again is None else total + again
-        if again is None and forbidden is None:  # the step of the least cost is not needed
-            return Evaluation(near.amin(-1), None, Scores(total.amin(-1)))
+        depth = self.constraint(rollout.latents)
+        distance = self.target.cost(rollout)
+        penalty = None if self.penalty is None else self.penalty(rollout)
+        total = distance
+        for name, cost in self.costs.items():
+            total = total + checked_cost(name, cost(rollout), distance)
+        total = total if penalty is None else total + penalty
+        if penalty is None and depth is None:  # the step of the least cost is not needed
+            return Evaluation(distance.amin(-1), None, Scores(total.amin(-1)))
         least = torch.where(total.isnan(), torch.inf, total).argmin(-1, keepdim=True)  # (B, S, 1)
         violation = None
-        if forbidden is not None:
-            committed = min(self.committed, forbidden.shape[-1])  # a strategy may evaluate shorter plans
-            violation = forbidden.cummax(-1).values.gather(-1, least.clamp(min=committed - 1))
-        again = None if again is None else again.gather(-1, least).squeeze(-1)
-        return Evaluation(near.amin(-1), again, Scores(total.amin(-1), violation))
+        if depth is not None:
+            committed = min(self.committed, depth.shape[-1])  # a strategy may evaluate shorter plans
+            violation = depth.cummax(-1).values.gather(-1, least.clamp(min=committed - 1))
+        penalty = None if penalty is None else penalty.gather(-1, least).squeeze(-1)
+        return Evaluation(distance.amin(-1), penalty, Scores(total.amin(-1), violation))

@@ -34,7 +34,7 @@ class LevelPlan:
         penalty: share of `cost` that is due to earlier failures, (B,); None where nothing failed.
         violation: of each constraint, the maximum up to the step of least cost or the next replan, (B, K): positive is
             forbidden; None without any.
-        multipliers: prices of the constraints, (B, K), of solvers that find them.
+        multipliers: Lagrange multipliers of the constraints, (B, K), of solvers that find them.
         alternatives: other subgoals that the search evaluated; None at level 0 and without a search.
         path: over the landmark graph; None without a graph.
         value: predicted steps of this level to the goal, from here and after each action, (B, H + 1); None without

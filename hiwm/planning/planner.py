@@ -24,6 +24,7 @@ from hiwm.planning.shrinking_horizon import FixedHorizon
 from hiwm.planning.strategies.strategy import Decision, Problem, Strategy
 from hiwm.planning.subgoals import SubgoalMonitor
 from hiwm.planning.targets import Navigator, Target
+from hiwm.planning.validate import check_rollout
 
 
 class HierarchicalPlanner:
@@ -110,8 +111,9 @@ class HierarchicalPlanner:
                     self.plans[k] = self._plan_level(k, latents)
         plans = tuple(plan for plan in self.plans if plan is not None)
         assert plans[0].actions is not None, "level 0 always acts"
-        action = self.models[0].primitive(plans[0].actions, self.step - plans[0].planned_at)
-        action = action.cpu()  # waits for the device, so that the time is true
+        action = (
+            self.models[0].primitive(plans[0].actions, self.step - plans[0].planned_at).cpu()
+        )  # waits for the device
         self.history.append(observation, action.to(self.hierarchy.device))
         self.step += 1
         milliseconds = 1000 * (time.perf_counter() - began)
@@ -122,7 +124,7 @@ class HierarchicalPlanner:
         target, current_cost = self._target(k, latents)
         target = self.horizon.target(k, target, self.step)
         current_cost = self.horizon.current_cost(k, latents[k], current_cost, self.step)
-        model, limit = self.models[k], self.config.milliseconds
+        model = self.models[k]
         evaluate = Evaluator(
             target,
             self.costs[k],
@@ -132,9 +134,11 @@ class HierarchicalPlanner:
             log=CandidateLog() if k else None,  # level 0 hands nothing down
         )
         model.condition(self.history, latents[k])
-        seconds = None if limit is None else limit / 1000
-        problem = Problem(model, latents[k], target, evaluate, self.calls[k], self.step, self.generator, seconds)
-        plan = self._describe(problem, self.strategies[k].plan(problem), current_cost)
+        now = self.calls[k], self.step, self.generator, self.config.seconds
+        problem = Problem(model, latents[k], target, evaluate, *now)
+        decision = self.strategies[k].plan(problem)
+        check_rollout(k, decision.rollout, -(-self.config.replan(0) // self.models[0].period))
+        plan = self._describe(problem, decision, current_cost)
         return self._watch_subgoals(k, latents[k], target, plan)
 
     def _target(self, k: int, latents: Sequence[Tensor]) -> tuple[Target, Tensor]:
@@ -152,10 +156,8 @@ class HierarchicalPlanner:
     def _describe(self, problem: Problem, decision: Decision, current_cost: Tensor) -> LevelPlan:
         """The level's plan with the reasons for it."""
         model, target, evaluate = problem.model, problem.target, problem.evaluate
-        plan = LevelPlan(
-            model.k, target.latent, target.level, decision.subgoal, decision.deadline, self.step, current_cost,
-            path=target.path,
-        )  # fmt: skip
+        known = model.k, target.latent, target.level, decision.subgoal, decision.deadline, self.step, current_cost
+        plan = LevelPlan(*known, path=target.path)
         if decision.rollout is None:
             return plan
         rollout, found = decision.rollout, evaluate.evaluate(decision.rollout)
@@ -176,12 +178,12 @@ class HierarchicalPlanner:
         )
 
     def _watch_subgoals(self, k: int, latent: Tensor, target: Target, plan: LevelPlan) -> LevelPlan:
-        """Tell those who watch the episodes of a new plan, and add what they know to it."""
+        """Record the plan with the horizon and the subgoal monitors, and add what they know to it."""
         if self.horizon.applies(k):
             assert plan.predicted is not None, "no graph: every level predicts where it leads"
             plan = replace(plan, horizon=self.horizon.planned(k, plan.predicted, self.step))
         elif k < self.top and self.models[k].looks_ahead >= target.deadline and not self.config.level(k).has_own_costs:
-            # a level can tell whether the subgoal is within reach if it looks that far and minds nothing else
+            # a level can tell whether the subgoal is within reach if it looks that far and has no costs of its own
             above = self.plans[k + 1]
             assert above is not None, "levels plan from the top"
             assert plan.nearest is not None, "levels below the top predict where they lead"

@@ -3,10 +3,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from planning_tools import CEM, flat_planner, hierarchy_planner, per_level, search
+import torch
+from planning_tools import CEM, flat_planner, hierarchy_planner, per_level, points, search, start
 
 from hiwm.planning.config import PlannerConfig
-from hiwm.planning.validate import check_config, check_disagreement, check_fitted
+from hiwm.planning.costs import Evaluator
+from hiwm.planning.rollout import Rollout
+from hiwm.planning.validate import check_config, check_disagreement, check_fitted, check_rollout, checked_cost
 
 HIERARCHY = PlannerConfig(
     graph="follow",
@@ -90,5 +93,43 @@ def test_a_weight_of_disagreement_needs_a_calibrated_ensemble(exact):
     with pytest.raises(ValueError, match=r"planner.level0.horizon is 4; expected at most 3"):
         check_disagreement(config, 0, ensemble, 3)
     check_disagreement(config, 0, ensemble, 4)
-    with pytest.raises(ValueError, match="is not an ensemble"):
+    with pytest.raises(ValueError, match=r"is not an ensemble"):
         flat_planner(exact, level0={"disagreement": 1.0})
+
+
+def test_what_a_strategy_or_a_cost_returns_is_checked():
+    latent, step = torch.zeros(3, 2), torch.zeros(3, 2, 4, 2)
+    with pytest.raises(ValueError, match=r"level1.strategy returns 2 candidates; expected the chosen one"):
+        check_rollout(1, Rollout(latent, step, step), 5)
+    with pytest.raises(ValueError, match=r"level0.strategy returns a plan of 4 steps; expected at least 5"):
+        check_rollout(0, Rollout(latent, step[:, :1], step[:, :1]), 5)
+    with pytest.raises(ValueError, match=r"level0.strategy returns no rollout"):
+        check_rollout(0, None, 5)
+    check_rollout(1, None, 5)  # a level above may hand down a latent as it is
+    check_rollout(0, Rollout(latent, step[:, :1], step[:, :1]), 4)
+    with pytest.raises(ValueError, match=r"the cost 'mine' returns the shape \(3, 2\); expected \(3, 2, 4\)"):
+        checked_cost("mine", torch.zeros(3, 2), torch.zeros(3, 2, 4))
+
+
+def test_classes_of_another_kind_are_refused_by_their_key(agent):
+    wrong = {"_target_": "hiwm.planning.solvers.cem.CEM"}
+    with pytest.raises(ValueError, match=r"planner.level0.strategy makes a CEM; expected a subclass of .*Strategy"):
+        hierarchy_planner(agent, {"level0": {"strategy": wrong}})
+    with pytest.raises(ValueError, match=r"planner.level0.costs.mine makes a CEM; expected a subclass of .*Cost"):
+        hierarchy_planner(agent, {"level0": {"costs": {"mine": wrong}}})
+    with pytest.raises(ValueError, match=r"planner.level0.costs.value has the name of a shipped cost"):
+        hierarchy_planner(agent, {"level0": {"costs": {"value": wrong}}})
+
+
+def test_a_constraint_holds_beyond_the_start_of_the_next_plan(agent, monkeypatch):
+    """Four environment steps between plans are two steps of a level of period 3, the second of them begun."""
+    committed, before = [], Evaluator.__init__
+
+    def spy(self, *arguments, **named):
+        committed.append(named["committed"])
+        before(self, *arguments, **named)
+
+    monkeypatch.setattr(Evaluator, "__init__", spy)
+    planner = hierarchy_planner(agent, {"level0": {"replan": 4}, "level1": {"replan": 4}, "level2": {"replan": 8}})
+    start(planner, points(2)).plan({"state": points(2, seed=1)})
+    assert committed == [2, 2, 4]  # top first, for periods 6, 3, 1

@@ -37,7 +37,12 @@ class ObservationGoal(Goal):
         return self.latents[level]
 
     def error(self, level: int) -> Tensor:
-        return super().error(level) if self.errors is None else self.errors[level].expand(self.size)
+        if self.errors is None:
+            raise ValueError(
+                "planner.shrinking_horizon is true, but the error of whole observations is not known here; expected a goal on "
+                "goal.columns, or false"
+            )
+        return self.errors[level].expand(self.size)
 
     def more_accurate_than_above(self, level: int) -> Tensor:
         # its steps are shorter; the errors of two levels are in different units

@@ -53,18 +53,16 @@ class Search(Strategy):
         """See `Strategy`."""
         samples = self.samples(model, calls)
         if samples < self.solver.min_samples:
+            level = f"planner.level{model.k}"
             raise ValueError(
-                f"planner.budget gives level {model.k} {samples} candidates in a round; expected at least "
-                f"{self.solver.min_samples}. Raise planner.budget or planner.level{model.k}.replan, or lower "
-                f"planner.level{model.k}.horizon or the rounds of planner.solver"
+                f"planner.budget gives level {model.k} {samples} candidates in a round; expected at least {self.solver.min_samples}. "
+                f"Raise planner.budget or {level}.replan, or lower {level}.horizon or the rounds of planner.solver"
             )
 
     def space(self, model: LevelModel) -> ActionSpace:
         """What is chosen: around real macro-actions within their quantiles, else within the level's bounds."""
-        if model.k == 0 or self.proposal.center != "retrieval":
-            return model.actions
-        assert model.bank is not None, "checked at the start"
-        return model.actions.bounded(model.bank.low, model.bank.high)
+        real = model.bank if model.k and self.proposal.center == "retrieval" else None
+        return model.actions if real is None else model.actions.bounded(real.low, real.high)
 
     def plan(self, problem: Problem) -> Decision:
         """See `Strategy`."""

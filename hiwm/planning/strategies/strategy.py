@@ -47,7 +47,7 @@ class Decision:
         subgoal: latent of the level that is handed to the level below, (B, D).
         deadline: environment steps until it should be reached.
         rollout: the chosen actions and where they lead, one candidate per episode; None where a latent is handed down as it is.
-        multipliers: prices of the constraints, (B, K), of solvers that find them.
+        multipliers: Lagrange multipliers of the constraints, (B, K), of solvers that find them.
     """
 
     subgoal: Tensor
