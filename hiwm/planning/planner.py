@@ -116,8 +116,7 @@ class HierarchicalPlanner:
         )  # waits for the device
         self.history.append(observation, action.to(self.hierarchy.device))
         self.step += 1
-        milliseconds = 1000 * (time.perf_counter() - began)
-        return Plan(plans, action, milliseconds, *self.counter.per_episode(self.goal.size))
+        return Plan(plans, action, 1000 * (time.perf_counter() - began), *self.counter.per_episode(self.goal.size))
 
     def _plan_level(self, k: int, latents: Sequence[Tensor]) -> LevelPlan:
         """Level k plans towards the subgoal of the level above, or, at the top, on the way to the goal."""
@@ -210,8 +209,7 @@ class HierarchicalPlanner:
             for k in range(1, self.top + 1):
                 # failures of a graph's nodes are the graph's matter
                 penalty = self.config.failure_penalty if self.strategies[k].searches else 0.0
-                length = self.models[k].step_length
-                self.subgoals[k] = SubgoalMonitor(length, self.config.patience, penalty, latents[k])
+                self.subgoals[k] = SubgoalMonitor(self.models[k].step_length, self.config.patience, penalty, latents[k])
         failed = {k: monitor.evaluate(latents[k], self.step) for k, monitor in self.subgoals.items()}
         return max((k for k in failed if self.subgoals[k].failure_penalty and failed[k].any()), default=-1)
 
