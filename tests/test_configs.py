@@ -156,9 +156,6 @@ def test_a_level_more_or_less():
 
 
 def test_one_entry_adds_a_level():
-    two = load_config(["~levels.level2"])
-    three = load_config(["~levels.level2", "+level@levels.level2=abstract"])
-    assert [len(config.stack.levels) for config in (two, three)] == [2, 3]
     four = load_config(["+level@levels.level3=abstract"])
     assert four.stack.strides == (1, 10, 3, 3)
     check_config(four.planner, 4)  # without an entry in the planner: the defaults
