@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -106,11 +106,7 @@ class Hierarchy(nn.Module):
     @torch.no_grad()
     def encode(self, inputs: Inputs) -> list[Tensor]:
         """An observation, each input (..., *shape) -> its latent at every level, bottom first, (..., D_k)."""
-        latents = []
-        for level in self.levels:
-            latents.append(level.encode(inputs))
-            inputs = {"latent": latents[-1]}
-        return latents
+        return encode_through([level.encode for level in self.levels], inputs)
 
     def encode_many(self, inputs: Mapping[str, np.ndarray], block: int = 2048) -> list[Tensor]:
         """`encode` of many rows (N, *shape), a block at a time, on the CPU afterwards."""
@@ -142,6 +138,15 @@ class Hierarchy(nn.Module):
             for spec in self.specs
         ]
         (folder / "hierarchy.yaml").write_text(yaml.safe_dump({"levels": described}, sort_keys=False))
+
+
+def encode_through(encoders: Sequence[Callable[[Inputs], Tensor]], inputs: Inputs) -> list[Tensor]:
+    """An observation through the encoders of all levels, bottom first -> its latent at every level."""
+    latents = []
+    for encode in encoders:
+        latents.append(encode(inputs))
+        inputs = {"latent": latents[-1]}
+    return latents
 
 
 def load_hierarchy(folder: str | Path, allow: Sequence[str] = (), device: str = "cpu") -> Hierarchy:

@@ -78,9 +78,8 @@ def _explained(error: ValidationError, kind: type[Settings]) -> ValueError:
             names.append(str(part))
     path = tuple(names)
     if fault["type"] == "value_error":
-        inner: Any = fault.get("ctx", {}).get(
-            "error"
-        )  # raised by a section within, or by a rule that names the key itself
+        # raised by a section within, or by a rule that names the key itself
+        inner: Any = fault.get("ctx", {}).get("error")
         return SettingsError(path + inner.path, inner.text, kind.section) if isinstance(inner, SettingsError) else inner
     if fault["type"] == "extra_forbidden":
         known = _keys(kind, fault["loc"][:-1])

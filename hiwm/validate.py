@@ -47,14 +47,14 @@ def check(config: Config) -> None:
             f"graph.transitions is {config.graph.transitions!r}; expected deterministic, because planner.failure_penalty is "
             f"{config.planner.failure_penalty} and a failed path cannot be told from bad luck. Or set the penalty to 0"
         )
+    named = {} if config.evaluation.goal is None else {"evaluation.goal": config.evaluation.goal}
     for k in range(levels):
-        for name, cost in config.planner.level(k).costs.items():
-            try:
-                locate(str(cost.get("_target_")), config.allow)
-            except ValueError as error:
-                raise ConfigError(f"planner.level{k}.costs.{name}: {error}") from error
-    if config.evaluation.goal is not None:
-        locate(str(config.evaluation.goal.get("_target_")), config.allow)
+        named |= {f"planner.level{k}.costs.{name}": dict(cost) for name, cost in config.planner.level(k).costs.items()}
+    for key, described in named.items():
+        try:
+            locate(str(described.get("_target_")), config.allow)
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}") from error
     if config.text.learn:
         try:
             check_text()

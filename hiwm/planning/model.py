@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hiwm.heads.heads import Heads
-from hiwm.hierarchy import Hierarchy, Inputs
+from hiwm.hierarchy import Hierarchy
 from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.open_loop import Predicted, follow, in_blocks, mapped
 from hiwm.planning.action_space import ActionSpace
@@ -142,12 +142,3 @@ class LevelModel:
         """The primitive action of a level-0 plan (B, H, A) that is `age` environment steps old, (B, A)."""
         assert isinstance(self.action_encoder, RawActionEncoder), "checked before training"
         return self.action_encoder.decode(actions[:, age // self.stride])[:, age % self.stride]
-
-
-def encode_all(models: Sequence[LevelModel], observation: Inputs) -> list[Tensor]:
-    """An observation, each input (B, ...) -> its latent at every level, bottom first, (B, D_k) each."""
-    latents, inputs = [], observation
-    for model in models:
-        latents.append(model.encode(inputs))
-        inputs = {"latent": latents[-1]}
-    return latents

@@ -10,14 +10,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hiwm.hierarchy import Hierarchy, Inputs
+from hiwm.hierarchy import Hierarchy, Inputs, encode_through
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.costs import Cost, Evaluator, SubgoalCost, ValueCost
 from hiwm.planning.counter import ForwardCounter
 from hiwm.planning.explain.alternatives import CandidateLog
 from hiwm.planning.goals import Goal
 from hiwm.planning.history import History
-from hiwm.planning.model import LevelModel, encode_all
+from hiwm.planning.model import LevelModel
 from hiwm.planning.plan import LevelPlan, Plan
 from hiwm.planning.rollout import Rollout
 from hiwm.planning.shrinking_horizon import FixedHorizon
@@ -59,7 +59,7 @@ class HierarchicalPlanner:
         self.hierarchy, self.config = hierarchy, config
         self.models, self.strategies, self.costs = models, strategies, costs
         self.navigator, self.horizon, self.counter = navigator, horizon, counter
-        self.calls, self.top = calls, len(models) - 1
+        self.calls, self.top, self.encoders = calls, len(models) - 1, [model.encode for model in models]
 
     def start(self, goal: Goal, generator: torch.Generator) -> None:
         """Begin B episodes towards their goals."""
@@ -69,7 +69,7 @@ class HierarchicalPlanner:
                 f"{type(goal).__name__} is none. Use strategy search and a proposal without it"
             )
         self.goal, self.generator, self.step = goal, generator, 0
-        self.history = History(self.hierarchy, partial(encode_all, self.models))
+        self.history = History(self.hierarchy, partial(encode_through, self.encoders))
         self.plans: list[LevelPlan | None] = [None] * len(self.models)
         #: watches the subgoals of each level but the lowest
         self.subgoals: dict[int, SubgoalMonitor] = {}
@@ -103,7 +103,7 @@ class HierarchicalPlanner:
         self.counter.reset()
         due = {k for k in range(self.top + 1) if self.step % self.config.replan(k) == 0}
         if due:
-            latents = encode_all(self.models, observation)
+            latents = encode_through(self.encoders, observation)
             moved = self._observe_goal(latents)
             failed = self._observe_subgoals(latents)
             for k in range(self.top, -1, -1):
@@ -111,9 +111,8 @@ class HierarchicalPlanner:
                     self.plans[k] = self._plan_level(k, latents)
         plans = tuple(plan for plan in self.plans if plan is not None)
         assert plans[0].actions is not None, "level 0 always acts"
-        action = (
-            self.models[0].primitive(plans[0].actions, self.step - plans[0].planned_at).cpu()
-        )  # waits for the device
+        # .cpu() waits for the device, so that the time is true
+        action = self.models[0].primitive(plans[0].actions, self.step - plans[0].planned_at).cpu()
         self.history.append(observation, action.to(self.hierarchy.device))
         self.step += 1
         return Plan(plans, action, 1000 * (time.perf_counter() - began), *self.counter.per_episode(self.goal.size))
@@ -133,8 +132,9 @@ class HierarchicalPlanner:
             log=CandidateLog() if k else None,  # level 0 hands nothing down
         )
         model.condition(self.history, latents[k])
-        now = self.calls[k], self.step, self.generator, self.config.seconds
-        problem = Problem(model, latents[k], target, evaluate, *now)
+        problem = Problem(
+            model, latents[k], target, evaluate, self.calls[k], self.step, self.generator, self.config.seconds
+        )
         decision = self.strategies[k].plan(problem)
         check_rollout(k, decision.rollout, -(-self.config.replan(0) // self.models[0].period))
         plan = self._describe(problem, decision, current_cost)

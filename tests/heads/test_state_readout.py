@@ -91,7 +91,7 @@ def test_predictions_rest_on_the_context_of_the_predictor(dataset):
 
 
 def test_a_part_that_the_latent_holds_as_it_is_is_read_without_error(dataset):
-    """Even where a number is told twice and another is constant."""
+    """Even where a number is repeated and another is constant."""
     latent = np.concatenate([dataset.column("cube")] * 2 + [np.ones((2000, 1), np.float32)], 1)
     held = Trajectories(
         dataset.path, dict(dataset.columns) | {"latent": latent, "action": latent}, dataset.ep_len, dataset.ep_offset

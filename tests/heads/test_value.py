@@ -58,7 +58,7 @@ def cost(world):
     return fit(*world)
 
 
-def to_go(cost, state, goal):
+def steps_to_goal(cost, state, goal):
     latent = torch.tensor([state], dtype=torch.float32) @ torch.tensor([[0.6, 0.8], [-0.8, 0.6]])
     return cost(latent, torch.tensor([goal], dtype=torch.float32)).item()
 
@@ -72,8 +72,8 @@ def test_costs_count_the_steps_of_the_shortest_way(cost):
         (0, 1): 3,
     }  # the drawer is open, the button as it should be: press, close, press
     for state, steps in ways.items():
-        assert to_go(cost, state, close) == pytest.approx(steps, abs=0.5)
-    assert to_go(cost, (0, 1), [1.0, 0.0]) == pytest.approx(2, abs=0.5)
+        assert steps_to_goal(cost, state, close) == pytest.approx(steps, abs=0.5)
+    assert steps_to_goal(cost, (0, 1), [1.0, 0.0]) == pytest.approx(2, abs=0.5)
 
 
 @pytest.mark.parametrize("period", [1, 3])
@@ -97,8 +97,8 @@ def test_costs_count_steps_of_the_level_not_rows(world):
     slow = {"latent": np.repeat(latents.column("latent"), 2, 0)}  # every state for two rows
     twice = Trajectories(latents.path, slow, 2 * latents.ep_len, 2 * latents.ep_offset)
     cost = fit(twice, np.repeat(part, 2, 0), period=2)
-    assert to_go(cost, (0, 1), [0.0, 0.0]) == pytest.approx(3, abs=0.5)
-    assert to_go(cost, (1, 0), [0.0, 0.0]) == pytest.approx(1, abs=0.5)
+    assert steps_to_goal(cost, (0, 1), [0.0, 0.0]) == pytest.approx(3, abs=0.5)
+    assert steps_to_goal(cost, (1, 0), [0.0, 0.0]) == pytest.approx(1, abs=0.5)
 
 
 def test_held_out_episodes_tell_what_costs_are_worth(cost):
@@ -118,15 +118,15 @@ def test_the_end_of_an_episode_can_be_a_goal(tmp_path):
 def test_the_slow_copies_tell_what_lies_beyond_the_next_step(world):
     """Copies that stay as they began know of no goal; only goals one step ahead, which need no network, become near."""
     value = fit(*world, target_rate=1e-9)
-    assert to_go(value, (1, 0), [0.0, 0.0]) == pytest.approx(1, abs=0.5)
-    assert to_go(value, (1, 1), [0.0, 0.0]) > 5  # two steps
-    assert to_go(value, (0, 1), [0.0, 0.0]) > 5  # three
+    assert steps_to_goal(value, (1, 0), [0.0, 0.0]) == pytest.approx(1, abs=0.5)
+    assert steps_to_goal(value, (1, 1), [0.0, 0.0]) > 5  # two steps
+    assert steps_to_goal(value, (0, 1), [0.0, 0.0]) > 5  # three
 
 
 def test_what_is_left_open_costs_nothing(cost):
-    assert to_go(cost, (0, 1), [torch.nan, 1.0]) == pytest.approx(0, abs=0.3)
-    assert to_go(cost, (0, 1), [torch.nan, 0.0]) == pytest.approx(2, abs=0.5)
-    assert to_go(cost, (1, 1), [0.0, torch.nan]) == pytest.approx(1, abs=0.5)
+    assert steps_to_goal(cost, (0, 1), [torch.nan, 1.0]) == pytest.approx(0, abs=0.3)
+    assert steps_to_goal(cost, (0, 1), [torch.nan, 0.0]) == pytest.approx(2, abs=0.5)
+    assert steps_to_goal(cost, (1, 1), [0.0, torch.nan]) == pytest.approx(1, abs=0.5)
 
 
 def test_goals_stand_beside_any_number_of_latents(cost):

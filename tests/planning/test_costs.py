@@ -1,4 +1,4 @@
-"""What a level minimises: goals, subgoals, costs of one's own, and constraints beside them."""
+"""What a level minimises: goals, subgoals, costs of one's own, and constraints apart from them."""
 
 from __future__ import annotations
 

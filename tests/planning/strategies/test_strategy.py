@@ -19,7 +19,7 @@ class Compass(Strategy):
     """Tries constant actions in some directions, and keeps to the best.
 
     Attributes:
-        checked: the budget it was told of.
+        checked: the budget it was given.
         problems, firsts: what it was asked, and the first latents of the candidates.
         events: calls of start and select.
     """
@@ -132,7 +132,7 @@ def test_a_constraint_holds_it_to_the_steps_until_the_next_plan(agent):
     assert committed == [6, 2, 2]  # horizons 6, 2, 4 of 1, 3, 6 environment steps; level 1 plans no more than 2
 
 
-def test_it_is_told_of_new_episodes_and_of_those_that_go_on(exact):
+def test_it_hears_of_new_episodes_and_of_those_that_continue(exact):
     planner = start(flat_planner(exact, level0=compass(), allow=TRUSTED), points(3))
     planner.plan({"state": points(3, 1)})
     planner.select(torch.tensor([2, 0]))
