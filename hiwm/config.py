@@ -26,7 +26,7 @@ from hiwm.planning.config import PlannerConfig
 from hiwm.planning.graph.landmarks import GraphConfig
 from hiwm.settings import Settings
 from hiwm.training.loop import TrainingConfig
-from hiwm.training.specs import StackConfig
+from hiwm.training.specs import HierarchyConfig
 
 
 class ConfigError(ValueError):
@@ -122,12 +122,12 @@ class Config(Settings):
         return Path(self.root) / (self.name if self.seed == 0 else f"{self.name}-seed{self.seed}")
 
     @property
-    def stack(self) -> StackConfig:
+    def hierarchy(self) -> HierarchyConfig:
         """The levels to train."""
         names = [f"level{k}" for k in range(len(self.levels))]
         if sorted(self.levels) != names:
             raise ConfigError(f"levels has the keys {sorted(self.levels)}; expected level0, level1, ... without a gap")
-        return StackConfig(
+        return HierarchyConfig(
             levels=[self.levels[name] for name in names],
             inputs=self.inputs,
             state=self.state,

@@ -32,7 +32,7 @@ TRAINED = ("inputs", "levels", "training", *FITTED)
 def check(config: Config) -> None:
     """Refuse, before any work, what the config alone shows that training or planning would refuse."""
     Diagnostics.from_config(config.diagnostics, config.allow)
-    levels = len(config.stack.levels)
+    levels = len(config.hierarchy.levels)
     check_config(config.planner, levels)
     config.action_prior.check(levels)
     config.value.check(levels, config.goal.columns)
@@ -89,7 +89,7 @@ def check_columns(config: Config, there: Sequence[str], where: object) -> None:
 
 def _check_action_bank(config: Config) -> None:
     """Refuse before training what the planner would refuse after it."""
-    planner, top = config.planner, len(config.stack.levels) - 1
+    planner, top = config.planner, len(config.hierarchy.levels) - 1
     for k in range(top + 1):
         horizon = planner.level(k).horizon
         if planner.searches(k, top) and planner.proposal(k, top).needs_bank and horizon > config.action_bank.length:
@@ -101,7 +101,7 @@ def _check_action_bank(config: Config) -> None:
 
 def check_untrained(config: Config, dataset: Trajectories, actions: np.ndarray) -> None:
     """Refuse before training what the planner would refuse after it, with untrained levels."""
-    specs = describe(config.stack, config.training, dataset, config.seed)
+    specs = describe(config.hierarchy, config.training, dataset, config.seed)
     hierarchy = Hierarchy([spec.build(config.allow) for spec in specs], specs)
     check_levels(config.planner, hierarchy)
     for k, level in enumerate(hierarchy.levels):
@@ -112,7 +112,7 @@ def check_untrained(config: Config, dataset: Trajectories, actions: np.ndarray) 
     discrete = is_one_hot(actions)
     models = make_models(config.planner, hierarchy, Heads(), bounds, discrete, ForwardCounter())
     make_strategies(config.planner, models, discrete, config.allow)
-    check_longest(config.stack, int(dataset.ep_len.max()), dataset.path)
+    check_longest(config.hierarchy, int(dataset.ep_len.max()), dataset.path)
     if config.graph.num_nodes > dataset.num_steps:
         raise ConfigError(
             f"graph.num_nodes is {config.graph.num_nodes}; expected at most the rows of the data, {dataset.num_steps}"

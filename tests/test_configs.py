@@ -60,7 +60,7 @@ def test_experiments(experiment, more):
 
     shapes, dim = columns(config)
     levels, specs, inputs = [], [], shapes
-    for parts, stride in zip(config.stack.levels, config.stack.strides, strict=True):
+    for parts, stride in zip(config.hierarchy.levels, config.hierarchy.strides, strict=True):
         specs.append(LevelSpec(parts, stride, inputs, dim, "none"))
         levels.append(specs[-1].build())
         inputs, dim = {"latent": (levels[-1].encoder.dim,)}, levels[-1].action_encoder.dim
@@ -144,20 +144,20 @@ def test_mistakes_are_named(override, message):
 def test_levels_without_a_gap():
     config = load_config(["+levels.level4=${levels.level2}"])
     with pytest.raises(ConfigError, match=r"levels has the keys .*level4.*without a gap"):
-        _ = config.stack
+        _ = config.hierarchy
 
 
 def test_a_level_more_or_less():
     two = load_config(["~level@levels.level2"])
-    assert two.stack.strides == (1, 10)
+    assert two.hierarchy.strides == (1, 10)
     four = load_config(["+level@levels.level3=abstract", "levels.level2.stride=2", "levels.level3.encoder.dim=3"])
-    assert four.stack.strides == (1, 10, 2, 3)
-    assert [parts["encoder"].get("dim") for parts in four.stack.levels] == [None, 4, 4, 3]
+    assert four.hierarchy.strides == (1, 10, 2, 3)
+    assert [parts["encoder"].get("dim") for parts in four.hierarchy.levels] == [None, 4, 4, 3]
 
 
 def test_one_entry_adds_a_level():
     four = load_config(["+level@levels.level3=abstract"])
-    assert four.stack.strides == (1, 10, 3, 3)
+    assert four.hierarchy.strides == (1, 10, 3, 3)
     check_config(four.planner, 4)  # without an entry in the planner: the defaults
     assert four.planner.level(3) == LevelPlanning()
     assert four.planner.replan(3) == four.planner.replan(2)

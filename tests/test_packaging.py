@@ -76,7 +76,7 @@ def test_it_works_away_from_the_clone(installed, tmp_path):
         "from hiwm.config import load_config\n"
         "config = load_config(['environment.maze=large', 'evaluation=ablation'])\n"
         "print(hiwm.__file__); print(hiwm.levels.__file__)\n"
-        "print(config.name, len(config.stack.levels), config.evaluation.name)\n"
+        "print(config.name, len(config.hierarchy.levels), config.evaluation.name)\n"
         "print(r.files('hiwm.analysis').joinpath('report.html').is_file())\n"
     )
     done = python(installed, tmp_path, "-c", script)

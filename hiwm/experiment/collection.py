@@ -39,7 +39,7 @@ def collect(config: Config) -> Trajectories:
         )
     check(config)
     check_columns(config, observed_columns(config), config.environment["_target_"])
-    check_longest(config.stack, config.dataset.steps, "the episodes to collect")
+    check_longest(config.hierarchy, config.dataset.steps, "the episodes to collect")
     path.parent.mkdir(parents=True, exist_ok=True)
     collection = Collection(
         make_env=environment_of(config, config.dataset.behaviour),

@@ -18,7 +18,7 @@ from hiwm.progress import TrainingProgress
 from hiwm.tracking import make_tracker
 from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.training.distributed import barrier
-from hiwm.training.stages import train_stack
+from hiwm.training.stages import train_hierarchy
 from hiwm.validate import actions_of, check, check_columns, check_environment, check_untrained, is_one_hot
 
 
@@ -40,13 +40,13 @@ def train(config: Config) -> None:
             "training": config.training.of_level(parts["training"]).as_dict(),
             "seed": config.seed,
         }
-        for k, parts in enumerate(config.stack.levels)
+        for k, parts in enumerate(config.hierarchy.levels)
     ]
     title = f"{len(parameters)} levels jointly" if config.training.joint else ""
     diagnostics = Diagnostics.from_config(config.diagnostics, config.allow)
     with TrainingProgress(tracker, parameters, dataset.fingerprint, diagnostics, title) as progress:
-        hierarchy, caches = train_stack(
-            config.stack,
+        hierarchy, caches = train_hierarchy(
+            config.hierarchy,
             config.training,
             dataset,
             seed=config.seed,

@@ -24,7 +24,7 @@ LEVEL_KEYS = {
 
 
 @dataclass(frozen=True)
-class StackConfig:
+class HierarchyConfig:
     """The levels to train.
 
     Args:
@@ -63,7 +63,7 @@ class StackConfig:
 
 
 def describe(
-    config: StackConfig, training: TrainingConfig, trajectories: Trajectories, seed: int
+    config: HierarchyConfig, training: TrainingConfig, trajectories: Trajectories, seed: int
 ) -> tuple[LevelSpec, ...]:
     """Specifications of all levels, bottom first.
 

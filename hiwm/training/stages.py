@@ -24,7 +24,7 @@ from hiwm.training.joint import train_jointly
 from hiwm.training.latents import cache_latents
 from hiwm.training.loop import MEASURING, Progress, TrainingConfig, evaluate_level, held_out_clip, train_level
 from hiwm.training.pretrain import pretrain
-from hiwm.training.specs import StackConfig, check_batches, describe
+from hiwm.training.specs import HierarchyConfig, check_batches, describe
 from hiwm.training.timescale import out_of_scale, timescale
 from hiwm.training.windows import WindowCoverage, check_windows
 
@@ -73,7 +73,7 @@ class _Source:
 class _Run:
     """What the stages of one training share; `state` is the true state of the held-out episodes."""
 
-    config: StackConfig
+    config: HierarchyConfig
     training: TrainingConfig
     seed: int
     folder: Path
@@ -83,8 +83,8 @@ class _Run:
     diagnostics: Diagnostics
 
 
-def train_stack(
-    config: StackConfig,
+def train_hierarchy(
+    config: HierarchyConfig,
     training: TrainingConfig,
     trajectories: Trajectories,
     *,
@@ -144,7 +144,7 @@ def train_stack(
     return Hierarchy(levels, specs), caches
 
 
-def _held_out_state(config: StackConfig, trajectories: Trajectories) -> np.ndarray:
+def _held_out_state(config: HierarchyConfig, trajectories: Trajectories) -> np.ndarray:
     """Columns of the true state of the held-out episodes, one row for each step."""
     _, held_out = trajectories.split(config.validation)
     columns = [held_out.column(name) for name in config.state]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hiwm.data.store import Trajectories
-from hiwm.training.specs import StackConfig
+from hiwm.training.specs import HierarchyConfig
 
 log = logging.getLogger("hiwm")
 
@@ -34,7 +34,7 @@ class WindowCoverage:
     starts: float
 
 
-def check_longest(config: StackConfig, longest: int, where: object) -> None:
+def check_longest(config: HierarchyConfig, longest: int, where: object) -> None:
     """Refuse episodes that are all shorter than a level's window; the message names the level.
 
     Args:
@@ -51,7 +51,7 @@ def check_longest(config: StackConfig, longest: int, where: object) -> None:
             )
 
 
-def check_windows(config: StackConfig, trajectories: Trajectories) -> list[WindowCoverage]:
+def check_windows(config: HierarchyConfig, trajectories: Trajectories) -> list[WindowCoverage]:
     """How much of the data each level can use; see `check_longest` for what is refused."""
     check_longest(config, int(trajectories.ep_len.max()), trajectories.path)
     found = []
@@ -67,7 +67,7 @@ def check_windows(config: StackConfig, trajectories: Trajectories) -> list[Windo
     return found
 
 
-def _windows(config: StackConfig) -> list[tuple[int, int, int]]:
+def _windows(config: HierarchyConfig) -> list[tuple[int, int, int]]:
     """For every level its number, the environment steps in one of its steps, and the rows of a window."""
     periods = np.cumprod(config.strides).tolist()
     return [

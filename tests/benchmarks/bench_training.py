@@ -56,7 +56,7 @@ def test_training(tmp_path):
     dataset = frames(tmp_path / "frames.h5")
     config = load_config(["experiment=fourroom"])
     training = TrainingConfig(steps=STEPS, batch=64, evaluate_every=10**9, checkpoint_seconds=1e9)
-    specs = describe(config.stack, training, dataset, 0)
+    specs = describe(config.hierarchy, training, dataset, 0)
     pixels, above = specs[0].build(), specs[1].build()
     below = sampler(dataset, pixels, ["pixels"], 1)
     fit_level(pixels, dataset, below)

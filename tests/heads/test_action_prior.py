@@ -133,7 +133,7 @@ def test_what_was_fitted_is_kept_until_its_settings_change(config, monkeypatch):
     train(config.changed({"action_prior": {"levels": [2]}}))  # another level is no other setting
     assert not fitted
     train(config.changed({"action_prior": {"steps": 3}}))
-    zeroth, first, second = config.stack.strides
+    zeroth, first, second = config.hierarchy.strides
     assert fitted == [first * zeroth, second * first * zeroth]
     train(config)
     assert len(fitted) == 2

@@ -18,7 +18,7 @@ from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.joint import JointLevels, _pairs, of_level
 from hiwm.training.distributed import Processes
 from hiwm.training.specs import describe
-from hiwm.training.stages import train_stack
+from hiwm.training.stages import train_hierarchy
 
 LEVELS = [
     "level@levels.level0=abstract",
@@ -28,7 +28,7 @@ LEVELS = [
 STRIDES, BATCH = (1, 3, 2), 8
 
 
-def make_stack():
+def make_levels():
     """Three levels over a state of size 2; the whole stack sees 4 * 3 * 2 steps."""
     config = load_config(
         [*LEVELS, "~levels.level0.regularizers.sigreg_joint", "~levels.level0.loss_weights.sigreg_joint"]
@@ -55,11 +55,11 @@ def losses(module, clip):
 
 
 def test_a_clip_is_as_long_as_the_longest_window():
-    assert make_stack().horizon == 24
+    assert make_levels().horizon == 24
 
 
 def test_levels_see_what_they_would_see_one_by_one():
-    stack, clip = make_stack().eval(), make_clip()
+    stack, clip = make_levels().eval(), make_clip()
     views = stack.clips(clip, torch.Generator().manual_seed(0))
     latent = stack.levels[0].encode(clip.inputs)
     torch.testing.assert_close(views[1][0].inputs["latent"], latent[:, ::3])
@@ -75,7 +75,7 @@ def test_levels_see_what_they_would_see_one_by_one():
 
 
 def test_pairs_are_one_step_to_reach_apart_and_within_the_clip():
-    level = make_stack().levels[0]
+    level = make_levels().levels[0]
     latent = torch.arange(13.0).expand(2000, 13).unsqueeze(-1)  # a moment's latent is its number
     seen = replace(level.encode_clip(make_clip(2, 12)), latent=latent, action=latent[:, :-1])
     pairs = _pairs(seen, 5, torch.Generator().manual_seed(0))
@@ -89,7 +89,7 @@ def test_pairs_are_one_step_to_reach_apart_and_within_the_clip():
 
 
 def test_the_losses_are_those_of_each_level():
-    stack, clip = make_stack().eval(), make_clip()
+    stack, clip = make_levels().eval(), make_clip()
     together = losses(stack, clip)
     generator = torch.Generator().manual_seed(3)
     views = stack.clips(clip, generator)
@@ -103,7 +103,7 @@ def test_the_losses_are_those_of_each_level():
 
 
 def test_windows_do_not_overlap_but_in_their_ends():
-    seen = make_stack().levels[0].encode_clip(make_clip())
+    seen = make_levels().levels[0].encode_clip(make_clip())
     cut = seen.windows(10)
     assert cut.latent.shape[:2] == (2 * BATCH, 11)
     torch.testing.assert_close(cut.latent[1], seen.latent[0, 10:21])
@@ -111,7 +111,7 @@ def test_windows_do_not_overlap_but_in_their_ends():
 
 
 def test_the_top_shapes_the_bottom_but_not_through_its_inverse_model():
-    stack, clip = make_stack(), make_clip()
+    stack, clip = make_levels(), make_clip()
     found = losses(stack, clip)
 
     def reaches(name):
@@ -128,7 +128,7 @@ def test_the_top_shapes_the_bottom_but_not_through_its_inverse_model():
 
 def save_gradients(rank, folder):
     share = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
-    stack = make_stack()
+    stack = make_levels()
     module = DistributedDataParallel(stack)
     stack.total(losses(module, make_clip().map(lambda x: x[share]))).backward()
     torch.save({name: p.grad for name, p in stack.named_parameters()}, f"{folder}/{rank}.pt")
@@ -136,7 +136,7 @@ def save_gradients(rank, folder):
 
 def test_two_processes_equal_one(tmp_path):
     two_processes.run(save_gradients, tmp_path)
-    stack = make_stack()
+    stack = make_levels()
     stack.total(losses(stack, make_clip())).backward()
     for rank in (0, 1):
         theirs = torch.load(tmp_path / f"{rank}.pt")
@@ -147,10 +147,10 @@ def test_two_processes_equal_one(tmp_path):
 def test_a_stack_trained_jointly_is_saved_level_by_level(tiny_run, tmp_path):
     dataset = open_dataset(tiny_run.config.dataset.path)
     training = tiny_run.config.training.changed({"joint": True, "steps": 30, "batch": 16, "evaluate_every": 15})
-    stack, started, reports, done = tiny_run.config.stack, {}, {}, {}
+    stack, started, reports, done = tiny_run.config.hierarchy, {}, {}, {}
 
     def train():
-        return train_stack(
+        return train_hierarchy(
             stack, training, dataset, seed=0, folder=tmp_path, processes=Processes(0, 1, torch.device("cpu")),
             on_start=lambda coverage, scale: started.update({coverage.level: scale}),
             report=lambda k, progress: reports.setdefault(k, []).append(progress),
@@ -185,8 +185,8 @@ def train_jointly(tiny_run, folder, kill=None):
         if progress.step == kill:
             raise KeyboardInterrupt
 
-    hierarchy, _ = train_stack(
-        tiny_run.config.stack, tiny_run.config.training.changed(changes), dataset, seed=0, folder=folder,
+    hierarchy, _ = train_hierarchy(
+        tiny_run.config.hierarchy, tiny_run.config.training.changed(changes), dataset, seed=0, folder=folder,
         processes=Processes(0, 1, torch.device("cpu")), on_start=lambda *_: None, report=report,
         on_level=lambda *_: None,
     )  # fmt: skip

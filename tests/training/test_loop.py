@@ -14,7 +14,7 @@ from hiwm.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoin
 from hiwm.training.distributed import Processes
 from hiwm.training.loop import learning_rate_factor
 from hiwm.training.specs import describe
-from hiwm.training.stages import train_stack
+from hiwm.training.stages import train_hierarchy
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 SHORT = {"steps": 30, "batch": 32, "evaluate_every": 10, "checkpoint_seconds": 0.0}
@@ -27,7 +27,7 @@ def dataset(tiny_run):
 
 @pytest.fixture
 def stack(tiny_run):
-    return replace(tiny_run.config.stack, levels=tiny_run.config.stack.levels[:2])
+    return replace(tiny_run.config.hierarchy, levels=tiny_run.config.hierarchy.levels[:2])
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def train(stack, training, dataset, folder, seed=0, kill=None, processes=ALONE):
         if progress.metrics:
             curves.setdefault(k, {}).setdefault(progress.step, {}).update(progress.metrics)
 
-    hierarchy, caches = train_stack(
+    hierarchy, caches = train_hierarchy(
         stack, training, dataset, seed=seed, folder=folder, processes=processes, report=report,
         on_start=lambda depth, scale: None, on_level=lambda k, trained: done.update({k: trained}),
     )  # fmt: skip
@@ -116,7 +116,7 @@ def fingerprints(stack, training, dataset, seed=0):
 
 
 def test_fingerprints_follow_what_a_level_is_made_from(tiny_run, dataset):
-    stack, training = tiny_run.config.stack, tiny_run.config.training
+    stack, training = tiny_run.config.hierarchy, tiny_run.config.training
     before = fingerprints(stack, training, dataset)
     assert before == fingerprints(stack, training, dataset)
     assert sorted(folder.name for folder in (tiny_run.folder / "levels").iterdir()) == sorted(before)

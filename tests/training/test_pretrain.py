@@ -48,8 +48,8 @@ def full_precision():
 
 
 @pytest.fixture
-def stack():
-    return copy.deepcopy(config().stack)
+def hierarchy():
+    return copy.deepcopy(config().hierarchy)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    return folder, *train(config().stack, config().training, dataset, folder)
+    return folder, *train(config().hierarchy, config().training, dataset, folder)
 
 
 def trunk_folder(folder):
@@ -101,17 +101,17 @@ def test_the_level_is_trained_on_the_frozen_trunk(trained, dataset, tmp_path):
     assert [latent.shape for latent in again] == [(5, 4), (5, 4)]
 
 
-def test_it_is_reported_lowers_its_loss_and_keeps_the_target(stack, dataset, tmp_path, monkeypatch):
+def test_it_is_reported_lowers_its_loss_and_keeps_the_target(hierarchy, dataset, tmp_path, monkeypatch):
     reported, made = [], []
-    from hiwm.training.stages import train_stack
+    from hiwm.training.stages import train_hierarchy
 
     def make(*arguments):
         made.append(make_objective(*arguments))
         return made[-1]
 
     monkeypatch.setattr(pretrain, "make_objective", make)
-    hierarchy, _ = train_stack(
-        replace(stack, levels=stack.levels[:1]), config().training, dataset, seed=0, folder=tmp_path,
+    hierarchy, _ = train_hierarchy(
+        replace(hierarchy, levels=hierarchy.levels[:1]), config().training, dataset, seed=0, folder=tmp_path,
         processes=ALONE, on_start=lambda *_: None, report=lambda k, progress: reported.append(progress),
         on_level=lambda k, result: None,
     )  # fmt: skip
@@ -124,26 +124,26 @@ def test_it_is_reported_lowers_its_loss_and_keeps_the_target(stack, dataset, tmp
     assert losses[-1] < losses[0]
 
 
-def test_killed_and_resumed_equals_never_killed(trained, stack, dataset, tmp_path):
+def test_killed_and_resumed_equals_never_killed(trained, hierarchy, dataset, tmp_path):
     _, whole, *_ = trained
     for kill in ((0, 13), (0, 18)):  # the first 13 and 18 steps are of pretraining
         with pytest.raises(Killed):
-            train(stack, config().training, dataset, tmp_path, kill=kill)
+            train(hierarchy, config().training, dataset, tmp_path, kill=kill)
         saved = load_checkpoint(trunk_folder(tmp_path) / "checkpoint.pt", torch.device("cpu"))
         assert 0 < saved["step"] <= kill[1]
-    resumed, *_ = train(stack, config().training, dataset, tmp_path)
+    resumed, *_ = train(hierarchy, config().training, dataset, tmp_path)
     for one, other in zip(whole.levels, resumed.levels, strict=True):
         assert same(one.state_dict(), other.state_dict())
     assert not list(tmp_path.rglob("checkpoint.pt"))
 
 
-def test_a_finished_trunk_is_shared_by_levels_that_differ_elsewhere(trained, stack, dataset, tmp_path):
+def test_a_finished_trunk_is_shared_by_levels_that_differ_elsewhere(trained, hierarchy, dataset, tmp_path):
     folder, whole, *_ = trained
     written = {path: path.stat().st_mtime_ns for path in trunk_folder(folder).iterdir()}
     target = {"_target_": "hiwm.levels.target.EMATarget", "momentum": 0.9}
-    stack.levels[0]["predictor"]["width"] = 8
-    stack.levels[0]["target"] = target
-    other, _, done, _ = train(stack, config().training, dataset, folder)
+    hierarchy.levels[0]["predictor"]["width"] = 8
+    hierarchy.levels[0]["target"] = target
+    other, _, done, _ = train(hierarchy, config().training, dataset, folder)
     assert [result.reused for result in done.values()] == [False, False]
     assert {path: path.stat().st_mtime_ns for path in trunk_folder(folder).iterdir()} == written
     trunk = other.levels[0].encoder.trunk.state_dict()
@@ -173,14 +173,14 @@ def test_a_finished_trunk_is_shared_by_levels_that_differ_elsewhere(trained, sta
         (0, "training.step", 3, r"levels.level0.pretraining: unknown key training.step"),
     ],
 )
-def test_mistakes_are_refused_before_training(stack, dataset, tmp_path, level, key, value, message):
+def test_mistakes_are_refused_before_training(hierarchy, dataset, tmp_path, level, key, value, message):
     if key is None:
-        stack.levels[level]["pretraining"] = value
+        hierarchy.levels[level]["pretraining"] = value
     else:
         section, name = key.split(".")
-        stack.levels[level]["pretraining"][section][name] = value
+        hierarchy.levels[level]["pretraining"][section][name] = value
     with pytest.raises(ValueError, match=message):
-        train(stack, config().training, dataset, tmp_path)
+        train(hierarchy, config().training, dataset, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -194,14 +194,14 @@ def test_other_encoders_are_refused_before_training(dataset, tmp_path, encoder, 
     ]
     loaded = load_config(chosen)
     with pytest.raises(ValueError, match=f"levels.level0.pretraining: .*{message}"):
-        train(loaded.stack, loaded.training, dataset, tmp_path)
+        train(loaded.hierarchy, loaded.training, dataset, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_report_tells_pretraining_from_training(trained, stack, dataset, tmp_path):
+def test_the_report_tells_pretraining_from_training(trained, hierarchy, dataset, tmp_path):
     from hiwm.progress import TrainingProgress
     from hiwm.training.diagnostics.runner import SHIPPED
-    from hiwm.training.stages import train_stack
+    from hiwm.training.stages import train_hierarchy
 
     class Recorded:
         def __init__(self):
@@ -220,8 +220,8 @@ def test_the_report_tells_pretraining_from_training(trained, stack, dataset, tmp
 
     tracker = Recorded()
     with TrainingProgress(tracker, [{}, {}], "data", SHIPPED) as progress:
-        hierarchy, _ = train_stack(
-            stack, config().training, dataset, seed=1, folder=tmp_path, processes=ALONE, on_start=lambda *_: None,
+        hierarchy, _ = train_hierarchy(
+            hierarchy, config().training, dataset, seed=1, folder=tmp_path, processes=ALONE, on_start=lambda *_: None,
             report=progress.step, on_level=progress.level,
         )  # fmt: skip
     homes = [trunk_folder(tmp_path).name, *(spec.fingerprint for spec in hierarchy.specs)]
