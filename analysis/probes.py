@@ -16,7 +16,7 @@ from torch import Tensor
 from hiwm.agent import Agent
 from hiwm.analysis.decode import states_at
 from hiwm.data.store import Trajectories, open_dataset
-from hiwm.training.diagnostics.readout import readout_r2
+from hiwm.training.diagnostics.state_probe import state_probe_r2
 
 SPANS = (1, 3, 10, 30, 100, 300)  # bins of distance in time, environment steps
 
@@ -57,7 +57,7 @@ def readouts(agent: Agent, dataset: Trajectories, state: list[str], episodes: in
     results = []
     for latent in _encode(agent, dataset, rows.reshape(-1)):
         latent = latent.reshape(*rows.shape, -1)
-        results.append({"linear": linear_r2(latent, states), "kernel": readout_r2(latent, states)})
+        results.append({"linear": linear_r2(latent, states), "kernel": state_probe_r2(latent, states)})
     return results
 
 
