@@ -210,7 +210,7 @@ def test_a_static_latent_gives_an_alarm():
     found = health(Background(), Still())
     assert found["within_episode"] < 1e-6
     assert found["std"] > 0.5
-    assert any("only what never changes" in text for text in SHIPPED.alarms(found))
+    assert any("constant in an episode" in text for text in SHIPPED.alarms(found))
 
 
 def test_one_direction_of_many_gives_an_alarm():
