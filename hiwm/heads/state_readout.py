@@ -50,7 +50,7 @@ class StateReadout(Head):
         mean, std: of the part in the data, (G,).
         error: root mean square error on held-out episodes, in the part's own units, (G,).
         prediction_error: the same for latents that the level predicts one step ahead from real actions, (G,). It measures
-            how accurately the level knows the end of its plans.
+            how accurate the end of the level's plans is.
     """
 
     mean: Tensor

@@ -92,12 +92,12 @@ class EnsemblePredictor(Predictor):
         after = -(before + len(rows)) % self.num_members
         return F.pad(rows, (0, 0) * (rows.dim() - 1) + (before, after)).unflatten(0, (-1, self.num_members))
 
-    def _pick(self, answers: Tensor, rows: int) -> Tensor:
+    def _pick(self, predictions: Tensor, rows: int) -> Tensor:
         """Predictions for `rows` rows: (B, K, ...), or in training mode (B / K, K, ...), -> (B, ...)."""
         if not self.training:
-            return answers.mean(1)
+            return predictions.mean(1)
         before = first_row(rows) % self.num_members
-        return answers.flatten(0, 1)[before : before + rows]
+        return predictions.flatten(0, 1)[before : before + rows]
 
 
 class _Methods(nn.Module):
