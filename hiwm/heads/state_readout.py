@@ -33,8 +33,7 @@ class GoalConfig(FitConfig):
     """
 
     section: ClassVar[str] = "goal"
-    columns: list[str] = Field(default_factory=list)
-    depth: int = Field(2, ge=1)
+    columns: list[str]
 
 
 class StateReadout(Head):

@@ -41,8 +41,8 @@ class HierarchyConfig:
     levels: Sequence[Mapping[str, Any]]
     inputs: Sequence[str]
     state: Sequence[str]
-    validation: float = 0.1
-    allow: Sequence[str] = ()
+    validation: float
+    allow: Sequence[str]
 
     def __post_init__(self) -> None:
         for k, parts in enumerate(self.levels):
