@@ -25,7 +25,7 @@ from hiwm.heads.text import TextConfig
 from hiwm.heads.value import ValueConfig
 from hiwm.planning.config import PlannerConfig, absent_level
 from hiwm.planning.graph.landmarks import GraphConfig
-from hiwm.settings import Settings
+from hiwm.settings import Settings, is_open
 from hiwm.training.loop import TrainingConfig
 from hiwm.training.specs import HierarchyConfig
 
@@ -206,18 +206,31 @@ def _explained(error: Exception, overrides: list[str]) -> str:
         return message
     with initialize_config_module("hiwm.configs", version_base="1.3"):
         there: Any = compose("config", [override for override in overrides if unknown[1] not in override])
-    path = unknown[1].split(".")
+    path, levels = unknown[1].split("."), there["levels"]
     for i, name in enumerate(path):
+        whole, key = ".".join(path[:i]), ".".join(path[: i + 1])
         if not isinstance(there, Mapping | DictConfig):
-            break
+            mapping = f"{path[i]}: ..." if i == len(path) - 1 else f"{path[i]}: {{...}}"
+            do = (
+                f"; expected a mapping. Write {whole}={{{mapping}}}"
+                if is_open(Config, path[: i + 1])
+                else " and has no keys"
+            )
+            return f"{whole} is {'null' if there is None else there}{do}"
         if name not in there:
             keys = sorted(map(str, there))
-            whole = ".".join(path[: i + 1])
             known = f"one of {', '.join(keys)}" if keys else "no key"
-            new = f". Write +{whole}=... for a key that the config leaves out" if path[0] == "levels" and i > 1 else ""
-            return f"unknown key {whole}; expected {known}{new}" + _nearest(name, keys)
+            return f"unknown key {key}; expected {known}{_how_to_add(path[: i + 1], unknown[1], levels)}{_nearest(name, keys)}"
         there = there[name]
     return message
+
+
+def _how_to_add(path: Sequence[str], whole: str, levels: Mapping[str, Any]) -> str:
+    """How to add a key at a path, to give `whole`; empty where a config has no other keys than the shipped ones."""
+    if path[0] == "levels" and len(path) < 4:  # a level, or one of its parts
+        return f". Write +level@{whole}=abstract to add a level" if re.fullmatch(r"levels\.level\d+", whole) else ""
+    missing = path[0] == "planner" and len(path) == 2 and path[1] in levels
+    return f". Write +{whole}=... for a key that the config leaves out" if missing or is_open(Config, path) else ""
 
 
 def _nearest(name: str, names: list[str]) -> str:

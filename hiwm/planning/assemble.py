@@ -103,9 +103,7 @@ def make_strategies(config: PlannerConfig, top: int, discrete: bool, allow: Sequ
     return strategies
 
 
-def split_budget(
-    config: PlannerConfig, models: Sequence[LevelModel], strategies: Sequence[Strategy]
-) -> list[float]:
+def split_budget(config: PlannerConfig, models: Sequence[LevelModel], strategies: Sequence[Strategy]) -> list[float]:
     """Predictor calls per episode that one plan of each level may take, so that all levels together keep the budget.
 
     Raises:

@@ -76,11 +76,11 @@ class LevelPlanning(Settings):
     disagreement_weight: float = Field(default=0.0, ge=0)
     costs: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
 
-    @field_validator("strategy")
+    @field_validator("strategy", mode="before")
     @classmethod
-    def _known_strategy(cls, strategy: str | Mapping[str, Any]) -> str | Mapping[str, Any]:
+    def _known_strategy(cls, strategy: Any) -> Any:
         names = [name for name in STRATEGIES if name != "follow_graph"]
-        if isinstance(strategy, str) and strategy not in names:
+        if not isinstance(strategy, Mapping) and strategy not in names:
             text = f"{{}} is {strategy!r}; expected {', '.join(names)}, or a mapping with the _target_ of your own"
             raise SettingsError((), text, "")
         return strategy

@@ -81,10 +81,7 @@ def describe(
         identity = [parts, given["stride"], own.shaping, below, list(config.inputs), config.validation, seed]
         below = fingerprint(identity)
         spec = LevelSpec(parts, given["stride"], inputs, dim_below, below)
-        try:
-            level = spec.build(config.allow)
-        except ValueError as error:
-            raise ValueError(f"levels.level{k}: {error}") from error
+        level = spec.build(config.allow, f"levels.level{k}")
         _check_level(k, level, parts, joint=training.joint)
         if parts["pretraining"] is not None:
             check_pretraining(k, level, parts["pretraining"], config.allow, own, trajectories)

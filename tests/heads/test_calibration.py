@@ -189,7 +189,11 @@ def test_a_weight_of_none_changes_nothing_and_no_rollout_is_done_twice():
     known = fit_calibration(hierarchy_of(predictor).levels[0], walked(), 1, 0.5)
     here, goal = torch.full((2, 2), 0.2), torch.tensor([[0.4, 0.2]]).repeat(2, 1)
     plans = []
-    for weight, calibration in (({}, None), ({"disagreement_weight": 0.0}, known), ({"disagreement_weight": 1.0}, known)):
+    for weight, calibration in (
+        ({}, None),
+        ({"disagreement_weight": 0.0}, known),
+        ({"disagreement_weight": 1.0}, known),
+    ):
         planner = start(planner_of(predictor, calibration, **weight), goal)
         (model,) = planner.models
         counted = Counted(predictor)

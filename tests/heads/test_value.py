@@ -7,15 +7,17 @@ import pytest
 import tiny
 import torch
 from planning_tools import points
+from tiny import shipped
 
 from hiwm.agent import Agent, load_agent
 from hiwm.config import load_config
 from hiwm.data.store import Trajectories
 from hiwm.experiment import collect, train
-from hiwm.heads.value import Value, ValueConfig, backup, fit_value, hindsight
+from hiwm.heads.value import Value, backup, fit_value, hindsight
 from hiwm.planning.goals import AnyOf, BoxRegion, KeepOut, PartGoal, Waypoints
 
-CONFIG = ValueConfig(
+CONFIG = shipped(
+    "value",
     levels=[1],
     width=64,
     depth=2,
@@ -220,16 +222,18 @@ def test_what_cannot_be_is_refused(trained):
         ValueError, match=r"planner.level1.value_weight is 5.0 but level 1 learns no value; .*value.levels=\[1\]"
     ):
         Agent(trained.hierarchy, without, trained.graphs, config, trained.spec)
-    with pytest.raises(ValueError, match=r"planner.level0.value_weight is 1.0; expected 0, because level 0 does not search"):
+    with pytest.raises(
+        ValueError, match=r"planner.level0.value_weight is 1.0; expected 0, because level 0 does not search"
+    ):
         trained.with_planner(level0={"value_weight": 1, "strategy": "follow_inverse"})
     with pytest.raises(ValueError, match=r"value.levels is \[3\]; expected levels from 0 to 2"):
-        ValueConfig(levels=[3]).check(3, ["state"])
+        shipped("value", levels=[3]).check(3, ["state"])
     with pytest.raises(
         ValueError, match=r"value.levels is \[1\] and goal.columns is empty; expected goal.columns that name"
     ):
-        ValueConfig(levels=[1]).check(3, [])
+        shipped("value", levels=[1]).check(3, [])
     with pytest.raises(ValueError, match=r"value.expectile is 1.0; expected less than 1"):
-        ValueConfig(expectile=1.0)
+        shipped("value", expectile=1.0)
 
 
 def test_a_state_is_as_far_as_the_most_cautious_network_predicts():
