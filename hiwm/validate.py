@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,10 @@ from hiwm.heads.calibration import calibrated_steps
 from hiwm.heads.heads import Heads
 from hiwm.heads.text import check_text
 from hiwm.hierarchy import Hierarchy
-from hiwm.planning.assemble import make_models, make_strategies
+from hiwm.planning.assemble import make_models, make_strategies, split_budget
+from hiwm.planning.config import PlannerConfig
 from hiwm.planning.counter import ForwardCounter
-from hiwm.planning.validate import check_config, check_disagreement, check_fitted, check_levels
+from hiwm.planning.validate import check_config, check_heads, check_levels
 from hiwm.tracking import flatten
 from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.training.specs import describe
@@ -33,11 +34,15 @@ def check(config: Config) -> None:
     """Refuse, before any work, what the config alone shows that training or planning would refuse."""
     Diagnostics.from_config(config.diagnostics, config.allow)
     levels = len(config.hierarchy.levels)
-    check_config(config.planner, levels)
     config.action_prior.check(levels)
     config.value.check(levels, config.goal.columns)
-    check_fitted(config.planner, levels, config.action_prior.levels, config.value.levels)
-    _check_action_bank(config)
+
+    def check_planner(planner: PlannerConfig, num_levels: int) -> None:
+        check_config(planner, num_levels)
+        banks = [config.action_bank.length] * num_levels
+        check_heads(planner, num_levels, config.action_prior.levels, config.value.levels, banks)
+
+    _for_every_agent(config, check_planner)
     if (
         config.planner.failure_penalty
         and config.planner.graph != "none"
@@ -87,36 +92,40 @@ def check_columns(config: Config, there: Sequence[str], where: object) -> None:
             )
 
 
-def _check_action_bank(config: Config) -> None:
-    """Refuse before training what the planner would refuse after it."""
-    planner, top = config.planner, len(config.hierarchy.levels) - 1
-    for k in range(top + 1):
-        horizon = planner.level(k).horizon
-        if planner.searches(k, top) and planner.proposal(k, top).needs_bank and horizon > config.action_bank.length:
-            raise ConfigError(
-                f"action_bank.length is {config.action_bank.length}; expected at least planner.level{k}.horizon, {horizon}, "
-                f"because planner.level{k}.proposal asks for retrieval"
-            )
-
-
 def check_untrained(config: Config, dataset: Trajectories, actions: np.ndarray) -> None:
     """Refuse before training what the planner would refuse after it, with untrained levels."""
     specs = describe(config.hierarchy, config.training, dataset, config.seed)
-    hierarchy = Hierarchy([spec.build(config.allow) for spec in specs], specs)
-    check_levels(config.planner, hierarchy)
-    for k, level in enumerate(hierarchy.levels):
-        if config.planner.level(k).disagreement:
-            steps = calibrated_steps(level.predictor, dataset, hierarchy.periods[k], config.dataset.validation)
-            check_disagreement(config.planner, k, level.predictor, steps)
+    whole = Hierarchy([spec.build(config.allow) for spec in specs], specs)
+    calibrated = [
+        calibrated_steps(level.predictor, dataset, period, config.dataset.validation)
+        for level, period in zip(whole.levels, whole.periods, strict=True)
+    ]
     bounds = torch.zeros(actions.shape[1]), torch.zeros(actions.shape[1])
     discrete = is_one_hot(actions)
-    models = make_models(config.planner, hierarchy, Heads(), bounds, discrete, ForwardCounter())
-    make_strategies(config.planner, models, discrete, config.allow)
+
+    def check_planner(planner: PlannerConfig, num_levels: int) -> None:
+        hierarchy = whole.truncate(num_levels)
+        check_levels(planner, hierarchy, calibrated)
+        models = make_models(planner, hierarchy, Heads(), bounds, discrete, ForwardCounter())
+        split_budget(planner, models, make_strategies(planner, num_levels - 1, discrete, config.allow))
+
+    _for_every_agent(config, check_planner)
     check_longest(config.hierarchy, int(dataset.ep_len.max()), dataset.path)
     if config.graph.num_nodes > dataset.num_steps:
         raise ConfigError(
             f"graph.num_nodes is {config.graph.num_nodes}; expected at most the rows of the data, {dataset.num_steps}"
         )
+
+
+def _for_every_agent(config: Config, check_planner: Callable[[PlannerConfig, int], None]) -> None:
+    """Check the planner and the number of levels of the hierarchical agent and of each baseline of the evaluation."""
+    levels = len(config.hierarchy.levels)
+    check_planner(config.planner, levels)
+    for name in config.evaluation.baselines:
+        try:
+            check_planner(*config.evaluation.planner_of(name, config.planner, levels))
+        except ValueError as error:
+            raise ConfigError(f"evaluation.baselines.{name}: {error}") from error
 
 
 def check_environment(config: Config, found: Any, where: object) -> None:

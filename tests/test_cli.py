@@ -120,7 +120,7 @@ def test_mistakes_are_named_in_one_line(spoiled, override, named, capsys):
         ("action_prior.levels=[7]", "action_prior.levels is [7]"),
         ("value.levels=[2]", "goal.columns is empty"),
         ("planner.level2.proposal.center=flow planner.graph=none", "action_prior.levels=[2]"),
-        ("planner.level2.value=5 planner.graph=none", "value.levels=[2]"),
+        ("planner.level2.value_weight=5 planner.graph=none", "value.levels=[2]"),
         ("planner.level1.proposal.center=bank", "planner.level1.proposal.center is 'bank'; expected gaussian, inverse"),
         ("planner.level0.proposal.center=retrieval action_bank.length=5", "action_bank.length is 5"),
         ("goal.columns=[place]", "goal.columns contains 'place'; expected some of ['state'], the columns of "),

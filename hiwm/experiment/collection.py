@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hiwm.build import build
+from hiwm.build import build_as
 from hiwm.config import Config, ConfigError
 from hiwm.console import Bar, say
 from hiwm.data.collect import Collection
@@ -41,9 +41,10 @@ def collect(config: Config) -> Trajectories:
     check_columns(config, observed_columns(config), config.environment["_target_"])
     check_longest(config.hierarchy, config.dataset.steps, "the episodes to collect")
     path.parent.mkdir(parents=True, exist_ok=True)
+    make_policy: Any = partial(build_as, object, "dataset.policy", config.dataset.policy, config.allow)
     collection = Collection(
         make_env=environment_of(config, config.dataset.behaviour),
-        make_policy=partial(build, config.dataset.policy, config.allow),
+        make_policy=make_policy,
         episodes=config.dataset.episodes,
         steps=config.dataset.steps,
         seed=config.dataset.seed,

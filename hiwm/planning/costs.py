@@ -77,7 +77,7 @@ class ValueCost(Cost):
         """See `Cost`."""
         if goal.part is None:
             raise ValueError(
-                f"planner.level{self.level}.value is {self.weight}; expected 0, because {type(goal).__name__} is not a goal on a "
+                f"planner.level{self.level}.value_weight is {self.weight}; expected 0, because {type(goal).__name__} is not a goal on a "
                 "part of the state (`Agent.part_goal`, or a dict where goal.columns names the part)"
             )
         self.part = goal.part

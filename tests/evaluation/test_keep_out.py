@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import TinyRoom, replaced
+from tiny import TinyRoom, replaced, shipped
 
 from hiwm.agent import Agent
-from hiwm.evaluation.config import EvaluationConfig, Forbidden
+from hiwm.evaluation.config import Forbidden
 from hiwm.evaluation.evaluate import evaluate, make_agents, summarize
 from hiwm.evaluation.goals import keep_out
 from hiwm.heads.state_readout import StateReadout
@@ -51,7 +51,7 @@ def with_readouts(agent):
 
 
 def test_goals_with_a_forbidden_box_keep_out_of_it(with_readouts):
-    box = Forbidden(low=[0.4, 0.0], high=[0.6, 0.5]).box
+    box = Forbidden(low=[0.4, 0.0], high=[0.6, 0.5], margin=None).box
     columns = {"x": np.zeros(3, np.float32), "y": np.zeros((3, 1), np.float32)}
     for observation in (columns, np.zeros((3, 2), np.float32)):  # a part of the state, and a whole observation
         goal = keep_out(with_readouts, observation, box, 0.1)
@@ -115,4 +115,4 @@ def test_agents_that_keep_out_of_a_box_need_readouts(agent, with_readouts, tiny_
 )  # fmt: skip
 def test_a_protocol_that_cannot_be_run_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        EvaluationConfig(**changes)
+        shipped("evaluation", **changes)

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from planning_tools import FLAT
+from planning_tools import FLAT, planner_config
 
-from hiwm.planning.config import PlannerConfig, ProposalConfig
+from hiwm.planning.config import ProposalConfig
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,15 @@ def test_changes_are_merged_level_by_level():
 
 
 def test_a_level_replans_with_the_level_below_unless_it_has_its_own_interval():
-    assert [PlannerConfig().replan(k) for k in range(3)] == [5, 5, 5]
-    config = PlannerConfig(level0={"replan": 2}, level2={"replan": 6})
+    assert [planner_config().replan(k) for k in range(3)] == [5, 5, 5]
+    config = planner_config(level0={"replan": 2}, level2={"replan": 6})
     assert [config.replan(k) for k in range(4)] == [2, 2, 6, 6]
 
 
 def test_levels_search_unless_they_follow():
-    config = PlannerConfig(graph="follow", level0={"strategy": "follow_inverse"}, level2={"strategy": "follow_inverse"})
+    config = planner_config(
+        graph="follow", level0={"strategy": "follow_inverse"}, level2={"strategy": "follow_inverse"}
+    )
     assert [config.searches(k, 2) for k in range(3)] == [False, True, False]
     # above level 0 a top level has no level above to ask
     assert config.changed({"graph": "search"}).searches(2, 2)
@@ -86,7 +88,7 @@ def test_proposals_know_what_they_need():
 )
 def test_a_top_level_asks_no_inverse_model(own, at_top):
     """A Gaussian replaces the actions of the inverse model."""
-    config = PlannerConfig(level0={"proposal": own}, level1={"proposal": own})
+    config = planner_config(level0={"proposal": own}, level1={"proposal": own})
     found, expected = config.proposal(1, 1), ProposalConfig(**at_top)
     assert (found.center, found.std, list(found.candidates)) == (
         expected.center,

@@ -4,14 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from planning_tools import CEM, flat_planner, hierarchy_planner, per_level, points, search, start
+from planning_tools import CEM, flat_planner, hierarchy_planner, per_level, planner_config, points, search, start
 
-from hiwm.planning.config import PlannerConfig
 from hiwm.planning.costs import Evaluator
 from hiwm.planning.rollout import Rollout
 from hiwm.planning.validate import check_config, check_disagreement, check_fitted, check_rollout, checked_cost
 
-HIERARCHY = PlannerConfig(
+HIERARCHY = planner_config(
     graph="follow",
     hops=1,
     budget=200,
@@ -37,8 +36,14 @@ HIERARCHY = PlannerConfig(
             {"level0": search("flow")},
             r"planner.level0.proposal.center is flow; expected gaussian, inverse or retrieval",
         ),
-        ({"level1": {"value": 1.0}}, r"planner.level1.value is 1.0; expected 0, because level 1 does not search"),
-        ({"level2": {"disagreement": 2.0}}, r"planner.level2.disagreement is 2.0; .* level 2 does not search"),
+        (
+            {"level1": {"value_weight": 1.0}},
+            r"planner.level1.value_weight is 1.0; expected 0, because level 1 does not search",
+        ),
+        (
+            {"level2": {"disagreement_weight": 2.0}},
+            r"planner.level2.disagreement_weight is 2.0; .* level 2 does not search",
+        ),
         ({"level1": {"costs": {"own": CEM}}}, r"planner.level1.costs is .* level 1 does not search"),
         (
             {"level2": search("flow")},
@@ -75,26 +80,26 @@ def test_what_does_not_fit_the_levels_is_refused(agent, changes, message):
 
 
 def test_heads_that_no_level_learns_are_refused():
-    config = PlannerConfig(level1={**search("flow"), "value": 2.0})
+    config = planner_config(level1={**search("flow"), "value_weight": 2.0})
     with pytest.raises(ValueError, match=r"planner.level1.proposal.center is flow but level 1 learns no action prior"):
         check_fitted(config, 2, priors=[0], values=[1])
-    with pytest.raises(ValueError, match=r"planner.level1.value is 2.0 but level 1 learns no value"):
+    with pytest.raises(ValueError, match=r"planner.level1.value_weight is 2.0 but level 1 learns no value"):
         check_fitted(config, 2, priors=[1], values=[0])
     check_fitted(config, 2, priors=[1], values=[1])
 
 
 def test_a_weight_of_disagreement_needs_a_calibrated_ensemble(exact):
-    config = PlannerConfig(level0={"horizon": 4, "disagreement": 1.0})
+    config = planner_config(level0={"horizon": 4, "disagreement_weight": 1.0})
     ensemble = SimpleNamespace(num_members=3)
-    with pytest.raises(ValueError, match=r"planner.level0.disagreement is 1.0; .* Linear, is not an ensemble"):
+    with pytest.raises(ValueError, match=r"planner.level0.disagreement_weight is 1.0; .* Linear, is not an ensemble"):
         check_disagreement(config, 0, exact.levels[0].predictor, 4)
-    with pytest.raises(ValueError, match=r"planner.level0.disagreement is 1.0; .* is not calibrated"):
+    with pytest.raises(ValueError, match=r"planner.level0.disagreement_weight is 1.0; .* is not calibrated"):
         check_disagreement(config, 0, ensemble, 0)
     with pytest.raises(ValueError, match=r"planner.level0.horizon is 4; expected at most 3"):
         check_disagreement(config, 0, ensemble, 3)
     check_disagreement(config, 0, ensemble, 4)
     with pytest.raises(ValueError, match=r"is not an ensemble"):
-        flat_planner(exact, level0={"disagreement": 1.0})
+        flat_planner(exact, level0={"disagreement_weight": 1.0})
 
 
 def test_what_a_strategy_or_a_cost_returns_is_checked():
