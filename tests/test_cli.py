@@ -127,6 +127,17 @@ def test_mistakes_are_named_in_one_line(spoiled, override, named, capsys):
             "planner.level0.horizon is 6; expected at most 5",
         ),
         ("goal.columns=[place]", "goal.columns contains 'place'; expected some of ['state'], the columns of "),
+        (
+            "planner.level0.strategy={_target_:my.Strategy}",
+            "planner.level0.strategy: _target_ 'my.Strategy' is not trusted",
+        ),
+        ("planner.solver.iterations=0", "planner.solver: CEM.iterations is 0"),
+        (
+            "+evaluation.baselines.odd={graph:none,level1:{value_weight:2}}",
+            "evaluation.baselines.odd: planner.level1.value_weight",
+        ),
+        ("environment._target_=nowhere.Room", "environment: _target_ 'nowhere.Room' is not trusted"),
+        ("dataset.policy._target_=nowhere.Policy", "dataset.policy: _target_ 'nowhere.Policy' is not trusted"),
     ],
 )
 def test_mistakes_visible_in_the_config_are_refused_before_collection(tmp_path, override, named, capsys):

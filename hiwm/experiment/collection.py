@@ -41,10 +41,12 @@ def collect(config: Config) -> Trajectories:
     check(config)
     check_columns(config, observed_columns(config), config.environment["_target_"])
     check_longest(config.hierarchy, config.dataset.steps, "the episodes to collect")
+    make_policy = partial(build_as, Policy, "dataset.policy", config.dataset.policy, config.allow)
+    make_policy()  # refuses a mistake before any work
     path.parent.mkdir(parents=True, exist_ok=True)
     collection = Collection(
         make_env=environment_of(config, config.dataset.behaviour),
-        make_policy=partial(build_as, Policy, "dataset.policy", config.dataset.policy, config.allow),
+        make_policy=make_policy,
         episodes=config.dataset.episodes,
         steps=config.dataset.steps,
         seed=config.dataset.seed,
