@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,29 +38,9 @@ def check(config: Config) -> None:
     config.action_prior.check(levels)
     config.value.check(levels, config.goal.columns)
 
-    def check_planner(planner: PlannerConfig, num_levels: int) -> None:
-        check_config(planner, num_levels)
-        banks = [config.action_bank.length] * num_levels
-        check_heads(planner, num_levels, config.action_prior.levels, config.value.levels, banks)
-
-    _for_every_agent(config, check_planner)
-    if (
-        config.planner.failure_penalty
-        and config.planner.graph != "none"
-        and config.graph.transitions != "deterministic"
-    ):
-        raise ConfigError(
-            f"graph.transitions is {config.graph.transitions!r}; expected deterministic, because planner.failure_penalty is "
-            f"{config.planner.failure_penalty} and a failed path cannot be told from bad luck. Or set the penalty to 0"
-        )
-    named = {} if config.evaluation.goal is None else {"evaluation.goal": config.evaluation.goal}
-    for k in range(levels):
-        named |= {f"planner.level{k}.costs.{name}": dict(cost) for name, cost in config.planner.level(k).costs.items()}
-    for key, described in named.items():
-        try:
-            locate(str(described.get("_target_")), config.allow)
-        except ValueError as error:
-            raise ConfigError(f"{key}: {error}") from error
+    _for_every_agent(config, partial(_check_agent, config))
+    if config.evaluation.goal is not None:
+        _check_trusted("evaluation.goal", config.evaluation.goal, config.allow)
     if config.text.learn:
         try:
             check_text()
@@ -67,9 +48,36 @@ def check(config: Config) -> None:
             raise ConfigError(f"text.learn is true: {error}") from error
 
 
+def _check_agent(config: Config, planner: PlannerConfig, num_levels: int) -> None:
+    """Refuse how an agent with so many levels is to plan, before there are data or levels."""
+    check_config(planner, num_levels)
+    banks = [config.action_bank.length] * num_levels
+    check_heads(planner, num_levels, config.action_prior.levels, config.value.levels, banks)
+    make_strategies(planner, num_levels - 1, discrete=False, allow=config.allow)
+    for k in range(num_levels):
+        for name, cost in planner.level(k).costs.items():
+            _check_trusted(f"planner.level{k}.costs.{name}", cost, config.allow)
+    if planner.failure_penalty and planner.graph != "none" and config.graph.transitions != "deterministic":
+        raise ConfigError(
+            f"graph.transitions is {config.graph.transitions!r}; expected deterministic, because planner.failure_penalty is "
+            f"{planner.failure_penalty} and a failed path cannot be distinguished from bad luck. Or set the penalty to 0"
+        )
+
+
+def _check_trusted(key: str, described: Mapping[str, Any], allow: Sequence[str]) -> None:
+    """Refuse a class that cannot be located."""
+    try:
+        locate(str(described.get("_target_")), allow)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
 def check_trained(config: Config) -> None:
     """Refuse a config that the saved hierarchy was not trained with."""
-    saved = yaml.safe_load((config.folder / "config.yaml").read_text())
+    path = config.folder / "config.yaml"
+    if not path.exists():
+        raise ConfigError(f"no hierarchy at {config.folder}: {path.name} is missing; `hiwm train` makes one")
+    saved = yaml.safe_load(path.read_text())
     wanted = config.as_dict()
     for key in TRAINED:
         if key not in saved:  # of an older version; the planner refuses what it needs

@@ -37,7 +37,7 @@ def per_level(**lists: list[Any]) -> dict[str, dict[str, Any]]:
 
 
 GAUSSIAN = {"level0": search(std=0.7), "level1": search(), "level2": search()}
-INVERSE = {f"level{k}": search("inverse") for k in range(3)}
+INVERSE = {"level0": search("inverse"), "level1": search("inverse"), "level2": search()}
 
 
 def planner_config(**changes: Any) -> PlannerConfig:

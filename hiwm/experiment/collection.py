@@ -11,6 +11,7 @@ from hiwm.config import Config, ConfigError
 from hiwm.console import Bar, say
 from hiwm.data.collect import Collection
 from hiwm.data.collect import collect as collect_episodes
+from hiwm.data.policies import Policy
 from hiwm.data.store import Trajectories, Writer, open_dataset
 from hiwm.environment import environment_of, observed_columns
 from hiwm.experiment.session import one_process
@@ -40,8 +41,9 @@ def collect(config: Config) -> Trajectories:
     check(config)
     check_columns(config, observed_columns(config), config.environment["_target_"])
     check_longest(config.hierarchy, config.dataset.steps, "the episodes to collect")
+    make_policy = partial(build_as, Policy, "dataset.policy", config.dataset.policy, config.allow)
+    make_policy()  # refuses a mistake before any work
     path.parent.mkdir(parents=True, exist_ok=True)
-    make_policy: Any = partial(build_as, object, "dataset.policy", config.dataset.policy, config.allow)
     collection = Collection(
         make_env=environment_of(config, config.dataset.behaviour),
         make_policy=make_policy,
