@@ -30,7 +30,7 @@ class Cost(ABC):
 
     @abstractmethod
     def __call__(self, rollout: Rollout) -> Tensor:
-        """Costs of every candidate and step, (B, S, H); lower is better."""
+        """Costs of every candidate and step, (B, S, H); lower is better, inf never chosen, NaN an error."""
 
 
 class SubgoalCost(Cost):
