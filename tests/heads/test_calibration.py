@@ -26,7 +26,7 @@ from hiwm.heads.heads import Heads
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
 from hiwm.levels.predictors.ensemble import EnsemblePredictor
-from hiwm.open_loop import follow
+from hiwm.open_loop import unroll
 from hiwm.planning.assemble import make_planner
 
 MEMBERS, STEPS, DIM = 5, 3, 4
@@ -73,12 +73,12 @@ def test_rare_jumps_that_nobody_foresees_do_not_decide_the_scale():
     assert (found.ratio > 2).all()  # but the ratio tells of them
 
 
-def test_doubt_is_that_of_the_most_uncertain_step_so_far():
+def test_the_expected_error_is_that_of_the_most_uncertain_step_so_far():
     known = calibrate(draw(100, 1.0, 0), draw(100, 1.0, 1), MEMBERS)
     known = Calibration(**{**known.state_dict(), "scale": torch.tensor([1.0, 2.0, 4.0])})
     variance = torch.tensor([[[0.5, 0.5], [1.0, 1.0], [0.1, 0.1]]])
-    assert known.doubt(variance).tolist() == [[1.0, 4.0, 4.0]]
-    assert known.doubt(variance[:, :1]).tolist() == [[1.0]]
+    assert known.expected_error(variance).tolist() == [[1.0, 4.0, 4.0]]
+    assert known.expected_error(variance[:, :1]).tolist() == [[1.0]]
 
 
 def test_a_saved_calibration_is_the_same(tmp_path):
@@ -168,20 +168,20 @@ def test_the_penalty_avoids_what_was_never_seen():
     predictor = ensemble(-0.2, 0.0, 0.2)
     known = fit_calibration(hierarchy_of(predictor).levels[0], walked(), 1, 0.5)
     here, goal = torch.full((6, 2), 0.2), torch.tensor([[0.4, 0.2]]).repeat(6, 1)
-    doubts = {}
+    errors = {}
     for weight in (0.0, 1.0):
         part = start(planner_of(predictor, known, disagreement=weight), goal).plan({"state": here}).levels[0]
         state = predictor.start(here)
-        _, _, variance = follow(predictor, here, state, lambda h, _, chosen=part.actions: chosen[:, h], 8)
+        _, _, variance = unroll(predictor, here, state, lambda h, _, chosen=part.actions: chosen[:, h], 8)
         away = (part.predicted - goal.unsqueeze(1)).square().sum(-1)
-        counted = away + weight * known.doubt(variance)
-        # the cost is the least, over the horizon, of the distance and the doubt up to there
+        counted = away + weight * known.expected_error(variance)
+        # the cost is the least, over the horizon, of the distance and the expected error up to there
         torch.testing.assert_close(part.cost, counted.amin(1))
         torch.testing.assert_close(part.disagreement, variance.sum(-1))
         reached = counted.argmin(1, keepdim=True)
         assert away.gather(1, reached).max() < 0.05**2
-        doubts[weight] = known.doubt(variance).gather(1, reached)
-    assert doubts[0.0].median() > 20 * doubts[1.0].median()
+        errors[weight] = known.expected_error(variance).gather(1, reached)
+    assert errors[0.0].median() > 20 * errors[1.0].median()
 
 
 def test_a_weight_of_none_changes_nothing_and_no_rollout_is_done_twice():

@@ -90,7 +90,7 @@ def test_an_inverse_model_cannot_be_asked_for_a_part(agent, level):
     flat = flat_planner(agent.hierarchy.truncate(1), level0=level)
     with pytest.raises(
         ValueError,
-        match=r"the goal is a PartGoal; expected a whole observation, because planner.level0 asks the inverse",
+        match=r"the goal is a PartGoal; expected a whole observation, because planner.level0 uses the inverse",
     ):
         begin(flat, PartGoal(torch.zeros(1, 2), [Identity()]))
 
