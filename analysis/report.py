@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from jinja2 import Template
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 import hiwm
@@ -58,11 +59,12 @@ def report(config: Config) -> Path:
     kept = what_is_kept(agent, dataset)
     (config.folder / KEPT).write_text(json.dumps(kept, indent=1))
     traces = {} if evaluation is None else load_traces(config.folder / f"{config.evaluation.name}.npz")
-    drawn = _draw(config, agent, dataset, evaluation, traces, diagnostics)
     folder = config.folder / "figures"
     folder.mkdir(exist_ok=True)
-    for name, figure in drawn.items():
-        figure.savefig(folder / f"{name}.png", dpi=130)
+    with rc_context({"text.parse_math": False}):  # a "$" in a name is no formula
+        drawn = _draw(config, agent, dataset, evaluation, traces, diagnostics)
+        for name, figure in drawn.items():
+            figure.savefig(folder / f"{name}.png", dpi=130)
     page = Template(files("hiwm.analysis").joinpath("report.html").read_text(), autoescape=True).render(
         title=config.folder.name,
         environment=", ".join(str(value).rpartition(".")[2] for value in config.environment.values() if value)

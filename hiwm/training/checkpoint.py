@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import zipfile
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hiwm.files import read_json, write_text
+from hiwm.files import read_json, write_json
 from hiwm.levels.level import Level
 from hiwm.tensors import load_state, save_tensors
 
@@ -95,4 +94,4 @@ def save_trained(level: Level, metrics: Mapping[str, float], home: Path) -> None
 
 def save_metrics(metrics: Mapping[str, float], home: Path) -> None:
     """Write the metrics atomically."""
-    write_text(home / METRICS, json.dumps(metrics, indent=1))
+    write_json(home / METRICS, metrics)
