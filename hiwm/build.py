@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -32,9 +33,21 @@ ENVIRONMENTS = ("gymnasium.core.Env",)
 POLICIES = ("hiwm.data.policies.Policy",)
 KINDS = (*PARTS, *ENVIRONMENTS, *POLICIES)
 # layers of torch.nn that an argument may name; a list, because torch.nn also holds what compiles or loads code
-LAYERS = frozenset(
-    ["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AvgPool1d", "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "Bilinear", "CELU", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "Dropout", "Dropout1d", "Dropout2d", "ELU", "Embedding", "Flatten", "GELU", "GLU", "GRU", "GRUCell", "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "Identity", "InstanceNorm1d", "InstanceNorm2d", "LSTM", "LSTMCell", "LayerNorm", "LeakyReLU", "Linear", "LogSigmoid", "LogSoftmax", "MaxPool1d", "MaxPool2d", "Mish", "MultiheadAttention", "PReLU", "PixelShuffle", "PixelUnshuffle", "RMSNorm", "RNN", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softmax", "Softmin", "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink", "TransformerEncoderLayer", "Unflatten", "Upsample"]
-)
+LAYERS = {
+    "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AvgPool1d", "AvgPool2d",
+    "BatchNorm1d", "BatchNorm2d", "Bilinear", "CELU", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d",
+    "ConvTranspose2d", "Dropout", "Dropout1d", "Dropout2d", "ELU", "Embedding", "Flatten", "GELU", "GLU", "GRU",
+    "GRUCell", "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "Identity", "InstanceNorm1d", "InstanceNorm2d",
+    "LSTM", "LSTMCell", "LayerNorm", "LeakyReLU", "Linear", "LogSigmoid", "LogSoftmax", "MaxPool1d", "MaxPool2d",
+    "Mish", "MultiheadAttention", "PReLU", "PixelShuffle", "PixelUnshuffle", "RMSNorm", "RNN", "ReLU", "ReLU6",
+    "SELU", "SiLU", "Sigmoid", "Softmax", "Softmin", "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink",
+    "TransformerEncoderLayer", "Unflatten", "Upsample",
+}  # fmt: skip
+
+# where a module of the user's may import from what no file may name through it
+IMPORTED = {
+    *sys.stdlib_module_names, "hiwm", "hydra", "mlflow", "numpy", "omegaconf", "pydantic", "scipy", "torch", "torch_geometric", "yaml",
+}  # fmt: skip
 
 
 def locate(target: Any, allow: Sequence[str] = (), kinds: Sequence[str] = KINDS) -> Any:
@@ -78,8 +91,9 @@ class WrongKind(ValueError):
 
 def _is_name(target: str) -> bool:
     """Whether it is a dotted name without private parts such as `__globals__`."""
-    parts = target.split(".")
-    return len(parts) > 1 and all(part.isidentifier() and not part.startswith("__") for part in parts)
+    parts = target.removeprefix("__main__.").split(".")  # a notebook's own classes
+    named = all(part.isidentifier() and not part.startswith("__") for part in parts)
+    return named and "." in target
 
 
 def _allowed(name: str, allow: Sequence[str]) -> bool:
@@ -87,10 +101,15 @@ def _allowed(name: str, allow: Sequence[str]) -> bool:
 
 
 def _asked_for(target: str, allow: Sequence[str], kinds: Sequence[str]) -> Any:
-    """What `allow` names; not what its module has imported from elsewhere, unless it is of a kind that is asked for."""
+    """What `allow` names; not what its module imports from Python or from the packages that hiwm needs.
+
+    A module of the user's that says `from os import system` would else let a file name it.
+    """
     found = _import(target)
-    own = _allowed(str(getattr(found, "__module__", None)), (*allow, target.rpartition(".")[0]))
-    if not callable(found) or not (own or _is_a(found, kinds)):
+    home = str(getattr(found, "__module__", None))
+    if not callable(found) or (
+        home.split(".")[0] in IMPORTED and not _allowed(home, allow) and not _is_a(found, kinds)
+    ):
         raise ValueError(f"_target_ {target!r} is not trusted: it is not a class or function of {', '.join(allow)}")
     return found
 
