@@ -50,6 +50,7 @@ PLACES = {
     "strategy": ("agent.yaml", "planner level0 strategy", r"planner\.level0\.strategy"),
     "cost": ("agent.yaml", "planner level0 costs mine", r"planner\.level0\.costs\.mine"),
 }
+EVERY = {"encoder", "nested", "solver", "nested in the solver"}  # places that try all classes; others try a quarter
 
 
 @pytest.fixture
@@ -103,7 +104,8 @@ def test_no_file_names_what_is_not_trusted(saved, canary, place):
     file, keys, key = PLACES[place]
     whole = (saved / file).read_text()
     assert len({str(target) for target in HOSTILE}) >= 70
-    for target in HOSTILE:
+    number = list(PLACES).index(place)
+    for target in HOSTILE if place in EVERY else HOSTILE[number % 4 :: 4]:
         (saved / file).write_text(whole)
         put(saved / file, keys, {"_target_": target, **arguments(canary)})
         with pytest.raises(ValueError, match=rf"{file}: {key}") as refusal:
