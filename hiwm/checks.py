@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class ArgumentError(ValueError):
     """An argument of a constructor is wrong. The message begins with its name, so that `build` can add the config key."""
@@ -20,3 +22,12 @@ def within(interval: str, **arguments: float) -> None:
     for name, value in arguments.items():
         if not (low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")):
             raise ArgumentError(f"{name} is {value}; expected a number in {interval}")
+
+
+def file_name(key: str, value: str) -> str:
+    """Check that a name can be that of a file or folder in its own folder, and is shown as it is; returns it."""
+    if not re.fullmatch(r"(?=.*\w)[\w.+-]([\w .,+=@-]*[\w.+-])?", value) or len(value.encode()) > 150:
+        raise ValueError(
+            f"{key} is {value!r:.200}; expected the name of a file without its extension, of letters, digits and . , + - = @ _"
+        )
+    return value

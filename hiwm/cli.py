@@ -97,7 +97,9 @@ def main(arguments: list[str] | None = None) -> int:
         _run(command, overrides)
     except (Exception, KeyboardInterrupt) as error:
         status, message = _explain(error)
-        print(f"hiwm {command}: {message}", file=sys.stderr)
+        from hiwm.console import printable
+
+        print(f"hiwm {command}: {printable(message)}", file=sys.stderr)
         return status
     return 0
 

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, field_validator, model_validator
 
 from hiwm.build import drop_foreign_arguments, given_keys
+from hiwm.checks import file_name
 from hiwm.evaluation.config import EvaluationConfig
 from hiwm.heads.action_bank import ActionBankConfig
 from hiwm.heads.action_prior import ActionPriorConfig
@@ -102,6 +103,11 @@ class Config(Settings):
     planner: PlannerConfig
     evaluation: EvaluationConfig
     tracking: Literal["mlflow", "none"]
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        return file_name("name", name)
 
     @field_validator("device")
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium
 
-from hiwm.build import build_as, locate
+from hiwm.build import ENVIRONMENTS, build_as, locate
 from hiwm.config import Config, ConfigError
 from hiwm.data.store import Trajectories
 from hiwm.envs.captions import Caption
@@ -21,7 +21,7 @@ def environment_of(config: Config, more: Mapping[str, Any] | None = None) -> Cal
     if target is None:
         raise ConfigError("environment has no _target_; expected the class of the environment")
     try:
-        locate(target, config.allow)
+        locate(target, config.allow, ENVIRONMENTS)
     except ValueError as error:
         raise ConfigError(f"environment: {error}") from error
     return partial(build_as, gymnasium.Env, "environment", description, config.allow)

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
+from hiwm.agent import CONFIG, Agent
 from hiwm.build import locate
 from hiwm.config import Config, ConfigError
 from hiwm.data.store import Trajectories
+from hiwm.files import read_yaml, saved_folder
 from hiwm.heads.calibration import calibrated_steps
 from hiwm.heads.heads import Heads
 from hiwm.heads.text import check_text
@@ -23,7 +24,7 @@ from hiwm.planning.counter import ForwardCounter
 from hiwm.planning.validate import check_config, check_heads, check_levels
 from hiwm.tracking import flatten
 from hiwm.training.diagnostics.runner import Diagnostics
-from hiwm.training.specs import describe
+from hiwm.training.specs import describe, level_fingerprints
 from hiwm.training.windows import check_longest
 
 # sections of what is fitted to trained levels, and keys whose values a saved hierarchy depends on
@@ -72,12 +73,11 @@ def _check_trusted(key: str, described: Mapping[str, Any], allow: Sequence[str])
         raise ConfigError(f"{key}: {error}") from error
 
 
-def check_trained(config: Config) -> None:
-    """Refuse a config that the saved hierarchy was not trained with."""
-    path = config.folder / "config.yaml"
-    if not path.exists():
-        raise ConfigError(f"no hierarchy at {config.folder}: {path.name} is missing; `hiwm train` makes one")
-    saved = yaml.safe_load(path.read_text())
+def check_trained(config: Config, agent: Agent) -> None:
+    """Refuse a config that the saved hierarchy, of which `agent` was loaded, was not trained with."""
+    home = config.folder / "hierarchy"
+    path = saved_folder(home) / CONFIG
+    saved = read_yaml(path if path.exists() else config.folder / CONFIG)  # older versions saved none with the levels
     wanted = config.as_dict()
     for key in TRAINED:
         if key not in saved:  # of an older version; the planner refuses what it needs
@@ -87,8 +87,17 @@ def check_trained(config: Config) -> None:
         if differ:
             found = ", ".join(f"{k} {before.get(k, 'none')} (the config says {now.get(k, 'none')})" for k in differ[:5])
             raise ConfigError(
-                f"{config.folder / 'hierarchy'} was trained with {found}; run `hiwm train` with this config first, or give another name"
+                f"{home} was trained with {found}; run `hiwm train` with this config first, or give another name"
             )
+    found, given = (
+        [spec.fingerprint for spec in agent.hierarchy.specs],
+        level_fingerprints(config.hierarchy, config.training, agent.spec.dataset, config.seed),
+    )
+    if found != given:
+        raise ConfigError(
+            f"{home} holds the levels {', '.join(found)}; expected {', '.join(given)}, those of this config. Run `hiwm train` with "
+            "this config first, or give another name"
+        )
 
 
 def check_columns(config: Config, there: Sequence[str], where: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -18,8 +17,10 @@ from hiwm.console import Bar, say
 from hiwm.environment import environment_of
 from hiwm.evaluation.evaluate import evaluate as evaluate_agents
 from hiwm.evaluation.evaluate import make_agents, summarize
+from hiwm.evaluation.results import read_results
 from hiwm.evaluation.traces import save_traces
 from hiwm.experiment.session import commit, one_process, start
+from hiwm.files import write_json
 from hiwm.tracking import make_tracker
 from hiwm.training.fingerprint import fingerprint
 from hiwm.validate import FITTED, check_environment, check_trained
@@ -31,8 +32,12 @@ def evaluate(config: Config) -> dict[str, Any]:
     agent = _agent(config, str(start(config).device))
     agents = make_agents(agent, config.evaluation)
     identity, path = evaluation_identity(config, agent), config.folder / f"{config.evaluation.name}.json"
-    if path.exists() and (found := json.loads(path.read_text()))["identity"] == identity:
+    unrecorded = path.with_suffix(".unrecorded")  # is there from before the results are written until they are recorded
+    if path.exists() and (found := read_results(path))["identity"] == identity:
         say(f"evaluation {path}: reused")
+        if unrecorded.exists():
+            _record(config, agent, found, path)
+            unrecorded.unlink()
         _say_results(found["agents"])
         return found
     code = commit()  # now, because the code may change during the evaluation
@@ -56,12 +61,12 @@ def evaluate(config: Config) -> dict[str, Any]:
     }
     _keep_other_results(path)
     save_traces(path.with_suffix(".npz"), outcomes)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1))
-    temporary.replace(path)
+    unrecorded.touch()
+    write_json(path, result)
     for old in config.folder.glob(f"{config.evaluation.name}-{identity}-*.parts"):
         shutil.rmtree(old)
     _record(config, agent, result, path)
+    unrecorded.unlink()
     _say_results(result["agents"])
     return result
 
@@ -69,9 +74,9 @@ def evaluate(config: Config) -> dict[str, Any]:
 def _agent(config: Config, device: str) -> Agent:
     """The saved agent, with the planner of the config."""
     home = config.folder / "hierarchy"
-    check_trained(config)
     agent = load_agent(home, device, config.allow, planner=config.planner, seed=config.seed)
     check_environment(config, agent.spec.environment, home)
+    check_trained(config, agent)
     return agent
 
 
@@ -95,7 +100,7 @@ def _keep_other_results(path: Path) -> None:
     """Rename results of other settings instead of overwriting them."""
     if not path.exists():
         return
-    other = json.loads(path.read_text())["identity"]
+    other = read_results(path)["identity"]
     for suffix in (".json", ".npz"):
         if (old := path.with_suffix(suffix)).exists():
             old.replace(old.with_stem(f"{path.stem}-{other}"))

@@ -28,9 +28,14 @@ def one_process(command: str) -> None:
 
 
 def commit() -> str:
-    """The commit of the code that runs, with "+" if files differ from it; "" outside a clone."""
+    """The commit of the code that runs, with "+" if files differ from it; "" outside a clone.
+
+    hiwm may also be installed inside a clone of something else, for instance in the virtual environment of a project.
+    """
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
+        tracked = ["ls-files", "--error-unmatch", Path(__file__).name]
+        subprocess.run([*git, *tracked], capture_output=True, check=True)
         commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
         changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import yaml
-
-from hiwm.agent import Agent, AgentSpec
+from hiwm.agent import CONFIG, Agent, AgentSpec
 from hiwm.config import Config
 from hiwm.console import say
 from hiwm.data.store import Trajectories, open_dataset
 from hiwm.environment import captions_of
 from hiwm.experiment.session import start
+from hiwm.files import write_yaml
 from hiwm.fit_heads import fit_heads
 from hiwm.planning.graph.landmarks import LandmarkGraph, build_graph
 from hiwm.progress import TrainingProgress
@@ -66,11 +65,11 @@ def train(config: Config) -> None:
     spec = AgentSpec(config.environment, low, high, config.goal.columns, shapes, discrete)
     agent = Agent(hierarchy, heads, graphs, config.planner, spec, seed=config.seed, allow=config.allow)
     home = config.folder / "hierarchy"
-    agent.save(home)
-    (config.folder / "config.yaml").write_text(yaml.safe_dump(config.as_dict(), sort_keys=False))
+    agent.save(home, config.as_dict())
+    write_yaml(config.folder / CONFIG, config.as_dict())
     parent = tracker.parent()
     parent.artifact(home)
-    parent.artifact(config.folder / "config.yaml")
+    parent.artifact(config.folder / CONFIG)
     parent.finish()
     say(f"hierarchy of {len(hierarchy)} levels, periods {list(hierarchy.periods)} steps, saved: {home}")
     barrier()
