@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hiwm.data.collect import collect as collect_episodes
 from hiwm.data.store import Trajectories, Writer, open_dataset
 from hiwm.environment import environment_of, observed_columns
 from hiwm.experiment.session import one_process
+from hiwm.locks import locked
 from hiwm.training.windows import check_longest
 from hiwm.validate import check, check_columns
 
@@ -22,6 +24,11 @@ def collect(config: Config) -> Trajectories:
     """Make the dataset of the config, go on with one that was interrupted, or open it."""
     one_process("collect")
     path = Path(config.dataset.path)
+    with nullcontext() if path.exists() else locked(path):  # other experiments may share the dataset
+        return _collect(config, path)
+
+
+def _collect(config: Config, path: Path) -> Trajectories:
     wanted = describe_collection(config)
     if path.exists():
         dataset = open_dataset(path)

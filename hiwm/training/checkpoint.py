@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,19 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from hiwm.files import replacing
 from hiwm.levels.level import Level
 from hiwm.tensors import load_tensors
+
+log = logging.getLogger("hiwm")
 
 CHECKPOINT, WEIGHTS, METRICS, LATENTS = "checkpoint.pt", "level.safetensors", "metrics.json", "latents.h5"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write under a temporary name, sync, rename, so that a crash leaves either the old file or the new one, complete."""
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Replace the checkpoint, so that a crash or a full disk leaves either the old one or the new one, complete."""
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
@@ -34,8 +33,13 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
 
 
 def is_trained(home: Path) -> bool:
-    """Whether a level's training is finished there."""
-    return (home / WEIGHTS).exists() and (home / METRICS).exists()
+    """Whether a level's training is finished there; one that diverged, which earlier versions did not notice, is not."""
+    if not ((home / WEIGHTS).exists() and (home / METRICS).exists()):
+        return False
+    if all(torch.isfinite(value).all() for value in load_tensors(home / WEIGHTS).values()):
+        return True
+    log.warning("%s holds weights that are not finite; the level is trained anew", home / WEIGHTS)
+    return False
 
 
 def forget_trained(home: Path) -> None:
@@ -53,21 +57,21 @@ def load_trained(level: Level, home: Path) -> dict[str, float] | None:
 
 
 def save_trained(level: Level, metrics: Mapping[str, float], home: Path) -> None:
-    """Write the weights, then the metrics, and remove the checkpoint."""
+    """Write the weights, then the metrics, and remove the checkpoint, and the latents of weights that were there before."""
+    (home / LATENTS).unlink(missing_ok=True)
     save_weights(level, home / WEIGHTS)
     save_metrics(metrics, home)
     (home / CHECKPOINT).unlink(missing_ok=True)
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
-    """Write the weights atomically."""
-    temporary = path.with_suffix(".tmp")
-    save_file({name: value.contiguous().cpu() for name, value in module.state_dict().items()}, temporary)
-    temporary.replace(path)
+    """Write the weights: all or none."""
+    tensors = {name: value.contiguous().cpu() for name, value in module.state_dict().items()}
+    with replacing(path, sum(value.nbytes for value in tensors.values())) as temporary:
+        save_file(tensors, temporary)
 
 
 def save_metrics(metrics: Mapping[str, float], home: Path) -> None:
-    """Write the metrics atomically."""
-    temporary = home / "metrics.tmp"
-    temporary.write_text(json.dumps(metrics, indent=1))
-    temporary.replace(home / METRICS)
+    """Write the metrics: all or none."""
+    with replacing(home / METRICS) as temporary:
+        temporary.write_text(json.dumps(metrics, indent=1))

@@ -22,10 +22,12 @@ from hiwm.levels.level import Level
 from hiwm.levels.output import LevelOutput
 from hiwm.levels.trainable import Trainable
 from hiwm.settings import Settings
+from hiwm.signals import Stopped, deferring
 from hiwm.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from hiwm.training.diagnostics.episodes import EncodedEpisodes, Episodes
 from hiwm.training.diagnostics.runner import LOSS, SHIPPED, Diagnostics
-from hiwm.training.distributed import Processes
+from hiwm.training.distributed import Processes, Vote, barrier
+from hiwm.training.divergence import DivergenceCheck
 
 VALIDATION_WINDOWS = 1024
 MEASURING = "diagnostics"  # the job of measuring a level that was trained before
@@ -146,34 +148,49 @@ def optimize(
     state = _State(module, config)
     start, metrics = state.load(home / CHECKPOINT, processes.device)
     last_save = time.monotonic()
+    watch = DivergenceCheck(training, config.batch, seed, processes.device)
+    vote = Vote(processes)
     share = config.batch // processes.world_size
     mine = slice(processes.rank * share, (processes.rank + 1) * share)
 
-    for step in range(start, config.steps + 1):
-        if step % config.evaluate_every == 0 or step == config.steps:
-            metrics = evaluate()
-            report(Progress(step, config.steps, {f"validation/{name}": value for name, value in metrics.items()}, home))
-        if step == config.steps:
-            break
-        if processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds:
-            state.save(home / CHECKPOINT, step, metrics)
-            last_save = time.monotonic()
+    with deferring() as stop:
+        for step in range(start, config.steps + 1):
+            if step % config.evaluate_every == 0 or step == config.steps:
+                metrics = evaluate()
+                watch.losses(max(0, step - 1), {name: x for name, x in metrics.items() if LOSS in name})
+                report(
+                    Progress(step, config.steps, {f"validation/{name}": value for name, value in metrics.items()}, home)
+                )
+            if step == config.steps:
+                break
+            signal = vote(stop.number)
+            if signal or (processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds):
+                watch.check()
+                if processes.is_main:
+                    state.save(home / CHECKPOINT, step, metrics)
+                last_save = time.monotonic()
+            if signal:
+                barrier()  # a process that ends takes the others with it
+                raise Stopped(signal)
 
-        clip = training.sample(config.batch, np.random.default_rng([seed, step]))
-        generator = torch.Generator().manual_seed(_step_seed(seed, step))
-        losses = wrapped(clip.map(lambda x: x[mine].to(processes.device)), generator)
-        total = module.total(losses)
-        state.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
-        state.optimizer.step()
-        state.schedule.step()
-        module.after_step()
+            clip = training.sample(config.batch, np.random.default_rng([seed, step]))
+            generator = torch.Generator().manual_seed(_step_seed(seed, step))
+            losses = wrapped(clip.map(lambda x: x[mine].to(processes.device)), generator)
+            total = module.total(losses)
+            state.optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            watch.gradient(step, nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm))
+            state.optimizer.step()
+            state.schedule.step()
+            module.after_step()
 
-        values = {}
-        if step % REPORT_EVERY == 0:
-            values = _over_processes(total, losses) | {"learning_rate": float(state.schedule.get_last_lr()[0])}
-        report(Progress(step, config.steps, values, home))
+            values = {}
+            if step % REPORT_EVERY == 0:
+                values = _over_processes(total, losses)
+                watch.losses(step, values)
+                values["learning_rate"] = float(state.schedule.get_last_lr()[0])
+            report(Progress(step, config.steps, values, home))
+        vote.result()  # the last answer must not stay under way
     return metrics
 
 

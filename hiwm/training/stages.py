@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,12 @@ from hiwm.data.store import Trajectories, open_dataset
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.joint import JointLevels
 from hiwm.levels.level import Level
+from hiwm.locks import locked
 from hiwm.training.checkpoint import LATENTS, forget_trained, is_trained, load_trained, save_metrics, save_trained
 from hiwm.training.diagnostics.episodes import Episodes
 from hiwm.training.diagnostics.runner import SHIPPED, Diagnostics
 from hiwm.training.distributed import Processes, barrier
+from hiwm.training.divergence import naming
 from hiwm.training.joint import train_jointly
 from hiwm.training.latents import cache_latents
 from hiwm.training.loop import MEASURING, Progress, TrainingConfig, evaluate_level, held_out_clip, train_level
@@ -125,19 +128,35 @@ def train_hierarchy(
     coverage = check_windows(config, trajectories)
     check_batches(specs, training, processes)
     run = _Run(config, training, seed, folder, processes, report, _held_out_state(config, trajectories), diagnostics)
-    homes = [folder / spec.fingerprint for spec in specs]
-    joint = training.joint and not all(is_trained(home) for home in homes)
+    with locked(folder) if processes.is_main else nullcontext():  # other experiments may share the levels
+        barrier()
+        return _train_levels(run, trajectories, specs, coverage, on_start, on_level)
+
+
+def _train_levels(
+    run: _Run,
+    trajectories: Trajectories,
+    specs: Sequence[LevelSpec],
+    coverage: Sequence[WindowCoverage],
+    on_start: Callable[[WindowCoverage, float], None],
+    on_level: Callable[[int, TrainedLevel], None],
+) -> tuple[Hierarchy, list[Path]]:
+    homes = [run.folder / spec.fingerprint for spec in specs]
+    joint = run.training.joint and not all(is_trained(home) for home in homes)
     levels = _build_levels(run, specs, homes, joint)
     there = [load_trained(level, home) for level, home in zip(levels, homes, strict=True)]
-    source = _Source(trajectories, tuple(config.inputs), 1)
+    barrier()  # no process writes before all have read
+    source = _Source(trajectories, tuple(run.config.inputs), 1)
     if joint:
-        _train_jointly(run, levels, homes, source)
+        with naming("the levels, trained jointly"):
+            _train_jointly(run, levels, homes, source)
         trained = [load_trained(level, home) for level, home in zip(levels, homes, strict=True)]
     else:
         trained = there
     caches: list[Path] = []
     for k, (spec, level, home) in enumerate(zip(specs, levels, homes, strict=True)):
-        metrics = _finish_level(run, spec, level, home, source, trained[k], coverage[k], on_start)
+        with naming(f"level {k}"):
+            metrics = _finish_level(run, spec, level, home, source, trained[k], coverage[k], on_start)
         caches.append(_cache(run, level, home, source))
         on_level(k, TrainedLevel(home, there[k] is not None, metrics))
         source = _Source(open_dataset(caches[k]), ("latent",), source.action_period * spec.stride)
