@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+import tiny
 from mlflow import MlflowClient
 
+from hiwm.config import load_config
+from hiwm.experiment import evaluate
 from hiwm.tracking import flatten, make_tracker
 
 
@@ -91,3 +95,27 @@ def test_a_half_made_database_is_replaced(tiny_run, tmp_path):
         tracker.parent().metrics({"a": 1.0})
     assert (config.folder / "mlflow.db").exists()
     assert not (config.folder / "mlflow.tmp").exists()
+
+
+def test_attempts_are_recorded(tiny_run, tmp_path):
+    """As the closed-door command of the results page has them, with its names."""
+    shutil.copytree(tiny_run.folder / "hierarchy", tmp_path / "tiny" / "hierarchy")
+    shutil.copy(tiny_run.folder / "config.yaml", tmp_path / "tiny")
+    given = [f"dataset.path={tiny_run.config.dataset.path}", "evaluation.name=closed_door", "evaluation.attempts=2"]
+    given += ["evaluation.num_tasks=1", "evaluation.episodes=1", "evaluation.baseline_episodes=1"]
+    config = load_config(tiny.overrides(tmp_path, *given, "evaluation.max_steps=5"))
+    agents = evaluate(config)["agents"]
+    assert "hierarchical, attempt 2" in agents
+    client = MlflowClient(f"sqlite:///{tmp_path / 'tiny' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny").experiment_id
+    (run,) = client.search_runs([experiment], "tags.`mlflow.runName` = 'closed_door'")
+    assert {"hierarchical/success", "hierarchical_attempt 2/success"} <= set(run.data.metrics)
+    evaluate(config)  # reused, and recorded already
+    assert len(client.search_runs([experiment], "tags.`mlflow.runName` = 'closed_door'")) == 1
+    # killed between the results and their recording
+    for name in ("mlflow.jsonl", "mlflow.json", "mlflow.db"):
+        (tmp_path / "tiny" / name).unlink()
+    evaluate(config)
+    client = MlflowClient(f"sqlite:///{tmp_path / 'tiny' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny").experiment_id
+    assert client.search_runs([experiment], "tags.`mlflow.runName` = 'closed_door'")[0].info.status == "FINISHED"
