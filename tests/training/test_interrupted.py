@@ -18,7 +18,7 @@ from hiwm.training.checkpoint import CHECKPOINT, METRICS, WEIGHTS, load_checkpoi
 from hiwm.training.distributed import Processes
 from hiwm.training.divergence import Diverged, DivergenceCheck
 from hiwm.training.specs import describe
-from hiwm.training.stages import train_hierarchy
+from hiwm.training.stages import Report, train_hierarchy
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 
@@ -50,9 +50,8 @@ def train(levels, training, dataset, folder, signals=None):
     try:
         with raising():
             hierarchy, _ = train_hierarchy(
-                levels, training, dataset, seed=0, folder=folder, processes=ALONE, report=report,
-                on_start=lambda coverage, scale: None, on_level=lambda k, trained: None,
-            )  # fmt: skip
+                levels, training, dataset, seed=0, folder=folder, processes=ALONE, report=Report(step=report)
+            )
     except Stopped as stopped:
         return stopped, steps
     return hierarchy, steps
