@@ -114,7 +114,9 @@ def _guarded(command: str, run: Callable[[], int]) -> int:
             return run()
     except (Exception, KeyboardInterrupt) as error:
         status, message = _explain(error)
-        print(f"hiwm {command}: {message}", file=sys.stderr)
+        from hiwm.console import printable
+
+        print(f"hiwm {command}: {printable(message)}", file=sys.stderr)
         return status
 
 

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from hiwm.console import Bar, say, shout
-from hiwm.files import append_json, cut_json_lines
+from hiwm.disk import append_json, cut_json_lines
 from hiwm.tracking import Run, Tracker, status_after
 from hiwm.training.checkpoint import METRICS
 from hiwm.training.diagnostics.runner import Diagnostics

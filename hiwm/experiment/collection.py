@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hiwm.build import build
+from hiwm.build import POLICIES, build
 from hiwm.config import Config, ConfigError
 from hiwm.console import Bar, say
 from hiwm.data.collect import Collection
@@ -50,7 +50,7 @@ def _collect(config: Config, path: Path) -> Trajectories:
     path.parent.mkdir(parents=True, exist_ok=True)
     collection = Collection(
         make_env=environment_of(config, config.dataset.behaviour),
-        make_policy=partial(build, config.dataset.policy, config.allow),
+        make_policy=partial(build, config.dataset.policy, config.allow, kinds=POLICIES),
         episodes=config.dataset.episodes,
         steps=config.dataset.steps,
         seed=config.dataset.seed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -17,9 +16,10 @@ from hiwm.console import Bar, say
 from hiwm.environment import environment_of
 from hiwm.evaluation.evaluate import evaluate as evaluate_agents
 from hiwm.evaluation.evaluate import make_agents, summarize
+from hiwm.evaluation.results import read_results
 from hiwm.evaluation.traces import save_traces
 from hiwm.experiment.session import code_fingerprint, commit, exclusive, one_process, start
-from hiwm.files import replacing
+from hiwm.files import write_json
 from hiwm.tracking import make_tracker
 from hiwm.training.fingerprint import fingerprint
 from hiwm.validate import FITTED, check_environment, check_trained
@@ -32,7 +32,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     agent = _agent(config, str(start(config).device))
     agents = make_agents(agent, config.evaluation)
     identity, path = evaluation_identity(config, agent), config.folder / f"{config.evaluation.name}.json"
-    if path.exists() and (found := json.loads(path.read_text()))["identity"] == identity:
+    if path.exists() and (found := read_results(path))["identity"] == identity:
         say(f"evaluation {path}: reused")
         _record(config, agent, found, path)  # an earlier command may have been killed before it did
         _say_results(found["agents"])
@@ -56,8 +56,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     }
     _keep_other_results(path)
     save_traces(path.with_suffix(".npz"), outcomes)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(result, indent=1))
+    write_json(path, result)
     for old in config.folder.glob(f"{config.evaluation.name}-{identity}-*.parts"):
         shutil.rmtree(old)
     _record(config, agent, result, path)
@@ -70,7 +69,7 @@ def _agent(config: Config, device: str) -> Agent:
     home = config.folder / "hierarchy"
     saved = load_agent(home, device, config.allow)
     check_environment(config, saved.spec.environment, home)
-    check_trained(config)
+    check_trained(config, saved)
     return Agent(
         saved.hierarchy, saved.heads, saved.graphs, config.planner, saved.spec, seed=config.seed, allow=config.allow
     )
@@ -96,7 +95,7 @@ def _keep_other_results(path: Path) -> None:
     """Rename results of other settings instead of overwriting them."""
     if not path.exists():
         return
-    other = json.loads(path.read_text())["identity"]
+    other = read_results(path)["identity"]
     for suffix in (".json", ".npz"):
         if (old := path.with_suffix(suffix)).exists():
             old.replace(old.with_stem(f"{path.stem}-{other}"))

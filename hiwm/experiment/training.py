@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import yaml
 
-from hiwm.agent import Agent, AgentSpec
+from hiwm.agent import CONFIG, Agent, AgentSpec
 from hiwm.config import Config
 from hiwm.console import say
 from hiwm.data.store import Trajectories, open_dataset
 from hiwm.environment import captions_of
 from hiwm.experiment.session import exclusive, start
+from hiwm.files import write_yaml
 from hiwm.fit_heads import fit_heads
 from hiwm.hierarchy import Hierarchy
 from hiwm.planning.graph.landmarks import LandmarkGraph, build_graph
@@ -42,10 +42,11 @@ def train(config: Config) -> None:
             heads = fit_heads(config, dataset, hierarchy, latents, processes.device, captions)
             spec = _agent_spec(config, dataset, actions)
             home = config.folder / "hierarchy"
-            Agent(hierarchy, heads, graphs, config.planner, spec, seed=config.seed, allow=config.allow).save(home)
-            (config.folder / "config.yaml").write_text(yaml.safe_dump(config.as_dict(), sort_keys=False))
+            agent = Agent(hierarchy, heads, graphs, config.planner, spec, seed=config.seed, allow=config.allow)
+            agent.save(home, config.as_dict())
+            write_yaml(config.folder / CONFIG, config.as_dict())
             tracker.parent().artifact(home)
-            tracker.parent().artifact(config.folder / "config.yaml")
+            tracker.parent().artifact(config.folder / CONFIG)
             tracker.parent().finish()
             say(f"hierarchy of {len(hierarchy)} levels, periods {list(hierarchy.periods)} steps, saved: {home}")
     barrier()

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from hiwm.files import append_json, read_json_lines
+from hiwm.disk import append_json, read_json_lines
 
 BUFFER = "mlflow.jsonl"
 OPEN = "RUNNING"

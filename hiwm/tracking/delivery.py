@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from hiwm.files import replacing
+from hiwm.disk import replacing
 from hiwm.tracking.buffer import BUFFER
 
 DELIVERED = "mlflow.json"  # where -> what has been delivered there

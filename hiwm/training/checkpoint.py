@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import nn
 
-from hiwm.files import replacing
+from hiwm.disk import replacing
+from hiwm.files import read_json, write_json
 from hiwm.levels.level import Level
-from hiwm.tensors import load_tensors
+from hiwm.tensors import load_state, load_tensors, save_tensors
 
 log = logging.getLogger("hiwm")
 
@@ -28,8 +28,26 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """The saved state, which holds only tensors and plain values; None if there is no file."""
-    return torch.load(path, map_location=device, weights_only=True) if path.exists() else None
+    """The state saved there, tensors and plain values only; None when there is none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        if not path.is_file():
+            raise ValueError("it is not a file")
+        with zipfile.ZipFile(path) as members:  # torch does not look at the checksums of the tensors
+            if (damaged := members.testzip()) is not None:
+                raise ValueError(f"the checksum of {damaged} is wrong")
+        state = torch.load(path, map_location=device, weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds a {type(state).__name__}")
+    except (ValueError, RuntimeError, LookupError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        fault = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is damaged ({fault}); remove it, and training starts from step 0") from error
+    return state
 
 
 def is_trained(home: Path) -> bool:
@@ -49,29 +67,36 @@ def forget_trained(home: Path) -> None:
 
 
 def load_trained(level: Level, home: Path) -> dict[str, float] | None:
-    """Put the weights in `home` into the level and return its last validation metrics; None if its training is not finished."""
+    """Put the weights in `home` into the level and return its last validation metrics; None if its training is not finished.
+
+    Raises:
+        ValueError: a file is damaged; the message names it.
+    """
     if not is_trained(home):
         return None
-    level.load_state_dict(load_tensors(home / WEIGHTS))
-    return json.loads((home / METRICS).read_text())
+    load_state(level, home / WEIGHTS)
+    return load_metrics(home)
+
+
+def load_metrics(home: Path) -> dict[str, float]:
+    """The last validation of a level; errors as in `load_trained`."""
+    metrics = read_json(home / METRICS)
+    for name, value in metrics.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise ValueError(
+                f"{home / METRICS}: {name} is {value!r:.100}; expected a number. Remove the level's folder"
+            )
+    return metrics
 
 
 def save_trained(level: Level, metrics: Mapping[str, float], home: Path) -> None:
     """Write the weights, then the metrics, and remove the checkpoint, and the latents of weights that were there before."""
     (home / LATENTS).unlink(missing_ok=True)
-    save_weights(level, home / WEIGHTS)
+    save_tensors(home / WEIGHTS, level.state_dict())
     save_metrics(metrics, home)
     (home / CHECKPOINT).unlink(missing_ok=True)
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write the weights: all or none."""
-    tensors = {name: value.contiguous().cpu() for name, value in module.state_dict().items()}
-    with replacing(path, sum(value.nbytes for value in tensors.values())) as temporary:
-        save_file(tensors, temporary)
-
-
 def save_metrics(metrics: Mapping[str, float], home: Path) -> None:
     """Write the metrics: all or none."""
-    with replacing(home / METRICS) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=1))
+    write_json(home / METRICS, metrics)

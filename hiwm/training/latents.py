@@ -9,15 +9,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hiwm.data.store import Trajectories, Writer
+from hiwm.data.store import Trajectories, Writer, open_dataset
+from hiwm.data.trajectories import DatasetError
 from hiwm.levels.level import Level
 
 ROWS_AT_ONCE = 16_384
+MADE_BY = "made_by"  # attribute of a cache
 
 
 @torch.no_grad()
 def cache_latents(
-    level: Level, source: Trajectories, path: Path, inputs: Sequence[str], action: str, action_period: int
+    level: Level,
+    source: Trajectories,
+    path: Path,
+    inputs: Sequence[str],
+    action: str,
+    action_period: int,
+    made_by: str = "",
 ) -> None:
     """Write `latent` (N, D) and `action` (N, A) for every row of the dataset.
 
@@ -31,11 +39,12 @@ def cache_latents(
         inputs: columns that the level encodes.
         action: column of the actions of the level below.
         action_period: environment steps in one action of the level below.
+        made_by: identifies the weights of the level; stored in the file, so that no other level uses it.
     """
     period = level.stride * action_period
     chunk = np.arange(level.stride) * action_period
     device = next(level.buffers()).device
-    with Writer(path, source.metadata) as writer:
+    with Writer(path, {**source.metadata, MADE_BY: made_by}) as writer:
         for first, last in _blocks(source.ep_len):
             rows = slice(int(source.ep_offset[first]), int(source.ep_offset[last - 1] + source.ep_len[last - 1]))
             named = {name: torch.from_numpy(np.array(source.column(name)[rows])).to(device) for name in inputs}
@@ -53,6 +62,15 @@ def cache_latents(
                     }
                 )
                 offset += length
+
+
+def is_cache_of(path: Path, made_by: str) -> bool:
+    """Whether the file is complete and holds the latents of these weights."""
+    try:
+        cache = open_dataset(path)
+    except DatasetError:
+        return False
+    return cache.metadata.get(MADE_BY) == made_by and cache.metadata.get("fingerprint") == cache.fingerprint
 
 
 def _blocks(ep_len: np.ndarray) -> list[tuple[int, int]]:

@@ -215,9 +215,15 @@ class _State:
         saved = load_checkpoint(path, device)
         if saved is None:
             return 0, {}
-        for name in ("module", "optimizer", "schedule"):
-            getattr(self, name).load_state_dict(saved[name])
-        return saved["step"], saved["metrics"]
+        try:
+            for name in ("module", "optimizer", "schedule"):
+                getattr(self, name).load_state_dict(saved[name])
+            return saved["step"], saved["metrics"]
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            fault = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{path} does not fit what is trained ({fault}); remove it, and training starts from step 0"
+            ) from error
 
 
 def _over_processes(total: Tensor, losses: Mapping[str, Tensor]) -> dict[str, float]:

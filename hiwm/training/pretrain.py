@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from hiwm.build import build
+from hiwm.build import build_as
 from hiwm.data.clips import ClipSampler
 from hiwm.data.store import Trajectories
 from hiwm.hierarchy import LevelSpec
 from hiwm.levels.encoders.vit import ViTEncoder
 from hiwm.levels.level import Level
 from hiwm.levels.masked import MaskedPrediction
-from hiwm.tensors import load_tensors
-from hiwm.training.checkpoint import CHECKPOINT, save_weights
+from hiwm.tensors import load_state, save_tensors
+from hiwm.training.checkpoint import CHECKPOINT
 from hiwm.training.distributed import Processes
 from hiwm.training.fingerprint import fingerprint
 from hiwm.training.loop import VALIDATION_WINDOWS, Progress, TrainingConfig, optimize
@@ -93,7 +93,7 @@ def pretrain(
     home = folder / f"trunk-{fingerprint(identity)}"
     trunk = level.encoder.trunk
     if (home / WEIGHTS).exists():
-        trunk.load_state_dict(load_tensors(home / WEIGHTS))
+        load_state(trunk, home / WEIGHTS)
     else:
         home.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(seed)  # the same weights whatever other parts the level has
@@ -108,7 +108,7 @@ def pretrain(
         )  # fmt: skip
         trunk.load_state_dict(objective.target.copy.state_dict())
         if processes.is_main:
-            save_weights(trunk, home / WEIGHTS)
+            save_tensors(home / WEIGHTS, trunk.state_dict())
             (home / CHECKPOINT).unlink(missing_ok=True)
     trunk.requires_grad_(False)
     if level.target is not None:
@@ -130,4 +130,5 @@ def _sampler(level: Level, spec: LevelSpec, objective: MaskedPrediction, episode
 
 def make_objective(level: Level, config: Mapping[str, Any], allow: Sequence[str]) -> MaskedPrediction:
     """The objective of the pretraining; it shares the trunk and the standardisation with the level."""
-    return build(config["objective"], allow, encoder=level.encoder, standardize=level.standardize)
+    given = {"encoder": level.encoder, "standardize": level.standardize}
+    return build_as(MaskedPrediction, "objective", config["objective"], allow, **given)

@@ -18,13 +18,22 @@ from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.joint import JointLevels
 from hiwm.levels.level import Level
 from hiwm.locks import locked
-from hiwm.training.checkpoint import LATENTS, forget_trained, is_trained, load_trained, save_metrics, save_trained
+from hiwm.tensors import checksum_of
+from hiwm.training.checkpoint import (
+    LATENTS,
+    WEIGHTS,
+    forget_trained,
+    is_trained,
+    load_trained,
+    save_metrics,
+    save_trained,
+)
 from hiwm.training.diagnostics.episodes import Episodes
 from hiwm.training.diagnostics.runner import SHIPPED, Diagnostics
 from hiwm.training.distributed import Processes, barrier
 from hiwm.training.divergence import naming
 from hiwm.training.joint import train_jointly
-from hiwm.training.latents import cache_latents
+from hiwm.training.latents import cache_latents, is_cache_of
 from hiwm.training.loop import MEASURING, Progress, TrainingConfig, evaluate_level, held_out_clip, train_level
 from hiwm.training.pretrain import pretrain
 from hiwm.training.specs import HierarchyConfig, check_batches, describe
@@ -268,10 +277,12 @@ def _train_level(run: _Run, k: int, spec: LevelSpec, level: Level, home: Path, s
 
 
 def _cache(run: _Run, level: Level, home: Path, source: _Source) -> Path:
-    """The file of the level's latents, made if it is not there."""
+    """The file of the level's latents, made if it is not there, damaged, or of other weights."""
     path = home / LATENTS
-    if run.processes.is_main and not path.exists():
-        cache_latents(level, source.data, path, source.inputs, "action", source.action_period)
+    if run.processes.is_main:
+        made_by = checksum_of(home / WEIGHTS)
+        if not is_cache_of(path, made_by):
+            cache_latents(level, source.data, path, source.inputs, "action", source.action_period, made_by)
     barrier()
     return path
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -16,6 +15,7 @@ from hiwm.data.store import open_dataset
 from hiwm.hierarchy import LevelSpec
 from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.joint import JointLevels, _pairs, of_level
+from hiwm.training.checkpoint import load_metrics
 from hiwm.training.distributed import Processes
 from hiwm.training.specs import describe
 from hiwm.training.stages import Report, train_hierarchy
@@ -166,7 +166,7 @@ def test_a_hierarchy_trained_jointly_is_saved_level_by_level(tiny_run, tmp_path)
         assert any("loss/prediction" in progress.metrics for progress in reports[k])
         assert {"loss_prediction", "effective_rank"} <= set(done[k].metrics)
         assert done[k].metrics["timescale"] == started[k] > 1
-        assert json.loads((tmp_path / spec.fingerprint / "metrics.json").read_text()) == done[k].metrics
+        assert load_metrics(tmp_path / spec.fingerprint) == done[k].metrics
         weights = load_file(tmp_path / spec.fingerprint / "level.safetensors")
         assert all(torch.equal(weights[name], value) for name, value in hierarchy.levels[k].state_dict().items())
         assert (hierarchy.levels[k].predictor.scale != 1).all()  # it is fitted before the training

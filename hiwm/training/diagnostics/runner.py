@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hiwm.build import build
+from hiwm.build import build_as
 from hiwm.levels.level import Level
 from hiwm.levels.output import LevelOutput
 from hiwm.training.diagnostics.copy_last import CopyLast
@@ -59,10 +59,7 @@ class Diagnostics:
         for name, entry in section.items():
             if not isinstance(entry, Mapping):
                 raise ValueError(f"diagnostics.{name} is {entry!r}; expected a mapping with a _target_")
-            try:
-                added[name] = build(entry, allow)
-            except ValueError as error:
-                raise ValueError(f"diagnostics.{name}: {error}") from error
+            added[name] = build_as(Diagnostic, f"diagnostics.{name}", entry, allow)
         return cls(added)
 
     def __iter__(self) -> Iterator[Diagnostic]:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from hiwm.cli import main
-from hiwm.files import append_json, cut_json_lines, read_json_lines, replacing
-from hiwm.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from hiwm.disk import append_json, cut_json_lines, read_json_lines, replacing
+from hiwm.tensors import save_tensors
+from hiwm.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(small_disk):
     assert caught.value.filename == str(path)
     assert load_checkpoint(path, torch.device("cpu"))["step"] == 1  # type: ignore[index]
     with pytest.raises(OSError, match=r"it needs 4\.0 MB"):
-        save_weights(nn.Linear(1000, 1000), small_disk / "level.safetensors")
+        save_tensors(small_disk / "level.safetensors", {"weight": torch.ones(10**6)})
     assert os.listdir(small_disk) == ["checkpoint.pt"]
 
 
