@@ -15,6 +15,7 @@ import torch
 
 import hiwm
 from hiwm.config import Config, ConfigError
+from hiwm.disk import naming_file
 from hiwm.locks import locked
 from hiwm.training.distributed import Processes, barrier, start_processes
 from hiwm.training.fingerprint import fingerprint
@@ -47,7 +48,8 @@ def exclusive(verb: Callable[[Config], Result]) -> Callable[[Config], Result]:
             if processes.is_main:
                 _remove_leftovers(config.folder)
             barrier()
-            return verb(config)
+            with naming_file(config.folder):
+                return verb(config)
 
     return run
 
