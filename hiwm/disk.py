@@ -87,7 +87,7 @@ def append_json(path: Path, record: Any) -> None:
         _cut_torn_line(file)
         written = file.write(line)
         if written != len(line):
-            raise no_space(path, len(line))
+            raise no_space(path)
 
 
 def read_json_lines(path: Path) -> list[Any]:

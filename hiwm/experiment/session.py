@@ -43,9 +43,11 @@ def exclusive(verb: Callable[[Config], Result]) -> Callable[[Config], Result]:
 
     @wraps(verb)
     def run(config: Config) -> Result:
-        processes = start(config)
-        with locked(config.folder) if processes.is_main else nullcontext():
-            if processes.is_main:
+        if "WORLD_SIZE" in os.environ:
+            start(config)  # so that the others can wait for the process that waits for the lock
+        main = os.environ.get("RANK", "0") == "0"
+        with locked(config.folder) if main else nullcontext():
+            if main:
                 _remove_leftovers(config.folder)
             barrier()
             with naming_file(config.folder):
