@@ -28,9 +28,12 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """The state saved there, tensors and plain values only; None when there is none."""
-    return torch.load(path, map_location=device, weights_only=True) if path.exists() else None
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The state saved there, tensors and plain values only, on the CPU; None when there is none.
+
+    Modules and optimisers move what they load. AdamW's step counts must stay on the CPU, because it reads them at every step.
+    """
+    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
 
 def is_trained(home: Path) -> bool:
