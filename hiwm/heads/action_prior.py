@@ -110,22 +110,22 @@ def fit_action_prior(
     latent, action = (torch.from_numpy(np.array(latents.column(name))).to(device) for name in ("latent", "action"))
     prior = ActionPrior(dim_latent=latent.shape[1], dim_action=action.shape[1], width=config.width, depth=config.depth)
     prior.to(device)
-    starts = torch.from_numpy(seen.starts(period))
+    starts = torch.from_numpy(seen.starts(period)).to(device)
     if not len(starts):
         raise ValueError(f"{latents.path}: no episode holds an action of {period} steps and the row it leads to")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
 
     def flow_loss(rows: Tensor) -> Tensor:
-        state, real = latent[rows.to(device)], action[rows.to(device)]
-        noise = torch.randn(real.shape, generator=generator).to(device)
-        time = torch.rand(len(real), 1, generator=generator).to(device)
+        state, real = latent[rows], action[rows]
+        noise = torch.randn(real.shape, generator=generator, device=device)
+        time = torch.rand(len(real), 1, generator=generator, device=device)
         return F.mse_loss(prior.velocity(state, (1 - time) * noise + time * real, time), real - noise)
 
     def loss() -> Tensor:
-        return flow_loss(starts[torch.randint(len(starts), (config.batch,), generator=generator)])
+        return flow_loss(starts[torch.randint(len(starts), (config.batch,), generator=generator, device=device)])
 
     minimize(loss, prior, config.steps, config.learning_rate, "action prior")
-    unseen = torch.from_numpy(held_out.starts(period))
+    unseen = torch.from_numpy(held_out.starts(period)).to(device)
     if len(unseen):
         prior.relative_loss.copy_(flow_loss(unseen) / UNINFORMED)
     return prior

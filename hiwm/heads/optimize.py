@@ -40,7 +40,8 @@ def minimize(loss: Callable[[], Tensor], network: nn.Module, steps: int, learnin
         learning_rate: peak of the schedule.
         label: name in the progress bar.
     """
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate)
+    on_gpu = next(network.parameters()).device.type == "cuda"
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, fused=on_gpu or None)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1)
     with Bar(label, steps, "steps") as bar:
         for step in range(steps):

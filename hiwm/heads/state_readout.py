@@ -126,12 +126,12 @@ def fit_state_readout(
     rows = torch.from_numpy(seen.rows).to(device)
     readout = StateReadout(dim_latent=column.shape[1], dim=target.shape[1], width=config.width, depth=config.depth)
     readout.to(device)
-    generator = torch.Generator().manual_seed(seed)
-    some = rows[torch.randperm(len(rows), generator=generator)[:LINEAR_ROWS].to(device)]
+    generator = torch.Generator(device).manual_seed(seed)
+    some = rows[torch.randperm(len(rows), generator=generator, device=device)[:LINEAR_ROWS]]
     readout.fit_linear(column[some], target[some])
 
     def loss() -> Tensor:
-        drawn = rows[torch.randint(len(rows), (config.batch,), generator=generator).to(device)]
+        drawn = rows[torch.randint(len(rows), (config.batch,), generator=generator, device=device)]
         return F.smooth_l1_loss(readout.standardized(column[drawn]), (target[drawn] - readout.mean) / readout.std)
 
     minimize(loss, readout, config.steps, config.learning_rate, "state readout")

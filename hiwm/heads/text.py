@@ -147,15 +147,15 @@ def _fit(
     seen, held_out = (torch.from_numpy(part.rows).to(device) for part in latents.split(validation))
     column = torch.from_numpy(np.array(latents.column("latent"))).to(device)
     known = torch.cat([words[:-1] for words in wordings])
-    count = torch.tensor([len(words) - 1 for words in wordings])
+    count = torch.tensor([len(words) - 1 for words in wordings], device=device)
     first = count.cumsum(0) - count
     head = TextHead(dim_latent=column.shape[1], dim=config.dim, width=config.width, depth=config.depth).to(device)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
 
     def loss() -> Tensor:
-        drawn = seen[torch.randint(len(seen), (config.batch,), generator=generator).to(device)]
-        worded = first + (torch.rand(len(count), generator=generator) * count).long()
-        logits, meets = head.every_pair(known[worded.to(device)], column[drawn]), true[:, drawn]
+        drawn = seen[torch.randint(len(seen), (config.batch,), generator=generator, device=device)]
+        worded = first + (torch.rand(len(count), generator=generator, device=device) * count).long()
+        logits, meets = head.every_pair(known[worded], column[drawn]), true[:, drawn]
         return contrast(logits, meets) + F.binary_cross_entropy_with_logits(logits, meets.float())
 
     minimize(loss, head, config.steps, config.learning_rate, "captions")

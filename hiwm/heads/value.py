@@ -154,31 +154,31 @@ def fit_value(
     value = Value(
         dim_latent=column.shape[1], dim=parts.shape[1], width=config.width, depth=config.depth, discount=config.discount
     ).to(device)
-    rows = torch.from_numpy(seen.rows)
-    value.mean.copy_(parts[rows.to(device)].mean(0))
-    value.std.copy_(parts[rows.to(device)].std(0).clamp_min(1e-6))
-    starts = torch.from_numpy(seen.starts(period))
+    rows = torch.from_numpy(seen.rows).to(device)
+    value.mean.copy_(parts[rows].mean(0))
+    value.std.copy_(parts[rows].std(0).clamp_min(1e-6))
+    starts = torch.from_numpy(seen.starts(period)).to(device)
     if not len(starts):
         raise ValueError(f"{latents.path}: no episode holds a step of {period} rows and the row it leads to")
-    ends = torch.from_numpy(np.repeat(seen.ep_offset + seen.ep_len, seen.ep_len))[starts - rows[0]]  # of their episodes
+    ends = torch.from_numpy(np.repeat(seen.ep_offset + seen.ep_len, seen.ep_len)).to(device)[starts - rows[0]]  # of their episodes
     slow = copy.deepcopy(value).requires_grad_(False)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     goals = _Goals(parts, rows, period, config.discount, generator)
 
     def loss() -> Tensor:
-        chosen = torch.randint(len(starts), (config.batch,), generator=generator)
+        chosen = torch.randint(len(starts), (config.batch,), generator=generator, device=device)
         at = starts[chosen]
         goal = goals.draw(at, ends[chosen])
         reached, then_reached = (
-            ~(((parts[row.to(device)] - goal) / value.std).abs() > config.tolerance).any(-1)
+            ~(((parts[row] - goal) / value.std).abs() > config.tolerance).any(-1)
             for row in (at, at + period)
         )
         with torch.no_grad():
             for kept, new in zip(slow.parameters(), value.parameters(), strict=True):
                 kept.lerp_(new, config.target_rate)
-            onward = slow.discounted(column[(at + period).to(device)], goal)
+            onward = slow.discounted(column[at + period], goal)
             target = backup(onward, reached, then_reached, config.discount)
-        error = target - value.discounted(column[at.to(device)], goal)
+        error = target - value.discounted(column[at], goal)
         weight = torch.where(error < 0, config.expectile, 1 - config.expectile)
         return (weight * error.square()).mean()
 
@@ -198,9 +198,9 @@ def _measure_ahead(
 ) -> None:
     """Set `value.ahead`: medians for states that held-out episodes reached. Latents (N, D) and parts (N, G), row by row."""
     for i, steps in enumerate(AHEAD):
-        now = torch.from_numpy(held_out.starts(steps * period))
+        now = torch.from_numpy(held_out.starts(steps * period)).to(column.device)
         if len(now):
-            now = now[torch.randint(len(now), (batch,), generator=generator)].to(column.device)
+            now = now[torch.randint(len(now), (batch,), generator=generator, device=now.device)]
             value.ahead[i] = value(column[now], parts[now + steps * period]).median()
 
 
@@ -210,7 +210,7 @@ class _Goals:
 
     Args:
         parts: what goals are about, (N, G), row by row.
-        rows: rows of the training episodes, on the CPU like all draws.
+        rows: rows of the training episodes.
         period: rows in a step.
         discount: per step.
         generator: of the draws.
@@ -224,17 +224,16 @@ class _Goals:
 
     def draw(self, at: Tensor, end: Tensor) -> Tensor:
         """Draw one goal for each of the rows `at`, in episodes that end before the rows `end`, (B,) each -> (B, G)."""
-        device = self.parts.device
         later = hindsight(at, end, self.period, self.discount, self._uniform(len(at)))
-        anywhere = self.rows[torch.randint(len(self.rows), at.shape, generator=self.generator)]
+        anywhere = self.rows[torch.randint(len(self.rows), at.shape, generator=self.generator, device=at.device)]
         kind = self._uniform(len(at))
         row = torch.where(kind < SAME, at, torch.where(kind < SAME + FUTURE, later, anywhere))
-        goal = self.parts[row.to(device)]
+        goal = self.parts[row]
         drop = (self._uniform(len(at), 1) < MASKED) & (self._uniform(*goal.shape) < MASKED)
-        return goal.masked_fill(drop.to(device), torch.nan)
+        return goal.masked_fill(drop, torch.nan)
 
     def _uniform(self, *shape: int) -> Tensor:
-        return torch.rand(*shape, generator=self.generator)
+        return torch.rand(*shape, generator=self.generator, device=self.parts.device)
 
 
 def hindsight(at: Tensor, end: Tensor, period: int, discount: float, drawn: Tensor) -> Tensor:
