@@ -16,7 +16,7 @@ from torch import Tensor
 from hiwm.planning.explain.outcome import OPEN, REACHED, UNREACHABLE, UNREACHED, SubgoalOutcome
 from hiwm.planning.rollout import Rollout
 
-COMPACT_AT = 16  # subgoals in a record before those that no longer matter are dropped
+COMPACT_AT = 16  # subgoals in a record, on a GPU, before those that no longer matter are dropped: their number is waited for
 REACHED_SHARE = 0.5  # of the distance at the start, or of a typical step if that is more: this near counts as reached
 
 
@@ -102,7 +102,7 @@ class SubgoalMonitor:
             forgiven = (again & reached.unsqueeze(2)).any(1)
             record = record._replace(failed=(record.failed & ~forgiven) | failed)
             self.must_replan, self.any_failed = torch.stack([failed.any(), record.failed.any()]).tolist()
-        if failed.shape[1] >= self.compact_at:
+        if failed.device.type == "cpu" or failed.shape[1] >= self.compact_at:
             wanted = (record.open | record.failed).any(0).nonzero()[:, 0]
             record = SubgoalRecord(*(column[:, wanted] for column in record))
             self.compact_at = max(COMPACT_AT, 2 * len(wanted))

@@ -17,7 +17,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -57,6 +57,9 @@ class Counts:
     def reset(self) -> None:
         self.uploads = self.downloads = self.waits = 0
         self.where = Counter()
+
+    def copy(self) -> Counts:
+        return replace(self, where=Counter(self.where))
 
     def wait(self) -> None:
         self.waits += 1
