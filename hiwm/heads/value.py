@@ -160,7 +160,9 @@ def fit_value(
     starts = torch.from_numpy(seen.starts(period)).to(device)
     if not len(starts):
         raise ValueError(f"{latents.path}: no episode holds a step of {period} rows and the row it leads to")
-    ends = torch.from_numpy(np.repeat(seen.ep_offset + seen.ep_len, seen.ep_len)).to(device)[starts - rows[0]]  # of their episodes
+    ends = torch.from_numpy(np.repeat(seen.ep_offset + seen.ep_len, seen.ep_len)).to(device)[
+        starts - rows[0]
+    ]  # of their episodes
     slow = copy.deepcopy(value).requires_grad_(False)
     generator = torch.Generator(device).manual_seed(seed)
     goals = _Goals(parts, rows, period, config.discount, generator)
@@ -170,8 +172,7 @@ def fit_value(
         at = starts[chosen]
         goal = goals.draw(at, ends[chosen])
         reached, then_reached = (
-            ~(((parts[row] - goal) / value.std).abs() > config.tolerance).any(-1)
-            for row in (at, at + period)
+            ~(((parts[row] - goal) / value.std).abs() > config.tolerance).any(-1) for row in (at, at + period)
         )
         with torch.no_grad():
             for kept, new in zip(slow.parameters(), value.parameters(), strict=True):

@@ -16,7 +16,9 @@ from torch import Tensor
 from hiwm.planning.explain.outcome import OPEN, REACHED, UNREACHABLE, UNREACHED, SubgoalOutcome
 from hiwm.planning.rollout import Rollout
 
-COMPACT_AT = 16  # subgoals in a record, on a GPU, before those that no longer matter are dropped: their number is waited for
+COMPACT_AT = (
+    16  # subgoals in a record, on a GPU, before those that no longer matter are dropped: their number is waited for
+)
 REACHED_SHARE = 0.5  # of the distance at the start, or of a typical step if that is more: this near counts as reached
 
 

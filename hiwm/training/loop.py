@@ -196,9 +196,7 @@ class _State:
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda i: learning_rate_factor(i, config))
 
-    def step(
-        self, wrapped: nn.Module, clip: Clip, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def step(self, wrapped: nn.Module, clip: Clip, generator: torch.Generator) -> dict[str, Tensor]:
         """One optimiser step on this process's clip; the losses and their "total", means over `accumulate` parts."""
         self.optimizer.zero_grad(set_to_none=True)
         parts, found = self.config.accumulate, []

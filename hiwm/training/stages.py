@@ -215,7 +215,9 @@ def _measure(run: _Run, k: int, spec: LevelSpec, level: Level, source: _Source, 
     """Diagnostics of a level that was trained before."""
     held_data = source.data.split(run.config.validation)[1]
     clip = held_out_clip(source.sampler(level, held_data, level.horizon), run.processes)
-    metrics = evaluate_level(level, clip, spread_episodes(held_data, source.inputs, run.state, run.processes.device), run.diagnostics)
+    metrics = evaluate_level(
+        level, clip, spread_episodes(held_data, source.inputs, run.state, run.processes.device), run.diagnostics
+    )
     steps = run.training.of_level(spec.config["training"]).steps
     values = {f"validation/{name}": metrics[name] for name in run.diagnostics.by_name}
     run.report(k, Progress(steps, steps, values, home, MEASURING))
@@ -264,9 +266,7 @@ def fit_level(level: Level, source: Trajectories, sampler: ClipSampler) -> None:
     )
 
 
-def spread_episodes(
-    held_out: Trajectories, inputs: Sequence[str], state: np.ndarray, device: torch.device
-) -> Episodes:
+def spread_episodes(held_out: Trajectories, inputs: Sequence[str], state: np.ndarray, device: torch.device) -> Episodes:
     """Evenly spaced moments of held-out episodes on the device, for the diagnostics."""
     chosen = np.linspace(0, len(held_out.ep_len) - 1, min(MONITORED_EPISODES, len(held_out.ep_len))).astype(int)
     share = np.linspace(0, 1, MONITORED_MOMENTS)

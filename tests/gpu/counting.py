@@ -77,7 +77,9 @@ def head_step(name: str, cache: Path, counts: Counts) -> Counts:
             part = np.asarray(data.column("latent"))[:, :2]
             fit_value(data, part, 1, ValueConfig(levels=[0], steps=steps, batch=16, width=8), **more)
         else:
-            fit_action_prior(open_dataset(cache), 1, ActionPriorConfig(levels=[0], steps=steps, batch=16, width=8), **more)
+            fit_action_prior(
+                open_dataset(cache), 1, ActionPriorConfig(levels=[0], steps=steps, batch=16, width=8), **more
+            )
         found.append(counts.copy())
     less, many = found
     return Counts(*((getattr(many, key) - getattr(less, key)) // 10 for key in ("uploads", "downloads", "waits")))
@@ -85,7 +87,9 @@ def head_step(name: str, cache: Path, counts: Counts) -> Counts:
 
 def trained(name: str, root: Path) -> dict[str, Agent]:
     """The agents of a tiny version of a recorded case, trained on the simulated device."""
-    config = load_config([*recorded.CASES[name], *recorded.SMALL, f"root={root}", f"dataset.path={root}/data.h5", "device=cuda"])
+    config = load_config(
+        [*recorded.CASES[name], *recorded.SMALL, f"root={root}", f"dataset.path={root}/data.h5", "device=cuda"]
+    )
     shapes, dim_action = recorded.columns(config)
     recorded.write_dataset(Path(config.dataset.path), shapes, dim_action, discrete=name == "discrete")
     train(config)

@@ -186,7 +186,9 @@ def _check_generator(args: Any, kwargs: dict[str, Any]) -> None:
         first = args[0] if args and isinstance(args[0], Tensor) else None
         device = torch.device(kwargs.get("device") or (CPU if first is None else first.device))
         if generator.device.type != device.type:
-            raise RuntimeError(f"Expected a '{device.type}' device type for generator but found '{generator.device.type}'")
+            raise RuntimeError(
+                f"Expected a '{device.type}' device type for generator but found '{generator.device.type}'"
+            )
 
 
 class DeviceGenerator(torch.Generator):
@@ -216,8 +218,14 @@ class _Names(TorchFunctionMode):
         if func is torch.device:
             return func(*args, **kwargs)
         _check_generator(args, kwargs)
-        if func in (torch.tensor, torch.as_tensor) and not isinstance(args[0], Tensor) and kwargs.get("device") is not None:
-            return func(*args, **(kwargs | {"device": "cpu"})).to(kwargs["device"])  # C++ would make an empty meta tensor
+        if (
+            func in (torch.tensor, torch.as_tensor)
+            and not isinstance(args[0], Tensor)
+            and kwargs.get("device") is not None
+        ):
+            return func(*args, **(kwargs | {"device": "cpu"})).to(
+                kwargs["device"]
+            )  # C++ would make an empty meta tensor
         return func(*map(_named, args), **{name: _named(x) for name, x in kwargs.items()})
 
 

@@ -120,7 +120,9 @@ class Waypoints(Goal):
         return self._of_current(known) if len(known) == len(latents) else None
 
     def select(self, rows: Tensor) -> Waypoints:
-        return Waypoints([goal.select(rows) for goal in self.goals], self.tolerance, self.current[rows.to(self.current.device)])
+        return Waypoints(
+            [goal.select(rows) for goal in self.goals], self.tolerance, self.current[rows.to(self.current.device)]
+        )
 
     def error(self, level: int) -> Tensor:
         return self._of_current([goal.error(level) for goal in self.goals])
