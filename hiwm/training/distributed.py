@@ -35,16 +35,13 @@ def start_processes(device: str) -> Processes:
         raise ValueError(f"device is {device!r}; expected auto or cpu, because torch finds no CUDA device")
     if "WORLD_SIZE" not in os.environ:
         return Processes(0, 1, torch.device(kind))
-    on_gpu, local = kind.startswith("cuda"), int(os.environ["LOCAL_RANK"])
-    if on_gpu:
-        if local >= (found := torch.cuda.device_count()):
-            raise ValueError(f"--nproc-per-node is above {local}; expected at most {found}, the GPUs of this machine")
-        kind = f"cuda:{local}"
-        torch.cuda.set_device(local)  # before NCCL starts, which would use the first GPU for every process
-    device = torch.device(kind)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
-    return Processes(dist.get_rank(), dist.get_world_size(), device)
+        dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+    local = int(os.environ["LOCAL_RANK"])
+    if kind.startswith("cuda"):
+        torch.cuda.set_device(local)
+        kind = f"cuda:{local}"
+    return Processes(dist.get_rank(), dist.get_world_size(), torch.device(kind))
 
 
 def end_process(status: int) -> NoReturn:
