@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from jinja2 import Template
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 import hiwm
@@ -20,19 +21,22 @@ from hiwm.analysis import figures
 from hiwm.analysis.decode import StateDecoder, frame_decoder, predicted_frames, states_at
 from hiwm.analysis.probes import distance_correlation, what_is_kept
 from hiwm.analysis.uncertainty import calibration_curves, summary
-from hiwm.build import build
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
 from hiwm.data.store import Trajectories, open_dataset
+from hiwm.environment import environment_of
 from hiwm.evaluation.evaluate import HIERARCHICAL, make_agents
 from hiwm.evaluation.outcomes import Trace
+from hiwm.evaluation.results import read_results
 from hiwm.evaluation.traces import load_traces
 from hiwm.experiment.evaluation import evaluation_identity
+from hiwm.experiment.session import exclusive
+from hiwm.files import read_text
 from hiwm.heads.calibration import NOMINAL, Calibration
 from hiwm.heads.value import AHEAD
 from hiwm.planning.graph.navigator import GraphNavigator
 from hiwm.tracking import make_tracker
-from hiwm.training.checkpoint import METRICS
+from hiwm.training.checkpoint import load_metrics
 from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.validate import check_trained
 
@@ -40,13 +44,14 @@ KEPT = "kept.json"  # column of the true state -> R2 from each level
 MISSING = "–"  # noqa: RUF001
 
 
+@exclusive
 def report(config: Config) -> Path:
     """Write `report.html`, `kept.json` and `figures/*.png` into the experiment's folder, from the files of training and evaluation."""
     agent = load_agent(config.folder / "hierarchy", allow=config.allow)
-    check_trained(config)
+    check_trained(config, agent)
     dataset = open_dataset(config.dataset.path)
     results = config.folder / f"{config.evaluation.name}.json"
-    evaluation = json.loads(results.read_text()) if results.exists() else None
+    evaluation = read_results(results) if results.exists() else None
     if evaluation is not None and evaluation["identity"] != evaluation_identity(config, agent):
         raise ConfigError(
             f"{results} belongs to another hierarchy, planner or protocol. Run `hiwm evaluate` with this configuration first"
@@ -56,11 +61,12 @@ def report(config: Config) -> Path:
     kept = what_is_kept(agent, dataset)
     (config.folder / KEPT).write_text(json.dumps(kept, indent=1))
     traces = {} if evaluation is None else load_traces(config.folder / f"{config.evaluation.name}.npz")
-    drawn = _draw(config, agent, dataset, evaluation, traces, diagnostics)
     folder = config.folder / "figures"
     folder.mkdir(exist_ok=True)
-    for name, figure in drawn.items():
-        figure.savefig(folder / f"{name}.png", dpi=130)
+    with rc_context({"text.parse_math": False}):  # a "$" in a name is no formula
+        drawn = _draw(config, agent, dataset, evaluation, traces, diagnostics)
+        for name, figure in drawn.items():
+            figure.savefig(folder / f"{name}.png", dpi=130)
     page = Template(files("hiwm.analysis").joinpath("report.html").read_text(), autoescape=True).render(
         title=config.folder.name,
         environment=", ".join(str(value).rpartition(".")[2] for value in config.environment.values() if value)
@@ -84,14 +90,13 @@ def report(config: Config) -> Path:
         added=diagnostics.added,
         alarms=[f"level {k}: {x}" for k, level in enumerate(levels) for x in diagnostics.alarms(level["metrics"])],
         figures={name: _inline(folder / f"{name}.png") for name in drawn},
-        config=(config.folder / "config.yaml").read_text(),
+        config=read_text(config.folder / "config.yaml"),
     )
     path = config.folder / "report.html"
     path.write_text(page)
-    parent = make_tracker(config).parent()
-    parent.artifact(path)
-    parent.artifact(folder)
-    parent.finish()
+    with make_tracker(config) as tracker:
+        tracker.parent().artifact(path)
+        tracker.parent().artifact(folder)
     say(f"report: {path}")
     return path
 
@@ -120,7 +125,7 @@ def _draw(
     where = [states_at(dataset, config.state, graph.data.row.numpy()) for graph in agent.graphs]
     walls = []
     if config.environment["_target_"]:
-        environment = build(config.environment, config.allow)
+        environment: Any = environment_of(config)()
         walls = getattr(environment, "walls", [])  # optional in the contract of hiwm.envs
         environment.close()
     on_map = where[0].shape[1] >= 2
@@ -188,7 +193,7 @@ def _describe(config: Config, agent: Agent, k: int) -> dict[str, Any]:
         "dim": level.encoder.dim,
         "dim_action": level.action_encoder.dim,
         "fingerprint": spec.fingerprint,
-        "metrics": json.loads((config.folder / "levels" / spec.fingerprint / METRICS).read_text()),
+        "metrics": load_metrics(config.folder / "levels" / spec.fingerprint),
     }
 
 
@@ -210,12 +215,22 @@ def _history(config: Config, agent: Agent, k: int) -> list[dict[str, Any]]:
     path = config.folder / "levels" / agent.hierarchy.specs[k].fingerprint / "history.jsonl"
     if not path.exists():
         return []
-    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records = [record for line in read_text(path).splitlines() if (record := _record(line)) is not None]
     # a training that was killed and resumed has written some steps twice; added diagnostics may come later
     merged: dict[tuple[int, bool], dict[str, Any]] = {}
     for record in records:
         merged.setdefault((record["step"], "loss/total" in record), {}).update(record)
     return list(merged.values())
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """A line of a history; None if a kill or a crash has cut it off."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    numbers = isinstance(record, dict) and all(isinstance(value, (int, float)) for value in record.values())
+    return record if numbers and isinstance(record.get("step"), int) else None
 
 
 def _headline(agents: dict[str, Any]) -> str:

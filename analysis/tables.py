@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -10,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from hiwm.analysis.report import KEPT
-from hiwm.training.checkpoint import METRICS
+from hiwm.evaluation.results import read_results
+from hiwm.files import read_json, saved_folder
+from hiwm.hierarchy import DESCRIPTION, load_specs
+from hiwm.training.checkpoint import METRICS, load_metrics
 from hiwm.training.diagnostics.runner import LOSS
 
-REPLACED = re.compile(r"-[0-9a-f]{16}$")  # end of the name of a result that another protocol has replaced
+REPLACED = re.compile(r"-[0-9a-f]{16}$")  # a result with this suffix was replaced by one with other settings
 
 
 def evaluations(folders: Iterable[Path], name: str) -> pd.DataFrame:
@@ -24,7 +25,7 @@ def evaluations(folders: Iterable[Path], name: str) -> pd.DataFrame:
     rows = []
     for path in (folder / f"{name}.json" for folder in sorted(folders)):
         if path.exists():
-            result = json.loads(path.read_text())
+            result = read_results(path)
             rows += [_evaluation_row(result, agent, numbers) for agent, numbers in result["agents"].items()]
     return pd.DataFrame(rows).convert_dtypes()
 
@@ -59,17 +60,17 @@ def _evaluation_row(result: dict[str, Any], agent: str, numbers: dict[str, Any])
 
 
 def levels(folders: Iterable[Path]) -> pd.DataFrame:
-    """A row for every level of every run: diagnostics of its last validation, and what it keeps (after `hiwm report`)."""
+    """A row for every level of every run: diagnostics of its last validation, and R2 of the state columns (after `hiwm report`)."""
     rows = []
     for folder in sorted(folders):
-        described = folder / "hierarchy" / "hierarchy.yaml"
-        if not described.exists():
+        saved = saved_folder(folder / "hierarchy")
+        if not (saved / DESCRIPTION).exists():
             continue
-        kept = json.loads((folder / KEPT).read_text()) if (folder / KEPT).exists() else {}
-        for k, level in enumerate(yaml.safe_load(described.read_text())["levels"]):
-            path = folder / "levels" / level["fingerprint"] / METRICS
-            if path.exists():
-                metrics = json.loads(path.read_text())
+        kept = read_json(folder / KEPT) if (folder / KEPT).exists() else {}
+        for k, level in enumerate(load_specs(saved)):
+            home = folder / "levels" / level.fingerprint
+            if (home / METRICS).exists():
+                metrics = load_metrics(home)
                 measured = {name: round(x, 4) for name, x in metrics.items() if not name.startswith(LOSS)}
                 scores = {f"r2_{column}": round(scores[k], 3) for column, scores in kept.items()}
                 rows.append({"run": folder.name, "level": k, **measured, **scores})
@@ -77,7 +78,7 @@ def levels(folders: Iterable[Path]) -> pd.DataFrame:
 
 
 def by_experiment(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row an experiment, a column an agent: successes of every seed, and the interval of the worst seed.
+    """One row per experiment, one column per agent: successes of every seed, and the interval of the worst seed.
 
     Starts and goals are the same for every seed, so seeds are not pooled.
     """
@@ -96,7 +97,7 @@ def by_experiment(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_agent(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row an agent, a column an experiment: successes of every seed; mean steps and calls over all experiments."""
+    """One row per agent, one column per experiment: successes of every seed; mean steps and calls over all experiments."""
     table = []
     for agent, mine in rows.groupby("agent", sort=False):
         cells: dict[str, Any] = {"agent": agent}
@@ -136,7 +137,7 @@ def main(folders: Sequence[str]) -> None:
 def _evaluation_names(folders: Iterable[Path]) -> list[str]:
     """Names of the evaluations in the folders, alphabetically."""
     files = [file for folder in folders for file in folder.glob("*.json") if not REPLACED.search(file.stem)]
-    return sorted({file.stem for file in files if "agents" in json.loads(file.read_text())})
+    return sorted({file.stem for file in files if "agents" in read_json(file)})
 
 
 def _write(name: str, rows: pd.DataFrame, shown: pd.DataFrame) -> None:

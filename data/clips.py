@@ -62,7 +62,7 @@ class ClipSampler:
             rng: source of the draws.
             share: the windows that are read; the others of the batch belong to other processes.
         """
-        starts, _ = self._draw(self.num_windows, self.horizon * self.period, batch, rng)
+        starts = self.rows(batch, rng)
         steps = starts[share, None] + np.arange(self.horizon + 1) * self.period  # (B, T+1)
         chunk = np.arange(self.stride) * self.action_period
         return Clip(
@@ -70,6 +70,10 @@ class ClipSampler:
             _take(self.action, steps[:, :-1, None] + chunk),
             None if self.reach is None else self._pairs(batch, self.reach, rng, share),
         )
+
+    def rows(self, batch: int, rng: np.random.Generator) -> np.ndarray:
+        """First rows of the windows that `sample` draws with this generator, (B,)."""
+        return self._draw(self.num_windows, self.horizon * self.period, batch, rng)[0]
 
     def _pairs(self, batch: int, reach: int, rng: np.random.Generator, share: slice) -> Pairs:
         source, ends = self._draw(self.num_pairs, self.action_period, batch, rng)

@@ -22,7 +22,7 @@ class Policy(Protocol):
         ...
 
 
-class UniformPolicy:
+class UniformPolicy(Policy):
     """Uniformly random actions, each held for `repeat` steps.
 
     Args:
@@ -45,7 +45,7 @@ class UniformPolicy:
         return self.actions[step // self.repeat]
 
 
-class NoisyExpertPolicy:
+class NoisyExpertPolicy(Policy):
     """The expert of the environment, `info["expert_action"]`, with Gaussian noise, clipped to the action space.
 
     Args:
@@ -76,7 +76,7 @@ class NoisyExpertPolicy:
         return self.last
 
 
-class SmoothPolicy:
+class SmoothPolicy(Policy):
     """Smooth random walks in the plane: the heading turns towards a target heading that is redrawn at random times.
 
     Exploration policy of H-JEPA (arXiv 2610.06805): turn' = 0.95 turn + 0.15 (target - heading) + noise; the speed is an
@@ -122,7 +122,7 @@ class SmoothPolicy:
         return (self.middle + self.half * self.actions[step]).astype(np.float32)
 
 
-class MixturePolicy:
+class MixturePolicy(Policy):
     """Follows one of several policies for a whole episode; the seed of the episode decides which.
 
     Args:

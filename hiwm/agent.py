@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from hiwm.files import read_yaml, recover_folder, replace_folder, saved_folder, write_yaml
 from hiwm.heads.heads import Heads
 from hiwm.heads.text import embed
-from hiwm.hierarchy import Hierarchy, load_hierarchy
+from hiwm.hierarchy import DESCRIPTION, Hierarchy, load_hierarchy
 from hiwm.levels.device import upload
 from hiwm.planning.assemble import make_planner
 from hiwm.planning.config import PlannerConfig
@@ -28,6 +29,7 @@ from hiwm.planning.graph.navigator import GraphNavigator
 from hiwm.planning.plan import Plan
 from hiwm.planning.shrinking_horizon import half_steps
 
+AGENT, CONFIG = "agent.yaml", "config.yaml"
 EDGE_MEMORY = "edge_memory.safetensors"
 GRAPH = "graph"  # and the number of the level
 Observation = np.ndarray | Mapping[str, np.ndarray]
@@ -279,23 +281,33 @@ class Agent:
             raise ValueError(f"the inputs have the batch sizes {sizes}; expected the same for all")
         return tensors, single
 
-    def save(self, folder: Path) -> None:
-        """Write levels, heads, graphs, edge memory and `agent.yaml`: all or none."""
-        temporary = folder.with_suffix(".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        self.hierarchy.save(temporary)
-        self.heads.save(temporary)
+    def save(self, folder: str | Path, config: Mapping[str, Any] | None = None) -> None:
+        """Write levels, heads, graphs, edge memory and `agent.yaml`: all or none, also if the process is killed.
+
+        Args:
+            folder: a new or empty folder, or a saved hierarchy, which is replaced.
+            config: that it was trained with; saved with it as `config.yaml`.
+
+        Raises:
+            ValueError: the folder contains other files.
+        """
+        folder = Path(folder).resolve()
+        recover_folder(folder)
+        if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / DESCRIPTION).exists())):
+            raise ValueError(f"{folder} contains other files; expected a new or empty folder, or a saved hierarchy")
+        new = folder.with_name(f".{folder.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        self.heads.save(new)
         for k, graph in enumerate(self.graphs):
-            graph.save(temporary / f"{GRAPH}{k}.safetensors")
+            graph.save(new / f"{GRAPH}{k}.safetensors")
         if self.edge_memory is not None:
-            self.edge_memory.save(temporary / EDGE_MEMORY)
-        described = {"planner": _plain(self.config.as_dict()), "spec": _plain(asdict(self.spec))}
-        (temporary / "agent.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
-        if folder.exists():
-            if any(folder.iterdir()) and not (folder / "hierarchy.yaml").exists():
-                raise ValueError(f"{folder} contains other files; expected a new or empty folder, or a saved hierarchy")
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+            self.edge_memory.save(new / EDGE_MEMORY)
+        write_yaml(new / AGENT, {"planner": _plain(self.config.as_dict()), "spec": _plain(asdict(self.spec))})
+        if config is not None:
+            write_yaml(new / CONFIG, _plain(config))
+        self.hierarchy.save(new)  # last, with the checksums of the other files
+        replace_folder(new, folder)
 
 
 def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = ()) -> Agent:
@@ -304,27 +316,64 @@ def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = (
     Args:
         folder: what `hiwm train` or `Agent.save` wrote.
         device: "cpu", "cuda", ...
-        allow: packages trusted for the parts' classes besides hiwm's own.
+        allow: modules, packages or classes trusted for the parts besides hiwm's own.
 
     Raises:
-        ValueError: another version of hiwm wrote it.
+        ValueError: there is no hierarchy, a file is damaged, names a class that is not trusted, or is of another version;
+            the message names the file.
     """
-    folder = Path(folder)
+    folder = saved_folder(Path(folder))
     hierarchy = load_hierarchy(folder, allow, device)
-    described = yaml.safe_load((folder / "agent.yaml").read_text())
     heads = Heads.load(folder, len(hierarchy), device)
-    files = [folder / f"{GRAPH}{k}.safetensors" for k in range(len(hierarchy))]
-    graphs = [LandmarkGraph.load(file, device) for file in files if file.exists()]
+    graphs = _load_graphs(folder, len(hierarchy), device)
+    path = folder / AGENT
+    described = read_yaml(path)
     try:
-        config, spec = PlannerConfig(**described["planner"]), AgentSpec(**described["spec"])
+        if not all(isinstance(described[key], Mapping) for key in ("planner", "spec")):
+            raise ValueError("planner and spec are no mappings")
+        config = PlannerConfig(**described["planner"])
+        spec: AgentSpec = TypeAdapter(AgentSpec).validate_python(described["spec"])
+        _check_spec(spec, hierarchy)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{folder / 'agent.yaml'} is from another version of hiwm: {error}. `hiwm train` saves the same levels again"
+            f"{path} is from another version of hiwm: {_first(error)}. `hiwm train` saves the same levels again"
         ) from error
-    agent = Agent(hierarchy, heads, graphs, config, spec, allow=allow)
+    try:
+        agent = Agent(hierarchy, heads, graphs, config, spec, allow=allow)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if agent.edge_memory is not None and (folder / EDGE_MEMORY).exists():
         agent.edge_memory.load(folder / EDGE_MEMORY)
     return agent
+
+
+def _load_graphs(folder: Path, num_levels: int, device: str) -> list[LandmarkGraph]:
+    """A graph for each level, or none at all."""
+    files = [folder / f"{GRAPH}{k}.safetensors" for k in range(num_levels)]
+    missing = [file for file in files if not file.exists()]
+    if missing and len(missing) < num_levels:
+        raise ValueError(f"{missing[0]} is missing; expected a graph for each level. `hiwm train` writes it again")
+    return [] if missing else [LandmarkGraph.load(file, device) for file in files]
+
+
+def _check_spec(spec: AgentSpec, hierarchy: Hierarchy) -> None:
+    """Refuse bounds of actions, or columns of goals, that cannot be those of the levels."""
+    dim = hierarchy.specs[0].dim_below
+    for name, bound in (("action_low", spec.action_low), ("action_high", spec.action_high)):
+        if len(bound) != dim or not all(map(math.isfinite, bound)):
+            raise ValueError(f"spec.{name} is {list(bound)}; expected {dim} finite numbers, as level 0 takes")
+    if len(spec.goal) != len(spec.goal_shapes) or any(size < 1 for shape in spec.goal_shapes for size in shape):
+        raise ValueError(
+            f"spec.goal_shapes is {list(spec.goal_shapes)}; expected a shape for each of {list(spec.goal)}"
+        )
+
+
+def _first(error: Exception) -> str:
+    """The first fault in one line."""
+    if isinstance(error, ValidationError):
+        fault = error.errors(include_url=False)[0]
+        return f"{'.'.join(['spec', *map(str, fault['loc'])])} is {fault['input']!r:.100}; {fault['msg']}"
+    return str(error)
 
 
 def _plain(value: Any) -> Any:

@@ -7,78 +7,232 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-TRUSTED = ("hiwm.", "torch.nn.", "torch_geometric.nn.")
+# Base classes of hiwm that a file or a config may name subclasses of. Their constructors compute and allocate only; a
+# class that opens files, starts processes or evaluates text must not become a subclass of one of them.
+PARTS = (
+    "hiwm.levels.parts.Encoder",
+    "hiwm.levels.parts.ActionEncoder",
+    "hiwm.levels.parts.Predictor",
+    "hiwm.levels.parts.Regularizer",
+    "hiwm.levels.inverse.InverseModel",
+    "hiwm.levels.target.EMATarget",
+    "hiwm.levels.trainable.Trainable",
+    "hiwm.planning.solvers.solver.Solver",
+    "hiwm.planning.strategies.strategy.Strategy",
+    "hiwm.planning.costs.Cost",
+    "hiwm.planning.goals.goal.Goal",
+    "hiwm.training.diagnostics.diagnostic.Diagnostic",
+    "torch.nn.Module",  # only one of LAYERS
+)
+# built only where the command line asks for an environment or a policy, never for a saved file
+ENVIRONMENTS = ("gymnasium.core.Env",)
+POLICIES = ("hiwm.data.policies.Policy",)
+KINDS = (*PARTS, *ENVIRONMENTS, *POLICIES)
+# layers of torch.nn that an argument may name; a list, because torch.nn also holds what compiles or loads code
+LAYERS = frozenset(
+    [
+        "AdaptiveAvgPool1d",
+        "AdaptiveAvgPool2d",
+        "AdaptiveMaxPool1d",
+        "AdaptiveMaxPool2d",
+        "AvgPool1d",
+        "AvgPool2d",
+        "BatchNorm1d",
+        "BatchNorm2d",
+        "Bilinear",
+        "CELU",
+        "Conv1d",
+        "Conv2d",
+        "Conv3d",
+        "ConvTranspose1d",
+        "ConvTranspose2d",
+        "Dropout",
+        "Dropout1d",
+        "Dropout2d",
+        "ELU",
+        "Embedding",
+        "Flatten",
+        "GELU",
+        "GLU",
+        "GRU",
+        "GRUCell",
+        "GroupNorm",
+        "Hardsigmoid",
+        "Hardswish",
+        "Hardtanh",
+        "Identity",
+        "InstanceNorm1d",
+        "InstanceNorm2d",
+        "LSTM",
+        "LSTMCell",
+        "LayerNorm",
+        "LeakyReLU",
+        "Linear",
+        "LogSigmoid",
+        "LogSoftmax",
+        "MaxPool1d",
+        "MaxPool2d",
+        "Mish",
+        "MultiheadAttention",
+        "PReLU",
+        "PixelShuffle",
+        "PixelUnshuffle",
+        "RMSNorm",
+        "RNN",
+        "ReLU",
+        "ReLU6",
+        "SELU",
+        "SiLU",
+        "Sigmoid",
+        "Softmax",
+        "Softmin",
+        "Softplus",
+        "Softshrink",
+        "Softsign",
+        "Tanh",
+        "Tanhshrink",
+        "TransformerEncoderLayer",
+        "Unflatten",
+        "Upsample",
+    ]
+)
 
 
-def locate(target: str, allow: Sequence[str] = ()) -> Any:
-    """The class or function of that full name.
+def locate(target: Any, allow: Sequence[str] = (), kinds: Sequence[str] = KINDS) -> Any:
+    """The class of that full name, or the class or function if `allow` names it.
+
+    A saved hierarchy names its classes in a file, and importing a module runs its code. So nothing outside hiwm is
+    imported before the name is trusted.
 
     Args:
         target: e.g. "hiwm.levels.encoders.mlp.MLPEncoder".
-        allow: packages or modules trusted besides hiwm, torch.nn and torch_geometric.nn. A saved hierarchy names its
-            classes in a file, so a name outside them is refused unless the caller asks for it.
+        allow: modules, packages or full names that the user trusts.
+        kinds: full names of the classes of which any subclass in hiwm is trusted.
 
     Raises:
-        ValueError: not trusted, or there is no such thing.
+        ValueError: it is no name, not trusted, or there is no such thing.
     """
-    if not target.startswith(TRUSTED) and not any(target.startswith(f"{name}.") for name in allow):
+    if not isinstance(target, str) or not _is_name(target):
+        raise ValueError(f"_target_ {target!r} is not trusted; expected the full name of a class, as module.Class")
+    if _allowed(target, allow):
+        return _asked_for(target, allow, kinds)
+    module, _, name = target.rpartition(".")
+    if name in LAYERS and "torch.nn.Module" in kinds and module in ("torch.nn", getattr(torch.nn, name).__module__):
+        return getattr(torch.nn, name)
+    if not module.startswith("hiwm."):
         raise ValueError(
-            f"_target_ {target!r} is not trusted; expected {', '.join(TRUSTED)}"
-            f" and what `allow` names ({', '.join(allow) or 'nothing'}); to trust it: allow=[{target.split('.')[0]}]"
+            f"_target_ {target!r} is not trusted; expected a part of hiwm, a layer of torch.nn, or what `allow` names "
+            f"({', '.join(allow) or 'nothing'}). If you trust its code: allow=[{target.split('.')[0]}]"
         )
+    found = _import(target)
+    if not isinstance(found, type) or not found.__module__.startswith("hiwm."):
+        raise ValueError(f"_target_ {target!r} is not trusted: it is not a class of {module}")
+    if not _is_a(found, kinds):
+        wanted = kinds[0] if len(kinds) == 1 else "a part of hiwm that a config may name"
+        raise WrongKind(f"makes a {name}; expected a subclass of {wanted}")
+    return found
+
+
+class WrongKind(ValueError):
+    """The class is hiwm's, but not of a kind that is asked for there."""
+
+
+def _is_name(target: str) -> bool:
+    """Whether it is a dotted name without private parts such as `__globals__`."""
+    parts = target.split(".")
+    return len(parts) > 1 and all(part.isidentifier() and not part.startswith("__") for part in parts)
+
+
+def _allowed(name: str, allow: Sequence[str]) -> bool:
+    return any(name == trusted or name.startswith(f"{trusted}.") for trusted in allow)
+
+
+def _asked_for(target: str, allow: Sequence[str], kinds: Sequence[str]) -> Any:
+    """What `allow` names; not what its module has imported from elsewhere, unless it is of a kind that is asked for."""
+    found = _import(target)
+    own = _allowed(str(getattr(found, "__module__", None)), (*allow, target.rpartition(".")[0]))
+    if not callable(found) or not (own or _is_a(found, kinds)):
+        raise ValueError(f"_target_ {target!r} is not trusted: it is not a class or function of {', '.join(allow)}")
+    return found
+
+
+def _is_a(found: Any, kinds: Sequence[str]) -> bool:
+    """Whether it is a class that has one of these full names among its bases; compares names to import nothing."""
+    return isinstance(found, type) and any(f"{base.__module__}.{base.__qualname__}" in kinds for base in found.__mro__)
+
+
+def _import(target: str) -> Any:
     module, _, name = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"_target_ {target!r} cannot be imported: {error}") from error
-    asked_for = any(target.startswith(f"{name}.") for name in allow)
-    # a trusted module also holds functions and what it imports itself; a file may name neither
-    if not asked_for and not (isinstance(found, type) and found.__module__ == module):
-        raise ValueError(f"_target_ {target!r} is not trusted: it is not a class of {module}")
-    return found
 
 
 T = TypeVar("T")
 
 
-def build_as(kind: type[T], key: str, config: Mapping[str, Any], allow: Sequence[str] = (), **runtime: Any) -> T:
-    """`build`, refusing what is not of a kind; every error names the key that asks for it."""
+def build_as(kind: type[T], key: str, config: Any, allow: Sequence[str] = (), **runtime: Any) -> T:
+    """`build`, refusing before it runs what is not of a kind; every error names the key that asks for it."""
+    name = f"{kind.__module__}.{kind.__qualname__}"
     try:
-        found = build(config, allow, **runtime)
+        found = build(config, allow, kinds=(name,), **runtime)
+    except WrongKind as error:
+        raise ValueError(f"{key} {error}") from error
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from error
     if not isinstance(found, kind):
-        raise ValueError(
-            f"{key} makes a {type(found).__name__}; expected a subclass of {kind.__module__}.{kind.__name__}"
-        )
+        raise ValueError(f"{key} makes a {type(found).__name__}; expected a subclass of {name}")
     return found
 
 
-def build(config: Mapping[str, Any], allow: Sequence[str] = (), **runtime: Any) -> Any:
+def build(config: Any, allow: Sequence[str] = (), *, kinds: Sequence[str] = KINDS, **runtime: Any) -> Any:
     """Call the config's `_target_` with its other keys, and with those of the `runtime` arguments that it names.
 
-    Runtime arguments are sizes that depend on the data. An argument that has a `_target_` itself is built first, with
-    the same `runtime` arguments.
+    An argument that has a `_target_` itself is built first, with the same `runtime` arguments; it may be any of `PARTS`, a
+    layer of torch.nn, one of `kinds` or what `allow` names.
+
+    Args:
+        config: a mapping with the key `_target_`.
+        allow: modules, packages or full names that the user trusts; see `locate`.
+        kinds: full names of the classes of which it must be a subclass, unless `allow` names it.
+        **runtime: sizes that depend on the data, and the like.
+
+    Raises:
+        ValueError: a class is not trusted, or it does not take its arguments.
     """
-    if "_target_" not in config:
-        raise ValueError(f"no _target_ in {dict(config)}; it names the class to build")
-
-    def resolve(value: Any) -> Any:
-        if isinstance(value, Mapping) and "_target_" in value:
-            return build(value, allow, **runtime)
-        return [resolve(item) for item in value] if isinstance(value, (list, tuple)) else value
-
+    if not isinstance(config, Mapping) or "_target_" not in config:
+        raise ValueError(f"no _target_ in {config!r:.200}; it names the class to build")
     target = config["_target_"]
-    called = locate(target, allow)
-    arguments = {key: resolve(value) for key, value in config.items() if key != "_target_"}
+    called = locate(target, allow, kinds)
+    arguments = {key: _resolve(key, value, allow, kinds, runtime) for key, value in config.items() if key != "_target_"}
     takes = inspect.signature(called).parameters
     sizes = {name: value for name, value in runtime.items() if name in takes}
     try:
         return called(**arguments, **sizes)
     except TypeError as error:
-        raise ValueError(f"{target}: {error}; its config keys are {sorted(arguments)}") from error
+        raise ValueError(f"{target}: {error}; its config keys are {sorted(map(str, arguments))}") from error
+    except (RuntimeError, ArithmeticError, LookupError, AttributeError, AssertionError, MemoryError) as error:
+        if _allowed(target, allow):
+            raise  # a mistake in the user's own code, which its traceback shows best
+        raise ValueError(f"{target}: {' '.join(str(error).split())[:300]}; its config is {arguments!r:.300}") from error
+
+
+def _resolve(key: str, value: Any, allow: Sequence[str], kinds: Sequence[str], runtime: Mapping[str, Any]) -> Any:
+    """An argument, with every class built that it names."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        try:
+            return build(value, allow, kinds=(*PARTS, *kinds), **runtime)
+        except WrongKind as error:
+            raise ValueError(f"{key} {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from error
+    if isinstance(value, (list, tuple)):
+        return [_resolve(f"{key}[{i}]", item, allow, kinds, runtime) for i, item in enumerate(value)]
+    return value
 
 
 def drop_foreign_arguments(config: Mapping[str, Any], overrides: Sequence[str], allow: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def at_least(where: str, minimum: float, **values: float) -> None:
     """Check that every value is at least `minimum`; `where` is the configuration section of the keys."""
@@ -16,3 +18,12 @@ def within(where: str, interval: str, **values: float) -> None:
     for key, value in values.items():
         if not (low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")):
             raise ValueError(f"{where}{key} is {value}; expected a number in {interval}")
+
+
+def file_name(key: str, value: str) -> str:
+    """Check that a name can be that of a file or folder in its own folder, and is shown as it is; returns it."""
+    if not re.fullmatch(r"(?=.*\w)[\w.+-]([\w .,+=@-]*[\w.+-])?", value) or len(value.encode()) > 150:
+        raise ValueError(
+            f"{key} is {value!r:.200}; expected the name of a file without its extension, of letters, digits and . , + - = @ _"
+        )
+    return value

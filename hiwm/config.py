@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, field_validator
 
 from hiwm.build import drop_foreign_arguments
+from hiwm.checks import file_name
 from hiwm.evaluation.config import EvaluationConfig
 from hiwm.heads.action_bank import ActionBankConfig
 from hiwm.heads.action_prior import ActionPriorConfig
@@ -101,6 +102,11 @@ class Config(Settings):
     planner: PlannerConfig
     evaluation: EvaluationConfig
     tracking: Literal["mlflow", "none"]
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        return file_name("name", name)
 
     @field_validator("device")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from types import TracebackType
 
@@ -9,18 +10,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, emoji=False)
 SECONDS_BETWEEN_LINES = 10.0
 
 
 def say(text: str) -> None:
-    """Print a line."""
-    console.print(text, soft_wrap=True)
+    """Print a line as it is: a name that looks like markup of rich stays a name."""
+    console.print(printable(text), soft_wrap=True)
 
 
 def shout(text: str) -> None:
     """Print a warning in red."""
-    console.print(f"[bold red]!! {text}" if console.is_terminal else f"!! {text}", soft_wrap=True)
+    console.print(f"!! {printable(text)}", style="bold red", soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """The text with control characters other than line ends escaped, which could otherwise command the terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", lambda found: repr(found[0])[1:-1], text)
 
 
 class Bar:
@@ -41,10 +47,10 @@ class Bar:
         self.began = self.last_line = time.monotonic()
         self.last_done = self.start
         if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                       TimeRemainingColumn(), TextColumn("{task.fields[note]}", table_column=Column(overflow="fold")))  # fmt: skip
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                       TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False, table_column=Column(overflow="fold")))  # fmt: skip
             self.progress = Progress(*columns, console=console)
-            self.task = self.progress.add_task(self.label, total=self.total, note="")
+            self.task = self.progress.add_task(printable(self.label), total=self.total, note="")
             self.progress.start()
         return self
 

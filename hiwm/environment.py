@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium
 
-from hiwm.build import build, locate
+from hiwm.build import ENVIRONMENTS, build, locate
 from hiwm.config import Config, ConfigError
 from hiwm.data.store import Trajectories
 from hiwm.envs.captions import Caption
@@ -20,8 +20,8 @@ def environment_of(config: Config, more: Mapping[str, Any] | None = None) -> Cal
     target = description.get("_target_")
     if target is None:
         raise ConfigError("environment has no _target_; expected the class of the environment")
-    locate(target, config.allow)
-    return partial(build, description, config.allow)
+    locate(target, config.allow, ENVIRONMENTS)
+    return partial(build, description, config.allow, kinds=ENVIRONMENTS)
 
 
 def observed_columns(config: Config) -> list[str]:

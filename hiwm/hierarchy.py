@@ -6,19 +6,58 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-import yaml
-from safetensors.torch import save_file
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
-from hiwm.build import build
+from hiwm.build import build_as
+from hiwm.files import read_yaml, saved_folder, write_yaml
+from hiwm.levels.inverse import InverseModel
 from hiwm.levels.level import Level
-from hiwm.tensors import load_tensors
+from hiwm.levels.parts import ActionEncoder, Encoder, Predictor, Regularizer
+from hiwm.levels.target import EMATarget
+from hiwm.settings import Settings
+from hiwm.tensors import check_state, checksum_of, load_tensors, no_larger_than, save_tensors
+
+DESCRIPTION = "hierarchy.yaml"
 
 Inputs = Mapping[str, Tensor]
+
+
+class Parts(Settings):
+    """What `LevelSpec.build` reads of the config of a level; other keys say how it is trained."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    encoder: dict[str, Any]
+    action_encoder: dict[str, Any]
+    predictor: dict[str, Any]
+    inverse: dict[str, Any] | None
+    target: dict[str, Any] | None
+    regularizers: dict[str, dict[str, Any]]
+    loss_weights: dict[str, float]
+    min_std: float | None
+    horizon: int = Field(ge=1)
+
+
+class _Level(Settings):
+    """A level in `hierarchy.yaml`; see `LevelSpec`. The fingerprint is also the name of a folder."""
+
+    config: dict[str, Any]
+    stride: int = Field(ge=1)
+    inputs: dict[str, list[Annotated[int, Field(ge=1)]]] = Field(min_length=1)
+    dim_below: int = Field(ge=1)
+    fingerprint: str = Field(pattern=r"^[\w-]*$")
+
+
+class _Description(Settings):
+    """`hierarchy.yaml`: the levels, and the checksums of all files with tensors (none in those of older versions)."""
+
+    levels: list[_Level] = Field(min_length=1)
+    files: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,36 +80,36 @@ class LevelSpec:
 
     def build(self, allow: Sequence[str] = ()) -> Level:
         """A new level with untrained weights."""
-        parts = dict(self.config)
-        encoder = build(parts["encoder"], allow, inputs=self.inputs)
-        actions = build(
-            parts["action_encoder"], allow, dim_latent=encoder.dim, dim_below=self.dim_below, stride=self.stride
-        )
+        parts = Parts(**self.config)
+        encoder = build_as(Encoder, "encoder", parts.encoder, allow, inputs=self.inputs)
+        sizes = {"dim_latent": encoder.dim, "dim_below": self.dim_below, "stride": self.stride}
+        actions = build_as(ActionEncoder, "action_encoder", parts.action_encoder, allow, **sizes)
+        sizes = {"dim_latent": encoder.dim, "dim_action": actions.dim}
+        predictor = build_as(Predictor, "predictor", parts.predictor, allow, **sizes)
+        inverse = target = None
+        if parts.inverse is not None:
+            source = prod(self.inputs["latent"]) if tuple(self.inputs) == ("latent",) else encoder.dim
+            sizes = {"dim_source": source, "dim_target": encoder.dim, "dim_action": self.dim_below}
+            inverse = build_as(InverseModel, "inverse", parts.inverse, allow, **sizes)
+        if parts.target is not None:
+            target = build_as(EMATarget, "target", parts.target, allow, encoder=encoder)
+        sizes = {"inputs": self.inputs, "dim_latent": encoder.dim, "dim_chunk": self.stride * self.dim_below}
+        regularizers = {
+            name: build_as(Regularizer, f"regularizers.{name}", part, allow, **sizes)
+            for name, part in parts.regularizers.items()
+        }
         return Level(
             stride=self.stride,
-            horizon=parts["horizon"],
+            horizon=parts.horizon,
             inputs=self.inputs,
-            min_std=parts["min_std"],
+            min_std=parts.min_std,
             encoder=encoder,
             action_encoder=actions,
-            predictor=build(parts["predictor"], allow, dim_latent=encoder.dim, dim_action=actions.dim),
-            inverse=None
-            if parts["inverse"] is None
-            else build(
-                parts["inverse"],
-                allow,
-                dim_source=prod(self.inputs["latent"]) if tuple(self.inputs) == ("latent",) else encoder.dim,
-                dim_target=encoder.dim,
-                dim_action=self.dim_below,
-            ),
-            target=None if parts["target"] is None else build(parts["target"], allow, encoder=encoder),
-            regularizers={
-                name: build(
-                    part, allow, inputs=self.inputs, dim_latent=encoder.dim, dim_chunk=self.stride * self.dim_below
-                )
-                for name, part in parts["regularizers"].items()
-            },
-            loss_weights=parts["loss_weights"],
+            predictor=predictor,
+            inverse=inverse,
+            target=target,
+            regularizers=regularizers,
+            loss_weights=parts.loss_weights,
         )
 
 
@@ -120,13 +159,10 @@ class Hierarchy(nn.Module):
         return [torch.cat(of_level).cpu() for of_level in zip(*blocks, strict=True)]
 
     def save(self, folder: Path) -> None:
-        """`level<k>.safetensors` and `hierarchy.yaml`."""
+        """`level<k>.safetensors`, then `hierarchy.yaml` with the checksums of all files with tensors in the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         for k, level in enumerate(self.levels):
-            save_file(
-                {name: value.contiguous() for name, value in level.state_dict().items()},
-                folder / f"level{k}.safetensors",
-            )
+            save_tensors(folder / f"level{k}.safetensors", level.state_dict())
         described = [
             {
                 "config": dict(spec.config),
@@ -137,7 +173,8 @@ class Hierarchy(nn.Module):
             }
             for spec in self.specs
         ]
-        (folder / "hierarchy.yaml").write_text(yaml.safe_dump({"levels": described}, sort_keys=False))
+        files = {file.name: checksum_of(file) for file in sorted(folder.glob("*.safetensors"))}
+        write_yaml(folder / DESCRIPTION, {"levels": described, "files": files})
 
 
 def encode_through(encoders: Sequence[Callable[[Inputs], Tensor]], inputs: Inputs) -> list[Tensor]:
@@ -158,19 +195,88 @@ def load_hierarchy(folder: str | Path, allow: Sequence[str] = (), device: str = 
         device: where to put it.
 
     Raises:
-        ValueError: no hierarchy there, or a part's class is not trusted.
+        ValueError: there is no hierarchy, a file is damaged or of another hierarchy, or a part's class is not trusted; the
+            message names the file and the key.
     """
-    folder = Path(folder)
-    described = folder / "hierarchy.yaml"
-    if not described.exists():
-        raise ValueError(f"no hierarchy at {folder}: {described.name} is missing; `hiwm train` makes one")
-    specs = []
-    for entry in yaml.safe_load(described.read_text())["levels"]:
-        entry["inputs"] = {name: tuple(shape) for name, shape in entry["inputs"].items()}
-        specs.append(LevelSpec(**entry))
-    levels = []
+    folder = saved_folder(Path(folder))
+    path = folder / DESCRIPTION
+    if not path.exists():
+        raise ValueError(f"no hierarchy at {folder}: {path.name} is missing; `hiwm train` makes one")
+    specs = load_specs(folder)
+    levels: list[Level] = []
     for k, spec in enumerate(specs):
-        level = spec.build(allow)
-        level.load_state_dict(load_tensors(folder / f"level{k}.safetensors"))
+        weights = folder / f"level{k}.safetensors"
+        tensors = load_tensors(weights)
+        try:
+            level = _build_within(spec, tensors, allow)
+            _check_below(spec, levels[-1] if levels else None)
+        except _FAULTS as error:
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise ValueError(f"{path}: levels[{k}].config.{kind}{error}") from error
+        check_state(level, tensors, weights)
+        level.load_state_dict(tensors)
         levels.append(level)
     return Hierarchy(levels, specs).to(device).eval().requires_grad_(False)
+
+
+# what classes raise for arguments that make no sense
+_FAULTS = (
+    ValueError,
+    TypeError,
+    RuntimeError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+)
+
+
+def load_specs(folder: Path) -> list[LevelSpec]:
+    """The specifications in a saved hierarchy, whose files must be those that were saved with it.
+
+    Raises:
+        ValueError: `hierarchy.yaml` or another file is damaged, missing, or of another hierarchy.
+    """
+    path = folder / DESCRIPTION
+    try:
+        described = _Description(**read_yaml(path))
+    except TypeError as error:  # a key that is no text
+        raise ValueError(f"{path}: {error}; expected the keys levels and files") from error
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    for name, checksum in described.files.items():
+        if checksum_of(folder / name) != checksum:
+            raise ValueError(
+                f"{folder / name} was not saved with this {path.name} (files.{name} is another checksum); "
+                "run `hiwm train` again"
+            )
+    return [
+        LevelSpec(**{**vars(level), "inputs": {name: tuple(shape) for name, shape in level.inputs.items()}})
+        for level in described.levels
+    ]
+
+
+def _build_within(spec: LevelSpec, tensors: Mapping[str, Tensor], allow: Sequence[str]) -> Level:
+    """An untrained level that is no larger than its saved tensors.
+
+    It is first built on the meta device, where nothing is allocated.
+    """
+    with no_larger_than(tensors):
+        try:
+            with torch.device("meta"):
+                spec.build(allow)
+        except NotImplementedError:  # a class that needs numbers in its constructor
+            pass
+        return spec.build(allow)
+
+
+def _check_below(spec: LevelSpec, below: Level | None) -> None:
+    """Refuse a level that does not fit the one below."""
+    if below is None:
+        return
+    if dict(spec.inputs) != {"latent": (below.encoder.dim,)} or spec.dim_below != below.action_encoder.dim:
+        raise ValueError(
+            f"inputs is {dict(spec.inputs)} and dim_below is {spec.dim_below}; expected the sizes of the level below, "
+            f"{{'latent': ({below.encoder.dim},)}} and {below.action_encoder.dim}"
+        )

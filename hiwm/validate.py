@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
+from hiwm.agent import CONFIG, Agent
 from hiwm.build import locate
 from hiwm.config import Config, ConfigError
 from hiwm.data.store import Trajectories
+from hiwm.files import read_yaml, saved_folder
 from hiwm.heads.calibration import calibrated_steps
 from hiwm.heads.heads import Heads
 from hiwm.heads.text import check_text
@@ -21,7 +22,7 @@ from hiwm.planning.counter import ForwardCounter
 from hiwm.planning.validate import check_config, check_disagreement, check_fitted, check_levels
 from hiwm.tracking import flatten
 from hiwm.training.diagnostics.runner import Diagnostics
-from hiwm.training.specs import describe
+from hiwm.training.specs import describe, level_fingerprints
 from hiwm.training.windows import check_longest
 
 # sections of what is fitted to trained levels, and keys whose values a saved hierarchy depends on
@@ -52,7 +53,7 @@ def check(config: Config) -> None:
         named |= {f"planner.level{k}.costs.{name}": dict(cost) for name, cost in config.planner.level(k).costs.items()}
     for key, described in named.items():
         try:
-            locate(str(described.get("_target_")), config.allow)
+            locate(described.get("_target_"), config.allow)
         except ValueError as error:
             raise ConfigError(f"{key}: {error}") from error
     if config.text.learn:
@@ -62,9 +63,11 @@ def check(config: Config) -> None:
             raise ConfigError(f"text.learn is true: {error}") from error
 
 
-def check_trained(config: Config) -> None:
-    """Refuse a config that the saved hierarchy was not trained with."""
-    saved = yaml.safe_load((config.folder / "config.yaml").read_text())
+def check_trained(config: Config, agent: Agent) -> None:
+    """Refuse a config that the saved hierarchy, of which `agent` was loaded, was not trained with."""
+    home = config.folder / "hierarchy"
+    path = saved_folder(home) / CONFIG
+    saved = read_yaml(path if path.exists() else config.folder / CONFIG)  # older versions saved none with the levels
     wanted = config.as_dict()
     for key in TRAINED:
         if key not in saved:  # of an older version; the planner refuses what it needs
@@ -74,8 +77,17 @@ def check_trained(config: Config) -> None:
         if differ:
             found = ", ".join(f"{k} {before.get(k, 'none')} (the config says {now.get(k, 'none')})" for k in differ[:5])
             raise ConfigError(
-                f"{config.folder / 'hierarchy'} was trained with {found}; run `hiwm train` with this config first, or give another name"
+                f"{home} was trained with {found}; run `hiwm train` with this config first, or give another name"
             )
+    found, given = (
+        [spec.fingerprint for spec in agent.hierarchy.specs],
+        level_fingerprints(config.hierarchy, config.training, agent.spec.dataset, config.seed),
+    )
+    if found != given:
+        raise ConfigError(
+            f"{home} holds the levels {', '.join(found)}; expected {', '.join(given)}, those of this config. Run `hiwm train` with "
+            "this config first, or give another name"
+        )
 
 
 def check_columns(config: Config, there: Sequence[str], where: object) -> None:

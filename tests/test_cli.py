@@ -182,6 +182,9 @@ def test_an_older_hierarchy_without_real_actions_is_evaluated(spoiled, capsys):
     (folder / "config.yaml").write_text(yaml.safe_dump(saved))
     for file in (folder / "hierarchy").glob("action_bank*.safetensors"):
         file.unlink()
+    (folder / "hierarchy" / "config.yaml").unlink()
+    described = yaml.safe_load((folder / "hierarchy" / "hierarchy.yaml").read_text())
+    (folder / "hierarchy" / "hierarchy.yaml").write_text(yaml.safe_dump({"levels": described["levels"]}))
     assert main(["evaluate", *spoiled]) == 0
     line = refused(capsys, "evaluate", *spoiled, "planner.level0.proposal.center=retrieval")
     assert "no real actions of level 0 are saved" in line

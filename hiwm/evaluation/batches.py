@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from hiwm.evaluation.outcomes import Episodes
 from hiwm.evaluation.traces import load_traces, save_traces
+from hiwm.files import read_json, write_json
 
 
 class Batches:
-    """Batches of episodes in a folder; see `run_episodes`.
+    """The finished batches of `run_episodes` in a folder.
 
     Args:
         folder: holds the batches of one agent; `save` creates it.
@@ -24,7 +24,11 @@ class Batches:
         file = self.folder / f"{name}.json"
         if not file.exists():
             return None
-        return Episodes(**json.loads(file.read_text()), traces=load_traces(file.with_suffix(".npz")).get(name, []))
+        traces = load_traces(file.with_suffix(".npz")).get(name, [])
+        try:
+            return Episodes(**read_json(file), traces=traces)
+        except TypeError as error:  # other fields
+            raise ValueError(f"{file} is damaged ({error}); remove {self.folder}") from error
 
     def save(self, name: str, batch: Episodes) -> None:
         """Write two files. The JSON is written last and renamed into place, so a batch that has one is complete."""
@@ -32,6 +36,4 @@ class Batches:
         file = self.folder / f"{name}.json"
         save_traces(file.with_suffix(".npz"), {name: batch})
         numbers = {key: value for key, value in vars(batch).items() if key != "traces"}
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(numbers))
-        temporary.replace(file)
+        write_json(file, numbers)

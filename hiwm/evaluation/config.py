@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -10,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from hiwm.checks import file_name
 from hiwm.settings import Settings
 
 AtLeastOne = Annotated[int, Field(ge=1)]
@@ -104,9 +104,14 @@ class EvaluationConfig(Settings):
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", name):
-            raise ValueError(f"evaluation.name is {name!r}; expected the name of a file without its extension")
-        return name
+        return file_name("evaluation.name", name)
+
+    @field_validator("baselines")
+    @classmethod
+    def _check_baselines(cls, baselines: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in baselines:  # folders of their episodes
+            file_name("evaluation.baselines: the name", name)
+        return baselines
 
     def margin(self, agent: str) -> float | None:
         """Margin that an agent keeps from the forbidden box; None if it does not know of one."""

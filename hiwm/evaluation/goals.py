@@ -1,4 +1,4 @@
-"""What an evaluation asks of an agent: the goal observations, or a goal of your own, past a forbidden box."""
+"""Goals of an evaluation: the goal observations or a custom goal, with a forbidden box if the protocol has one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hiwm.agent import Agent, Observation
-from hiwm.build import build
+from hiwm.build import build_as
 from hiwm.evaluation.config import Box, EvaluationConfig
 from hiwm.planning.goals import Goal, KeepOut
 
@@ -18,14 +18,12 @@ def make_goal(agent: Agent, config: EvaluationConfig, name: str, observation: Ob
     Args:
         agent: the agent to evaluate.
         config: the protocol.
-        name: of the agent, which may keep a margin of its own from the forbidden box.
-        observation: what the environments ask for, B observations.
+        name: name of the agent, which may have its own margin around the forbidden box.
+        observation: goal observations of B environments.
     """
     wanted: Observation | Goal = observation
     if config.goal is not None:
-        wanted = build(config.goal, agent.allow, agent=agent, observation=observation)
-        if not isinstance(wanted, Goal):
-            raise ValueError(f"evaluation.goal makes a {type(wanted).__name__}; expected a hiwm.planning.goals.Goal")
+        wanted = build_as(Goal, "evaluation.goal", config.goal, agent.allow, agent=agent, observation=observation)
     box, margin = config.forbidden.box, config.margin(name)
     return wanted if box is None or margin is None else keep_out(agent, wanted, box, margin)
 

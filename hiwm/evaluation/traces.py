@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -26,7 +28,30 @@ def save_traces(path: Path, outcomes: Mapping[str, Episodes]) -> None:
 
 
 def load_traces(path: Path) -> dict[str, list[Trace]]:
-    """Agent -> traces that `save_traces` wrote."""
+    """Agent -> traces that `save_traces` wrote.
+
+    Raises:
+        ValueError: the file is missing or damaged; the message names it.
+    """
+    try:
+        return _load_traces(path)
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        EOFError,
+        MemoryError,
+        BadZipFile,
+        zlib.error,
+        NotImplementedError,
+    ) as error:
+        fault = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path} is damaged ({fault}); remove it and the results beside it, and evaluate again"
+        ) from error
+
+
+def _load_traces(path: Path) -> dict[str, list[Trace]]:
     traces: dict[str, list[Trace]] = {}
     with np.load(path, allow_pickle=False) as file:
         for key in [name.removesuffix("/success") for name in file if name.endswith("/success")]:

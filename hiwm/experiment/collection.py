@@ -1,12 +1,13 @@
-"""The verb collect."""
+"""The command collect."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hiwm.build import build
+from hiwm.build import POLICIES, build
 from hiwm.config import Config, ConfigError
 from hiwm.console import Bar, say
 from hiwm.data.collect import Collection
@@ -14,14 +15,20 @@ from hiwm.data.collect import collect as collect_episodes
 from hiwm.data.store import Trajectories, Writer, open_dataset
 from hiwm.environment import environment_of, observed_columns
 from hiwm.experiment.session import one_process
+from hiwm.locks import locked
 from hiwm.training.windows import check_longest
 from hiwm.validate import check, check_columns
 
 
 def collect(config: Config) -> Trajectories:
-    """Make the dataset of the config, go on with one that was interrupted, or open it."""
+    """Collect the dataset of the config, continue an interrupted collection, or open the finished dataset."""
     one_process("collect")
     path = Path(config.dataset.path)
+    with nullcontext() if path.exists() else locked(path):  # other experiments may share the dataset
+        return _collect(config, path)
+
+
+def _collect(config: Config, path: Path) -> Trajectories:
     wanted = describe_collection(config)
     if path.exists():
         dataset = open_dataset(path)
@@ -35,7 +42,7 @@ def collect(config: Config) -> Trajectories:
         return dataset
     if path.suffix == ".npz":
         raise ConfigError(
-            f"dataset.path: there is no {path}, and `hiwm collect` writes no .npz; expected a path that ends in .h5"
+            f"dataset.path is {path}, which does not exist; expected a path that ends in .h5, because `hiwm collect` writes no .npz"
         )
     check(config)
     check_columns(config, observed_columns(config), config.environment["_target_"])
@@ -43,7 +50,7 @@ def collect(config: Config) -> Trajectories:
     path.parent.mkdir(parents=True, exist_ok=True)
     collection = Collection(
         make_env=environment_of(config, config.dataset.behaviour),
-        make_policy=partial(build, config.dataset.policy, config.allow),
+        make_policy=partial(build, config.dataset.policy, config.allow, kinds=POLICIES),
         episodes=config.dataset.episodes,
         steps=config.dataset.steps,
         seed=config.dataset.seed,
@@ -53,7 +60,7 @@ def collect(config: Config) -> Trajectories:
     with Writer(path, metadata, resume=True) as writer:
         there = len(writer.ep_len)
         if there:
-            say(f"dataset {path}: {there:,} of {collection.episodes:,} episodes are there, going on")
+            say(f"dataset {path}: {there:,} of {collection.episodes:,} episodes exist, continuing")
         with Bar("collect", collection.episodes, "episodes", there) as bar:
             for done, episode in enumerate(collect_episodes(collection, config.dataset.workers, there), there + 1):
                 writer.append(episode)
@@ -66,7 +73,7 @@ def collect(config: Config) -> Trajectories:
 
 
 def describe_collection(config: Config) -> dict[str, Any]:
-    """What a collection depends on; saved in the dataset."""
+    """The settings that a collection depends on; they are saved in the dataset."""
     dataset = config.dataset
     return {
         "environment": {**config.environment, **dataset.behaviour},

@@ -1,8 +1,7 @@
-"""The verb evaluate."""
+"""The command evaluate."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -11,35 +10,36 @@ from typing import Any
 
 import torch
 
-import hiwm
 from hiwm.agent import Agent, load_agent
 from hiwm.config import Config
 from hiwm.console import Bar, say
 from hiwm.environment import environment_of
 from hiwm.evaluation.evaluate import evaluate as evaluate_agents
 from hiwm.evaluation.evaluate import make_agents, summarize
+from hiwm.evaluation.results import read_results
 from hiwm.evaluation.traces import save_traces
-from hiwm.experiment.session import commit, one_process, start
+from hiwm.experiment.session import code_fingerprint, commit, exclusive, one_process, start
+from hiwm.files import write_json
 from hiwm.tracking import make_tracker
 from hiwm.training.fingerprint import fingerprint
 from hiwm.validate import FITTED, check_environment, check_trained
 
 
+@exclusive
 def evaluate(config: Config) -> dict[str, Any]:
     """Evaluate the saved hierarchy and its baselines; write `<evaluation.name>.json`."""
     one_process("evaluate")
     agent = _agent(config, str(start(config).device))
     agents = make_agents(agent, config.evaluation)
     identity, path = evaluation_identity(config, agent), config.folder / f"{config.evaluation.name}.json"
-    if path.exists() and (found := json.loads(path.read_text()))["identity"] == identity:
+    if path.exists() and (found := read_results(path))["identity"] == identity:
         say(f"evaluation {path}: reused")
+        _record(config, agent, found, path)  # an earlier command may have been killed before it did
         _say_results(found["agents"])
         return found
-    code = commit()  # before hours in which the code may change
+    code, source = commit(), code_fingerprint()  # now, because the code may change during the evaluation
     # batches of other code must not end up under this commit
-    parts = config.folder / f"{config.evaluation.name}-{identity}-{code or hiwm.__version__}.parts"
-    if code.endswith("+"):  # uncommitted code may be any code
-        shutil.rmtree(parts, ignore_errors=True)
+    parts = config.folder / f"{config.evaluation.name}-{identity}-{source}.parts"
     if parts.exists():
         say(f"evaluation {path}: continues after {len([*parts.rglob('*.json')])} finished batches of episodes")
     make_env = environment_of(config, config.evaluation.environment)
@@ -56,9 +56,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     }
     _keep_other_results(path)
     save_traces(path.with_suffix(".npz"), outcomes)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1))
-    temporary.replace(path)
+    write_json(path, result)
     for old in config.folder.glob(f"{config.evaluation.name}-{identity}-*.parts"):
         shutil.rmtree(old)
     _record(config, agent, result, path)
@@ -71,7 +69,7 @@ def _agent(config: Config, device: str) -> Agent:
     home = config.folder / "hierarchy"
     saved = load_agent(home, device, config.allow)
     check_environment(config, saved.spec.environment, home)
-    check_trained(config)
+    check_trained(config, saved)
     return Agent(
         saved.hierarchy, saved.heads, saved.graphs, config.planner, saved.spec, seed=config.seed, allow=config.allow
     )
@@ -84,7 +82,7 @@ class Bars:
         self.bars: dict[str, Bar] = {}
 
     def __call__(self, agent: str, done: int, won: int, of: int) -> None:
-        """`done` of an agent's `of` episodes are over, `won` of them solved."""
+        """Show that `done` of the agent's `of` episodes are finished, and that `won` of them are solved."""
         if agent not in self.bars:
             self.bars[agent] = Bar(agent, of, "episodes")
             self.bars[agent].__enter__()
@@ -94,35 +92,43 @@ class Bars:
 
 
 def _keep_other_results(path: Path) -> None:
-    """Rename results of other settings; hours may have gone into them."""
+    """Rename results of other settings instead of overwriting them."""
     if not path.exists():
         return
-    other = json.loads(path.read_text())["identity"]
+    other = read_results(path)["identity"]
     for suffix in (".json", ".npz"):
         if (old := path.with_suffix(suffix)).exists():
             old.replace(old.with_stem(f"{path.stem}-{other}"))
-    say(f"evaluation of other settings, kept as {path.stem}-{other}.json")
+    say(f"evaluation {path}: results of other settings, now in {path.stem}-{other}.json")
 
 
 def _record(config: Config, agent: Agent, result: dict[str, Any], path: Path) -> None:
     """Record an evaluation, saved at the path, with the tracker."""
-    tracker = make_tracker(config)
     parameters = {"evaluation": result["protocol"], "planner": result["planner"], "seed": config.seed}
     top = agent.hierarchy.specs[-1].fingerprint
     tags = {"hiwm.identity": result["identity"], "hiwm.hierarchy": top, "hiwm.commit": result["commit"]}
-    child = tracker.child(config.evaluation.name, parameters, tags)
-    for name, numbers in result["agents"].items():
-        child.metrics(
-            {f"{name}/{key}": numbers[key] for key in ("success", "episodes", "predictor_calls", "other_calls")}
-        )
-        child.metrics({f"{name}/interval_low": numbers["interval"][0], f"{name}/interval_high": numbers["interval"][1]})
-        if numbers["steps"]:
-            child.metrics({f"{name}/steps_mean": numbers["steps"]["mean"]})
-        child.metrics({f"{name}/plan_ms_{which}": value for which, value in numbers["plan_ms"].items()})
-        child.metrics({f"{name}/task{task}": rate["success"] for task, rate in numbers["per_task"].items()})
-    child.artifact(path)
-    child.finish()
-    tracker.parent().metrics({f"success/{name}": numbers["success"] for name, numbers in result["agents"].items()})
+    name = config.evaluation.name
+    with make_tracker(config) as tracker:
+        if tracker.has_finished(name, "hiwm.identity", result["identity"]):
+            return
+        child = tracker.child(name, parameters, tags)
+        for agent_name, numbers in result["agents"].items():
+            child.metrics(_metrics(agent_name, numbers))
+        child.artifact(path)
+        success = {f"success/{agent}": numbers["success"] for agent, numbers in result["agents"].items()}
+        tracker.parent().metrics(success)
+        child.finish()
+
+
+def _metrics(name: str, numbers: dict[str, Any]) -> dict[str, float]:
+    """What is tracked of one agent's results."""
+    metrics = {key: numbers[key] for key in ("success", "episodes", "predictor_calls", "other_calls")}
+    metrics |= {"interval_low": numbers["interval"][0], "interval_high": numbers["interval"][1]}
+    if numbers["steps"]:
+        metrics["steps_mean"] = numbers["steps"]["mean"]
+    metrics |= {f"plan_ms_{which}": value for which, value in numbers["plan_ms"].items()}
+    metrics |= {f"task{task}": rate["success"] for task, rate in numbers["per_task"].items()}
+    return {f"{name}/{key}": value for key, value in metrics.items()}
 
 
 def _say_results(agents: dict[str, Any]) -> None:
@@ -130,7 +136,7 @@ def _say_results(agents: dict[str, Any]) -> None:
         low, high = numbers["interval"]
         say(
             f"{name:>20}: {100 * numbers['success']:5.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {numbers['episodes']} episodes, "
-            f"{numbers['plan_ms']['mean']:.2f} ms and {numbers['predictor_calls']:.0f} predictor calls an environment step"
+            f"{numbers['plan_ms']['mean']:.2f} ms and {numbers['predictor_calls']:.0f} predictor calls per environment step"
         )
         if violations := numbers.get("violations"):
             low, high = violations["interval"]
@@ -141,7 +147,7 @@ def _say_results(agents: dict[str, Any]) -> None:
 
 
 def evaluation_identity(config: Config, agent: Agent) -> str:
-    """Stands for the hierarchy, the planner and the protocol of an evaluation."""
+    """Fingerprint of the hierarchy, the planner and the protocol of an evaluation."""
     described = config.as_dict()
     parts = [
         [spec.fingerprint for spec in agent.hierarchy.specs],

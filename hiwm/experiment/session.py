@@ -1,36 +1,83 @@
-"""What every verb needs: its processes, and the commit of the code that runs."""
+"""The processes and the lock of a command, and the state of the code that runs."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import wraps
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
+import hiwm
 from hiwm.config import Config, ConfigError
-from hiwm.training.distributed import Processes, start_processes
+from hiwm.locks import locked
+from hiwm.training.distributed import Processes, barrier, start_processes
+from hiwm.training.fingerprint import fingerprint
+
+Result = TypeVar("Result")
 
 
 def start(config: Config) -> Processes:
-    """Set torch up and join the other processes."""
+    """Set the number of threads and join the other processes."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     return start_processes(config.device)
 
 
-def one_process(verb: str) -> None:
-    """Refuse to run a verb in several processes."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ConfigError(f"{verb} runs in one process; expected train under torchrun")
+def one_process(command: str) -> None:
+    """Raise a ConfigError if a command other than train was started in several processes."""
+    if (number := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+        raise ConfigError(
+            f"hiwm {command} was started in {number} processes; expected one. Only `hiwm train` runs under torchrun"
+        )
+
+
+def exclusive(verb: Callable[[Config], Result]) -> Callable[[Config], Result]:
+    """A verb that waits while another command uses the folder of the experiment."""
+
+    @wraps(verb)
+    def run(config: Config) -> Result:
+        processes = start(config)
+        with locked(config.folder) if processes.is_main else nullcontext():
+            if processes.is_main:
+                _remove_leftovers(config.folder)
+            barrier()
+            return verb(config)
+
+    return run
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of a command that was killed."""
+    for path in [*folder.glob("*.tmp"), *folder.glob("heads/*.tmp"), *folder.glob("levels/*/*.tmp")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def commit() -> str:
-    """The commit of the code that runs, with "+" if files differ from it; "" outside a clone."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """The commit of the code that runs, with "+" if files differ from it; "" if no repository holds the code."""
+    package = Path(hiwm.__file__).parent
+    git = ["git", "-C", str(package)]
     try:
+        # hiwm may be installed within a repository of other code
+        subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=True)
         commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
         changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
     return commit.stdout.strip() + ("+" if changed.stdout else "")
+
+
+def code_fingerprint() -> str:
+    """The fingerprint of hiwm's own source files, committed or not."""
+    package = Path(hiwm.__file__).parent
+    folders = [package, *(path for path in package.iterdir() if path.is_dir())]  # some are links, which a glob skips
+    paths = {path for folder in folders for path in folder.rglob("*.py")}
+    return fingerprint([[str(path.relative_to(package)), path.read_text()] for path in sorted(paths)])

@@ -1,4 +1,4 @@
-"""The base class of all heads: it saves and loads them alike."""
+"""The base class of all heads, which saves and loads them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hiwm.tensors import load_with_metadata
+from hiwm.tensors import check_state, load_with_metadata, no_larger_than, save_tensors
 
 Self = TypeVar("Self", bound="Head")
 
 
 class Head(nn.Module):
-    """What is fitted to the frozen latents of one level.
+    """A module that is fitted to the frozen latents of one level.
 
     Subclasses take keyword arguments only: plain values (numbers, lists, text), or tensors that they register as buffers
     of the same name.
 
     Attributes:
-        arguments: what the constructor got; None in place of a tensor, because the state dict holds it.
+        arguments: arguments of the constructor; None in place of a tensor, because the state dict holds it.
     """
 
     arguments: dict[str, Any]
@@ -34,8 +33,8 @@ class Head(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write one safetensors file: the state dict, and in its metadata the class and the constructor arguments."""
-        tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
-        save_file(tensors, path, {"head": type(self).__name__, "arguments": json.dumps(self.arguments)})
+        metadata = {"head": type(self).__name__, "arguments": json.dumps(self.arguments)}
+        save_tensors(path, self.state_dict(), metadata)
 
     @classmethod
     def load(cls: type[Self], path: Path, device: str = "cpu") -> Self:
@@ -50,11 +49,14 @@ class Head(nn.Module):
             raise ValueError(
                 f"{path} holds {found}; expected {cls.__name__}. Remove it, and `hiwm train` writes it again"
             )
-        arguments = json.loads(metadata["arguments"])
         try:
-            head = cls(**{name: tensors.get(name, value) for name, value in arguments.items()})
+            arguments = json.loads(metadata["arguments"])
+            with no_larger_than(tensors):
+                head = cls(**{name: tensors.get(name, value) for name, value in arguments.items()})
+            check_state(head, tensors, path)
             head.load_state_dict(tensors)
-        except (TypeError, RuntimeError) as error:  # arguments or tensors that this version does not know
+        except (TypeError, RuntimeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            # arguments or tensors that this version does not know
             raise ValueError(
                 f"{path} holds a {found} of another version of hiwm ({error}); expected one of this version. Remove it, and "
                 "`hiwm train` writes it again"

@@ -9,17 +9,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hiwm.data.store import Trajectories, Writer
+from hiwm.data.store import Trajectories, Writer, open_dataset
+from hiwm.data.trajectories import DatasetError
 from hiwm.levels.device import upload
 from hiwm.levels.level import Level
 
 ROWS_AT_ONCE = 16_384
 BYTES_AT_ONCE = 2**28  # of inputs as float32: 446 frames of 224 x 224 x 3 pixels
+MADE_BY = "made_by"  # attribute of a cache
 
 
 @torch.no_grad()
 def cache_latents(
-    level: Level, source: Trajectories, path: Path, inputs: Sequence[str], action: str, action_period: int
+    level: Level,
+    source: Trajectories,
+    path: Path,
+    inputs: Sequence[str],
+    action: str,
+    action_period: int,
+    made_by: str = "",
 ) -> None:
     """Write `latent` (N, D) and `action` (N, A) for every row of the dataset.
 
@@ -30,14 +38,15 @@ def cache_latents(
         level: the level, in eval mode.
         source: the data to encode.
         path: the HDF5 file to make, laid out like any dataset.
-        inputs: columns it encodes.
-        action: column of the actions below.
-        action_period: environment steps of one action below.
+        inputs: columns that the level encodes.
+        action: column of the actions of the level below.
+        action_period: environment steps in one action of the level below.
+        made_by: identifies the weights of the level; stored in the file, so that no other level uses it.
     """
     period = level.stride * action_period
     chunk = np.arange(level.stride) * action_period
     device = next(level.buffers()).device
-    with Writer(path, source.metadata) as writer:
+    with Writer(path, {**source.metadata, MADE_BY: made_by}) as writer:
         for first, last in _blocks(source.ep_len):
             rows = slice(int(source.ep_offset[first]), int(source.ep_offset[last - 1] + source.ep_len[last - 1]))
             latent = _encoded(level, source, rows, inputs, device)
@@ -67,6 +76,15 @@ def _encoded(
             level.encode({name: upload(torch.from_numpy(np.array(x[block])), device) for name, x in columns.items()})
         )
     return torch.cat(latents)
+
+
+def is_cache_of(path: Path, made_by: str) -> bool:
+    """Whether the file is complete and holds the latents of these weights."""
+    try:
+        cache = open_dataset(path)
+    except DatasetError:
+        return False
+    return cache.metadata.get(MADE_BY) == made_by and cache.metadata.get("fingerprint") == cache.fingerprint
 
 
 def _blocks(ep_len: np.ndarray) -> list[tuple[int, int]]:

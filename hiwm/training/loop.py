@@ -24,10 +24,12 @@ from hiwm.levels.output import LevelOutput
 from hiwm.levels.precision import tensor_cores
 from hiwm.levels.trainable import Trainable
 from hiwm.settings import Settings
+from hiwm.signals import Stopped, deferring
 from hiwm.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from hiwm.training.diagnostics.episodes import EncodedEpisodes, Episodes
 from hiwm.training.diagnostics.runner import LOSS, SHIPPED, Diagnostics
-from hiwm.training.distributed import Processes
+from hiwm.training.distributed import Processes, Vote, barrier
+from hiwm.training.divergence import DivergenceCheck
 from hiwm.training.loader import batches
 
 VALIDATION_WINDOWS = 1024
@@ -40,7 +42,7 @@ class TrainingConfig(Settings):
 
     Args:
         steps: optimiser steps of each level.
-        batch: windows in a step, over all processes; in a joint training, windows of the longest kind.
+        batch: windows in a step, over all processes; in a joint training, windows of the top level.
         accumulate: parts into which each process splits its share of the batch, one after another, to save memory. Losses
             that use statistics of the batch (sigreg, vicreg, batch normalisation, ...) see one part at a time.
         learning_rate: peak of the schedule: a linear warm-up, then a half cosine to 0.
@@ -65,7 +67,7 @@ class TrainingConfig(Settings):
     joint: bool = False
 
     def of_level(self, changes: Mapping[str, Any]) -> TrainingConfig:
-        """A copy with the settings that one level has of its own; whether to train jointly is not among them."""
+        """A copy with the settings of one level on top; a level cannot set `joint`."""
         if "joint" in changes:
             own = sorted(set(TrainingConfig.model_fields) - {"joint"})
             raise ValueError(f"unknown key training.joint; expected one of {', '.join(own)}")
@@ -81,7 +83,7 @@ class TrainingConfig(Settings):
 
     @property
     def shaping(self) -> dict[str, Any]:
-        """The settings that change the weights; the others say what is watched or saved."""
+        """The settings that change the weights; the others only say when to validate and save."""
         unshaping = {"evaluate_every", "checkpoint_seconds", "joint"}
         if self.accumulate == 1:  # levels trained before there was the key keep their fingerprints
             unshaping.add("accumulate")
@@ -94,7 +96,7 @@ class Progress:
 
     Args:
         step: optimiser steps done.
-        steps: optimiser steps in all.
+        steps: total number of optimiser steps.
         metrics: name -> number; empty at most steps.
         home: folder of what is trained.
         job: "training" or "pretraining".
@@ -157,6 +159,8 @@ def optimize(
     state = _State(module, config, device)
     start, metrics = state.load(home / CHECKPOINT)
     last_save = time.monotonic()
+    watch = DivergenceCheck(training, config.batch, seed, device)
+    vote = Vote(processes)
     share = config.batch // processes.world_size
     mine = slice(processes.rank * share, (processes.rank + 1) * share)
 
@@ -164,22 +168,35 @@ def optimize(
         return training.sample(config.batch, np.random.default_rng([seed, step]), mine)
 
     clips = batches(draw, range(start, config.steps), device)
-    for step in range(start, config.steps + 1):
-        if step % config.evaluate_every == 0 or step == config.steps:
-            metrics = evaluate()
-            report(Progress(step, config.steps, {f"validation/{name}": value for name, value in metrics.items()}, home))
-        if step == config.steps:
-            break
-        if processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds:
-            state.save(home / CHECKPOINT, step, metrics)
-            last_save = time.monotonic()
+    with deferring() as stop:
+        for step in range(start, config.steps + 1):
+            if step % config.evaluate_every == 0 or step == config.steps:
+                metrics = evaluate()
+                watch.losses(max(0, step - 1), {name: x for name, x in metrics.items() if LOSS in name})
+                report(
+                    Progress(step, config.steps, {f"validation/{name}": value for name, value in metrics.items()}, home)
+                )
+            if step == config.steps:
+                break
+            signal = vote(stop.number)
+            if signal or (processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds):
+                watch.check()
+                if processes.is_main:
+                    state.save(home / CHECKPOINT, step, metrics)
+                last_save = time.monotonic()
+            if signal:
+                barrier()  # a process that ends takes the others with it
+                raise Stopped(signal)
 
-        generator = torch.Generator(device).manual_seed(_step_seed(seed, step))
-        losses = state.step(wrapped, next(clips), generator)
-        values = {}
-        if step % REPORT_EVERY == 0:
-            values = _over_processes(losses) | {"learning_rate": float(state.schedule.get_last_lr()[0])}
-        report(Progress(step, config.steps, values, home))
+            losses, norm = state.step(wrapped, next(clips), torch.Generator(device).manual_seed(_step_seed(seed, step)))
+            watch.gradient(step, norm)
+            values = {}
+            if step % REPORT_EVERY == 0:
+                values = _over_processes(losses)
+                watch.losses(step, values)
+                values["learning_rate"] = float(state.schedule.get_last_lr()[0])
+            report(Progress(step, config.steps, values, home))
+        vote.result()  # the last answer must not stay under way
     return metrics
 
 
@@ -196,36 +213,47 @@ class _State:
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda i: learning_rate_factor(i, config))
 
-    def step(self, wrapped: nn.Module, clip: Clip, generator: torch.Generator) -> dict[str, Tensor]:
-        """One optimiser step on this process's clip; the losses and their "total", means over `accumulate` parts."""
+    def step(self, wrapped: nn.Module, clip: Clip, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
+        """One optimiser step on this process's clip.
+
+        Returns:
+            The losses and their "total", means over `accumulate` parts of the clip; and the norm of the gradient.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        parts, found = self.config.accumulate, []
+        parts, found, names = self.config.accumulate, [], []
         for i in range(parts):
             rows = clip.map(lambda x, i=i: x.chunk(parts)[i])
-            together = i + 1 == parts or not isinstance(wrapped, DistributedDataParallel)
-            with nullcontext() if together else wrapped.no_sync(), tensor_cores(self.device):
+            alone = isinstance(wrapped, DistributedDataParallel) and i + 1 < parts
+            with wrapped.no_sync() if alone else nullcontext(), tensor_cores(self.device):  # type: ignore[operator]
                 losses = wrapped(rows, generator)
                 total = self.module.total(losses)
                 (total / parts).backward()
+            names = ["total", *losses]
             found.append(torch.stack([total, *losses.values()]).detach())
-        nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
         self.optimizer.step()
         self.schedule.step()
         self.module.after_step()
-        return dict(zip(["total", *losses], torch.stack(found).mean(0), strict=True))
+        return dict(zip(names, torch.stack(found).mean(0), strict=True)), norm
 
     def save(self, path: Path, step: int, metrics: dict[str, float]) -> None:
         parts = {name: getattr(self, name).state_dict() for name in ("module", "optimizer", "schedule")}
         save_checkpoint(path, parts | {"step": step, "metrics": metrics})
 
     def load(self, path: Path) -> tuple[int, dict[str, float]]:
-        """The step and the validation of the checkpoint; 0 and nothing if there is none."""
+        """The step and the validation metrics of the checkpoint; 0 and {} if there is no checkpoint."""
         saved = load_checkpoint(path)
         if saved is None:
             return 0, {}
-        for name in ("module", "optimizer", "schedule"):
-            getattr(self, name).load_state_dict(saved[name])
-        return saved["step"], saved["metrics"]
+        try:
+            for name in ("module", "optimizer", "schedule"):
+                getattr(self, name).load_state_dict(saved[name])
+            return saved["step"], saved["metrics"]
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            fault = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{path} does not fit what is trained ({fault}); remove it, and training starts from step 0"
+            ) from error
 
 
 def _over_processes(losses: Mapping[str, Tensor]) -> dict[str, float]:
@@ -251,7 +279,7 @@ def evaluate_level(level: Level, clip: Clip, episodes: Episodes, diagnostics: Di
 def evaluate_output(
     level: Level, output: LevelOutput, pairs: Pairs | None, episodes: EncodedEpisodes, diagnostics: Diagnostics
 ) -> dict[str, float]:
-    """The same from what the level, in eval mode, made of the clip."""
+    """Validation losses and diagnostics from the level's output on the clip; the level is in eval mode."""
     losses = level.losses_of(output, pairs, torch.Generator().manual_seed(0))
     measured = diagnostics.measure(level, output, episodes)
     return {f"{LOSS}{name}": value.item() for name, value in losses.items()} | measured

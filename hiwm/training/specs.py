@@ -30,7 +30,7 @@ class HierarchyConfig:
     Args:
         levels: parts of each level, bottom first, as in `configs/level/`.
         inputs: columns that level 0 encodes.
-        state: columns of the true state, which only the monitor's readout uses.
+        state: columns of the true state, which only the state probe uses.
         validation: share of the episodes held out.
         allow: packages trusted for the parts' classes besides hiwm's own.
 
@@ -71,16 +71,12 @@ def describe(
     """
     inputs = {name: trajectories.column(name).shape[1:] for name in config.inputs}
     dim_below = int(np.prod(trajectories.column("action").shape[1:]))
-    below = trajectories.fingerprint
-    if training.joint:  # every level depends on all others
-        below = fingerprint([below, [dict(parts) for parts in config.levels]])
     specs = []
+    found = level_fingerprints(config, training, trajectories.fingerprint, seed)
     for k, given in enumerate(config.levels):
         parts = {key: value for key, value in given.items() if key != "stride"}
         own = training_of(k, training, parts)
-        identity = [parts, given["stride"], own.shaping, below, list(config.inputs), config.validation, seed]
-        below = fingerprint(identity)
-        spec = LevelSpec(parts, given["stride"], inputs, dim_below, below)
+        spec = LevelSpec(parts, given["stride"], inputs, dim_below, found[k])
         try:
             level = spec.build(config.allow)
         except ValueError as error:
@@ -91,6 +87,21 @@ def describe(
         specs.append(spec)
         inputs, dim_below = {"latent": (level.encoder.dim,)}, level.action_encoder.dim
     return tuple(specs)
+
+
+def level_fingerprints(config: HierarchyConfig, training: TrainingConfig, dataset: str, seed: int) -> list[str]:
+    """Fingerprints of all levels, bottom first, from the config and the fingerprint of the dataset."""
+    below = dataset
+    if training.joint:  # every level depends on all others
+        below = fingerprint([below, [dict(parts) for parts in config.levels]])
+    found: list[str] = []
+    for k, given in enumerate(config.levels):
+        parts = {key: value for key, value in given.items() if key != "stride"}
+        own = training_of(k, training, parts)
+        identity = [parts, given["stride"], own.shaping, below, list(config.inputs), config.validation, seed]
+        below = fingerprint(identity)
+        found.append(below)
+    return found
 
 
 def training_of(k: int, training: TrainingConfig, parts: Mapping[str, Any]) -> TrainingConfig:

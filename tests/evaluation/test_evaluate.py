@@ -197,7 +197,17 @@ def test_a_baseline_that_does_not_fit_is_named(agent, tiny_run, changes, message
 
 def test_evaluation_json(tiny_run):
     written = json.loads((tiny_run.folder / "evaluation.json").read_text())
-    assert set(written) == {"identity", "experiment", "seed", "protocol", "planner", "commit", "machine", "agents"}
+    assert set(written) == {
+        "identity",
+        "experiment",
+        "seed",
+        "protocol",
+        "planner",
+        "commit",
+        "machine",
+        "agents",
+        "sha256",
+    }
     assert written["planner"] == json.loads(json.dumps(tiny_run.config.planner.as_dict()))
     assert written["experiment"] == "tiny"
     assert written["protocol"] == json.loads(json.dumps(tiny_run.config.evaluation.as_dict()))

@@ -32,6 +32,7 @@ from hiwm.data.store import open_dataset
 from hiwm.evaluation.evaluate import make_agents
 from hiwm.experiment import train
 from hiwm.heads.action_prior import ActionPriorConfig, fit_action_prior
+from hiwm.heads.optimize import FitData
 from hiwm.heads.value import ValueConfig, fit_value
 from hiwm.training.loop import TrainingConfig, _State
 
@@ -60,7 +61,7 @@ def training_step(name: str, counts: Counts) -> Counts:
     for seed in range(2):
         generator = torch.Generator(CUDA).manual_seed(seed)
         counts.reset()
-        losses = state.step(module, clip, generator)
+        losses, _ = state.step(module, clip, generator)
     found = counts.copy()
     assert all(value.isfinite() for value in losses.values())
     return found
@@ -71,15 +72,12 @@ def head_step(name: str, cache: Path, counts: Counts) -> Counts:
     found = []
     for steps in (5, 15):
         counts.reset()
-        more: dict[str, Any] = {"validation": 0.2, "seed": 0, "device": CUDA}
+        data = FitData(open_dataset(cache), validation=0.2, seed=0, device=CUDA)
         if name == "value":
-            data = open_dataset(cache)
-            part = np.asarray(data.column("latent"))[:, :2]
-            fit_value(data, part, 1, ValueConfig(levels=[0], steps=steps, batch=16, width=8), **more)
+            part = np.array(data.latents.column("latent"))[:, :2]
+            fit_value(data, part, 1, ValueConfig(levels=[0], steps=steps, batch=16, width=8))
         else:
-            fit_action_prior(
-                open_dataset(cache), 1, ActionPriorConfig(levels=[0], steps=steps, batch=16, width=8), **more
-            )
+            fit_action_prior(data, 1, ActionPriorConfig(levels=[0], steps=steps, batch=16, width=8))
         found.append(counts.copy())
     less, many = found
     return Counts(*((getattr(many, key) - getattr(less, key)) // 10 for key in ("uploads", "downloads", "waits")))

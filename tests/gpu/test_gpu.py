@@ -20,7 +20,7 @@ from hiwm.data.store import open_dataset
 from hiwm.experiment import collect, evaluate, train
 from hiwm.planning.goals import ObservationGoal
 from hiwm.training.distributed import Processes
-from hiwm.training.stages import train_hierarchy
+from hiwm.training.stages import Report, train_hierarchy
 
 REAL = "HIWM_GPU" in os.environ
 ALONE = Processes(0, 1, CUDA)
@@ -125,7 +125,7 @@ def test_a_step_of_the_loop_uploads_its_batch_and_nothing_else_also_after_a_resu
         with suppress(Killed):
             train_hierarchy(
                 stack, training, open_dataset(tiny_run.config.dataset.path), seed=0, folder=tmp_path, processes=ALONE,
-                report=report, on_start=lambda depth, scale: None, on_level=lambda k, trained: None,
+                report=Report(step=report),
             )  # fmt: skip
     assert set(steps) == set(range(41))
     for step in {*range(1, 40)} - {20}:  # at 0 and 40 it is validated; at 20 the checkpoint is loaded

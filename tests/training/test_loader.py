@@ -87,7 +87,7 @@ def stepped(accumulate, rank=None):
         clip = clip.map(lambda x: x.chunk(2)[rank])
     state = _State(level, TrainingConfig(batch=WINDOWS, accumulate=accumulate), CPU)
     wrapped = level if rank is None else DistributedDataParallel(level)
-    losses = state.step(wrapped, clip, torch.Generator().manual_seed(0))
+    losses, _ = state.step(wrapped, clip, torch.Generator().manual_seed(0))
     return torch.nn.utils.parameters_to_vector(level.parameters()).detach(), losses
 
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch_geometric.data import Data
 
 from hiwm.planning.graph.landmarks import LandmarkGraph
-from hiwm.tensors import load_tensors
+from hiwm.tensors import load_tensors, save_tensors
 
 NEIGHBOURHOOD = 2.0  # mean edge lengths between the ends of an edge that failed and of those that are blamed with it
 
@@ -93,12 +92,14 @@ class EdgeMemory:
 
     def save(self, path: Path) -> None:
         """One safetensors file."""
-        save_file({"edges": self.edges.contiguous(), "weights": self.weights, "added": self.added}, path)
+        save_tensors(path, {"edges": self.edges, "weights": self.weights, "added": self.added})
 
     def load(self, path: Path) -> None:
         """Read what `save` wrote; raises a ValueError for a file that belongs to another graph."""
         saved = load_tensors(path, device=str(self.weights.device))
         number = self.original.edges.shape[1]
+        if missing := {"edges", "weights", "added"} - set(saved):
+            raise ValueError(f"{path}: the tensor {min(missing)!r} is missing; remove the file")
         if len(saved["weights"]) < number or not torch.equal(saved["edges"][:, :number], self.original.edges):
             raise ValueError(f"{path} is the edge memory of another landmark graph; remove it or train with its config")
         self.edges, self.weights, self.added = saved["edges"], saved["weights"], saved["added"]

@@ -14,7 +14,6 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from safetensors.torch import save_file
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch_geometric.data import Data
@@ -24,7 +23,7 @@ from hiwm.data.store import Trajectories
 from hiwm.planning.graph.shortest_paths import path_costs
 from hiwm.planning.graph.stochastic import StochasticTransitions, count_transitions
 from hiwm.settings import Settings
-from hiwm.tensors import load_tensors
+from hiwm.tensors import load_tensors, save_tensors
 
 STOCHASTIC = "stochastic/"  # prefix of the tensors of `StochasticTransitions` in a file
 
@@ -128,13 +127,31 @@ class LandmarkGraph:
         tensors = {name: self.data[name].contiguous() for name in ("x", "edge_index", "edge_attr", "count", "row")}
         if self.stochastic is not None:
             tensors |= {STOCHASTIC + name: torch.as_tensor(value) for name, value in vars(self.stochastic).items()}
-        save_file(tensors | {"edge_steps": torch.tensor(self.edge_steps)}, path)
+        save_tensors(path, tensors | {"edge_steps": torch.tensor(self.edge_steps)})
 
     @staticmethod
     def load(path: Path, device: str = "cpu") -> LandmarkGraph:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file is damaged or holds something else than a graph; the message names it.
+        """
         tensors = load_tensors(path, device=device)
+        try:
+            return LandmarkGraph._from_tensors(tensors)
+        except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise ValueError(f"{path} holds no landmark graph ({error}); `hiwm train` writes it again") from error
+
+    @staticmethod
+    def _from_tensors(tensors: dict[str, Tensor]) -> LandmarkGraph:
         edge_steps = int(tensors.pop("edge_steps"))
+        nodes, (ends, edges) = len(tensors["x"]), tensors["edge_index"].shape
+        if (
+            ends != 2
+            or len(tensors["edge_attr"]) != edges
+            or not 0 <= tensors["edge_index"].min() <= tensors["edge_index"].max() < nodes
+        ):
+            raise ValueError(f"its edges do not lead from one of its {nodes} nodes to another")
         found = {name: tensors.pop(name) for name in list(tensors) if name.startswith(STOCHASTIC)}
         stochastic = None
         if found:

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from hiwm.build import build
+from hiwm.build import build_as
 from hiwm.levels.level import Level
 from hiwm.levels.output import LevelOutput
 from hiwm.training.diagnostics.copy_last import CopyLast
 from hiwm.training.diagnostics.diagnostic import Diagnostic
 from hiwm.training.diagnostics.episodes import EncodedEpisodes
 from hiwm.training.diagnostics.rank import EffectiveRank, RankShare
-from hiwm.training.diagnostics.readout import ReadoutR2
+from hiwm.training.diagnostics.state_probe import StateProbe
 from hiwm.training.diagnostics.variance import LatentStd, WithinEpisode
 
 LOSS = "loss_"  # first letters of the other numbers of a validation: the held-out losses
@@ -32,7 +32,7 @@ class Diagnostics:
     """
 
     def __init__(self, added: Mapping[str, Diagnostic] | None = None) -> None:
-        shipped = (EffectiveRank(), RankShare(), LatentStd(), WithinEpisode(), CopyLast(), ReadoutR2())
+        shipped = (EffectiveRank(), RankShare(), LatentStd(), WithinEpisode(), CopyLast(), StateProbe())
         self.by_name: dict[str, Diagnostic] = {diagnostic.name: diagnostic for diagnostic in shipped}
         for name, diagnostic in (added or {}).items():
             if name in self.by_name or name == TIMESCALE or name.startswith(LOSS):
@@ -59,10 +59,7 @@ class Diagnostics:
         for name, entry in section.items():
             if not isinstance(entry, Mapping):
                 raise ValueError(f"diagnostics.{name} is {entry!r}; expected a mapping with a _target_")
-            try:
-                added[name] = build(entry, allow)
-            except ValueError as error:
-                raise ValueError(f"diagnostics.{name}: {error}") from error
+            added[name] = build_as(Diagnostic, f"diagnostics.{name}", entry, allow)
         return cls(added)
 
     def __iter__(self) -> Iterator[Diagnostic]:
@@ -89,7 +86,7 @@ class Diagnostics:
         return ", ".join(f"{d.label} {d.format.format(metrics[d.name])}" for d in self if d.name in metrics)
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
-        """What is wrong, in words; empty for a healthy level."""
+        """The messages of all alarms; empty for a healthy level."""
         found = [diagnostic.alarm(metrics[diagnostic.name]) for diagnostic in self if diagnostic.name in metrics]
         return [alarm for alarm in found if alarm is not None]
 
