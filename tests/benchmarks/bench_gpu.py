@@ -22,6 +22,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "benchmarks"), str(TESTS / "levels")]
 
 import bench_solvers
+import level_tools
 import planning_tools
 import test_level
 
@@ -133,10 +134,10 @@ def planning(device: torch.device) -> Iterator[Row]:
 def agreement(device: torch.device) -> Iterator[Row]:
     """Largest relative difference of losses, and largest difference of actions, between the CPU and the device."""
     for case in COMPARED:
-        overrides, k, inputs, stride = test_level.CASES[case]
+        overrides, k, inputs, stride = level_tools.CASES[case]
         losses = []
         for where in (torch.device("cpu"), device):
-            level = test_level.build(load_config(overrides).levels[f"level{k}"], inputs, stride).to(where)
+            level = level_tools.build(load_config(overrides).levels[f"level{k}"], inputs, stride).to(where)
             clip = test_level.make_clip(level, inputs, 64).map(lambda x, where=where: x.to(where))
             # draws of the CPU on both
             found = level.losses(clip, torch.Generator().manual_seed(0))

@@ -20,6 +20,7 @@ import torch
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS / folder) for folder in ("", "gpu", "levels", "planning", "training")]
 
+import level_tools
 import test_joint
 import test_level
 import test_masked
@@ -37,7 +38,13 @@ from hiwm.heads.value import ValueConfig, fit_value
 from hiwm.training.loop import TrainingConfig, _State
 
 ONCE = TrainingConfig(steps=10, batch=8)
-TRAINABLES = [*test_level.CASES, "pretraining=blocks", "pretraining=tubes", "training.joint=true", "accumulate=2"]
+# the mazes share their code, but for teleporters, whose costs are expected ones
+EXPERIMENTS = [
+    name
+    for name in recorded.CASES
+    if not name.startswith("pointmaze-") or name.endswith(("medium-navigate", "teleport-stitch"))
+]
+TRAINABLES = [*level_tools.CASES, "pretraining=blocks", "pretraining=tubes", "training.joint=true", "accumulate=2"]
 
 
 def make(name: str) -> tuple[Any, Any]:
@@ -47,8 +54,8 @@ def make(name: str) -> tuple[Any, Any]:
         return module, test_masked.squares(8, module.frames)
     if name == "training.joint=true":
         return test_joint.make_levels(), test_joint.make_clip(8)
-    overrides, k, inputs, stride = test_level.CASES["level=abstract" if name == "accumulate=2" else name]
-    level = test_level.build(load_config(overrides).levels[f"level{k}"], inputs, stride)
+    overrides, k, inputs, stride = level_tools.CASES["level=abstract" if name == "accumulate=2" else name]
+    level = level_tools.build(load_config(overrides).levels[f"level{k}"], inputs, stride)
     return level, test_level.make_clip(level, inputs, 8)
 
 
@@ -122,12 +129,12 @@ def table() -> Iterator[list[Any]]:
         for name in TRAINABLES:
             found = training_step(name, counts)
             yield ["training step", name, found.uploads, found.downloads, found.waits]
-        for name in recorded.CASES:
+        for name in EXPERIMENTS:
             root = Path(folder) / name
             for key, every in plans(name, root, counts):
                 worst = max(every, key=lambda one: one.waits)
                 yield ["plan", f"{name}, {key}", worst.uploads, worst.downloads, worst.waits]
-        cache = next((root / "experiment").rglob("latents.h5"), None) or next(root.rglob("latents.h5"))
+        cache = next(Path(folder).rglob("latents.h5"))
         for name in ("value", "action prior"):
             found = head_step(name, cache, counts)
             yield ["head step", name, found.uploads, found.downloads, found.waits]

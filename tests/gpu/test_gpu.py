@@ -134,7 +134,7 @@ def test_a_step_of_the_loop_uploads_its_batch_and_nothing_else_also_after_a_resu
         assert (found.uploads, found.downloads, found.waits) == (6, 0, 0), (step, found.where)
 
 
-@pytest.mark.parametrize("name", counting.recorded.CASES)
+@pytest.mark.parametrize("name", counting.EXPERIMENTS)
 def test_training_and_planning_of_every_experiment(name, counts, tmp_path):
     for agent, plans in counting.plans(name, tmp_path, counts):
         for step, found in enumerate(plans[1:], 1):  # the first may search the graph

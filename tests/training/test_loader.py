@@ -13,6 +13,7 @@ import two_processes
 from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(tiny.TESTS / "levels"))
+import level_tools
 import test_level
 
 from hiwm.config import load_config
@@ -80,8 +81,8 @@ def test_a_share_is_that_part_of_the_whole_batch(tiny_run):
 
 def stepped(accumulate, rank=None):
     """Parameters and losses after a step of a level whose losses are means over windows."""
-    overrides, k, inputs, stride = test_level.CASES["regularizer=none"]
-    level = test_level.build(load_config(overrides).levels[f"level{k}"], inputs, stride)
+    overrides, k, inputs, stride = level_tools.CASES["regularizer=none"]
+    level = level_tools.build(load_config(overrides).levels[f"level{k}"], inputs, stride)
     clip = test_level.make_clip(level, inputs, WINDOWS)
     if rank is not None:
         clip = clip.map(lambda x: x.chunk(2)[rank])
