@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import replace
 
@@ -22,7 +21,6 @@ from hiwm.planning.goals import ObservationGoal
 from hiwm.training.distributed import Processes
 from hiwm.training.stages import Report, train_hierarchy
 
-REAL = "HIWM_GPU" in os.environ
 ALONE = Processes(0, 1, CUDA)
 #: waits of a plan besides the one for its action, where a decision of the planner depends on what it finds
 MORE_WAITS: dict[str, int] = {}
@@ -31,24 +29,14 @@ MORE_WAITS: dict[str, int] = {}
 @pytest.fixture
 def counts():
     """A GPU, and counts of what is copied and waited for; on a real one they stay 0."""
-    if REAL:
+    if counting.REAL:
         yield Counts()
         return
     with simulated_device() as counts:
         yield counts
 
 
-@pytest.fixture
-def never_waiting():
-    """A real GPU raises if the CPU waits for it; the simulated one counts."""
-    if REAL:
-        torch.cuda.set_sync_debug_mode("error")
-    yield
-    if REAL:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-simulated = pytest.mark.skipif(REAL, reason="about the simulated device")
+simulated = pytest.mark.skipif(counting.REAL, reason="about the simulated device")
 
 
 @simulated
@@ -100,9 +88,11 @@ def test_copies_and_waits_are_counted(counts, operation, uploads, downloads, wai
 
 
 @pytest.mark.parametrize("name", counting.TRAINABLES)
-def test_a_training_step_waits_for_nothing(name, counts, never_waiting):
+def test_a_training_step_waits_for_nothing(name, counts):
     found = counting.training_step(name, counts)
-    masks = 2 if name.startswith("pretraining=") and not REAL else 0  # numbers of the visible and of the masked patches
+    masks = (
+        2 if name.startswith("pretraining=") and not counting.REAL else 0
+    )  # numbers of the visible and of the masked patches
     assert (found.uploads, found.downloads, found.waits) == (masks, 0, 0), found.where
 
 
