@@ -87,7 +87,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(small_disk):
     with pytest.raises(OSError, match="No space left on the disk") as caught:
         save_checkpoint(path, {"step": 2, "weights": torch.ones(10**6)})
     assert caught.value.filename == str(path)
-    assert load_checkpoint(path, torch.device("cpu"))["step"] == 1  # type: ignore[index]
+    assert load_checkpoint(path)["step"] == 1  # type: ignore[index]
     with pytest.raises(OSError, match=r"it needs 4\.0 MB"):
         save_tensors(small_disk / "level.safetensors", {"weight": torch.ones(10**6)})
     assert os.listdir(small_disk) == ["checkpoint.pt"]

@@ -27,8 +27,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         torch.save(state, temporary)
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """The state saved there, tensors and plain values only; None when there is none.
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The state saved there, tensors and plain values only, on the CPU; None when there is none.
+
+    Modules and optimisers move what they load. AdamW's step counts must stay on the CPU, because it reads them at every step.
 
     Raises:
         ValueError: the file is damaged.
@@ -41,7 +43,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
         with zipfile.ZipFile(path) as members:  # torch does not look at the checksums of the tensors
             if (damaged := members.testzip()) is not None:
                 raise ValueError(f"the checksum of {damaged} is wrong")
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise ValueError(f"it holds a {type(state).__name__}")
     except (ValueError, RuntimeError, LookupError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:

@@ -207,7 +207,7 @@ def _train_jointly(run: _Run, levels: Sequence[Level], homes: Sequence[Path], so
     for home in homes:
         home.mkdir(parents=True, exist_ok=True)
     train_jointly(
-        levels, sampler, held_sampler, spread_episodes(held_data, source.inputs, run.state), run.training,
+        levels, sampler, held_sampler, spread_episodes(held_data, source.inputs, run.state, run.processes.device), run.training,
         seed=run.seed, processes=run.processes, homes=homes, report=run.report.step, diagnostics=run.diagnostics,
     )  # fmt: skip
 
@@ -248,7 +248,9 @@ def _measure(run: _Run, k: int, spec: LevelSpec, level: Level, source: _Source, 
     """Diagnostics of a level that was trained before."""
     held_data = source.data.split(run.config.validation)[1]
     clip = held_out_clip(source.sampler(level, held_data, level.horizon), run.processes)
-    metrics = evaluate_level(level, clip, spread_episodes(held_data, source.inputs, run.state), run.diagnostics)
+    metrics = evaluate_level(
+        level, clip, spread_episodes(held_data, source.inputs, run.state, run.processes.device), run.diagnostics
+    )
     steps = run.training.of_level(spec.config["training"]).steps
     values = {f"validation/{name}": metrics[name] for name in run.diagnostics.by_name}
     run.report.step(k, Progress(steps, steps, values, home, MEASURING))
@@ -269,7 +271,7 @@ def _train_level(run: _Run, k: int, spec: LevelSpec, level: Level, home: Path, s
             seed=run.seed, processes=run.processes, folder=run.folder, report=report,
         )  # fmt: skip
         fit_level(level, source.data, sampler)  # to the latents of the pretrained encoder
-    episodes = spread_episodes(held_data, source.inputs, run.state)
+    episodes = spread_episodes(held_data, source.inputs, run.state, run.processes.device)
     return train_level(
         level, sampler, held_sampler, episodes, own,
         seed=run.seed, processes=run.processes, home=home, report=report, diagnostics=run.diagnostics,
@@ -299,11 +301,12 @@ def fit_level(level: Level, source: Trajectories, sampler: ClipSampler) -> None:
     )
 
 
-def spread_episodes(held_out: Trajectories, inputs: Sequence[str], state: np.ndarray) -> Episodes:
+def spread_episodes(held_out: Trajectories, inputs: Sequence[str], state: np.ndarray, device: torch.device) -> Episodes:
     """Evenly spaced moments of held-out episodes, for the diagnostics."""
     chosen = np.linspace(0, len(held_out.ep_len) - 1, min(MONITORED_EPISODES, len(held_out.ep_len))).astype(int)
     share = np.linspace(0, 1, MONITORED_MOMENTS)
     rows = held_out.ep_offset[chosen, None] + np.round(share * (held_out.ep_len[chosen, None] - 1)).astype(np.int64)
     return Episodes(
-        {name: torch.from_numpy(held_out.column(name)[rows]) for name in inputs}, torch.from_numpy(state[rows])
+        {name: torch.from_numpy(held_out.column(name)[rows]).to(device) for name in inputs},
+        torch.from_numpy(state[rows]).to(device),
     )

@@ -63,7 +63,7 @@ def test_a_signal_saves_a_checkpoint_from_which_training_goes_on_exactly(levels,
     home = tmp_path / "stopped" / whole.specs[0].fingerprint
     stopped, _ = train(levels, short, dataset, tmp_path / "stopped", {17: number})
     assert stopped.status == 128 + number
-    assert load_checkpoint(home / CHECKPOINT, ALONE.device)["step"] == 18  # the step that was under way is finished
+    assert load_checkpoint(home / CHECKPOINT)["step"] == 18  # the step that was under way is finished
     resumed, steps = train(levels, short, dataset, tmp_path / "stopped")
     assert min(steps) == 18
     state = resumed.state_dict()
@@ -79,7 +79,7 @@ def test_a_diverging_training_stops_and_is_not_saved(levels, short, dataset, tmp
             train(levels, wild, dataset, tmp_path)
         assert not (home / WEIGHTS).exists()
         assert not (home / METRICS).exists()
-        saved = load_checkpoint(home / CHECKPOINT, ALONE.device)
+        saved = load_checkpoint(home / CHECKPOINT)
         assert saved is None or all(torch.isfinite(value).all() for value in saved["module"].values())
 
 
