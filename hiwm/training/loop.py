@@ -180,7 +180,7 @@ def optimize(
             if (signal := vote(stop.number)) or (
                 processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds
             ):
-                watch.check()
+                watch.weights(max(0, step - 1), module)
                 if processes.is_main:
                     state.save(home / CHECKPOINT, step, metrics)
                 last_save = time.monotonic()
