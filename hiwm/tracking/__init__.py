@@ -215,12 +215,10 @@ def sync(folder: Path) -> int:
 
 def _say_left(delivery: Delivery, folder: Path) -> None:
     """One line about what is not delivered, and one about what MLflow refused."""
-    if delivery.refused:
-        shout(
-            f"MLflow refused {len(delivery.refused)} records; the first: {' '.join(delivery.refused[0].split())[:300]}"
-        )
+    if refused := delivery.refused:
+        shout(f"MLflow refused {len(refused)} records; the first: {delivery.line(refused[0])}")
     if left := delivery.left():
-        cause = f" ({' '.join(str(delivery.error).split())[:150]})" if delivery.error else ""
+        cause = f" ({delivery.line(delivery.error)})" if delivery.error else ""
         shout(
             f"MLflow: {left:,} records are not yet delivered to {delivery.describe()}{cause}. "
             f"`hiwm mlflow sync {folder}` delivers them later"

@@ -220,6 +220,11 @@ class Delivery(threading.Thread):
         with replacing(self.folder / DELIVERED) as temporary:
             temporary.write_text(json.dumps(self.all_states))
 
+    def line(self, error: object) -> str:
+        """An error in one line, without the password of the server."""
+        text = " ".join(str(error).split())
+        return (text.replace(self.remote, self.describe()) if self.remote else text)[:200]
+
     def describe(self) -> str:
         """Where the records go, without the password."""
         if not self.remote:
