@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench gpu clean
 
 demo: $(VENV)/user  ## train three levels on a maze, compare the hierarchy with flat planners, write a report
 	$(BIN)/hiwm run experiment=pointmaze
@@ -23,6 +23,12 @@ check: $(VENV)/dev  ## format, lint, types, import layers, collection of the ben
 
 bench: $(VENV)/dev  ## speed and memory, as ratios measured side by side
 	$(BIN)/python -m pytest tests/benchmarks -s -o python_files='bench_*.py'
+
+gpu: $(VENV)/dev  ## on a machine with a GPU: the tests of tests/gpu on it, then speed, memory and exactness in a table
+	$(BIN)/python tests/benchmarks/bench_gpu.py
+	$(BIN)/pip install -q -c constraints.txt stable-worldmodel==0.1.1
+	HIWM_GPU=1 $(BIN)/pytest tests/gpu
+	$(BIN)/python tests/benchmarks/bench_gpu.py analysis/results/gpu.csv
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -30,6 +30,7 @@ from hiwm.evaluation.outcomes import Trace
 from hiwm.evaluation.results import read_results
 from hiwm.evaluation.traces import load_traces
 from hiwm.experiment.evaluation import evaluation_identity
+from hiwm.experiment.session import exclusive
 from hiwm.files import read_text
 from hiwm.heads.calibration import NOMINAL, Calibration
 from hiwm.heads.value import AHEAD
@@ -43,6 +44,7 @@ KEPT = "kept.json"  # column of the true state -> R2 from each level
 MISSING = "–"  # noqa: RUF001
 
 
+@exclusive
 def report(config: Config) -> Path:
     """Write `report.html`, `kept.json` and `figures/*.png` into the experiment's folder, from the files of training and evaluation."""
     agent = load_agent(config.folder / "hierarchy", allow=config.allow)
@@ -92,10 +94,9 @@ def report(config: Config) -> Path:
     )
     path = config.folder / "report.html"
     path.write_text(page)
-    parent = make_tracker(config).parent()
-    parent.artifact(path)
-    parent.artifact(folder)
-    parent.finish()
+    with make_tracker(config) as tracker:
+        tracker.parent().artifact(path)
+        tracker.parent().artifact(folder)
     say(f"report: {path}")
     return path
 

@@ -54,21 +54,32 @@ class ClipSampler:
                 "Lower the strides or the horizon of the level"
             )
 
-    def sample(self, batch: int, rng: np.random.Generator) -> Clip:
-        """A clip of `batch` windows, with as many pairs if the sampler has a reach."""
-        starts, _ = self._draw(self.num_windows, self.horizon * self.period, batch, rng)
-        steps = starts[:, None] + np.arange(self.horizon + 1) * self.period  # (B, T+1)
+    def sample(self, batch: int, rng: np.random.Generator, share: slice = slice(None)) -> Clip:
+        """A clip of `batch` windows, with as many pairs if the sampler has a reach.
+
+        Args:
+            batch: windows that are drawn.
+            rng: source of the draws.
+            share: the windows that are read; the others of the batch belong to other processes.
+        """
+        starts = self.rows(batch, rng)
+        steps = starts[share, None] + np.arange(self.horizon + 1) * self.period  # (B, T+1)
         chunk = np.arange(self.stride) * self.action_period
         return Clip(
             {name: _take(column, steps) for name, column in self.inputs.items()},
             _take(self.action, steps[:, :-1, None] + chunk),
-            None if self.reach is None else self._pairs(batch, self.reach, rng),
+            None if self.reach is None else self._pairs(batch, self.reach, rng, share),
         )
 
-    def _pairs(self, batch: int, reach: int, rng: np.random.Generator) -> Pairs:
+    def rows(self, batch: int, rng: np.random.Generator) -> np.ndarray:
+        """First rows of the windows that `sample` draws with this generator, (B,)."""
+        return self._draw(self.num_windows, self.horizon * self.period, batch, rng)[0]
+
+    def _pairs(self, batch: int, reach: int, rng: np.random.Generator, share: slice) -> Pairs:
         source, ends = self._draw(self.num_pairs, self.action_period, batch, rng)
         most = np.minimum(reach, (ends - 1 - source) // self.action_period)
         steps = 1 + (rng.random(batch) * most).astype(np.int64)
+        source, steps = source[share], steps[share]
         target = source + steps * self.action_period
         return Pairs(
             {name: _take(column, source) for name, column in self.inputs.items()},

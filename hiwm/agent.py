@@ -18,6 +18,7 @@ from hiwm.files import read_yaml, recover_folder, replace_folder, saved_folder, 
 from hiwm.heads.heads import Heads
 from hiwm.heads.text import embed
 from hiwm.hierarchy import DESCRIPTION, Hierarchy, load_hierarchy
+from hiwm.levels.device import upload
 from hiwm.planning.assemble import make_planner
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.goals import BoxRegion, Goal, LabelledRegion, ObservationGoal, PartGoal, PredicateRegion
@@ -190,9 +191,10 @@ class Agent:
         """Continue with some environments of the batch, given as indices or as a mask, (B,). `plan` is empty until `act`."""
         if self._batch is None:
             raise ValueError("reset(goal) must come before select(rows)")
-        which = torch.as_tensor(rows, device=self.hierarchy.device)
-        self.planner.select(which)
-        self._batch = int(which.sum()) if which.dtype == torch.bool else len(which)
+        rows = np.asarray(rows)
+        which = np.flatnonzero(rows) if rows.dtype == bool else rows  # a mask as an index waits for a GPU
+        self.planner.select(upload(torch.from_numpy(which), self.hierarchy.device))
+        self._batch = len(which)
         self._plan = None
 
     def _text_goal(self, captions: Sequence[str]) -> Goal:
@@ -271,7 +273,7 @@ class Agent:
         for name, shape in self.inputs.items():
             if name not in observation:
                 raise ValueError(f"the observation has {sorted(observation)}; expected {sorted(self.inputs)}")
-            value = torch.as_tensor(np.array(observation[name]), device=self.hierarchy.device)
+            value = upload(torch.as_tensor(np.array(observation[name])), self.hierarchy.device)
             single = value.shape == shape
             if tuple(value.shape[-len(shape) :]) != shape or value.dim() > len(shape) + 1:
                 raise ValueError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
 import textwrap
+from collections.abc import Callable
 
 # command -> "module:function" that runs it on a Config, and its description. The function is a string, so that --help
 # imports nothing.
@@ -16,11 +18,14 @@ COMMANDS = {
     "report": ("hiwm.analysis.report:report", "write report.html: learning curves, success rates, pictures of plans"),
     "run": ("", "collect, train, evaluate and report"),
 }
+SYNC = "hiwm mlflow sync <folder>"
 
 CONTINUE = (
     "Run the same command to continue: collection and evaluation resume after their last finished batch of episodes, "
     "training resumes from its last checkpoint"
 )
+
+DISK = "Free some space and run the same command; it reuses what is finished"
 
 USAGE = """hiwm: hierarchical world models
 
@@ -28,6 +33,7 @@ usage: hiwm <command> [experiment=<name>] [key=value ...]
 
 commands:
 {commands}
+  mlflow    sync <folder>: deliver to MLflow what the experiment in the folder has recorded and the server missed
 
 examples:
   hiwm run experiment=pointmaze
@@ -80,31 +86,53 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the command and its overrides; None for those of the process.
 
     Returns:
-        The exit status: 0, or 2 for a mistake in the command, the configuration or the files.
+        The exit status: 0; 1 for a file or disk that fails; 2 for a mistake in the command, the configuration or the
+        files; 128 + n after signal n: 130 for Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1, 129 for SIGHUP.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE.format(commands="\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())))
         return 0 if arguments else 2
     command, *overrides = arguments
+    if command == "mlflow":
+        return _guarded(command, lambda: _sync(overrides))
     if command not in COMMANDS:
         print(f"hiwm: the command is {command!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     if {"-h", "--help"} & set(overrides):
         print(_command_help(command))
         return 0
+    return _guarded(command, lambda: _run(command, overrides))
+
+
+def _guarded(command: str, run: Callable[[], int]) -> int:
+    """Run a command; an expected error becomes one line and an exit status."""
+    from hiwm.signals import raising
+
     try:
-        _run(command, overrides)
+        with raising():
+            return run()
     except (Exception, KeyboardInterrupt) as error:
         status, message = _explain(error)
         from hiwm.console import printable
 
-        print(f"hiwm {command}: {printable(message)}", file=sys.stderr)
+        if not isinstance(error, KeyboardInterrupt) or os.environ.get("RANK", "0") == "0":  # all ranks stop together
+            print(f"hiwm {command}: {printable(message)}", file=sys.stderr)
         return status
-    return 0
 
 
-def _run(command: str, overrides: list[str]) -> None:
+def _sync(arguments: list[str]) -> int:
+    """Deliver what the server of MLflow has not got yet."""
+    from pathlib import Path
+
+    from hiwm.tracking import sync
+
+    if len(arguments) != 2 or arguments[0] != "sync":
+        raise ValueError(f"the arguments are {' '.join(arguments)!r}; expected `{SYNC}`")
+    return 1 if sync(Path(arguments[1])) else 0
+
+
+def _run(command: str, overrides: list[str]) -> int:
     sys.path.insert(0, "")  # so that _target_ finds classes in the current folder
     import logging
 
@@ -115,20 +143,23 @@ def _run(command: str, overrides: list[str]) -> None:
     for name in ("collect", "train", "evaluate", "report") if command == "run" else (command,):
         module, function = COMMANDS[name][0].split(":")
         getattr(importlib.import_module(module), function)(config)
+    return 0
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
     """Exit status and message for an expected error; any other error is raised again."""
     if isinstance(error, KeyboardInterrupt):
-        return 130, f"stopped. {CONTINUE}"
+        return getattr(error, "status", 130), f"stopped{f' by {error}' if str(error) else ''}. {CONTINUE}"
     if isinstance(error, ValueError):
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise error
         return 2, str(error)
     if isinstance(error, OSError):
-        return 1, f"{error.strerror or ' '.join(str(error).split())}: {error.filename or ''}"
-    if any(sign in str(error) for sign in ("No space left", "disk is full")):  # SQLite and safetensors have own classes
-        return 1, "the disk is full. Free some space and run the same command; it reuses finished levels"
+        where = f"{error.filename}: " if error.filename else ""
+        text = where + (error.strerror or " ".join(str(error).split()))
+        return 1, text + (f". {DISK}" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "")
+    if any(sign in str(error) for sign in ("No space left", "disk is full")):  # libraries have their own classes
+        return 1, f"the disk is full. {DISK}"
     raise error
 
 

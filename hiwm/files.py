@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from hiwm.disk import replacing
+
 log = logging.getLogger("hiwm")
 
 CHECKSUM = "sha256"  # key that holds the checksum of the rest of the file
@@ -86,11 +88,9 @@ def read_text(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, sync, rename, so that a crash leaves the old file or the new one, complete."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    sync(temporary)
-    os.replace(temporary, path)
+    """Write the file, so that a crash or a full disk leaves the old one or the new one, complete."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def digest(text: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from hiwm.console import Bar, say, shout
-from hiwm.tracking import Run, Tracker
+from hiwm.disk import append_json, cut_json_lines
+from hiwm.tracking import Run, Tracker, status_after
 from hiwm.training.checkpoint import METRICS
 from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.training.loop import MEASURING, Progress
@@ -67,14 +67,15 @@ class TrainingProgress:
         if self.bar is None and progress.job != MEASURING:
             self._open_bar(self.title or name, progress)
         if progress.home not in self.runs:
+            if progress.job != MEASURING:  # steps after the checkpoint are taken, and recorded, once more
+                cut_json_lines(progress.home / HISTORY, lambda record: record["step"] < progress.step)
             lineage = {"hiwm.level": str(level), "hiwm.fingerprint": progress.home.name, "hiwm.below": self.below}
             self.runs[progress.home] = self.tracker.child(name, self.parameters[level], lineage)
             if progress.job == "training":
                 self.below = progress.home.name
         if progress.metrics:
             self.runs[progress.home].metrics(progress.metrics, progress.step)
-            with open(progress.home / HISTORY, "a") as file:
-                file.write(json.dumps({"step": progress.step, **progress.metrics}) + "\n")
+            append_json(progress.home / HISTORY, {"step": progress.step, **progress.metrics})
         values = {key.removeprefix(VALIDATION): x for key, x in progress.metrics.items() if key.startswith(VALIDATION)}
         summary = self.diagnostics.summary(values)
         if self.bar is not None:
@@ -112,4 +113,4 @@ class TrainingProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close("KILLED")
+        self._close(status_after(kind))

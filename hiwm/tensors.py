@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,17 +14,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from hiwm.files import CHECKSUM, sync
+from hiwm.disk import replacing
+from hiwm.files import CHECKSUM
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors and a checksum: under a temporary name, then renamed into place."""
+    """Write named tensors and a checksum: all or none."""
     plain = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
     known = dict(metadata or {})
-    temporary = path.with_name(f"{path.name}.tmp")
-    save_file(plain, temporary, {**known, CHECKSUM: _digest(plain, known)})
-    sync(temporary)
-    os.replace(temporary, path)
+    with replacing(path, sum(value.nbytes for value in plain.values())) as temporary:
+        save_file(plain, temporary, {**known, CHECKSUM: _digest(plain, known)})
 
 
 def load_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:

@@ -53,9 +53,12 @@ def first_row(share: int) -> int:
 
 
 def uniform_rows(share: int, columns: int, generator: torch.Generator) -> Tensor:
-    """Uniform draws for this process's rows of the global batch, (share, columns); the generator is in the same state everywhere."""
+    """Uniform draws for this process's rows of the global batch, (share, columns), on the generator's device.
+
+    The generator is in the same state in every process.
+    """
     rows = share * dist.get_world_size() if _is_distributed() else share
-    return torch.rand(rows, columns, generator=generator)[first_row(share) :][:share]
+    return torch.rand(rows, columns, generator=generator, device=generator.device)[first_row(share) :][:share]
 
 
 def average_over_processes(mean: Tensor) -> Tensor:

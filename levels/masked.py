@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hiwm.levels.clip import Clip
+from hiwm.levels.device import upload
 from hiwm.levels.encoders.vit import ViTEncoder, transformer
 from hiwm.levels.parts import Encoder
 from hiwm.levels.precision import half_precision
@@ -110,6 +111,8 @@ class MaskedPrediction(Trainable):
             generator: draws the mask; in the same state in every process.
         """
         images = self.standardize(clip.inputs)[self.name]
+        if generator.device.type != "cpu":  # blocks are placed by Python, which would wait for a GPU's numbers
+            generator = torch.Generator().manual_seed(generator.initial_seed())
         visible, masked = self.draw_mask(generator)
         loss = F.smooth_l1_loss(self.predict(images, visible, masked), self.targets(images, masked), beta=self.beta)
         return {"masked": loss}
@@ -147,8 +150,8 @@ class MaskedPrediction(Trainable):
             more[top : top + height, left : left + width] = True
             if not more.all():  # a block that would hide the last visible patches is left out
                 hidden = more
-        device = self.place.device
-        return (~hidden).flatten().nonzero()[:, 0].to(device), hidden.flatten().nonzero()[:, 0].to(device)
+        visible, masked = ((~hidden).flatten().nonzero()[:, 0], hidden.flatten().nonzero()[:, 0])
+        return upload(visible, self.place.device), upload(masked, self.place.device)
 
     @torch.no_grad()
     def evaluate(self, clip: Clip) -> dict[str, float]:

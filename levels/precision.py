@@ -1,8 +1,9 @@
-"""Half precision on processors that support it."""
+"""Half precision on processors that support it, and TF32 on GPUs."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -15,3 +16,15 @@ def half_precision(device: torch.device) -> AbstractContextManager:
         native = device.type == "cpu" and torch.backends.mkldnn.is_available()
         native = native and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # torch has no public name for this
     return torch.autocast(device.type, torch.bfloat16) if native else nullcontext()
+
+
+@contextmanager
+def tensor_cores(device: torch.device) -> Iterator[None]:
+    """Multiply float32 matrices as TF32 on a GPU, for training; planning needs exact distances between latents."""
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -14,7 +14,8 @@ TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # tests record under their own folders
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+if "HIWM_GPU" not in os.environ:  # `make gpu` sets it
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import tiny
 

@@ -92,7 +92,7 @@ def kinds(copied, config) -> dict[str, Kind]:
         return metrics, {name: value.tolist() for name, value in untrained.state_dict().items()}
 
     def checkpoint() -> Any:
-        state = load_checkpoint(level / "checkpoint.pt", torch.device("cpu"))
+        state = load_checkpoint(level / "checkpoint.pt")
         return state and {name: value.tolist() for name, value in state["module"].items()}
 
     def traces() -> Any:

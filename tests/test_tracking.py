@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+import tiny
 from mlflow import MlflowClient
 
+from hiwm.config import load_config
+from hiwm.experiment import evaluate
 from hiwm.tracking import flatten, make_tracker
 
 
@@ -21,7 +25,6 @@ def test_one_parent_run_with_a_child_per_level_and_per_evaluation(runs, tiny_run
     assert set(by_name) == {"tiny seed 0", "level 0", "level 1", "level 2", "evaluation"}
     parent = by_name["tiny seed 0"]
     assert "mlflow.parentRunId" not in parent.data.tags
-    assert (tiny_run.folder / "mlflow_run.txt").read_text() == parent.info.run_id
     for child in (run for run in by_name.values() if run is not parent):
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert child.info.status == "FINISHED"
@@ -75,8 +78,9 @@ def test_artifacts(runs):
 
 
 def test_later_commands_find_the_same_parent(runs, tiny_run):
-    _, by_name = runs
-    assert make_tracker(tiny_run.config).parent_id == by_name["tiny seed 0"].info.run_id
+    client, by_name = runs
+    found = client.search_runs([by_name["tiny seed 0"].info.experiment_id], "tags.`mlflow.runName` = 'tiny seed 0'")
+    assert len(found) == 1  # train, evaluate and report have recorded in it
 
 
 def test_flatten():
@@ -87,6 +91,31 @@ def test_a_half_made_database_is_replaced(tiny_run, tmp_path):
     config = tiny_run.config.changed({"root": str(tmp_path), "tracking": "mlflow"})
     config.folder.mkdir(parents=True)
     (config.folder / "mlflow.tmp").write_bytes(b"SQLite format 3\0 and no more")
-    make_tracker(config).parent().finish()
+    with make_tracker(config) as tracker:
+        tracker.parent().metrics({"a": 1.0})
     assert (config.folder / "mlflow.db").exists()
     assert not (config.folder / "mlflow.tmp").exists()
+
+
+def test_attempts_are_recorded(tiny_run, tmp_path):
+    """As the closed-door command of the results page has them, with its names."""
+    shutil.copytree(tiny_run.folder / "hierarchy", tmp_path / "tiny" / "hierarchy")
+    shutil.copy(tiny_run.folder / "config.yaml", tmp_path / "tiny")
+    given = [f"dataset.path={tiny_run.config.dataset.path}", "evaluation.name=closed_door", "evaluation.attempts=2"]
+    given += ["evaluation.num_tasks=1", "evaluation.episodes=1", "evaluation.baseline_episodes=1"]
+    config = load_config(tiny.overrides(tmp_path, *given, "evaluation.max_steps=5"))
+    agents = evaluate(config)["agents"]
+    assert "hierarchical, attempt 2" in agents
+    client = MlflowClient(f"sqlite:///{tmp_path / 'tiny' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny").experiment_id
+    (run,) = client.search_runs([experiment], "tags.`mlflow.runName` = 'closed_door'")
+    assert {"hierarchical/success", "hierarchical_attempt 2/success"} <= set(run.data.metrics)
+    evaluate(config)  # reused, and recorded already
+    assert len(client.search_runs([experiment], "tags.`mlflow.runName` = 'closed_door'")) == 1
+    # killed between the results and their recording
+    for name in ("mlflow.jsonl", "mlflow.json", "mlflow.db"):
+        (tmp_path / "tiny" / name).unlink()
+    evaluate(config)
+    client = MlflowClient(f"sqlite:///{tmp_path / 'tiny' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny").experiment_id
+    assert client.search_runs([experiment], "tags.`mlflow.runName` = 'closed_door'")[0].info.status == "FINISHED"

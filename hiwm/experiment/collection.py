@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from hiwm.data.collect import Collection
 from hiwm.data.collect import collect as collect_episodes
 from hiwm.data.policies import Policy
 from hiwm.data.store import Trajectories, Writer, open_dataset
+from hiwm.disk import naming_file
 from hiwm.environment import environment_of, observed_columns
 from hiwm.experiment.session import one_process
+from hiwm.locks import locked
 from hiwm.training.windows import check_longest
 from hiwm.validate import check, check_columns
 
@@ -23,6 +26,11 @@ def collect(config: Config) -> Trajectories:
     """Collect the dataset of the config, continue an interrupted collection, or open the finished dataset."""
     one_process("collect")
     path = Path(config.dataset.path)
+    with nullcontext() if path.exists() else locked(path), naming_file(path):  # other experiments share it
+        return _collect(config, path)
+
+
+def _collect(config: Config, path: Path) -> Trajectories:
     wanted = describe_collection(config)
     if path.exists():
         dataset = open_dataset(path)

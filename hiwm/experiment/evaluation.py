@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-import hiwm
 from hiwm.agent import Agent, load_agent
 from hiwm.config import Config
 from hiwm.console import Bar, say
@@ -19,32 +18,28 @@ from hiwm.evaluation.evaluate import evaluate as evaluate_agents
 from hiwm.evaluation.evaluate import make_agents, summarize
 from hiwm.evaluation.results import read_results
 from hiwm.evaluation.traces import save_traces
-from hiwm.experiment.session import commit, one_process, start
+from hiwm.experiment.session import code_fingerprint, commit, exclusive, one_process, start
 from hiwm.files import write_json
 from hiwm.tracking import make_tracker
 from hiwm.training.fingerprint import fingerprint
 from hiwm.validate import FITTED, check_environment, check_trained
 
 
+@exclusive
 def evaluate(config: Config) -> dict[str, Any]:
     """Evaluate the saved hierarchy and its baselines; write `<evaluation.name>.json`."""
     one_process("evaluate")
     agent = _agent(config, str(start(config).device))
     agents = make_agents(agent, config.evaluation)
     identity, path = evaluation_identity(config, agent), config.folder / f"{config.evaluation.name}.json"
-    unrecorded = path.with_suffix(".unrecorded")  # is there from before the results are written until they are recorded
     if path.exists() and (found := read_results(path))["identity"] == identity:
         say(f"evaluation {path}: reused")
-        if unrecorded.exists():
-            _record(config, agent, found, path)
-            unrecorded.unlink()
+        _record(config, agent, found, path)  # an earlier command may have been killed before it did
         _say_results(found["agents"])
         return found
-    code = commit()  # now, because the code may change during the evaluation
+    code, source = commit(), code_fingerprint()  # now, because the code may change during the evaluation
     # batches of other code must not end up under this commit
-    parts = config.folder / f"{config.evaluation.name}-{identity}-{code or hiwm.__version__}.parts"
-    if code.endswith("+"):  # uncommitted code may be any code
-        shutil.rmtree(parts, ignore_errors=True)
+    parts = config.folder / f"{config.evaluation.name}-{identity}-{source}.parts"
     if parts.exists():
         say(f"evaluation {path}: continues after {len([*parts.rglob('*.json')])} finished batches of episodes")
     make_env = environment_of(config, config.evaluation.environment)
@@ -61,12 +56,10 @@ def evaluate(config: Config) -> dict[str, Any]:
     }
     _keep_other_results(path)
     save_traces(path.with_suffix(".npz"), outcomes)
-    unrecorded.touch()
     write_json(path, result)
     for old in config.folder.glob(f"{config.evaluation.name}-{identity}-*.parts"):
         shutil.rmtree(old)
     _record(config, agent, result, path)
-    unrecorded.unlink()
     _say_results(result["agents"])
     return result
 
@@ -109,23 +102,31 @@ def _keep_other_results(path: Path) -> None:
 
 def _record(config: Config, agent: Agent, result: dict[str, Any], path: Path) -> None:
     """Record an evaluation, saved at the path, with the tracker."""
-    tracker = make_tracker(config)
     parameters = {"evaluation": result["protocol"], "planner": result["planner"], "seed": config.seed}
     top = agent.hierarchy.specs[-1].fingerprint
     tags = {"hiwm.identity": result["identity"], "hiwm.hierarchy": top, "hiwm.commit": result["commit"]}
-    child = tracker.child(config.evaluation.name, parameters, tags)
-    for name, numbers in result["agents"].items():
-        child.metrics(
-            {f"{name}/{key}": numbers[key] for key in ("success", "episodes", "predictor_calls", "other_calls")}
-        )
-        child.metrics({f"{name}/interval_low": numbers["interval"][0], f"{name}/interval_high": numbers["interval"][1]})
-        if numbers["steps"]:
-            child.metrics({f"{name}/steps_mean": numbers["steps"]["mean"]})
-        child.metrics({f"{name}/plan_ms_{which}": value for which, value in numbers["plan_ms"].items()})
-        child.metrics({f"{name}/task{task}": rate["success"] for task, rate in numbers["per_task"].items()})
-    child.artifact(path)
-    child.finish()
-    tracker.parent().metrics({f"success/{name}": numbers["success"] for name, numbers in result["agents"].items()})
+    name = config.evaluation.name
+    with make_tracker(config) as tracker:
+        if tracker.has_finished(name, "hiwm.identity", result["identity"]):
+            return
+        child = tracker.child(name, parameters, tags)
+        for agent_name, numbers in result["agents"].items():
+            child.metrics(_metrics(agent_name, numbers))
+        child.artifact(path)
+        success = {f"success/{agent}": numbers["success"] for agent, numbers in result["agents"].items()}
+        tracker.parent().metrics(success)
+        child.finish()
+
+
+def _metrics(name: str, numbers: dict[str, Any]) -> dict[str, float]:
+    """What is tracked of one agent's results."""
+    metrics = {key: numbers[key] for key in ("success", "episodes", "predictor_calls", "other_calls")}
+    metrics |= {"interval_low": numbers["interval"][0], "interval_high": numbers["interval"][1]}
+    if numbers["steps"]:
+        metrics["steps_mean"] = numbers["steps"]["mean"]
+    metrics |= {f"plan_ms_{which}": value for which, value in numbers["plan_ms"].items()}
+    metrics |= {f"task{task}": rate["success"] for task, rate in numbers["per_task"].items()}
+    return {f"{name}/{key}": value for key, value in metrics.items()}
 
 
 def _say_results(agents: dict[str, Any]) -> None:

@@ -1,15 +1,26 @@
-"""The processes of a command, and the commit of the code that runs."""
+"""The processes and the lock of a command, and the state of the code that runs."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import wraps
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
+import hiwm
 from hiwm.config import Config, ConfigError
-from hiwm.training.distributed import Processes, start_processes
+from hiwm.disk import naming_file
+from hiwm.locks import locked
+from hiwm.training.distributed import Processes, barrier, start_processes
+from hiwm.training.fingerprint import fingerprint
+
+Result = TypeVar("Result")
 
 
 def start(config: Config) -> Processes:
@@ -27,17 +38,50 @@ def one_process(command: str) -> None:
         )
 
 
-def commit() -> str:
-    """The commit of the code that runs, with "+" if files differ from it; "" outside a clone.
+def exclusive(verb: Callable[[Config], Result]) -> Callable[[Config], Result]:
+    """A verb that waits while another command uses the folder of the experiment."""
 
-    hiwm may also be installed inside a clone of something else, for instance in the virtual environment of a project.
-    """
-    git = ["git", "-C", str(Path(__file__).parent)]
+    @wraps(verb)
+    def run(config: Config) -> Result:
+        if "WORLD_SIZE" in os.environ:
+            start(config)  # so that the others can wait for the process that waits for the lock
+        main = os.environ.get("RANK", "0") == "0"
+        with locked(config.folder) if main else nullcontext():
+            if main:
+                _remove_leftovers(config.folder)
+            barrier()
+            with naming_file(config.folder):
+                return verb(config)
+
+    return run
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of a command that was killed."""
+    for path in [*folder.glob("*.tmp"), *folder.glob("heads/*.tmp"), *folder.glob("levels/*/*.tmp")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def commit() -> str:
+    """The commit of the code that runs, with "+" if files differ from it; "" if no repository holds the code."""
+    package = Path(hiwm.__file__).parent
+    git = ["git", "-C", str(package)]
     try:
-        tracked = ["ls-files", "--error-unmatch", Path(__file__).name]
-        subprocess.run([*git, *tracked], capture_output=True, check=True)
+        # hiwm may be installed within a repository of other code
+        subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=True)
         commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
         changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
     return commit.stdout.strip() + ("+" if changed.stdout else "")
+
+
+def code_fingerprint() -> str:
+    """The fingerprint of hiwm's own source files, committed or not."""
+    package = Path(hiwm.__file__).parent
+    folders = [package, *(path for path in package.iterdir() if path.is_dir())]  # some are links, which a glob skips
+    paths = {path for folder in folders for path in folder.rglob("*.py")}
+    return fingerprint([[str(path.relative_to(package)), path.read_text()] for path in sorted(paths)])

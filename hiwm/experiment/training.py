@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from hiwm.agent import CONFIG, Agent, AgentSpec
 from hiwm.config import Config
 from hiwm.console import say
 from hiwm.data.store import Trajectories, open_dataset
 from hiwm.environment import captions_of
-from hiwm.experiment.session import start
+from hiwm.experiment.session import exclusive, start
 from hiwm.files import write_yaml
 from hiwm.fit_heads import fit_heads
+from hiwm.hierarchy import Hierarchy
 from hiwm.planning.graph.landmarks import LandmarkGraph, build_graph
 from hiwm.progress import TrainingProgress
-from hiwm.tracking import make_tracker
+from hiwm.tracking import Tracker, make_tracker
 from hiwm.training.diagnostics.runner import Diagnostics
-from hiwm.training.distributed import barrier
+from hiwm.training.distributed import Processes, barrier
 from hiwm.training.stages import Report, train_hierarchy
 from hiwm.validate import actions_of, check, check_columns, check_environment, check_untrained, is_one_hot
 
 
+@exclusive
 def train(config: Config) -> None:
     """Train the levels that do not exist yet, build the graphs, fit the heads, save the hierarchy."""
     processes = start(config)
@@ -31,7 +35,27 @@ def train(config: Config) -> None:
     actions = actions_of(dataset)
     check_untrained(config, dataset, actions)
     captions = captions_of(config, dataset)
-    tracker = make_tracker(config if processes.is_main else config.changed({"tracking": "none"}))
+    with make_tracker(config if processes.is_main else config.changed({"tracking": "none"})) as tracker:
+        hierarchy, latents = _train_levels(config, dataset, processes, tracker)
+        if processes.is_main:
+            graphs = _build_graphs(config, dataset, latents)
+            heads = fit_heads(config, dataset, hierarchy, latents, processes.device, captions)
+            spec = _agent_spec(config, dataset, actions)
+            home = config.folder / "hierarchy"
+            agent = Agent(hierarchy, heads, graphs, config.planner, spec, seed=config.seed, allow=config.allow)
+            agent.save(home, config.as_dict())
+            write_yaml(config.folder / CONFIG, config.as_dict())
+            tracker.parent().artifact(home)
+            tracker.parent().artifact(config.folder / CONFIG)
+            tracker.parent().finish()
+            say(f"hierarchy of {len(hierarchy)} levels, periods {list(hierarchy.periods)} steps, saved: {home}")
+    barrier()
+
+
+def _train_levels(
+    config: Config, dataset: Trajectories, processes: Processes, tracker: Tracker
+) -> tuple[Hierarchy, list[Trajectories]]:
+    """The trained levels, and the latents of each; the main process reports."""
     parameters = [
         {
             "level": k,
@@ -54,25 +78,13 @@ def train(config: Config) -> None:
             report=Report(progress.start, progress.step, progress.level) if processes.is_main else Report(),
             diagnostics=diagnostics,
         )
-    if not processes.is_main:
-        barrier()
-        return
-    latents = [open_dataset(cache) for cache in caches]
-    graphs = _build_graphs(config, dataset, latents)
-    heads = fit_heads(config, dataset, hierarchy, latents, processes.device, captions)
+    return hierarchy, [open_dataset(cache) for cache in caches]
+
+
+def _agent_spec(config: Config, dataset: Trajectories, actions: np.ndarray) -> AgentSpec:
     low, high, discrete = actions.min(0).tolist(), actions.max(0).tolist(), is_one_hot(actions)
     shapes = [dataset.column(name).shape[1:] for name in config.goal.columns]
-    spec = AgentSpec(config.environment, low, high, config.goal.columns, shapes, discrete)
-    agent = Agent(hierarchy, heads, graphs, config.planner, spec, seed=config.seed, allow=config.allow)
-    home = config.folder / "hierarchy"
-    agent.save(home, config.as_dict())
-    write_yaml(config.folder / CONFIG, config.as_dict())
-    parent = tracker.parent()
-    parent.artifact(home)
-    parent.artifact(config.folder / CONFIG)
-    parent.finish()
-    say(f"hierarchy of {len(hierarchy)} levels, periods {list(hierarchy.periods)} steps, saved: {home}")
-    barrier()
+    return AgentSpec(config.environment, low, high, config.goal.columns, shapes, discrete)
 
 
 def _build_graphs(config: Config, dataset: Trajectories, latents: Sequence[Trajectories]) -> list[LandmarkGraph]:

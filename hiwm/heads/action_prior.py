@@ -94,14 +94,14 @@ def fit_action_prior(data: FitData, period: int, config: ActionPriorConfig) -> A
     prior = data.new(ActionPrior, config, dim_action=action.shape[1])
 
     def loss(rows: Tensor) -> Tensor:
-        state, real = data.latent[rows.to(data.device)], action[rows.to(data.device)]
-        noise = torch.randn(real.shape, generator=data.generator).to(data.device)
-        time = torch.rand(len(real), 1, generator=data.generator).to(data.device)
+        state, real = data.latent[rows], action[rows]
+        noise = torch.randn(real.shape, generator=data.generator, device=data.device)
+        time = torch.rand(len(real), 1, generator=data.generator, device=data.device)
         return F.mse_loss(prior.velocity(state, (1 - time) * noise + time * real, time), real - noise)
 
-    rows = torch.from_numpy(starts(data.training, period))
+    rows = data.tensor(starts(data.training, period))
     data.minimize(loss, prior, rows, config, "action prior")
-    held_out = torch.from_numpy(data.held_out.starts(period))
+    held_out = data.tensor(data.held_out.starts(period))
     if len(held_out):
         prior.relative_loss.copy_(loss(held_out) / UNINFORMED)
     return prior

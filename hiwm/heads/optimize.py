@@ -39,7 +39,7 @@ class FitConfig(Settings):
 class FitData:
     """The cached latents of one level, split into training and held-out episodes, to fit one head to.
 
-    Row numbers stay on the CPU, where they are drawn. They index the tensors on the device.
+    Everything is on the device, also row numbers and draws, so that a step copies nothing and waits for nothing.
 
     Args:
         latents: the level's cache, columns `latent` (N, D) and `action` (N, A).
@@ -50,14 +50,14 @@ class FitData:
     Attributes:
         latent: latents of all episodes, (N, D).
         training, held_out: the two parts of the cache.
-        generator: CPU generator of all draws.
+        generator: generator of all draws, of the device.
     """
 
     def __init__(self, latents: Trajectories, *, validation: float, seed: int, device: torch.device) -> None:
         self.latents, self.seed, self.device = latents, seed, device
         self.training, self.held_out = latents.split(validation)
         self.latent = self.column("latent")
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed)
 
     def column(self, name: str) -> Tensor:
         """A column of the cache on the device, (N, ...)."""
@@ -75,7 +75,7 @@ class FitData:
 
     def draw(self, rows: Tensor, number: int) -> Tensor:
         """Draw rows (number,) from rows (N,), with replacement."""
-        return rows[torch.randint(len(rows), (number,), generator=self.generator)]
+        return rows[torch.randint(len(rows), (number,), generator=self.generator, device=self.device)]
 
     def minimize(
         self, loss: Callable[[Tensor], Tensor], head: Head, rows: Tensor, config: FitConfig, label: str
@@ -89,7 +89,9 @@ class FitData:
             config: batch, steps and learning rate.
             label: name in the progress bar.
         """
-        optimizer = torch.optim.AdamW(head.parameters(), lr=config.learning_rate)
+        optimizer = torch.optim.AdamW(
+            head.parameters(), lr=config.learning_rate, fused=self.device.type == "cuda" or None
+        )
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps + 1)
         with Bar(label, config.steps, "steps") as bar:
             for step in range(config.steps):

@@ -108,12 +108,11 @@ def fit_state_readout(
     """
     latent, target = data.latent, data.tensor(part)
     readout = data.new(StateReadout, config, dim=target.shape[1])
-    rows = torch.from_numpy(data.training.rows)
-    some = rows[torch.randperm(len(rows), generator=data.generator)[:LINEAR_ROWS]]
-    readout.fit_linear(latent[some.to(data.device)], target[some.to(data.device)])
+    rows = data.tensor(data.training.rows)
+    some = rows[torch.randperm(len(rows), generator=data.generator, device=data.device)[:LINEAR_ROWS]]
+    readout.fit_linear(latent[some], target[some])
 
     def loss(rows: Tensor) -> Tensor:
-        rows = rows.to(data.device)
         return F.smooth_l1_loss(readout.standardized(latent[rows]), (target[rows] - readout.mean) / readout.std)
 
     data.minimize(loss, readout, rows, config, "state readout")

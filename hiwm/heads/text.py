@@ -134,17 +134,16 @@ def _fit(data: FitData, wordings: Sequence[Tensor], true: Tensor, config: TextCo
         config: size and training of the network.
     """
     known = torch.cat([words[:-1] for words in wordings])
-    count = torch.tensor([len(words) - 1 for words in wordings])
+    count = torch.tensor([len(words) - 1 for words in wordings], device=data.device)
     first = count.cumsum(0) - count
     head = data.new(TextHead, config, dim=config.dim)
 
     def loss(rows: Tensor) -> Tensor:
-        rows = rows.to(data.device)
-        worded = first + (torch.rand(len(count), generator=data.generator) * count).long()
-        logits, meets = head.every_pair(known[worded.to(data.device)], data.latent[rows]), true[:, rows]
+        worded = first + (torch.rand(len(count), generator=data.generator, device=data.device) * count).long()
+        logits, meets = head.every_pair(known[worded], data.latent[rows]), true[:, rows]
         return contrast(logits, meets) + F.binary_cross_entropy_with_logits(logits, meets.float())
 
-    data.minimize(loss, head, torch.from_numpy(data.training.rows), config, "captions")
+    data.minimize(loss, head, data.tensor(data.training.rows), config, "captions")
     rows = data.tensor(data.held_out.rows)
     logits, meets = head.every_pair(torch.stack([words[-1] for words in wordings]), data.latent[rows]), true[:, rows]
     head.precision.copy_(meets.gather(1, logits.topk(TOP).indices).float().mean())

@@ -134,13 +134,13 @@ def fit_value(data: FitData, part: np.ndarray, period: int, config: ValueConfig)
     parts = data.tensor(np.asarray(part, np.float32))
     value = data.new(Value, config, dim=parts.shape[1], discount=config.discount)
     goals = _Goals(data, parts, period, config.discount)
-    value.mean.copy_(parts[goals.rows.to(data.device)].mean(0))
-    value.std.copy_(parts[goals.rows.to(data.device)].std(0).clamp_min(1e-6))
+    value.mean.copy_(parts[goals.rows].mean(0))
+    value.std.copy_(parts[goals.rows].std(0).clamp_min(1e-6))
     slow = copy.deepcopy(value).requires_grad_(False)
 
     def loss(rows: Tensor) -> Tensor:
         goal = goals.draw(rows)
-        now, then = rows.to(data.device), (rows + period).to(data.device)
+        now, then = rows, rows + period
         reached, then_reached = (
             ~(((parts[at] - goal) / value.std).abs() > config.tolerance).any(-1) for at in (now, then)
         )
@@ -153,7 +153,7 @@ def fit_value(data: FitData, part: np.ndarray, period: int, config: ValueConfig)
         weight = torch.where(error < 0, config.expectile, 1 - config.expectile)
         return (weight * error.square()).mean()
 
-    data.minimize(loss, value, torch.from_numpy(starts(data.training, period)), config, "value")
+    data.minimize(loss, value, data.tensor(starts(data.training, period)), config, "value")
     _measure_ahead(value, data, parts, period, config.batch)
     return value
 
@@ -161,9 +161,9 @@ def fit_value(data: FitData, part: np.ndarray, period: int, config: ValueConfig)
 def _measure_ahead(value: Value, data: FitData, parts: Tensor, period: int, batch: int) -> None:
     """Set `value.ahead`: medians for states that held-out episodes reached; parts: (N, G), row by row."""
     for i, steps in enumerate(AHEAD):
-        rows = torch.from_numpy(data.held_out.starts(steps * period))
+        rows = data.tensor(data.held_out.starts(steps * period))
         if len(rows):
-            now = data.draw(rows, batch).to(data.device)
+            now = data.draw(rows, batch)
             value.ahead[i] = value(data.latent[now], parts[now + steps * period]).median()
 
 
@@ -177,28 +177,28 @@ class _Goals:
         discount: per step.
 
     Attributes:
-        rows: rows of the training episodes, on the CPU.
+        rows: rows of the training episodes.
     """
 
     def __init__(self, data: FitData, parts: Tensor, period: int, discount: float) -> None:
         self.parts, self.period, self.discount, self.generator = parts, period, discount, data.generator
         episodes = data.training
-        self.rows = torch.from_numpy(episodes.rows)
-        self._end_of_row = torch.from_numpy(np.repeat(episodes.ep_offset + episodes.ep_len, episodes.ep_len))
+        self.rows = data.tensor(episodes.rows)
+        self._end_of_row = data.tensor(np.repeat(episodes.ep_offset + episodes.ep_len, episodes.ep_len))
 
     def draw(self, at: Tensor) -> Tensor:
         """Draw one goal for each of the rows `at`, (B,) -> (B, G)."""
         end = self._end_of_row[at - self.rows[0]]
         later = hindsight(at, end, self.period, self.discount, self._uniform(len(at)))
-        other = self.rows[torch.randint(len(self.rows), at.shape, generator=self.generator)]
+        other = self.rows[torch.randint(len(self.rows), at.shape, generator=self.generator, device=at.device)]
         kind = self._uniform(len(at))
         row = torch.where(kind < SAME, at, torch.where(kind < SAME + FUTURE, later, other))
-        goal = self.parts[row.to(self.parts.device)]
+        goal = self.parts[row]
         drop = (self._uniform(len(at), 1) < MASKED) & (self._uniform(*goal.shape) < MASKED)
-        return goal.masked_fill(drop.to(goal.device), torch.nan)
+        return goal.masked_fill(drop, torch.nan)
 
     def _uniform(self, *shape: int) -> Tensor:
-        return torch.rand(*shape, generator=self.generator)
+        return torch.rand(*shape, generator=self.generator, device=self.parts.device)
 
 
 def hindsight(at: Tensor, end: Tensor, period: int, discount: float, drawn: Tensor) -> Tensor:

@@ -109,10 +109,10 @@ class HierarchicalPlanner:
                     self.plans[k] = self._plan_level(k, latents)
         plans = tuple(plan for plan in self.plans if plan is not None)
         assert plans[0].actions is not None, "level 0 always acts"
-        # .cpu() waits for the device, so that the time is true
-        action = self.models[0].primitive(plans[0].actions, self.step - plans[0].planned_at).cpu()
+        action = self.models[0].primitive(plans[0].actions, self.step - plans[0].planned_at)
+        self.history.append(observation, action)
+        action = action.cpu()  # waits for the device, so that the time is true
         raise_if_nan(cost for costs in self.costs for cost in costs.values())
-        self.history.append(observation, action.to(self.hierarchy.device))
         self.step += 1
         return Plan(plans, action, 1000 * (time.perf_counter() - began), *self.counter.per_episode(self.goal.size))
 
@@ -201,7 +201,7 @@ class HierarchicalPlanner:
     def _observe_goal(self, latents: Sequence[Tensor]) -> bool:
         """Whether the goal of any episode has changed, because a waypoint is reached."""
         goal, changed = self.goal.observe(latents)
-        if not changed.any():
+        if goal is self.goal:
             return False
         self.goal = goal
         self._start_costs()
@@ -211,8 +211,9 @@ class HierarchicalPlanner:
 
     def _observe_subgoals(self, latents: Sequence[Tensor]) -> int:
         """The highest level that has to replan because its subgoal failed; -1 for none."""
-        failed = {k: monitor.observe(latents[k], self.step) for k, monitor in self.subgoals.items()}
-        return max((k for k in failed if self.subgoals[k].failure_penalty and failed[k].any()), default=-1)
+        for k, monitor in self.subgoals.items():
+            monitor.observe(latents[k], self.step)
+        return max((k for k, monitor in self.subgoals.items() if monitor.must_replan), default=-1)
 
     def _start_costs(self) -> None:
         for costs in self.costs:

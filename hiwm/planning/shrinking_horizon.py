@@ -129,11 +129,14 @@ class ShrinkingHorizon:
         if latent is not None and whole is not None:  # else the subgoal stays, because an inverse model needs a latent
             latent = torch.where(at_goal.unsqueeze(1), whole, latent)
         goal = self.goal
+        # on a GPU both costs are computed, because to ask would wait for it
+        asks = at_goal.device.type == "cpu"
+        none, every = asks and not at_goal.any(), asks and at_goal.all()
 
         def cost(rollout: Rollout) -> Tensor:
-            if at_goal.all():
+            if every:
                 distance = goal.cost(k, rollout.latents)
-            elif at_goal.any():
+            elif not none:
                 distance = torch.where(at_goal[:, None, None], goal.cost(k, rollout.latents), target.cost(rollout))
             else:
                 distance = target.cost(rollout)

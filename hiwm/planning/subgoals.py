@@ -16,6 +16,9 @@ from torch import Tensor
 from hiwm.planning.explain.outcome import OPEN, REACHED, UNREACHABLE, UNREACHED, SubgoalOutcome
 from hiwm.planning.rollout import Rollout
 
+COMPACT_AT = (
+    16  # subgoals in a record, on a GPU, before those that no longer matter are dropped: their number is waited for
+)
 REACHED_SHARE = 0.5  # of the distance at the start, or of a typical step if that is more: this near counts as reached
 
 
@@ -65,6 +68,9 @@ class SubgoalMonitor:
         self.record = SubgoalRecord(points, points, none, none, number, none, *flags)
         zero = like.new_zeros(len(like))
         self.outcome = SubgoalOutcome(zero.long() + OPEN, zero.long(), zero, zero)
+        #: whether a subgoal of any episode failed now, or before without being forgiven; with a penalty
+        self.must_replan = self.any_failed = False
+        self.compact_at = COMPACT_AT
 
     def hand_down(self, latent: Tensor, subgoal: Tensor, step: int, deadline: int) -> None:
         """Record subgoals (B, D) for episodes at latents (B, D); the deadline is in environment steps from `step` on."""
@@ -85,6 +91,8 @@ class SubgoalMonitor:
     def observe(self, latent: Tensor, step: int) -> Tensor:
         """Decide which subgoals are reached or failed, with the episodes at latents (B, D).
 
+        The CPU waits for a GPU only with a failure penalty, and at times to drop subgoals that no longer matter.
+
         Returns:
             Whether a subgoal of the episode failed now, (B,).
         """
@@ -98,8 +106,12 @@ class SubgoalMonitor:
             again = self._difference(record.start, record.end) <= REACHED_SHARE**2
             forgiven = (again & reached.unsqueeze(2)).any(1)
             record = record._replace(failed=(record.failed & ~forgiven) | failed)
-        wanted = (record.open | record.failed).any(0)
-        self.record = SubgoalRecord(*(column[:, wanted] for column in record))
+            self.must_replan, self.any_failed = torch.stack([failed.any(), record.failed.any()]).tolist()
+        if failed.device.type == "cpu" or failed.shape[1] >= self.compact_at:
+            wanted = (record.open | record.failed).any(0).nonzero()[:, 0]
+            record = SubgoalRecord(*(column[:, wanted] for column in record))
+            self.compact_at = max(COMPACT_AT, 2 * len(wanted))
+        self.record = record
         return failed.any(1)
 
     def penalty(self, current_cost: Tensor) -> Callable[[Rollout], Tensor] | None:
@@ -108,7 +120,7 @@ class SubgoalMonitor:
         Args:
             current_cost: cost of staying, (B,), the unit of the penalty.
         """
-        if not self.failure_penalty or not self.record.failed.any():
+        if not self.any_failed:
             return None
         penalty = self.failure_penalty * current_cost[:, None, None]
         return lambda rollout: penalty * self.similarity(rollout)

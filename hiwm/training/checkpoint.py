@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -11,25 +11,26 @@ from typing import Any
 
 import torch
 
+from hiwm.disk import replacing
 from hiwm.files import read_json, write_json
 from hiwm.levels.level import Level
-from hiwm.tensors import load_state, save_tensors
+from hiwm.tensors import load_state, load_tensors, save_tensors
+
+log = logging.getLogger("hiwm")
 
 CHECKPOINT, WEIGHTS, METRICS, LATENTS = "checkpoint.pt", "level.safetensors", "metrics.json", "latents.h5"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write under a temporary name, sync, rename, so that a crash leaves either the old file or the new one, complete."""
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Replace the checkpoint, so that a crash or a full disk leaves either the old one or the new one, complete."""
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """The state saved there, tensors and plain values only; None when there is none.
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The state saved there, tensors and plain values only, on the CPU; None when there is none.
+
+    Modules and optimisers move what they load. AdamW's step counts must stay on the CPU, because it reads them at every step.
 
     Raises:
         ValueError: the file is damaged.
@@ -42,7 +43,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
         with zipfile.ZipFile(path) as members:  # torch does not look at the checksums of the tensors
             if (damaged := members.testzip()) is not None:
                 raise ValueError(f"the checksum of {damaged} is wrong")
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise ValueError(f"it holds a {type(state).__name__}")
     except (ValueError, RuntimeError, LookupError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
@@ -52,8 +53,13 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
 
 
 def is_trained(home: Path) -> bool:
-    """Whether `home` holds a level whose training is finished."""
-    return (home / WEIGHTS).exists() and (home / METRICS).exists()
+    """Whether `home` holds a level whose training is finished. One with weights that are not finite is not."""
+    if not ((home / WEIGHTS).exists() and (home / METRICS).exists()):
+        return False
+    if all(torch.isfinite(value).all() for value in load_tensors(home / WEIGHTS).values()):
+        return True
+    log.warning("%s holds weights that are not finite; the level is trained anew", home / WEIGHTS)
+    return False
 
 
 def forget_trained(home: Path) -> None:
@@ -86,12 +92,13 @@ def load_metrics(home: Path) -> dict[str, float]:
 
 
 def save_trained(level: Level, metrics: Mapping[str, float], home: Path) -> None:
-    """Write the weights, then the metrics, and remove the checkpoint."""
+    """Write the weights, then the metrics, and remove the checkpoint, and the latents of weights that were there before."""
+    (home / LATENTS).unlink(missing_ok=True)
     save_tensors(home / WEIGHTS, level.state_dict())
     save_metrics(metrics, home)
     (home / CHECKPOINT).unlink(missing_ok=True)
 
 
 def save_metrics(metrics: Mapping[str, float], home: Path) -> None:
-    """Write the metrics atomically."""
+    """Write the metrics: all or none."""
     write_json(home / METRICS, metrics)

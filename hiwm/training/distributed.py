@@ -5,10 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from typing import NoReturn
+from datetime import timedelta
+from functools import cache
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+
+from hiwm.signals import end_with_parent
+
+TIMEOUT = timedelta(minutes=30)  # of a gradient's way through the group
+NO_TIMEOUT = timedelta(days=365)  # of waiting for the main process while it works alone
 
 
 @dataclass(frozen=True)
@@ -35,12 +42,14 @@ def start_processes(device: str) -> Processes:
         raise ValueError(f"device is {device!r}; expected auto or cpu, because torch finds no CUDA device")
     if "WORLD_SIZE" not in os.environ:
         return Processes(0, 1, torch.device(kind))
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
-    local = int(os.environ["LOCAL_RANK"])
+    place: dict[str, Any] = {}
     if kind.startswith("cuda"):
-        torch.cuda.set_device(local)
-        kind = f"cuda:{local}"
+        kind = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(kind)
+        place = {"device_id": torch.device(kind)}
+    if not dist.is_initialized():
+        end_with_parent()  # a torchrun that is killed takes no process with it
+        dist.init_process_group("nccl" if place else "gloo", timeout=TIMEOUT, **place)
     return Processes(dist.get_rank(), dist.get_world_size(), torch.device(kind))
 
 
@@ -56,6 +65,44 @@ def end_process(status: int) -> NoReturn:
 
 
 def barrier() -> None:
-    """Wait for every process, if there are several."""
+    """Wait for every process, if there are several, for as long as they live."""
     if dist.is_initialized():
-        dist.barrier()
+        dist.barrier(group=_waiting_group())
+
+
+@cache
+def _waiting_group() -> Any:
+    """All processes over TCP, where a process that dies is noticed at once, so that waiting needs no limit."""
+    return dist.new_group(backend="gloo", timeout=NO_TIMEOUT)
+
+
+class Vote:
+    """Whether one of the processes wants to stop, answered to all of them at the same step.
+
+    An answer is about the call before, so that no process waits for the network in between.
+
+    Args:
+        processes: this process and the others.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self.alone = processes.world_size == 1
+        self.asked: Any = None
+
+    def __call__(self, signal: int) -> int:
+        """The signal that some process has received, 0 if none has; called by all processes at every step."""
+        if self.alone:
+            return signal
+        answer = self.result()
+        number = torch.tensor(signal)
+        self.asked = dist.all_reduce(number, dist.ReduceOp.MAX, group=_waiting_group(), async_op=True), number
+        return answer
+
+    def result(self) -> int:
+        """The answer to the last call; 0 before the first."""
+        if self.asked is None:
+            return 0
+        work, number = self.asked
+        self.asked = None
+        work.wait()
+        return int(number)

@@ -11,9 +11,11 @@ import torch
 
 from hiwm.data.store import Trajectories, Writer, open_dataset
 from hiwm.data.trajectories import DatasetError
+from hiwm.levels.device import upload
 from hiwm.levels.level import Level
 
 ROWS_AT_ONCE = 16_384
+BYTES_AT_ONCE = 2**28  # of inputs as float32: 446 frames of 224 x 224 x 3 pixels
 MADE_BY = "made_by"  # attribute of a cache
 
 
@@ -47,21 +49,33 @@ def cache_latents(
     with Writer(path, {**source.metadata, MADE_BY: made_by}) as writer:
         for first, last in _blocks(source.ep_len):
             rows = slice(int(source.ep_offset[first]), int(source.ep_offset[last - 1] + source.ep_len[last - 1]))
-            named = {name: torch.from_numpy(np.array(source.column(name)[rows])).to(device) for name in inputs}
-            latent = level.encode(named)
+            latent = _encoded(level, source, rows, inputs, device)
             below = np.array(source.column(action)[rows])
             starts = np.minimum(np.arange(len(below))[:, None] + chunk, len(below) - 1)
             macro = level.encode_actions(latent, torch.from_numpy(below[starts]).to(device))
+            columns = {"latent": latent.cpu().numpy(), "action": macro.cpu().numpy()}
             offset = 0
             for length in source.ep_len[first:last]:
-                valid = torch.arange(int(length), device=device) < length - period
-                writer.append(
-                    {
-                        "latent": latent[offset : offset + length].cpu().numpy(),
-                        "action": (macro[offset : offset + length] * valid[:, None]).cpu().numpy(),
-                    }
-                )
+                episode = {name: column[offset : offset + length] for name, column in columns.items()}
+                episode["action"] = episode["action"] * (np.arange(length) < length - period)[:, None]
+                writer.append(episode)
                 offset += length
+
+
+def _encoded(
+    level: Level, source: Trajectories, rows: slice, inputs: Sequence[str], device: torch.device
+) -> torch.Tensor:
+    """Latents of the rows, (N, D), as many rows at once as BYTES_AT_ONCE allow."""
+    columns = {name: source.column(name) for name in inputs}
+    size = 4 * sum(int(np.prod(column.shape[1:])) for column in columns.values())
+    step = max(1, BYTES_AT_ONCE // size)
+    latents = []
+    for first in range(rows.start, rows.stop, step):
+        block = slice(first, min(first + step, rows.stop))
+        latents.append(
+            level.encode({name: upload(torch.from_numpy(np.array(x[block])), device) for name, x in columns.items()})
+        )
+    return torch.cat(latents)
 
 
 def is_cache_of(path: Path, made_by: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,12 +21,16 @@ from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.distributed import average_over_processes
 from hiwm.levels.level import Level
 from hiwm.levels.output import LevelOutput
+from hiwm.levels.precision import tensor_cores
 from hiwm.levels.trainable import Trainable
 from hiwm.settings import Settings
+from hiwm.signals import Stopped, deferring
 from hiwm.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from hiwm.training.diagnostics.episodes import EncodedEpisodes, Episodes
 from hiwm.training.diagnostics.runner import LOSS, SHIPPED, Diagnostics
-from hiwm.training.distributed import Processes
+from hiwm.training.distributed import Processes, Vote, barrier
+from hiwm.training.divergence import DivergenceCheck
+from hiwm.training.loader import batches
 
 VALIDATION_WINDOWS = 1024
 MEASURING = "diagnostics"  # the job of measuring a level that was trained before
@@ -38,6 +43,8 @@ class TrainingConfig(Settings):
     Args:
         steps: optimiser steps of each level.
         batch: windows in a step, over all processes; in a joint training, windows of the top level.
+        accumulate: parts into which each process splits its share of the batch, one after another, to save memory. Losses
+            that use statistics of the batch (sigreg, vicreg, batch normalisation, ...) see one part at a time.
         learning_rate: peak of the schedule: a linear warm-up, then a half cosine to 0.
         warmup: share of the steps that the warm-up takes.
         weight_decay: weight decay of AdamW.
@@ -50,6 +57,7 @@ class TrainingConfig(Settings):
     section: ClassVar[str] = "training"
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
+    accumulate: int = Field(ge=1)
     learning_rate: float = Field(ge=0)
     warmup: float = Field(ge=0)
     weight_decay: float
@@ -66,16 +74,20 @@ class TrainingConfig(Settings):
         return self.changed(changes)
 
     def check(self, processes: Processes) -> None:
-        """Refuse a batch that the processes cannot share evenly."""
-        if self.batch % processes.world_size:
+        """Refuse a batch that the processes and their parts cannot share evenly."""
+        if self.batch % (processes.world_size * self.accumulate):
+            parts = "" if self.accumulate == 1 else f" times {self.accumulate}, training.accumulate"
             raise ValueError(
-                f"training.batch is {self.batch}; expected a multiple of the {processes.world_size} processes"
+                f"training.batch is {self.batch}; expected a multiple of the {processes.world_size} processes{parts}"
             )
 
     @property
     def shaping(self) -> dict[str, Any]:
         """The settings that change the weights; the others only say when to validate and save."""
-        return {k: v for k, v in self.as_dict().items() if k not in ("evaluate_every", "checkpoint_seconds", "joint")}
+        unshaping = {"evaluate_every", "checkpoint_seconds", "joint"}
+        if self.accumulate == 1:  # levels trained before there was the key keep their fingerprints
+            unshaping.add("accumulate")
+        return {k: v for k, v in self.as_dict().items() if k not in unshaping}
 
 
 @dataclass(frozen=True)
@@ -141,61 +153,96 @@ def optimize(
     trains on its slice of the batch. So any number of processes follows the same loss curve, and the checkpoint needs
     no state of samplers or generators to resume exactly.
     """
-    module.to(processes.device)
+    device = processes.device
+    module.to(device)
     wrapped: nn.Module = DistributedDataParallel(module) if processes.world_size > 1 else module
-    state = _State(module, config)
-    start, metrics = state.load(home / CHECKPOINT, processes.device)
+    state = _State(module, config, device)
+    start, metrics = state.load(home / CHECKPOINT)
     last_save = time.monotonic()
+    watch = DivergenceCheck(training, config.batch, seed, device)
+    vote = Vote(processes)
     share = config.batch // processes.world_size
     mine = slice(processes.rank * share, (processes.rank + 1) * share)
 
-    for step in range(start, config.steps + 1):
-        if step % config.evaluate_every == 0 or step == config.steps:
-            metrics = evaluate()
-            report(Progress(step, config.steps, {f"validation/{name}": value for name, value in metrics.items()}, home))
-        if step == config.steps:
-            break
-        if processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds:
-            state.save(home / CHECKPOINT, step, metrics)
-            last_save = time.monotonic()
+    def draw(step: int) -> Clip:
+        return training.sample(config.batch, np.random.default_rng([seed, step]), mine)
 
-        clip = training.sample(config.batch, np.random.default_rng([seed, step]))
-        generator = torch.Generator().manual_seed(_step_seed(seed, step))
-        losses = wrapped(clip.map(lambda x: x[mine].to(processes.device)), generator)
-        total = module.total(losses)
-        state.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
-        state.optimizer.step()
-        state.schedule.step()
-        module.after_step()
+    clips = batches(draw, range(start, config.steps), device)
+    with deferring() as stop:
+        for step in range(start, config.steps + 1):
+            if step % config.evaluate_every == 0 or step == config.steps:
+                metrics = evaluate()
+                watch.losses(max(0, step - 1), {name: x for name, x in metrics.items() if LOSS in name})
+                named = {f"validation/{name}": value for name, value in metrics.items()}
+                report(Progress(step, config.steps, named, home))
+            if step == config.steps:
+                break
+            if (signal := vote(stop.number)) or (
+                processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds
+            ):
+                watch.weights(max(0, step - 1), module)
+                if processes.is_main:
+                    state.save(home / CHECKPOINT, step, metrics)
+                last_save = time.monotonic()
+            if signal:
+                barrier()  # a process that ends takes the others with it
+                raise Stopped(signal)
 
-        values = {}
-        if step % REPORT_EVERY == 0:
-            values = _over_processes(total, losses) | {"learning_rate": float(state.schedule.get_last_lr()[0])}
-        report(Progress(step, config.steps, values, home))
+            losses, norm = state.step(wrapped, next(clips), torch.Generator(device).manual_seed(_step_seed(seed, step)))
+            watch.gradient(step, norm)
+            values = {}
+            if step % REPORT_EVERY == 0:
+                values = _over_processes(losses)
+                watch.losses(step, values)
+                values["learning_rate"] = float(state.schedule.get_last_lr()[0])
+            report(Progress(step, config.steps, values, home))
+        vote.result()  # the last answer must not stay under way
     return metrics
 
 
 class _State:
     """What a checkpoint holds besides the step and the last validation: module, optimiser, schedule."""
 
-    def __init__(self, module: Trainable, config: TrainingConfig) -> None:
-        self.module = module
+    def __init__(self, module: Trainable, config: TrainingConfig, device: torch.device) -> None:
+        self.module, self.config, self.device = module, config, device
         self.optimizer = torch.optim.AdamW(
             [p for p in module.parameters() if p.requires_grad],
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
+            fused=device.type == "cuda" or None,  # one kernel for all parameters
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda i: learning_rate_factor(i, config))
+
+    def step(self, wrapped: nn.Module, clip: Clip, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
+        """One optimiser step on this process's clip.
+
+        Returns:
+            The losses and their "total", means over `accumulate` parts of the clip; and the norm of the gradient.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        parts, found, names = self.config.accumulate, [], []
+        for i in range(parts):
+            rows = clip.map(lambda x, i=i: x.chunk(parts)[i])
+            alone = isinstance(wrapped, DistributedDataParallel) and i + 1 < parts
+            with wrapped.no_sync() if alone else nullcontext(), tensor_cores(self.device):  # type: ignore[operator]
+                losses = wrapped(rows, generator)
+                total = self.module.total(losses)
+                (total / parts).backward()
+            names = ["total", *losses]
+            found.append(torch.stack([total, *losses.values()]).detach())
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.module.after_step()
+        return dict(zip(names, torch.stack(found).mean(0), strict=True)), norm
 
     def save(self, path: Path, step: int, metrics: dict[str, float]) -> None:
         parts = {name: getattr(self, name).state_dict() for name in ("module", "optimizer", "schedule")}
         save_checkpoint(path, parts | {"step": step, "metrics": metrics})
 
-    def load(self, path: Path, device: torch.device) -> tuple[int, dict[str, float]]:
+    def load(self, path: Path) -> tuple[int, dict[str, float]]:
         """The step and the validation metrics of the checkpoint; 0 and {} if there is no checkpoint."""
-        saved = load_checkpoint(path, device)
+        saved = load_checkpoint(path)
         if saved is None:
             return 0, {}
         try:
@@ -209,10 +256,10 @@ class _State:
             ) from error
 
 
-def _over_processes(total: Tensor, losses: Mapping[str, Tensor]) -> dict[str, float]:
+def _over_processes(losses: Mapping[str, Tensor]) -> dict[str, float]:
     """The losses of the whole batch; each process has the mean over its own share."""
-    whole = average_over_processes(torch.stack([total, *losses.values()]).detach())
-    return dict(zip(["loss/total", *(f"loss/{name}" for name in losses)], whole.tolist(), strict=True))
+    whole = average_over_processes(torch.stack([*losses.values()]))
+    return dict(zip([f"loss/{name}" for name in losses], whole.tolist(), strict=True))
 
 
 def held_out_clip(validation: ClipSampler, processes: Processes) -> Clip:

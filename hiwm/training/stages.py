@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from hiwm.data.store import Trajectories, open_dataset
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.joint import JointLevels
 from hiwm.levels.level import Level
+from hiwm.locks import locked
 from hiwm.tensors import checksum_of
 from hiwm.training.checkpoint import (
     LATENTS,
@@ -29,6 +31,7 @@ from hiwm.training.checkpoint import (
 from hiwm.training.diagnostics.episodes import Episodes
 from hiwm.training.diagnostics.runner import SHIPPED, Diagnostics
 from hiwm.training.distributed import Processes, barrier
+from hiwm.training.divergence import naming
 from hiwm.training.joint import train_jointly
 from hiwm.training.latents import cache_latents, is_cache_of
 from hiwm.training.loop import MEASURING, Progress, TrainingConfig, evaluate_level, held_out_clip, train_level
@@ -145,21 +148,32 @@ def train_hierarchy(
     coverage = check_windows(config, trajectories)
     check_batches(specs, training, processes)
     run = _Run(config, training, seed, folder, processes, report, _held_out_state(config, trajectories), diagnostics)
-    homes = [folder / spec.fingerprint for spec in specs]
-    joint = training.joint and not all(is_trained(home) for home in homes)
+    with locked(folder) if processes.is_main else nullcontext():  # other experiments may share the levels
+        barrier()
+        return _train_levels(run, trajectories, specs, coverage)
+
+
+def _train_levels(
+    run: _Run, trajectories: Trajectories, specs: Sequence[LevelSpec], coverage: Sequence[WindowCoverage]
+) -> tuple[Hierarchy, list[Path]]:
+    homes = [run.folder / spec.fingerprint for spec in specs]
+    joint = run.training.joint and not all(is_trained(home) for home in homes)
     levels = _build_levels(run, specs, homes, joint)
     there = [load_trained(level, home) for level, home in zip(levels, homes, strict=True)]
-    source = _Source(trajectories, tuple(config.inputs), 1)
+    barrier()  # no process writes before all have read
+    source = _Source(trajectories, tuple(run.config.inputs), 1)
     if joint:
-        _train_jointly(run, levels, homes, source)
+        with naming("the levels, trained jointly"):
+            _train_jointly(run, levels, homes, source)
         trained = [load_trained(level, home) for level, home in zip(levels, homes, strict=True)]
     else:
         trained = there
     caches: list[Path] = []
     for k, (spec, level, home) in enumerate(zip(specs, levels, homes, strict=True)):
-        metrics = _finish_level(run, spec, level, home, source, trained[k], coverage[k])
+        with naming(f"level {k}"):
+            metrics = _finish_level(run, spec, level, home, source, trained[k], coverage[k])
         caches.append(_cache(run, level, home, source))
-        report.level(k, TrainedLevel(home, there[k] is not None, metrics))
+        run.report.level(k, TrainedLevel(home, there[k] is not None, metrics))
         source = _Source(open_dataset(caches[k]), ("latent",), source.action_period * spec.stride)
     return Hierarchy(levels, specs), caches
 
@@ -193,7 +207,7 @@ def _train_jointly(run: _Run, levels: Sequence[Level], homes: Sequence[Path], so
     for home in homes:
         home.mkdir(parents=True, exist_ok=True)
     train_jointly(
-        levels, sampler, held_sampler, spread_episodes(held_data, source.inputs, run.state), run.training,
+        levels, sampler, held_sampler, spread_episodes(held_data, source.inputs, run.state, run.processes.device), run.training,
         seed=run.seed, processes=run.processes, homes=homes, report=run.report.step, diagnostics=run.diagnostics,
     )  # fmt: skip
 
@@ -234,7 +248,9 @@ def _measure(run: _Run, k: int, spec: LevelSpec, level: Level, source: _Source, 
     """Diagnostics of a level that was trained before."""
     held_data = source.data.split(run.config.validation)[1]
     clip = held_out_clip(source.sampler(level, held_data, level.horizon), run.processes)
-    metrics = evaluate_level(level, clip, spread_episodes(held_data, source.inputs, run.state), run.diagnostics)
+    metrics = evaluate_level(
+        level, clip, spread_episodes(held_data, source.inputs, run.state, run.processes.device), run.diagnostics
+    )
     steps = run.training.of_level(spec.config["training"]).steps
     values = {f"validation/{name}": metrics[name] for name in run.diagnostics.by_name}
     run.report.step(k, Progress(steps, steps, values, home, MEASURING))
@@ -255,7 +271,7 @@ def _train_level(run: _Run, k: int, spec: LevelSpec, level: Level, home: Path, s
             seed=run.seed, processes=run.processes, folder=run.folder, report=report,
         )  # fmt: skip
         fit_level(level, source.data, sampler)  # to the latents of the pretrained encoder
-    episodes = spread_episodes(held_data, source.inputs, run.state)
+    episodes = spread_episodes(held_data, source.inputs, run.state, run.processes.device)
     return train_level(
         level, sampler, held_sampler, episodes, own,
         seed=run.seed, processes=run.processes, home=home, report=report, diagnostics=run.diagnostics,
@@ -285,11 +301,12 @@ def fit_level(level: Level, source: Trajectories, sampler: ClipSampler) -> None:
     )
 
 
-def spread_episodes(held_out: Trajectories, inputs: Sequence[str], state: np.ndarray) -> Episodes:
+def spread_episodes(held_out: Trajectories, inputs: Sequence[str], state: np.ndarray, device: torch.device) -> Episodes:
     """Evenly spaced moments of held-out episodes, for the diagnostics."""
     chosen = np.linspace(0, len(held_out.ep_len) - 1, min(MONITORED_EPISODES, len(held_out.ep_len))).astype(int)
     share = np.linspace(0, 1, MONITORED_MOMENTS)
     rows = held_out.ep_offset[chosen, None] + np.round(share * (held_out.ep_len[chosen, None] - 1)).astype(np.int64)
     return Episodes(
-        {name: torch.from_numpy(held_out.column(name)[rows]) for name in inputs}, torch.from_numpy(state[rows])
+        {name: torch.from_numpy(held_out.column(name)[rows]).to(device) for name in inputs},
+        torch.from_numpy(state[rows]).to(device),
     )

@@ -52,18 +52,18 @@ class World(torch.nn.Module):
         return least_distance(predicted, goal).unflatten(0, candidates.shape[:2])
 
 
-@pytest.mark.parametrize("batch", [1, 50])
-def test_milliseconds_a_search(batch):
+def searches(batch, device):
+    """Name -> a search for so many environments, which returns the costs that it found."""
     swm = pytest.importorskip(
         "stable_worldmodel.solver.cem", reason="no stable_worldmodel here: pip install stable-worldmodel==0.1.1"
     )
     torch.manual_seed(0)
-    predictor = ResidualMLPPredictor(dim_latent=LATENT, dim_action=ACTION, width=128, depth=3)
+    predictor = ResidualMLPPredictor(dim_latent=LATENT, dim_action=ACTION, width=128, depth=3).to(device)
     predictor.eval().requires_grad_(False)
-    latent, goal = torch.randn(2, batch, LATENT)
+    latent, goal = torch.randn(2, batch, LATENT).to(device)
 
-    zero = torch.zeros(batch, HORIZON, ACTION)
-    bound = torch.tensor(1e9)  # theirs has no bounds
+    zero = torch.zeros(batch, HORIZON, ACTION, device=device)
+    bound = torch.tensor(1e9, device=device)  # theirs has no bounds
     proposal = Proposal(zero, torch.ones_like(zero), -bound, bound)
     cem = CEM(iterations=ITERATIONS, elite_share=ELITES / SAMPLES, min_std=0.0)
 
@@ -77,32 +77,37 @@ def test_milliseconds_a_search(batch):
 
     @torch.no_grad()
     def ours(precision):
-        with precision:
-            found = cem.solve(objective, proposal, SAMPLES, torch.Generator().manual_seed(0))
-        return least_distance(predictor.rollout(latent, found.actions), goal)
+        with precision():
+            found = cem.solve(objective, proposal, SAMPLES, torch.Generator(device).manual_seed(0))
+        return least_distance(predictor.rollout(latent, found.actions), goal).cpu()  # waits for a GPU
 
     def theirs(together):
         solver = swm.CEMSolver(
-            World(predictor), batch_size=together, num_samples=SAMPLES, n_steps=ITERATIONS, topk=ELITES
+            World(predictor), batch_size=together, num_samples=SAMPLES, n_steps=ITERATIONS, topk=ELITES, device=device
         )
         space = gymnasium.spaces.Box(-1, 1, (batch, ACTION))
         solver.configure(action_space=space, n_envs=batch, config=SimpleNamespace(horizon=HORIZON, action_block=1))
 
         def solve():
             with redirect_stdout(io.StringIO()):  # it prints its time
-                actions = solver.solve({"latent": latent, "goal": goal})["actions"]
-            return least_distance(predictor.rollout(latent, actions), goal)
+                actions = solver.solve({"latent": latent, "goal": goal})["actions"].to(device)
+            return least_distance(predictor.rollout(latent, actions), goal).cpu()
 
         return solve
 
-    searches = {
-        "ours": partial(ours, nullcontext()),
-        "ours, bfloat16": partial(ours, half_precision(latent.device)),
+    return {
+        "ours": partial(ours, nullcontext),
+        "ours, bfloat16": partial(ours, partial(half_precision, torch.device(device))),
     } | {f"theirs, {size} at once": theirs(size) for size in sorted({1, batch})}
-    spent = medians(searches)
+
+
+@pytest.mark.parametrize("batch", [1, 50])
+def test_milliseconds_a_search(batch):
+    found = searches(batch, "cpu")
+    spent = medians(found)
     print(
         f"\n{batch} environments, {SAMPLES} candidates, {ITERATIONS} rounds, horizon {HORIZON}: milliseconds a search"
     )
-    for name, search in searches.items():
+    for name, search in found.items():
         ratio = spent[name] / spent["ours"]
         print(f"  {name:<22}{1000 * spent[name]:9.1f}  x{ratio:.2f} of ours  mean cost {search().mean().item():.3f}")

@@ -5,6 +5,7 @@ from hiwm.agent import load_agent
 from hiwm.config import load_config
 from hiwm.data.store import Writer, open_dataset
 from hiwm.hierarchy import LevelSpec
+from hiwm.training import latents
 from hiwm.training.latents import cache_latents
 
 
@@ -35,3 +36,22 @@ def test_a_macro_action_is_cached_where_all_its_actions_lead_to_a_row(tmp_path):
     cache_latents(level, open_dataset(tmp_path / "data.h5"), tmp_path / "latents.h5", ["state"], "action", 1)
     given = np.array(open_dataset(tmp_path / "latents.h5").column("action")).any(1)
     assert given.tolist() == [True] * 4 + [False] * 3 + [True] + [False] * 3
+
+
+def test_frames_are_encoded_a_bounded_number_of_bytes_at_once(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    with Writer(tmp_path / "data.h5", {}) as writer:
+        for length in (90, 11):
+            actions = rng.normal(size=(length, 2)).astype(np.float32)
+            writer.append({"state": actions, "action": actions})
+    data = open_dataset(tmp_path / "data.h5")
+    level = LevelSpec(load_config([]).levels["level0"], 1, {"state": (2,)}, 2, "").build().eval()
+    rows, encode = [], level.encode
+    monkeypatch.setattr(level, "encode", lambda inputs: rows.append(len(inputs["state"])) or encode(inputs))
+    found = []
+    for limit in (latents.BYTES_AT_ONCE, 20 * 2 * 4):
+        monkeypatch.setattr(latents, "BYTES_AT_ONCE", limit)
+        cache_latents(level, data, tmp_path / f"{limit}.h5", ["state"], "action", 1)
+        found.append(np.array(open_dataset(tmp_path / f"{limit}.h5").column("latent")))
+    assert rows == [101, 20, 20, 20, 20, 20, 1]
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)

@@ -64,7 +64,7 @@ def test_killed_and_resumed_equals_never_killed(two_levels, short, dataset, tmp_
         with pytest.raises(Killed):
             train(two_levels, short, dataset, tmp_path / "killed", kill=kill)
     folder = tmp_path / "killed" / whole.specs[1].fingerprint
-    saved = load_checkpoint(folder / CHECKPOINT, torch.device("cpu"))
+    saved = load_checkpoint(folder / CHECKPOINT)
     assert 0 < saved["step"] < 30  # it did not start anew
     resumed, caches, redone, rest = train(two_levels, short, dataset, tmp_path / "killed")
     assert redone[0].reused
@@ -233,7 +233,7 @@ def test_mistakes_in_a_level_name_it(two_levels, short, dataset, tmp_path):
 
 def test_checkpoints_are_whole_or_the_old_ones(tmp_path):
     path = tmp_path / "checkpoint.pt"
-    assert load_checkpoint(path, torch.device("cpu")) is None
+    assert load_checkpoint(path) is None
     save_checkpoint(path, {"step": 1})
 
     class Unpicklable:
@@ -242,7 +242,7 @@ def test_checkpoints_are_whole_or_the_old_ones(tmp_path):
 
     with pytest.raises(RuntimeError, match="power cut"):
         save_checkpoint(path, {"step": 2, "weights": torch.ones(1000), "end": Unpicklable()})
-    assert load_checkpoint(path, torch.device("cpu")) == {"step": 1}
+    assert load_checkpoint(path) == {"step": 1}
 
 
 def test_a_level_may_be_trained_its_own_way(two_levels, short, dataset, tmp_path):

@@ -128,7 +128,7 @@ def test_killed_and_resumed_equals_never_killed(trained, hierarchy, dataset, tmp
     for kill in ((0, 13), (0, 18)):  # the first 13 and 18 steps are of pretraining
         with pytest.raises(Killed):
             train(hierarchy, config().training, dataset, tmp_path, kill=kill)
-        saved = load_checkpoint(trunk_folder(tmp_path) / "checkpoint.pt", torch.device("cpu"))
+        saved = load_checkpoint(trunk_folder(tmp_path) / "checkpoint.pt")
         assert 0 < saved["step"] <= kill[1]
     resumed, *_ = train(hierarchy, config().training, dataset, tmp_path)
     for one, other in zip(whole.levels, resumed.levels, strict=True):

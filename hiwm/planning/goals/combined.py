@@ -39,8 +39,8 @@ class CompositeGoal(Goal):
 
     def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
         goals, changes = zip(*(goal.observe(latents) for goal in self.goals), strict=True)
-        changed = torch.stack(changes).any(0)
-        return self.compose(goals) if changed.any() else self, changed
+        same = all(new is old for new, old in zip(goals, self.goals, strict=True))
+        return self if same else self.compose(goals), torch.stack(changes).any(0)
 
 
 class AnyOf(CompositeGoal):
@@ -120,7 +120,9 @@ class Waypoints(Goal):
         return self._of_current(known) if len(known) == len(latents) else None
 
     def select(self, rows: Tensor) -> Waypoints:
-        return Waypoints([goal.select(rows) for goal in self.goals], self.tolerance, self.current[rows.cpu()])
+        return Waypoints(
+            [goal.select(rows) for goal in self.goals], self.tolerance, self.current[rows.to(self.current.device)]
+        )
 
     def error(self, level: int) -> Tensor:
         return self._of_current([goal.error(level) for goal in self.goals])
@@ -137,12 +139,14 @@ class Waypoints(Goal):
 
     def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
         reached = self.cost(ACCURATE, latents[ACCURATE]) <= self.tolerance
-        changed = reached & (self.current.to(reached.device) < len(self.goals) - 1)
+        changed = reached & (self.current < len(self.goals) - 1)
         if not changed.any():
             return self, changed
-        return Waypoints(self.goals, self.tolerance, self.current + changed.to(self.current.device)), changed
+        return Waypoints(self.goals, self.tolerance, self.current + changed), changed
 
     def _of_current(self, values: Sequence[Tensor]) -> Tensor:
         """From one (B, ...) per waypoint, the values of each episode's current waypoint, (B, ...)."""
         every = torch.stack(list(values))
-        return every[self.current.to(every.device), torch.arange(self.size, device=every.device)]
+        if self.current.device != every.device:
+            self.current = self.current.to(every.device)
+        return every[self.current, torch.arange(self.size, device=every.device)]

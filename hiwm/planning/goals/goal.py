@@ -57,7 +57,10 @@ class Goal(ABC):
         return self.error(level) < self.error(level + 1)
 
     def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
-        """The goal after the episodes were observed at latents of every level, (B, D) each, and where it changed, (B,)."""
+        """The goal after the episodes were observed at latents of every level, (B, D) each, and where it changed, (B,).
+
+        The same object where it changed for none.
+        """
         return self, torch.zeros(self.size, dtype=torch.bool, device=latents[0].device)
 
 

@@ -156,4 +156,4 @@ class KeepOut(Goal):
 
     def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
         goal, changed = self.goal.observe(latents)
-        return KeepOut(goal, self.region, self.margin) if changed.any() else self, changed
+        return self if goal is self.goal else KeepOut(goal, self.region, self.margin), changed

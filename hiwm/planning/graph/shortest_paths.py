@@ -26,6 +26,8 @@ from torch import Tensor
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import add_self_loops
 
+SWEEPS_PER_CHECK = 32  # on a GPU, for which the CPU has to wait at every check
+
 
 class MinPlus(MessagePassing):
     """cost_i = min over edges i -> j of (w_ij + cost_j): one sweep of Bellman-Ford; staying is a self-loop of weight 0."""
@@ -58,10 +60,13 @@ def path_costs(edges: Tensor, weights: Tensor, num_nodes: int, goals: Tensor, cl
         cost[goals, torch.arange(len(goals), device=goals.device)] = 0.0
     sweep = MinPlus()
     edges, weights = add_self_loops(edges, weights, fill_value=0.0, num_nodes=num_nodes)
+    sweeps = 1 if weights.device.type == "cpu" else SWEEPS_PER_CHECK
     while True:
-        lower = sweep(cost, edges, weights)
-        lower = lower if closed is None else lower.masked_fill(closed, torch.inf)
-        if torch.equal(lower, cost):
+        lower = cost
+        for _ in range(sweeps):
+            lower = sweep(lower, edges, weights)
+            lower = lower if closed is None else lower.masked_fill(closed, torch.inf)
+        if torch.equal(lower, cost):  # more sweeps would change nothing
             return cost
         cost = lower
 

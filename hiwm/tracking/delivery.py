@@ -1,0 +1,271 @@
+"""Takes the records of a buffer to an MLflow server or database, in the background, each exactly once."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from hiwm.disk import replacing
+from hiwm.tracking.buffer import BUFFER
+
+DELIVERED = "mlflow.json"  # where -> what has been delivered there
+DATABASE = "mlflow.db"
+RUN_TAG = "hiwm.run"  # holds the id that a run has in the buffer
+METRICS_AT_ONCE, PARAMETERS_AT_ONCE = 1000, 100  # limits of MLflow
+LONGEST_PARAMETER, LONGEST_TAG = 6000, 5000
+SECONDS_BETWEEN_BATCHES = 2.0
+LONGEST_PAUSE = 10.0  # seconds, while the server does not answer
+REQUEST_SECONDS = "10"
+REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")  # MLflow will never take such a record
+
+_threads: dict[Path, threading.Thread] = {}  # the last delivery of each folder in this process
+
+
+class Delivery(threading.Thread):
+    """Delivers what is in the buffer, and what is added, until it is closed.
+
+    What has arrived is noted after every request. A request whose answer got lost is checked against the server before
+    it is repeated. Artefacts come last, so that a slow upload delays no metric.
+
+    Args:
+        folder: of the experiment.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.folder = folder.resolve()
+        self.remote = os.environ.get("MLFLOW_TRACKING_URI")
+        self.client = _client(self.folder, self.remote)
+        self.where = "here" if not self.remote else sha256(self.remote.encode()).hexdigest()[:16]
+        self.all_states = _read(self.folder / DELIVERED)
+        self.state: dict[str, Any] = {"offset": 0, "sending": 0, "runs": {}, "artifacts": []}
+        self.state |= self.all_states.get(self.where, {})
+        self.experiments: dict[str, str] = {}
+        self.restarted = False
+        self.error: Exception | None = None
+        self.refused: list[str] = []
+        self.closing, self.wake = threading.Event(), threading.Event()
+        self.previous, _threads[self.folder] = _threads.get(self.folder), self
+
+    def run(self) -> None:
+        if self.previous is not None:
+            self.previous.join()
+            self.previous = None
+            self.all_states = _read(self.folder / DELIVERED)
+            self.state |= self.all_states.get(self.where, {})
+        pause = 1.0
+        while True:
+            last = self.closing.is_set()
+            try:
+                while self.deliver():
+                    pause = 1.0
+                self.error = None
+                if last:
+                    return
+                self.wake.wait(SECONDS_BETWEEN_BATCHES)
+            except Exception as error:  # whatever a server, a proxy or a disk may answer: try again later
+                self.error = error
+                if last:
+                    return
+                self.wake.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            if not self.closing.is_set():
+                self.wake.clear()
+
+    def close(self, seconds: float) -> None:
+        """Deliver what is left, for some seconds at most, and not beyond the first failure."""
+        self.closing.set()
+        self.wake.set()
+        self.join(seconds)
+
+    def left(self) -> int:
+        """Number of records that are not delivered."""
+        with open(self.folder / BUFFER, "rb") as file:
+            file.seek(self.state["offset"])
+            return sum(1 for _ in file) + len(self.state["artifacts"])
+
+    def deliver(self) -> bool:
+        """Send the next records, or else the next artefact; False if nothing is left."""
+        from mlflow.exceptions import MlflowException
+
+        records, end = self._next()
+        if not records and not self.state["artifacts"]:
+            return False
+        try:
+            if records:
+                uncertain = self.state["sending"] > self.state["offset"]
+                self._note(sending=end)
+                self._send(records, uncertain)
+            else:
+                run, path = self.state["artifacts"][0]
+                self._send_artifact(self.state["runs"][run], self.folder / path)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST" and not self.restarted:  # the server has lost its runs
+                self.restarted = True
+                self._note(offset=0, sending=0, runs={}, artifacts=[])
+                return True
+            if error.error_code not in REFUSED or not records or records[0]["kind"] == "run":
+                raise
+            self.refused.append(f"{records[0]['kind']}: {error}")
+        if records:
+            self._note(offset=end)
+        else:
+            self._note(artifacts=self.state["artifacts"][1:])
+        return True
+
+    def _next(self) -> tuple[list[dict[str, Any]], int]:
+        """The next record, or several with metrics, and where they end in the buffer."""
+        records: list[dict[str, Any]] = []
+        number, end = 0, self.state["offset"]
+        if not (self.folder / BUFFER).exists():
+            return records, end
+        with open(self.folder / BUFFER, "rb") as file:
+            file.seek(end)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                record = json.loads(line)
+                number += len(record.get("values", ()))
+                if records and (record["kind"] != "metrics" or number > METRICS_AT_ONCE):
+                    break
+                records.append(record)
+                end += len(line)
+                if record["kind"] != "metrics":
+                    break
+        return records, end
+
+    def _send(self, records: list[dict[str, Any]], uncertain: bool) -> None:
+        first = records[0]
+        if first["kind"] == "run":
+            self._note(runs={**self.state["runs"], first["run"]: self._create(first, uncertain)})
+            return
+        run = self.state["runs"][first["run"]]
+        if first["kind"] == "parameters":
+            self._send_parameters(run, first["values"])
+        elif first["kind"] == "artifact":
+            wanted = [first["run"], first["path"]]
+            self._note(artifacts=[x for x in self.state["artifacts"] if x != wanted] + [wanted])
+        elif first["kind"] == "status" and first["status"] == "RUNNING":
+            self.client.update_run(run, "RUNNING")
+        elif first["kind"] == "status":
+            self.client.set_terminated(run, first["status"], first["time"])
+        else:
+            for name in dict.fromkeys(record["run"] for record in records):
+                self._send_metrics(
+                    self.state["runs"][name], [record for record in records if record["run"] == name], uncertain
+                )
+
+    def _create(self, record: Mapping[str, Any], uncertain: bool) -> str:
+        """Id that the server gives to the run."""
+        experiment = self._experiment(record["experiment"])
+        if uncertain and (found := self.client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{record['run']}'")):
+            return found[0].info.run_id
+        tags = {key: value[:LONGEST_TAG] for key, value in record["tags"].items()}
+        tags |= {RUN_TAG: record["run"], "mlflow.runName": record["name"]}
+        if record["parent"] is not None:
+            tags["mlflow.parentRunId"] = self.state["runs"][record["parent"]]
+        return self.client.create_run(experiment, record["time"], tags).info.run_id
+
+    def _experiment(self, name: str) -> str:
+        if name not in self.experiments:
+            found = self.client.get_experiment_by_name(name)
+            artifacts = None if self.remote else (self.folder / "mlartifacts").as_uri()
+            self.experiments[name] = found.experiment_id if found else self.client.create_experiment(name, artifacts)
+        return self.experiments[name]
+
+    def _send_parameters(self, run: str, values: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        for some in _chunks(
+            [Param(key, value[:LONGEST_PARAMETER]) for key, value in values.items()], PARAMETERS_AT_ONCE
+        ):
+            self.client.log_batch(run, params=some)
+
+    def _send_metrics(self, run: str, records: list[dict[str, Any]], uncertain: bool) -> None:
+        from mlflow.entities import Metric
+
+        there: set[tuple[str, int, int]] = set()
+        if uncertain:  # stores in files keep a point twice
+            keys = {key for record in records for key in record["values"]}
+            there = {(m.key, m.step, m.timestamp) for key in keys for m in self.client.get_metric_history(run, key)}
+        points = [
+            Metric(key, value, record["time"], record["step"])
+            for record in records
+            for key, value in record["values"].items()
+            if (key, record["step"], record["time"]) not in there
+        ]
+        for some in _chunks(points, METRICS_AT_ONCE):
+            self.client.log_batch(run, metrics=some)
+
+    def _send_artifact(self, run: str, path: Path) -> None:
+        inside = [path, *path.rglob("*")]  # a folder from elsewhere must not send other files of this machine
+        if any(not each.resolve().is_relative_to(self.folder) for each in inside):
+            self.refused.append(f"artifact: {path} leads out of {self.folder}")
+        elif path.is_dir():
+            self.client.log_artifacts(run, str(path), path.name)
+        elif path.exists():  # a later command may have removed it
+            self.client.log_artifact(run, str(path))
+
+    def _note(self, **changes: Any) -> None:
+        """Remember what has been delivered."""
+        self.state.update(changes)
+        self.all_states[self.where] = self.state
+        with replacing(self.folder / DELIVERED) as temporary:
+            temporary.write_text(json.dumps(self.all_states))
+
+    def line(self, error: object) -> str:
+        """An error in one line, without the password of the server."""
+        text = " ".join(str(error).split())
+        return (text.replace(self.remote, self.describe()) if self.remote else text)[:200]
+
+    def describe(self) -> str:
+        """Where the records go, without the password."""
+        if not self.remote:
+            return f"{self.folder / DATABASE}"
+        parts = urlsplit(self.remote)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _client(folder: Path, remote: str | None) -> Any:
+    """MLflow's client of the server, or of the folder's own database. Requests end soon, because they are repeated here."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", REQUEST_SECONDS)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    import logging
+
+    from mlflow import MlflowClient
+
+    # MLflow logs the creation of its tables, which is of no interest to the user
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    if remote:
+        return MlflowClient(remote)
+    path = folder / DATABASE
+    if not path.exists():
+        # under a temporary name, because a half-made database can be neither used nor repaired
+        temporary = path.with_suffix(".tmp")
+        temporary.unlink(missing_ok=True)
+        MlflowClient(f"sqlite:///{temporary}").search_experiments()
+        temporary.replace(path)
+    return MlflowClient(f"sqlite:///{path}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}). Remove it to deliver everything once more") from error
+
+
+def _chunks(values: Iterable[Any], size: int) -> Iterable[list[Any]]:
+    values = iter(values)
+    while some := list(islice(values, size)):
+        yield some
