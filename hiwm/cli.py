@@ -17,6 +17,13 @@ COMMANDS = {
     "run": ("", "collect, train, evaluate and report"),
 }
 
+# the same for `hiwm data <command>`, with its arguments
+DATA = {
+    "check": ("hiwm.experiment.datasets:check", "FILE [key=value ...]", "print what a dataset holds, and look for NaN"),
+    "show": ("hiwm.analysis.dataset_picture:show", "FILE -o PNG", "draw some of its episodes"),
+    "convert": ("hiwm.experiment.datasets:convert", "SOURCE FILE.h5", "convert a dataset of {formats}"),
+}
+
 CONTINUE = (
     "Run the same command to continue: collection and evaluation resume after their last finished batch of episodes, "
     "training resumes from its last checkpoint"
@@ -28,6 +35,7 @@ usage: hiwm <command> [experiment=<name>] [key=value ...]
 
 commands:
 {commands}
+  data      check, show or convert a dataset; see `hiwm data --help`
 
 examples:
   hiwm run experiment=pointmaze
@@ -87,8 +95,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(USAGE.format(commands="\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())))
         return 0 if arguments else 2
     command, *overrides = arguments
+    if command == "data":
+        return _data(overrides)
     if command not in COMMANDS:
-        print(f"hiwm: the command is {command!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"hiwm: the command is {command!r}; expected one of {', '.join([*COMMANDS, 'data'])}", file=sys.stderr)
         return 2
     if {"-h", "--help"} & set(overrides):
         print(_command_help(command))
@@ -98,6 +108,35 @@ def main(arguments: list[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         status, message = _explain(error)
         print(f"hiwm {command}: {message}", file=sys.stderr)
+        return status
+    return 0
+
+
+def _data(arguments: list[str]) -> int:
+    """Run `hiwm data ...`; returns the exit status."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        from hiwm.data.importers import FORMATS
+
+        lines = [f"  hiwm data {name} {how}\n      {what}" for name, (_, how, what) in DATA.items()]
+        print("usage:\n" + "\n".join(lines).format(formats=", ".join(FORMATS)))
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if "-o" in rest:
+        rest.remove("-o")
+    if name not in DATA or len(rest) < len(DATA[name][1].split("[")[0].replace("-o ", "").split()):
+        found = " ".join(["hiwm data", *arguments])
+        usages = " or ".join(f"hiwm data {name} {how}" for name, (_, how, _) in DATA.items())
+        print(f"hiwm: the command is {found!r}; expected {usages}", file=sys.stderr)
+        return 2
+    module, function = DATA[name][0].split(":")
+    try:
+        if name == "check":
+            importlib.import_module(module).check(rest[0], rest[1:])
+        else:
+            getattr(importlib.import_module(module), function)(*rest)
+    except (Exception, KeyboardInterrupt) as error:
+        status, message = _explain(error)
+        print(f"hiwm data {name}: {message}", file=sys.stderr)
         return status
     return 0
 

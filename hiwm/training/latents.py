@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hiwm.data.columns import keep_small
 from hiwm.data.store import Trajectories, Writer
 from hiwm.levels.level import Level
 
 ROWS_AT_ONCE = 16_384
+BYTES_AT_ONCE = 32 << 20  # of inputs as float32
 
 
 @torch.no_grad()
@@ -38,8 +40,7 @@ def cache_latents(
     with Writer(path, source.metadata) as writer:
         for first, last in _blocks(source.ep_len):
             rows = slice(int(source.ep_offset[first]), int(source.ep_offset[last - 1] + source.ep_len[last - 1]))
-            named = {name: torch.from_numpy(np.array(source.column(name)[rows])).to(device) for name in inputs}
-            latent = level.encode(named)
+            latent = _encoded(level, source, rows, inputs, device)
             below = np.array(source.column(action)[rows])
             starts = np.minimum(np.arange(len(below))[:, None] + chunk, len(below) - 1)
             macro = level.encode_actions(latent, torch.from_numpy(below[starts]).to(device))
@@ -53,6 +54,24 @@ def cache_latents(
                     }
                 )
                 offset += length
+
+
+def _encoded(
+    level: Level, source: Trajectories, rows: slice, inputs: Sequence[str], device: torch.device
+) -> torch.Tensor:
+    """Latents of the rows, (N, D), as many rows at once as BYTES_AT_ONCE allow."""
+    columns = {name: source.column(name) for name in inputs}
+    size = 4 * sum(int(np.prod(column.shape[1:])) for column in columns.values())
+    step = max(1, BYTES_AT_ONCE // size)
+    latents = []
+    for first in range(rows.start, rows.stop, step):
+        block = slice(first, min(first + step, rows.stop))
+        latents.append(
+            level.encode({name: torch.from_numpy(np.array(x[block])).to(device) for name, x in columns.items()})
+        )
+        for column in columns.values():
+            keep_small(column)
+    return torch.cat(latents)
 
 
 def _blocks(ep_len: np.ndarray) -> list[tuple[int, int]]:
