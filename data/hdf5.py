@@ -22,6 +22,10 @@ DEEPEST = 8  # groups in groups
 PLUGIN_FILTERS = 256  # numbers of filters from here on are not HDF5's own
 
 
+class _Unusable(Exception):
+    """A column that cannot be read, in a file that is whole; only whoever asks for the column learns of it."""
+
+
 def read_hdf5(path: Path) -> Trajectories:
     """Open a file in the layout of stable-worldmodel; see `hiwm.data.store`.
 
@@ -41,8 +45,11 @@ def read_hdf5(path: Path) -> Trajectories:
             for name, dataset in found.items():
                 if reason := why_unusable(name, dataset):
                     unusable[name] = reason
-                else:
+                    continue
+                try:
                     columns[name] = open_column(path, dataset)
+                except _Unusable as error:
+                    unusable[name] = str(error)
             return in_order(path, columns, index[0], index[1], metadata_of(file), unusable, FileScan(path))
     except DatasetError:
         raise
@@ -129,7 +136,7 @@ def why_unusable(name: str, dataset: h5py.Dataset) -> str:
     except TypeError as error:
         return f"has a type that numpy does not know ({error}); expected numbers"
     if dtype.hasobject or dtype.kind in "SU" or h5py.check_string_dtype(dtype) is not None:
-        return "holds text; expected numbers"
+        return "holds text or references; expected numbers"
     if dtype.kind not in "iufb" or dtype.subdtype is not None:
         return f"has the type {dtype}; expected numbers"
     if not dataset.shape:
@@ -151,11 +158,11 @@ def open_column(path: Path, dataset: h5py.Dataset) -> Any:
         if offset is not None and as_stored:
             return np.memmap(path, mode="r", dtype=dtype, shape=shape, offset=offset)
         if offset is None and dataset.id.get_storage_size() == 0 and not dataset.is_virtual:
-            raise DatasetError(f"{path}: column {dataset.name!r} was never written; expected its {shape[0]} rows")
+            raise _Unusable(f"was never written; expected its {shape[0]} rows")
         return CompressedColumn(path, name, shape, dtype, 1024)
     chunk_rows, whole_rows = dataset.chunks[0], dataset.chunks[1:] == shape[1:]
     filters = dataset.id.get_create_plist().get_nfilters()
-    _require_filters(path, dataset, filters)
+    _require_filters(dataset, filters)
     offsets = _chunk_offsets(path, dataset, size)
     if as_stored and whole_rows and not filters:
         return FramedColumn(path, shape, dtype, offsets, chunk_rows)
@@ -168,9 +175,7 @@ def _chunk_offsets(path: Path, dataset: h5py.Dataset, size: int) -> np.ndarray:
     expected = int(np.prod(there))
     written = dataset.id.get_num_chunks()
     if written < expected:  # also a small file that claims a huge column
-        raise DatasetError(
-            f"{path}: column {dataset.name!r} is incomplete: {expected - written} of {expected} chunks were never written"
-        )
+        raise _Unusable(f"is incomplete: {expected - written} of {expected} chunks were never written")
     offsets = np.zeros(expected, np.int64)
     strides = np.append(np.cumprod(there[:0:-1])[::-1], 1)
 
@@ -185,16 +190,15 @@ def _chunk_offsets(path: Path, dataset: h5py.Dataset, size: int) -> np.ndarray:
     return offsets
 
 
-def _require_filters(path: Path, dataset: h5py.Dataset, number: int) -> None:
+def _require_filters(dataset: h5py.Dataset, number: int) -> None:
     properties = dataset.id.get_create_plist()
     for i in range(number):
         code, _, _, label = properties.get_filter(i)
         if code >= PLUGIN_FILTERS:
             import hdf5plugin  # noqa: F401 - brings Blosc, Zstandard, LZ4 and others to h5py; slow to import
         if not h5py.h5z.filter_avail(code):
-            raise DatasetError(
-                f"{path}: column {dataset.name!r} is compressed with filter {code} ({label.decode(errors='replace')}); expected one "
-                "that HDF5 or hdf5plugin knows. Write the file again without it"
+            raise _Unusable(
+                f"is compressed with filter {code} ({label.decode(errors='replace')}); expected one that HDF5 or hdf5plugin knows"
             )
 
 

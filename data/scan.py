@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class FileScan:
         self.path = path.resolve()
         self.identity = file_identity(self.path)
         self.columns: Mapping[str, Any] = {}
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hiwm" / "datasets"
+        home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "hiwm" / "datasets"
         key = hashlib.sha256(json.dumps([VERSION, str(self.path), self.identity]).encode()).hexdigest()
         self.cache = home / f"{key[:32]}.json"
 
@@ -86,8 +87,9 @@ class FileScan:
 
     def _read(self) -> dict[str, Any]:
         try:
-            return json.loads(self.cache.read_text())
-        except (OSError, ValueError):
+            found = json.loads(self.cache.read_text())
+            return {name: {key: scan[key] for key in ("digest", "row", "last")} for name, scan in found.items()}
+        except (AttributeError, KeyError, OSError, TypeError, ValueError):  # there is none, or not a whole one
             return {}
 
     def _write(self, scans: Mapping[str, Any]) -> None:
@@ -97,4 +99,5 @@ class FileScan:
             temporary.write_text(json.dumps(scans))
             temporary.replace(self.cache)
         except OSError:  # a cache that cannot be written costs time only
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)

@@ -21,10 +21,13 @@ NAME = "D4RL"
 
 def recognises(path: Path) -> bool:
     """Whether the file has D4RL's arrays."""
-    if not path.is_file() or not h5py.is_hdf5(path):
+    if not path.is_file():
         return False
-    with h5py.File(path, "r") as file:
-        return {"observations", "actions", "terminals"} <= set(file) and "ep_len" not in file
+    try:
+        with h5py.File(path, "r") as file:
+            return {"observations", "actions", "terminals"} <= set(file) and "ep_len" not in file
+    except (KeyError, OSError, RuntimeError, ValueError):  # no HDF5, or damaged
+        return False
 
 
 def episodes(path: Path) -> Iterator[Episode]:
