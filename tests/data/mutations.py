@@ -30,7 +30,8 @@ def run(folder: str) -> dict[str, int]:
                 dataset.column(column)[[0, dataset.num_steps - 1]]
             assert len(dataset.fingerprint) == 16
         except DatasetError as error:
-            assert path.name in str(error), f"{name}: {error}"
+            if path.name not in str(error):
+                raise AssertionError(f"{name}: the error names no file: {error}") from error
             counts["refused"] += 1
             continue
         compare(path, dataset, name)
