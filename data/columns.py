@@ -125,6 +125,12 @@ class CompressedColumn(Column):
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         found = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        if self.chunk_rows == 1:  # nothing is decoded in vain: read as drawn, window by window
+            position = 0
+            for start, stop in _runs(rows.tolist(), max(1, RUN_BYTES // self.chunk_bytes)):
+                found[position : position + stop - start] = self._from_file(start, stop)
+                position += stop - start
+            return found
         order = np.argsort(rows, kind="stable")
         chunks = rows[order] // self.chunk_rows
         wanted, first = np.unique(chunks, return_index=True)
@@ -140,7 +146,7 @@ class CompressedColumn(Column):
         """Number of the first chunk, and the rows of one or several neighbouring chunks; all that are wanted (n,)."""
         missing = []
         for chunk in wanted.tolist():
-            if (kept := _decoded_chunks.get((self.path, self.identity, self.name, chunk))) is None:
+            if (kept := _decoded_chunks.get(self._key(chunk))) is None:
                 missing.append(chunk)
             else:
                 yield chunk, kept
@@ -150,10 +156,11 @@ class CompressedColumn(Column):
             for chunk in range(start, stop):
                 offset = (chunk - start) * self.chunk_rows
                 part = rows[offset : offset + self.chunk_rows]
-                _decoded_chunks.put(
-                    (self.path, self.identity, self.name, chunk), part if stop - start == 1 else part.copy()
-                )
+                _decoded_chunks.put(self._key(chunk), part if stop - start == 1 else part.copy())
             yield start, rows
+
+    def _key(self, chunk: int) -> tuple:
+        return self.path, self.identity, self.name, chunk
 
     def _from_file(self, first: int, end: int) -> np.ndarray:
         try:
@@ -169,7 +176,7 @@ class CompressedColumn(Column):
         if self._opened is None or self._opened[0] != os.getpid():
             if file_identity(self.path) != self.identity:
                 raise DatasetError(f"{self.path} has changed since it was opened. Run the command again")
-            file: Any = h5py.File(self.path, "r", rdcc_nbytes=max(1 << 20, 2 * self.chunk_bytes))
+            file: Any = h5py.File(self.path, "r", rdcc_nbytes=0)  # HDF5's own cache makes it slower
             self._opened = (os.getpid(), file[self.name])
         return self._opened[1]
 
@@ -278,7 +285,7 @@ _decoded_chunks = _Chunks()
 
 
 def _runs(numbers: list[int], most: int) -> Iterator[tuple[int, int]]:
-    """Ascending numbers as ranges (start, stop) of neighbours, of at most `most` each."""
+    """Numbers as ranges (start, stop) of those that follow one another, of at most `most` each."""
     start = stop = numbers[0] if numbers else 0
     for number in numbers:
         if number != stop or number - start >= most:
