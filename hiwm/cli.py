@@ -123,7 +123,8 @@ def _data(arguments: list[str]) -> int:
     name, *rest = arguments
     if "-o" in rest:
         rest.remove("-o")
-    if name not in DATA or len(rest) < len(DATA[name][1].split("[")[0].replace("-o ", "").split()):
+    number = {"check": 1}.get(name, 2)
+    if name not in DATA or len(rest) < number or (len(rest) > number and name != "check"):
         found = " ".join(["hiwm data", *arguments])
         usages = " or ".join(f"hiwm data {name} {how}" for name, (_, how, _) in DATA.items())
         print(f"hiwm: the command is {found!r}; expected {usages}", file=sys.stderr)

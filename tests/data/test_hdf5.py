@@ -173,6 +173,7 @@ def test_chunked_columns_are_read_when_they_are_asked_for(path, tmp_path, filter
             column[[0, ROWS]]
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forking beside torch's threads
 def test_a_compressed_column_is_read_in_a_forked_and_in_a_spawned_process(path, tmp_path):
     chunked = tmp_path / "chunked.h5"
     with h5py.File(path) as source, h5py.File(chunked, "w") as file:
