@@ -34,4 +34,11 @@ def read_episodes(path: Path) -> Iterator[Episode]:
     module = importer_of(path)
     if module is None:
         raise DatasetError(f"{path} has none of the formats that hiwm converts; expected one of {', '.join(FORMATS)}")
-    return module.episodes(path)
+    try:
+        yield from module.episodes(path)
+    except DatasetError:
+        raise
+    except Exception as error:  # whatever other packages make of a damaged dataset
+        raise DatasetError(
+            f"{path} cannot be read as a {module.NAME} dataset ({type(error).__name__}: {error}). It may be damaged"
+        ) from error

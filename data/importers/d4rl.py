@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from hiwm.data.columns import DatasetError
+from hiwm.data.hdf5 import flatten
 from hiwm.data.importers.episodes import Episode, observation_columns
 
 NAME = "D4RL"
@@ -33,7 +34,7 @@ def recognises(path: Path) -> bool:
 def episodes(path: Path) -> Iterator[Episode]:
     """One episode at a time: `state` (or `pixels`), `action`, and `reward` where there are rewards."""
     with h5py.File(path, "r") as opened:
-        file: Any = opened
+        file: Any = dict(flatten(path, opened))  # refuses links to other files
         total = len(file["observations"])
         ends = np.asarray(file["terminals"][:], bool)
         if "timeouts" in file:

@@ -38,12 +38,12 @@ def episodes(path: Path) -> Iterator[Episode]:
     numbers = [name for name, feature in features.items() if feature["dtype"] not in kinds and name not in OWN]
     where = _third(path, info) if version.startswith("3") else _second(path, info)
     for index, chunk, file, spans in where:
-        rows = _table(path / chunk, index, [*numbers, *images])
+        rows = _table(_inside(path, chunk), index, [*numbers, *images])
         episode = {name: _numbers(rows[name], features[name]) for name in numbers}
         episode |= {name: _pictures(rows[name]) for name in images}
         length = len(next(iter(rows.values())))
         for name in videos:
-            episode[name] = _frames(path / file(name), spans[name], length, info["fps"])
+            episode[name] = _frames(_inside(path, file(name)), spans[name], length, info["fps"])
         yield episode
 
 
@@ -76,6 +76,14 @@ def _third(path: Path, info: dict[str, Any]) -> Iterator[tuple]:
             yield row["episode_index"], info["data_path"].format(**place), file, spans
 
 
+def _inside(path: Path, name: str) -> Path:
+    """A file of the dataset; refuses a name that leads out of its folder."""
+    file = path / name
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        raise DatasetError(f"{path}: meta/info.json names the file {name!r}; expected a file of this folder")
+    return file
+
+
 def _table(path: Path, index: int, names: list[str]) -> dict[str, Any]:
     """Columns of one episode of a table, in the order of its frames."""
     import pyarrow.parquet as parquet
@@ -105,7 +113,7 @@ def _frames(path: Path, start: float, number: int, fps: float) -> np.ndarray:
     try:
         import av  # an optional package
     except ImportError as error:
-        raise ValueError(f"{path} needs the package av. Install it: pip install 'hiwm[data]'") from error
+        raise DatasetError(f"{path} needs the package av. Install it: pip install 'hiwm[data]'") from error
     frames = []
     with av.open(str(path)) as video:
         stream = video.streams.video[0]

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
+from hiwm.data.columns import DatasetError
+from hiwm.data.hdf5 import flatten
 from hiwm.data.importers.episodes import Episode, observation_columns
 
 NAME = "Minari"
@@ -26,9 +29,13 @@ def episodes(path: Path) -> Iterator[Episode]:
     try:
         from minari import MinariDataset  # an optional package
     except ImportError as error:
-        raise ValueError(f"{path} needs the package minari. Install it: pip install 'hiwm[data]'") from error
+        raise DatasetError(f"{path} needs the package minari. Install it: pip install 'hiwm[data]'") from error
     data = _data(path)
     assert data is not None, "the caller has recognised the path"
+    if (data / "main_data.hdf5").is_file():
+        with h5py.File(data / "main_data.hdf5", "r") as file:
+            for _ in flatten(data / "main_data.hdf5", file):  # refuses links to other files
+                pass
     dataset: Any = MinariDataset(data)
     for episode in dataset.iterate_episodes():
         columns = observation_columns(episode.observations)

@@ -260,3 +260,36 @@ def test_a_target_that_cannot_be_written_is_refused(tmp_path, capsys, target, me
     assert main(["data", "convert", str(tmp_path / "source"), str(tmp_path / target)]) == 2
     assert message in capsys.readouterr().err
     assert (tmp_path / "there.h5").read_bytes() == b""
+
+
+HOSTILE = {
+    "data_path": "../../secret.parquet", "video_path": 3, "codebase_version": "v1.0", "total_episodes": "many", "features": [], "fps": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+def test_a_damaged_lerobot_dataset_is_refused(tmp_path, capsys, key):
+    features = {"action": {"dtype": "float32", "shape": [1]}, "camera": {"dtype": "video", "shape": [16, 16, 3]}}
+    info = {
+        "codebase_version": "v2.0",
+        "fps": 10,
+        "features": features,
+        "total_episodes": 1,
+        "chunks_size": 1000,
+        "data_path": "d.parquet",
+        "video_path": "v.mp4",
+    }
+    (tmp_path / "set" / "meta").mkdir(parents=True)
+    (tmp_path / "set" / "meta" / "info.json").write_text(json.dumps(info | {key: HOSTILE[key]}))
+    table(tmp_path / "set" / "d.parquet", {"action": [[1.0]], "frame_index": [0], "episode_index": [0]})
+    assert main(["data", "convert", str(tmp_path / "set"), str(tmp_path / "out.h5")]) == 2
+    assert str(tmp_path / "set") in capsys.readouterr().err
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_a_d4rl_file_that_leads_to_another_file_is_refused(tmp_path, capsys):
+    with h5py.File(tmp_path / "hopper.hdf5", "w") as file:
+        file["observations"], file["actions"] = np.zeros((3, 2)), np.zeros((3, 1))
+        file["terminals"] = h5py.ExternalLink("/etc/passwd", "/x")
+    assert main(["data", "convert", str(tmp_path / "hopper.hdf5"), str(tmp_path / "out.h5")]) == 2
+    assert "'terminals' is a link to another file" in capsys.readouterr().err
