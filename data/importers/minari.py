@@ -39,12 +39,19 @@ def episodes(path: Path) -> Iterator[Episode]:
     dataset: Any = MinariDataset(data)
     for episode in dataset.iterate_episodes():
         columns = observation_columns(episode.observations)
-        actions = observation_columns(episode.actions, "action")
+        actions = observation_columns(_one_hot(episode.actions, dataset.action_space), "action")
         steps = len(episode.rewards)
         padded = {name: np.concatenate([rows, np.zeros_like(rows[:1])])[: steps + 1] for name, rows in actions.items()}
         reward = np.append(np.asarray(episode.rewards, np.float32), np.float32(0))
         rows = min(steps + 1, *(len(column) for column in columns.values()))  # some datasets lack the last observation
         yield {name: column[:rows] for name, column in {**columns, **padded, "reward": reward}.items()}
+
+
+def _one_hot(actions: Any, space: Any) -> Any:
+    """Discrete actions as one-hot vectors of all actions of the space, whether the data holds them all or not."""
+    if type(space).__name__ != "Discrete":
+        return actions
+    return np.eye(int(space.n), dtype=np.float32)[np.asarray(actions) - int(space.start)]
 
 
 def _data(path: Path) -> Path | None:

@@ -47,7 +47,7 @@ def test_minari(tmp_path, monkeypatch, kind):
     class Walk(gymnasium.Env):
         observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float64)
         action_space = (
-            gymnasium.spaces.Discrete(3, start=2) if kind == "discrete" else gymnasium.spaces.Box(-1, 1, (2,))
+            gymnasium.spaces.Discrete(9, start=2) if kind == "discrete" else gymnasium.spaces.Box(-1, 1, (2,))
         )
         if kind == "dict":
             observation_space = gymnasium.spaces.Dict(
@@ -85,7 +85,7 @@ def test_minari(tmp_path, monkeypatch, kind):
     if kind == "dict":
         np.testing.assert_array_equal(dataset.column("desired_goal")[:][:, 1], -10 * time)
     executed = np.setdiff1d(np.arange(sum(LENGTHS)), np.cumsum(LENGTHS) - 1)
-    wanted = np.eye(3)[np.array(taken) - 2] if kind == "discrete" else np.array(taken)
+    wanted = np.eye(9)[np.array(taken) - 2] if kind == "discrete" else np.array(taken)
     np.testing.assert_array_equal(dataset.column("action")[executed], wanted)
     assert (dataset.column("reward")[executed] == 1).all()
 
