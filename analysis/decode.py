@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from hiwm.agent import Agent
+from hiwm.data.columns import JoinedColumn
 from hiwm.data.store import Trajectories
 from hiwm.levels.level import Level
 from hiwm.levels.regularizers.pixels import PixelPrediction
 
+DRAWN = 64  # numbers of the state that are decoded; maps draw two, and images have many more
 BANK = 30_000  # states to choose from
 STEPS_AHEAD = (0, 1, 2, 3, 4, 8, 12, 16)  # steps of level 0
 
@@ -31,8 +33,8 @@ class StateDecoder:
     def __init__(self, agent: Agent, dataset: Trajectories, state: list[str], seed: int = 0) -> None:
         total = dataset.num_steps
         rows = np.sort(np.random.default_rng(seed).choice(total, min(BANK, total), replace=False))
-        self.latents = agent.hierarchy.encode_many({name: dataset.column(name)[rows] for name in agent.inputs})
-        self.states = states_at(dataset, state, rows)
+        self.latents = agent.hierarchy.encode_many({name: dataset.column(name) for name in agent.inputs}, rows)
+        self.states = JoinedColumn([dataset.column(name) for name in state], DRAWN)[rows]
 
     def decode(self, level: int, latent: np.ndarray | Tensor) -> np.ndarray:
         """(N, D of the level) -> states (N, C)."""

@@ -126,4 +126,4 @@ def open_loop(agent: Agent, run: Path, level: int, horizon: int, windows: int = 
 
 
 def _encode(agent: Agent, dataset: Trajectories, rows: np.ndarray) -> list[Tensor]:
-    return agent.hierarchy.encode_many({name: dataset.column(name)[rows] for name in agent.inputs})
+    return agent.hierarchy.encode_many({name: dataset.column(name) for name in agent.inputs}, rows)

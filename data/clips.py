@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hiwm.data.trajectories import DatasetError, Trajectories
+from hiwm.data.columns import DatasetError, keep_small
+from hiwm.data.trajectories import Trajectories
 from hiwm.levels.clip import Clip, Pairs
 
 
@@ -102,5 +104,7 @@ def _cumulative(starts: np.ndarray) -> np.ndarray:
     return np.cumsum(np.maximum(starts, 0))
 
 
-def _take(column: np.ndarray, rows: np.ndarray) -> Tensor:
-    return torch.from_numpy(column[rows])
+def _take(column: Any, rows: np.ndarray) -> Tensor:
+    taken = torch.from_numpy(column[rows])
+    keep_small(column)
+    return taken

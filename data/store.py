@@ -3,11 +3,12 @@
 Each column (`action`, `state`, `pixels`, ...) is one flat dataset with one row per step, episode after episode. Two index
 columns give the length (`ep_len`) and the first row (`ep_offset`) of each episode. Row t holds the observation at time t and
 the action taken there; the action of the last row of an episode is never executed. Columns are contiguous and uncompressed,
-so they are read as a memory map at their offset in the file. Chunked files of other writers are read through h5py.
+so they are read as a memory map at their offset in the file. `hiwm.data.hdf5` reads files of other writers too.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
@@ -21,54 +22,36 @@ from typing import Any
 import h5py
 import numpy as np
 
+from hiwm.data.columns import BLOCK_BYTES, DatasetError
+from hiwm.data.hdf5 import INDEX, PLAIN, read_hdf5
+from hiwm.data.importers import recognise
 from hiwm.data.importers.ogbench_npz import read_npz
-from hiwm.data.trajectories import DatasetError, Trajectories
+from hiwm.data.trajectories import Trajectories
 
-INDEX = ("ep_len", "ep_offset")
+SPARE_BYTES = 4 << 20  # of HDF5's own, beyond the columns
 
 
 def open_dataset(path: str | Path) -> Trajectories:
-    """Open an HDF5 trajectory file, or an official OGBench `.npz`.
+    """Open an HDF5 trajectory file, or an official OGBench `.npz`. Columns are read when they are asked for.
 
     Raises:
-        DatasetError: the file is missing, truncated, or not a trajectory file.
+        DatasetError: the file is missing, truncated, not a trajectory file, or leads to other files.
     """
     path = Path(path)
     if not path.exists():
         raise DatasetError(
             f"there is no dataset at {path} (dataset.path). `hiwm collect` makes one if the config names an environment"
         )
-    if path.suffix == ".npz":
-        return read_npz(path)
     try:
-        with h5py.File(path, "r") as opened:
-            file: Any = opened  # the columns are Datasets, but h5py's types also allow groups
-            missing = [name for name in INDEX if name not in file]
-            if missing:
-                raise DatasetError(f"{path} is not a trajectory file: it has no {' and no '.join(missing)}")
-            columns = {name: _column(path, file[name]) for name in file if name not in INDEX}
-            metadata = {key: _plain(value) for key, value in file.attrs.items() if isinstance(value, str)}
-            return Trajectories(path, columns, file["ep_len"][:], file["ep_offset"][:], metadata)
-    except (OSError, RuntimeError) as error:
-        raise DatasetError(f"{path} cannot be read as HDF5 and may be truncated ({error})") from error
-
-
-def _plain(attribute: str) -> Any:
-    try:
-        return json.loads(attribute)
-    except json.JSONDecodeError:  # plain text of another writer
-        return attribute
-
-
-def _column(path: Path, dataset: h5py.Dataset | h5py.Group) -> np.ndarray:
-    if not isinstance(dataset, h5py.Dataset):
-        raise DatasetError(f"{path}: {dataset.name!r} is a group; expected one flat dataset per column")
-    offset = dataset.id.get_offset()
-    if offset is None or dataset.size == 0:  # chunked or compressed, from another writer
-        return dataset[:]
-    if offset + dataset.nbytes > path.stat().st_size:
-        raise DatasetError(f"{path} is truncated: column {dataset.name!r} ends after the end of the file")
-    return np.memmap(path, mode="r", dtype=dataset.dtype, shape=dataset.shape, offset=offset)
+        if not path.is_file():
+            raise DatasetError(f"{path} is not a regular file; expected an HDF5 trajectory file or an OGBench .npz")
+        return read_npz(path) if path.suffix == ".npz" else read_hdf5(path)
+    except DatasetError as error:
+        if (name := recognise(path)) is None:
+            raise
+        raise DatasetError(
+            f"{path} is a {name} dataset; expected a trajectory file. Run `hiwm data convert {path} {path.name}-hiwm.h5` first"
+        ) from error
 
 
 class Writer:
@@ -100,7 +83,7 @@ class Writer:
         self.parts.mkdir(parents=True, exist_ok=True)
         self.stack = ExitStack()
         self.files: dict[str, Any] = {}
-        self.index: Any = self.stack.enter_context((self.parts / "ep_len").open("a+b"))  # no column can have this name
+        self.index: Any = self.stack.enter_context(_open_part(self.parts / "ep_len", "a+b"))  # no column has this name
         try:
             fcntl.flock(self.index, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends
             if self.resume:
@@ -119,13 +102,13 @@ class Writer:
         self.index.seek(0)
         lines = [line for line in self.index.read().splitlines(keepends=True) if line.endswith(b"\n")]
         if lines:
-            found = json.loads(lines[0])
+            found = self._header(lines[0])
             if found["metadata"] != json.loads(json.dumps(self.metadata)):
                 raise DatasetError(
                     f"{self.parts} holds {len(lines) - 1} episodes with the metadata {found['metadata']}; expected "
                     f"{self.metadata}. Give another path or remove the folder"
                 )
-            self.columns = {name: (tuple(shape), np.dtype(kind)) for name, (shape, kind) in found["columns"].items()}
+            self.columns = found["columns"]
             self.ep_len = [int(line) for line in lines[1:]]
             self._open()
             row = {name: kind.itemsize * math.prod(shape) for name, (shape, kind) in self.columns.items()}
@@ -136,13 +119,29 @@ class Writer:
                 self.files[name].truncate(size * sum(self.ep_len))
         self.index.truncate(sum(map(len, lines[: 1 + len(self.ep_len)])))
 
+    def _header(self, line: bytes) -> dict[str, Any]:
+        """The first line of the index; the folder may come from elsewhere, so nothing in it is believed."""
+        try:
+            found = json.loads(line)
+            columns = {name: (tuple(shape), np.dtype(kind)) for name, (shape, kind) in found["columns"].items()}
+            sizes = [n for shape, _ in columns.values() for n in shape]
+            if not all(isinstance(n, int) and n >= 0 for n in sizes):
+                raise ValueError(f"a shape of {sizes}")
+            _check_layout(self.parts, columns)
+            return {"metadata": found["metadata"], "columns": columns}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DatasetError(
+                f"{self.parts} is not what an interrupted command left ({error}). Remove the folder"
+            ) from error
+
     def _open(self) -> None:
-        self.files = {name: self.stack.enter_context((self.parts / name).open("ab")) for name in self.columns}
+        self.files = {name: self.stack.enter_context(_open_part(self.parts / name, "ab")) for name in self.columns}
 
     def append(self, episode: Mapping[str, np.ndarray]) -> None:
         """Add one episode: column name -> (steps, ...). Columns, shapes and types must be the same in all episodes."""
         layout = {name: (rows.shape[1:], rows.dtype) for name, rows in episode.items()}
         if not self.columns:
+            _check_layout(self.path, layout)
             self.columns = layout
             self._open()
             for file in self.files.values():
@@ -155,7 +154,8 @@ class Writer:
                 f"{self.path}: an episode has the columns {layout} and the lengths {lengths}; expected one length and {self.columns}"
             )
         for name, rows in episode.items():
-            np.ascontiguousarray(rows).tofile(self.files[name])
+            self.files[name].write(np.ascontiguousarray(rows).tobytes())  # `tofile` does not say that the disk is full
+            self.files[name].flush()
         self.ep_len.append(lengths.pop())
         self._note(str(self.ep_len[-1]))  # written last: an episode counts once all its rows are there
 
@@ -178,22 +178,59 @@ class Writer:
     def _assemble(self) -> None:
         if not self.ep_len:
             raise DatasetError(f"{self.path}: no episodes were written")
-        ep_len = np.asarray(self.ep_len, np.int32)
+        ep_len = np.asarray(self.ep_len, np.int64)
+        _reserve(self.temporary, sum((self.parts / name).stat().st_size for name in self.columns))
         with h5py.File(self.temporary, "w", libver="latest") as file:
-            file["ep_len"] = ep_len
-            file["ep_offset"] = np.concatenate([[0], np.cumsum(ep_len[:-1], dtype=np.int64)])
+            file["ep_len"] = ep_len.astype(np.int32 if ep_len.max() < 2**31 else np.int64)
+            file["ep_offset"] = np.cumsum(ep_len) - ep_len
             for name, (shape, dtype) in self.columns.items():
-                rows = np.memmap(self.parts / name, mode="r", dtype=dtype).reshape(-1, *shape)
-                column = file.create_dataset(name, rows.shape, dtype)
-                block = max(1, (64 << 20) // max(1, rows[:1].nbytes))
-                for start in range(0, len(rows), block):
-                    column[start : start + block] = rows[start : start + block]
+                column = file.create_dataset(name, (int(ep_len.sum()), *shape), dtype)
+                row = math.prod(shape)
+                step = max(1, BLOCK_BYTES // max(1, row * dtype.itemsize))
+                with open(self.parts / name, "rb") as part:
+                    for start in range(0, len(column) if row else 0, step):
+                        rows = np.fromfile(part, dtype, min(step, len(column) - start) * row)
+                        column[start : start + step] = rows.reshape(-1, *shape)
             for key, value in self.metadata.items():
                 file.attrs[key] = json.dumps(value)
         _store_statistics(self.temporary)
         with open(self.temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(self.temporary, self.path)
+
+
+def _check_layout(where: Path, columns: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> None:
+    """Refuse names that could leave a folder or that mean something else, and types that hold pointers."""
+    for name, (_, dtype) in columns.items():
+        if not PLAIN.fullmatch(name) or name in INDEX or name.endswith("."):
+            raise DatasetError(
+                f"{where}: a column is named {name!r}; expected at most 100 letters, digits and {'._-'!r}, and none of {INDEX}"
+            )
+        if dtype.kind not in "iufb" or dtype.subdtype is not None:
+            raise DatasetError(f"{where}: column {name!r} has the type {dtype}; expected numbers")
+
+
+def _open_part(path: Path, mode: str) -> Any:
+    """Open a file of the parts folder itself, never what a link there leads to."""
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Refuse to start a file that the disk cannot hold, because HDF5 crashes when the disk is full."""
+    try:
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size + SPARE_BYTES)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(
+            error.errno,
+            f"the disk is full: the dataset needs {size / 1e9:.2f} GB more. Free some space and run the same command; the "
+            "episodes are kept",
+            str(path.with_suffix(".h5")),
+        ) from error
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _store_statistics(path: Path) -> None:

@@ -20,6 +20,13 @@ COMMANDS = {
 }
 SYNC = "hiwm mlflow sync <folder>"
 
+# the same for `hiwm data <command>`, with its arguments
+DATA = {
+    "check": ("hiwm.experiment.datasets:check", "FILE [key=value ...]", "print what a dataset holds, and look for NaN"),
+    "show": ("hiwm.analysis.dataset_picture:show", "FILE -o PNG", "draw some of its episodes"),
+    "convert": ("hiwm.experiment.datasets:convert", "SOURCE FILE.h5", "convert a dataset of {formats}"),
+}
+
 CONTINUE = (
     "Run the same command to continue: collection and evaluation resume after their last finished batch of episodes, "
     "training resumes from its last checkpoint"
@@ -33,6 +40,7 @@ usage: hiwm <command> [experiment=<name>] [key=value ...]
 
 commands:
 {commands}
+  data      check, show or convert a dataset; see `hiwm data --help`
   mlflow    sync <folder>: deliver to MLflow what the experiment in the folder has recorded and the server missed
 
 examples:
@@ -96,8 +104,10 @@ def main(arguments: list[str] | None = None) -> int:
     command, *overrides = arguments
     if command == "mlflow":
         return _guarded(command, lambda: _sync(overrides))
+    if command == "data":
+        return _data(overrides)
     if command not in COMMANDS:
-        print(f"hiwm: the command is {command!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"hiwm: the command is {command!r}; expected one of {', '.join([*COMMANDS, 'data'])}", file=sys.stderr)
         return 2
     if {"-h", "--help"} & set(overrides):
         print(_command_help(command))
@@ -130,6 +140,36 @@ def _sync(arguments: list[str]) -> int:
     if len(arguments) != 2 or arguments[0] != "sync":
         raise ValueError(f"the arguments are {' '.join(arguments)!r}; expected `{SYNC}`")
     return 1 if sync(Path(arguments[1])) else 0
+
+
+def _data(arguments: list[str]) -> int:
+    """Run `hiwm data ...`; returns the exit status."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        from hiwm.data.importers import FORMATS
+
+        lines = [f"  hiwm data {name} {how}\n      {what}" for name, (_, how, what) in DATA.items()]
+        print("usage:\n" + "\n".join(lines).format(formats=", ".join(FORMATS)))
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if "-o" in rest:
+        rest.remove("-o")
+    number = {"check": 1}.get(name, 2)
+    if name not in DATA or len(rest) < number or (len(rest) > number and name != "check"):
+        found = " ".join(["hiwm data", *arguments])
+        usages = " or ".join(f"hiwm data {name} {how}" for name, (_, how, _) in DATA.items())
+        print(f"hiwm: the command is {found!r}; expected {usages}", file=sys.stderr)
+        return 2
+    module, function = DATA[name][0].split(":")
+    return _guarded(f"data {name}", lambda: _run_data(name, rest))
+
+
+def _run_data(name: str, arguments: list[str]) -> int:
+    module, function = DATA[name][0].split(":")
+    if name == "check":
+        importlib.import_module(module).check(arguments[0], arguments[1:])
+    else:
+        getattr(importlib.import_module(module), function)(*arguments)
+    return 0
 
 
 def _run(command: str, overrides: list[str]) -> int:

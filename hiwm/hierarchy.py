@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from hiwm.build import build_as
+from hiwm.data.columns import keep_small
 from hiwm.files import read_yaml, saved_folder, write_yaml
 from hiwm.levels.inverse import InverseModel
 from hiwm.levels.level import Level
@@ -59,6 +60,9 @@ class _Description(Settings):
 
     levels: list[_Level] = Field(min_length=1)
     files: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$")], str] = Field(default_factory=dict)
+
+
+ROWS_AT_ONCE, BYTES_AT_ONCE = 2048, 32 << 20  # of inputs as float32 that are encoded at once
 
 
 @dataclass(frozen=True)
@@ -155,15 +159,16 @@ class Hierarchy(nn.Module):
         """An observation, each input (..., *shape) -> its latent at every level, bottom first, (..., D_k)."""
         return encode_through([level.encode for level in self.levels], inputs)
 
-    def encode_many(self, inputs: Mapping[str, np.ndarray], block: int = 2048) -> list[Tensor]:
-        """`encode` of many rows (N, *shape), a block at a time, on the CPU afterwards."""
-        total = len(next(iter(inputs.values())))
-        blocks = [
-            self.encode(
-                {name: torch.from_numpy(np.array(x[i : i + block])).to(self.device) for name, x in inputs.items()}
-            )
-            for i in range(0, total, block)
-        ]
+    def encode_many(self, inputs: Mapping[str, Any], rows: np.ndarray) -> list[Tensor]:
+        """`encode` of some rows (n,) of columns (N, *shape), a block at a time, on the CPU afterwards."""
+        size = 4 * sum(int(np.prod(x.shape[1:])) for x in inputs.values())
+        block = min(ROWS_AT_ONCE, max(1, BYTES_AT_ONCE // size))
+        blocks = []
+        for i in range(0, len(rows), block):
+            named = {name: torch.from_numpy(np.array(x[rows[i : i + block]])) for name, x in inputs.items()}
+            blocks.append(self.encode({name: x.to(self.device) for name, x in named.items()}))
+            for column in inputs.values():
+                keep_small(column)
         return [torch.cat(of_level).cpu() for of_level in zip(*blocks, strict=True)]
 
     def save(self, folder: Path) -> None:

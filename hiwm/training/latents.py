@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hiwm.data.columns import keep_small
 from hiwm.data.store import Trajectories, Writer, open_dataset
 from hiwm.data.trajectories import DatasetError
 from hiwm.levels.device import upload
 from hiwm.levels.level import Level
 
 ROWS_AT_ONCE = 16_384
-BYTES_AT_ONCE = 2**28  # of inputs as float32: 446 frames of 224 x 224 x 3 pixels
+BYTES_AT_ONCE = 32 << 20  # of inputs as float32
 MADE_BY = "made_by"  # attribute of a cache
 
 
@@ -75,6 +76,8 @@ def _encoded(
         latents.append(
             level.encode({name: upload(torch.from_numpy(np.array(x[block])), device) for name, x in columns.items()})
         )
+        for column in columns.values():
+            keep_small(column)
     return torch.cat(latents)
 
 

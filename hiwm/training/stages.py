@@ -8,11 +8,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from hiwm.data.clips import ClipSampler
+from hiwm.data.columns import JoinedColumn
 from hiwm.data.store import Trajectories, open_dataset
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.joint import JointLevels
@@ -43,6 +45,7 @@ from hiwm.training.windows import WindowCoverage, check_windows
 log = logging.getLogger("hiwm")
 
 FIT_WINDOWS = 1024
+MOST_STATE = 256  # numbers of the true state that diagnostics read; images have many more
 MONITORED_EPISODES, MONITORED_MOMENTS = 64, 32
 
 
@@ -100,7 +103,7 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Run:
-    """What the stages of one training share. `state` is the true state of the held-out episodes."""
+    """What the stages of one training share. `state` is the true state at every row."""
 
     config: HierarchyConfig
     training: TrainingConfig
@@ -108,7 +111,7 @@ class _Run:
     folder: Path
     processes: Processes
     report: Report
-    state: np.ndarray
+    state: JoinedColumn
     diagnostics: Diagnostics
 
 
@@ -147,7 +150,7 @@ def train_hierarchy(
     specs = describe(config, training, trajectories, seed)
     coverage = check_windows(config, trajectories)
     check_batches(specs, training, processes)
-    run = _Run(config, training, seed, folder, processes, report, _held_out_state(config, trajectories), diagnostics)
+    run = _Run(config, training, seed, folder, processes, report, _true_state(config, trajectories), diagnostics)
     with locked(folder) if processes.is_main else nullcontext():  # other experiments may share the levels
         barrier()
         return _train_levels(run, trajectories, specs, coverage)
@@ -178,11 +181,9 @@ def _train_levels(
     return Hierarchy(levels, specs), caches
 
 
-def _held_out_state(config: HierarchyConfig, trajectories: Trajectories) -> np.ndarray:
-    """Columns of the true state of the held-out episodes, one row for each step."""
-    _, held_out = trajectories.split(config.validation)
-    columns = [held_out.column(name) for name in config.state]
-    return np.concatenate([column.reshape(len(column), -1) for column in columns], 1).astype(np.float32)
+def _true_state(config: HierarchyConfig, trajectories: Trajectories) -> JoinedColumn:
+    """Columns of the true state, one row for each step, read when the diagnostics ask for rows."""
+    return JoinedColumn([trajectories.column(name) for name in config.state], MOST_STATE, spread=True)
 
 
 def _build_levels(run: _Run, specs: Sequence[LevelSpec], homes: Sequence[Path], joint: bool) -> list[Level]:
@@ -301,8 +302,8 @@ def fit_level(level: Level, source: Trajectories, sampler: ClipSampler) -> None:
     )
 
 
-def spread_episodes(held_out: Trajectories, inputs: Sequence[str], state: np.ndarray, device: torch.device) -> Episodes:
-    """Evenly spaced moments of held-out episodes, for the diagnostics."""
+def spread_episodes(held_out: Trajectories, inputs: Sequence[str], state: Any, device: torch.device) -> Episodes:
+    """Evenly spaced moments of held-out episodes, for the diagnostics; `state` (N, C) is an array or a column."""
     chosen = np.linspace(0, len(held_out.ep_len) - 1, min(MONITORED_EPISODES, len(held_out.ep_len))).astype(int)
     share = np.linspace(0, 1, MONITORED_MOMENTS)
     rows = held_out.ep_offset[chosen, None] + np.round(share * (held_out.ep_len[chosen, None] - 1)).astype(np.int64)

@@ -65,7 +65,7 @@ def test_shapes_and_types(clip, setting):
     assert set(clip.inputs) == {"state", "row"}
     assert clip.inputs["state"].shape == (3000, horizon + 1, 2)
     assert clip.inputs["state"].dtype == torch.float32
-    assert clip.inputs["row"].dtype == torch.int64
+    assert clip.inputs["row"].dtype == torch.float32
     assert clip.actions.shape == (3000, horizon, stride, 2)
     assert clip.pairs.source["state"].shape == clip.pairs.target["state"].shape == (3000, 2)
     assert clip.pairs.action.shape == (3000, 2)

@@ -115,3 +115,29 @@ def test_an_unfinished_last_episode_does_not_join_the_validation_file(tmp_path):
     save(tmp_path / "maze-val.npz", make([5]))
     dataset = open_dataset(path)
     assert dataset.ep_len.tolist() in ([4, 5], [4, 3, 5])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("observations", np.array(["a"] * 9), "observations is <U1"),
+        ("actions", np.array([None] * 9), "not an OGBench dataset"),
+        ("terminals", np.ones((9, 2)), "terminals has the shape"),
+        ("actions", np.float32(3), "one row per step"),
+    ],
+)
+def test_arrays_of_another_kind_are_refused(tmp_path, name, values, message):
+    with pytest.raises(DatasetError, match=rf"maze\.npz.*{message}"):
+        open_dataset(save(tmp_path / "maze.npz", make([5, 4]) | {name: values}))
+
+
+def test_a_validation_file_of_another_shape_is_refused(tmp_path):
+    path = save(tmp_path / "maze.npz", make([5, 4]))
+    save(tmp_path / "maze-val.npz", make([5]) | {"observations": np.zeros((5, 7))})
+    with pytest.raises(DatasetError, match=r"maze-val\.npz: observations has another shape or type"):
+        open_dataset(path)
+
+
+def test_discrete_actions_become_one_hot(tmp_path):
+    dataset = open_dataset(save(tmp_path / "maze.npz", make([2, 1]) | {"actions": np.array([1, 3, 2])}))
+    np.testing.assert_array_equal(dataset.column("action")[:], np.eye(3)[[0, 2, 1]])

@@ -291,14 +291,6 @@ def test_plain_text_attributes_of_other_writers_are_read(tmp_path):
     assert open_dataset(path).num_steps == sum(LENGTHS)
 
 
-def test_a_group_in_the_file_is_refused(tmp_path):
-    path = write(tmp_path / "grouped.h5", make_episodes())
-    with h5py.File(path, "r+", libver="latest") as file:
-        file.create_group("observations")["state"] = np.zeros((17, 2))
-    with pytest.raises(DatasetError, match=r"grouped\.h5"):
-        open_dataset(path)
-
-
 def test_no_episodes_are_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"empty\.h5"):
         open_dataset(write(tmp_path / "empty.h5", []))

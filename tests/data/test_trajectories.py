@@ -93,11 +93,3 @@ def test_an_unknown_column_lists_those_there_are(tmp_path):
     dataset = open_dataset(write(tmp_path / "data.h5", make_episodes()))
     with pytest.raises(DatasetError, match=r"data\.h5.*'position'.*'action', 'pixels', 'state', 'step'"):
         dataset.column("position")
-
-
-def test_episodes_that_do_not_follow_one_another_are_refused(tmp_path):
-    path = write(tmp_path / "gaps.h5", make_episodes())
-    with h5py.File(path, "r+", libver="latest") as file:
-        file["ep_offset"][1] += 1
-    with pytest.raises(DatasetError, match=r"gaps\.h5.*ep_offset"):
-        open_dataset(path)

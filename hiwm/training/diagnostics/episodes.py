@@ -11,6 +11,8 @@ from torch import Tensor
 
 from hiwm.levels.level import Level
 
+ENCODED_BYTES = 32 << 20  # of inputs as float32 that are encoded at once
+
 
 @dataclass(frozen=True)
 class Episodes:
@@ -26,7 +28,13 @@ class Episodes:
 
     def encoded(self, level: Level) -> EncodedEpisodes:
         """The same moments with the level's latents."""
-        return EncodedEpisodes(self.inputs, self.state, level.encode(self.inputs))
+        size = 4 * sum(int(x[0].numel()) for x in self.inputs.values())  # of one episode's moments
+        step = max(1, ENCODED_BYTES // size)
+        blocks = [
+            level.encode({name: x[i : i + step] for name, x in self.inputs.items()})
+            for i in range(0, len(self.state), step)
+        ]
+        return EncodedEpisodes(self.inputs, self.state, torch.cat(blocks))
 
 
 @dataclass(frozen=True)
