@@ -58,6 +58,7 @@ GROUPS = {
         "environment, dataset, levels and planner; pointmaze also takes\n      "
         "environment.maze=medium, large, giant or teleport, and dataset.behaviour.behaviour=navigate or stitch",
     ),
+    "environment": ("environment", "any Gymnasium environment by environment.id, with experiment=custom"),
     "evaluation": ("evaluation", "tasks and baselines"),
     "level": ("level@levels.level<k>", "a level with all its parts"),
     "encoder": ("encoder@levels.level<k>.encoder", "its encoder"),

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, field_validator
 
 from hiwm.build import drop_foreign_arguments
+from hiwm.envs.gym import suggested
 from hiwm.evaluation.config import EvaluationConfig
 from hiwm.heads.action_bank import ActionBankConfig
 from hiwm.heads.action_prior import ActionPriorConfig
@@ -27,6 +28,9 @@ from hiwm.planning.graph.landmarks import GraphConfig
 from hiwm.settings import Settings
 from hiwm.training.loop import TrainingConfig
 from hiwm.training.specs import HierarchyConfig
+
+
+GYM = "hiwm.envs.gym.GymEnvironment"
 
 
 class ConfigError(ValueError):
@@ -144,6 +148,20 @@ def load_config(overrides: Sequence[str]) -> Config:
     """
     GlobalHydra.instance().clear()
     OmegaConf.register_new_resolver("choose", _choose, replace=True)
+    if _chosen("environment", overrides) and not _chosen("experiment", overrides):
+        overrides = ["experiment=custom", *overrides]  # the default is a point maze
+    plain = _compose(overrides)
+    if (plain.get("environment") or {}).get("_target_") == GYM:
+        plain = _compose([*_of_gym(plain["environment"], overrides), *overrides])
+    values = {str(key): value for key, value in plain.items()}
+    try:
+        return Config(**drop_foreign_arguments(values, overrides, values.get("allow") or ()))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _compose(overrides: Sequence[str]) -> dict[Any, Any]:
+    """The composed config in plain containers."""
     try:
         with initialize_config_module("hiwm.configs", version_base="1.3"):
             composed = compose("config", list(overrides))
@@ -151,11 +169,22 @@ def load_config(overrides: Sequence[str]) -> Config:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explained(error, list(overrides))) from error
     assert isinstance(plain, dict)
-    values = {str(key): value for key, value in plain.items()}
+    return plain
+
+
+def _chosen(key: str, overrides: Sequence[str]) -> bool:
+    return any(override.lstrip("+~").split("=")[0] == key for override in overrides)
+
+
+def _of_gym(environment: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
+    """Overrides that follow from the Gymnasium environment, of keys that the caller leaves out."""
+    name = re.sub(r"[^\w.-]+", "-", environment["id"].split(":")[-1]).lower()
     try:
-        return Config(**drop_foreign_arguments(values, overrides, values.get("allow") or ()))
+        found = {"name": name, **suggested(environment)}
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    texts = {key: f"[{','.join(value)}]" if isinstance(value, list) else value for key, value in found.items()}
+    return [f"{key}={value}" for key, value in texts.items() if not _chosen(key, overrides)]
 
 
 def _choose(key: str, table: Mapping[str, Any]) -> Any:

@@ -131,8 +131,9 @@ def _run_batch(
         observations, _, _, _, infos = envs.step(actions)
         if forbidden is not None:
             inside[running] += forbidden.holds(_states(_rows(observations, running), agent.spec.goal))
-        # gymnasium reports success 0 for an episode that ended earlier, so only running episodes are read
-        arrived = np.asarray(infos["success"])[running] > 0
+        # gymnasium reports success 0 for an episode that ended earlier, so only running episodes are read; it is left out
+        # where no environment reports it
+        arrived = np.asarray(infos.get("success", np.zeros(envs.num_envs)))[running] > 0
         success[running[arrived]] = True
         if record is not None and arrived[0]:
             record.state(observations)

@@ -12,7 +12,7 @@ from hiwm.console import Bar, say
 from hiwm.data.collect import Collection
 from hiwm.data.collect import collect as collect_episodes
 from hiwm.data.store import Trajectories, Writer, open_dataset
-from hiwm.environment import environment_of, observed_columns
+from hiwm.environment import check_collecting, check_evaluating, environment_of
 from hiwm.experiment.session import one_process
 from hiwm.training.windows import check_longest
 from hiwm.validate import check, check_columns
@@ -38,7 +38,8 @@ def collect(config: Config) -> Trajectories:
             f"dataset.path: there is no {path}, and `hiwm collect` writes no .npz; expected a path that ends in .h5"
         )
     check(config)
-    check_columns(config, observed_columns(config), config.environment["_target_"])
+    check_evaluating(config)
+    check_columns(config, list(check_collecting(config)), config.environment["_target_"])
     check_longest(config.hierarchy, config.dataset.steps, "the episodes to collect")
     path.parent.mkdir(parents=True, exist_ok=True)
     collection = Collection(

@@ -15,7 +15,7 @@ import hiwm
 from hiwm.agent import Agent, load_agent
 from hiwm.config import Config
 from hiwm.console import Bar, say
-from hiwm.environment import environment_of
+from hiwm.environment import check_evaluating, environment_of
 from hiwm.evaluation.evaluate import evaluate as evaluate_agents
 from hiwm.evaluation.evaluate import make_agents, summarize
 from hiwm.evaluation.traces import save_traces
@@ -35,6 +35,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         say(f"evaluation {path}: reused")
         _say_results(found["agents"])
         return found
+    check_evaluating(config)
     code = commit()  # before hours in which the code may change
     # batches of other code must not end up under this commit
     parts = config.folder / f"{config.evaluation.name}-{identity}-{code or hiwm.__version__}.parts"

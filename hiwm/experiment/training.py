@@ -10,7 +10,7 @@ from hiwm.agent import Agent, AgentSpec
 from hiwm.config import Config
 from hiwm.console import say
 from hiwm.data.store import Trajectories, open_dataset
-from hiwm.environment import captions_of
+from hiwm.environment import captions_of, check_before_training
 from hiwm.experiment.session import start
 from hiwm.fit_heads import fit_heads
 from hiwm.planning.graph.landmarks import LandmarkGraph, build_graph
@@ -30,6 +30,8 @@ def train(config: Config) -> None:
     check_environment(config, dataset.metadata.get("environment"), config.dataset.path)
     check_columns(config, list(dataset.columns), dataset.path)
     actions = actions_of(dataset)
+    if config.environment.get("_target_"):
+        check_before_training(config, dataset)
     check_untrained(config, dataset, actions)
     captions = captions_of(config, dataset)
     tracker = make_tracker(config if processes.is_main else config.changed({"tracking": "none"}))
