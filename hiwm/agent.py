@@ -39,7 +39,6 @@ class AgentSpec:
     Args:
         environment: its config, `_target_` and arguments.
         action_low, action_high: bounds of primitive actions in the data.
-        dataset: fingerprint of the data.
         goal: columns of an observation that goals are about; empty for whole observations.
         goal_shapes: shape of each of these columns.
         discrete: whether actions are one of several options, one-hot vectors in the data.
@@ -48,7 +47,6 @@ class AgentSpec:
     environment: Mapping[str, Any]
     action_low: Sequence[float]
     action_high: Sequence[float]
-    dataset: str
     goal: Sequence[str] = ()
     goal_shapes: Sequence[Sequence[int]] = ()
     discrete: bool = False
@@ -106,19 +104,19 @@ class Agent:
 
     @property
     def plan(self) -> Plan:
-        """The plan behind the last action."""
+        """The plan behind the last action. Raises a ValueError before the first `act` after `reset` or `select`."""
         if self._plan is None:
-            raise ValueError("there is no plan before the first act()")
+            raise ValueError("the agent has no plan since the last reset() or select(); call act(observation) first")
         return self._plan
 
     @property
     def edge_memory(self) -> EdgeMemory | None:
-        """What acting has taught about the landmark graph; None where nothing is learned from it."""
+        """What the agent has learned about the edges of its landmark graph; None without `planner.failure_penalty`."""
         navigator = self.planner.navigator
         return navigator.edge_memory if isinstance(navigator, GraphNavigator) else None
 
     def with_planner(self, num_levels: int | None = None, **changes: Any) -> Agent:
-        """The same levels with another planner, and nothing remembered.
+        """An agent with the same levels and another planner; it shares no edge memory with this one.
 
         Args:
             num_levels: use only the lowest levels; None: all of them.
@@ -131,10 +129,14 @@ class Agent:
         """Begin towards a goal.
 
         Args:
-            goal: an observation or a batch of them, as one array or as a dict with an array per input; a caption or a list of
-                captions, if the hierarchy was trained with `text.learn=true`; or a `Goal` (`hiwm.planning.goals`), always
-                for a batch. Where goals are about a part of the state (`goal.columns`), a dict needs only those columns. One
-                array is still a whole observation, unless the planner uses a value and the array is that part.
+            goal: one of the following, for one episode or, with a batch axis in front, for a batch:
+
+                - A dict with an array per input: a whole observation. If the hierarchy was trained with `goal.columns`, the
+                  dict names these columns instead, and the goal is about this part of the state alone.
+                - One array, where the levels have one input: a whole observation too. Exception: if `goal.columns` is exactly
+                  this input and a level has a value weight, it is a goal on the part, because the value needs one.
+                - A caption or a list of captions, if the hierarchy was trained with `text.learn=true`.
+                - A `Goal` (`hiwm.planning.goals`), always for a batch.
         """
         wanted, self._single = (goal, False) if isinstance(goal, Goal) else self._goal(goal)
         self._batch = wanted.size
@@ -170,11 +172,11 @@ class Agent:
         tensors, single = self._tensors(observation)
         batch = len(next(iter(tensors.values())))
         if batch != self._batch or single != self._single:
-            here, there = (
+            given, wanted = (
                 "a single one" if alone else f"a batch of {size}"
                 for alone, size in ((single, batch), (self._single, self._batch))
             )
-            raise ValueError(f"the observation is {here}; expected {there}, like the goal of reset()")
+            raise ValueError(f"the observation is {given}; expected {wanted}, like the goal of reset()")
         self._plan = self.planner.plan(tensors)
         action = self._plan.action.cpu().numpy()
         if self.spec.discrete:
@@ -182,10 +184,13 @@ class Agent:
         return action[0] if single else action
 
     def select(self, rows: np.ndarray) -> None:
-        """Go on with some environments of the batch, given as indices or as a mask, (B,)."""
+        """Continue with some environments of the batch, given as indices or as a mask, (B,). `plan` is empty until `act`."""
+        if self._batch is None:
+            raise ValueError("reset(goal) must come before select(rows)")
         which = torch.as_tensor(rows, device=self.hierarchy.device)
         self.planner.select(which)
         self._batch = int(which.sum()) if which.dtype == torch.bool else len(which)
+        self._plan = None
 
     def _text_goal(self, captions: Sequence[str]) -> Goal:
         """Goals that captions describe."""
@@ -196,11 +201,11 @@ class Agent:
         return TextGoal(embed(captions).to(self.hierarchy.device), self.heads.texts)
 
     def part_goal(self, part: Mapping[str, Any]) -> PartGoal:
-        """What a part of the state is to be.
+        """A goal on a part of the state.
 
         Args:
             part: columns that goals are about (`goal.columns`), each of its own shape or with a batch axis in front, in its own
-                unit; NaN, or a column that is left out, does not matter.
+                unit. NaN, or a column that is left out, means that any value will do.
         """
         wanted = self._columns(part, torch.nan)
         if wanted.isnan().all(1).any():
@@ -208,7 +213,7 @@ class Agent:
         return PartGoal(wanted, self.heads.readouts, self.config.cauchy_scale)
 
     def region(self, low: Mapping[str, Any], high: Mapping[str, Any]) -> BoxRegion:
-        """Anywhere in a box, with bounds given like the part of `part_goal`; a column that is left out is unbounded."""
+        """A box, whose bounds are given like the part of `part_goal`; a column that is left out is unbounded."""
         least, most = torch.broadcast_tensors(self._columns(low, -torch.inf), self._columns(high, torch.inf))
         return BoxRegion(least, most, self.heads.readouts, self.config.cauchy_scale)
 
@@ -229,7 +234,7 @@ class Agent:
         return PredicateRegion(predicate, self.spec.part, self.heads.readouts)
 
     def _columns(self, part: Mapping[str, Any], other: float) -> Tensor:
-        """The columns that goals are about, side by side, (B, G), with `other` for those that are left out."""
+        """The columns that goals are about, concatenated, (B, G), with `other` for those that are left out."""
         shapes = self.spec.part
         if not any(name in part for name in shapes):
             raise ValueError(
@@ -252,7 +257,7 @@ class Agent:
         return all(np.shape(goal[name]) == shape for name, shape in self.spec.part.items())
 
     def _tensors(self, observation: Observation) -> tuple[dict[str, Tensor], bool]:
-        """Named tensors with a batch dimension, and whether there was none."""
+        """Named tensors with a batch axis, and whether the observation came without one."""
         if not isinstance(observation, Mapping):
             if len(self.inputs) > 1:
                 raise ValueError(

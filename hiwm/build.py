@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from hiwm.checks import ArgumentError
+
 TRUSTED = ("hiwm.", "torch.nn.", "torch_geometric.nn.")
 
 
@@ -47,6 +49,8 @@ def build_as(kind: type[T], key: str, config: Mapping[str, Any], allow: Sequence
     """`build`, refusing what is not of a kind; every error names the key that asks for it."""
     try:
         found = build(config, allow, **runtime)
+    except ArgumentError as error:
+        raise ArgumentError(f"{key}.{error}") from error
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from error
     if not isinstance(found, kind):
@@ -60,7 +64,7 @@ def build(config: Mapping[str, Any], allow: Sequence[str] = (), **runtime: Any) 
     """Call the config's `_target_` with its other keys, and with those of the `runtime` arguments that it names.
 
     Runtime arguments are sizes that depend on the data. An argument that has a `_target_` itself is built first, with
-    the same `runtime` arguments.
+    the same `runtime` arguments; an `ArgumentError` about it names it too, e.g. "solver.iterations is 0".
     """
     if "_target_" not in config:
         raise ValueError(f"no _target_ in {dict(config)}; it names the class to build")
@@ -72,7 +76,13 @@ def build(config: Mapping[str, Any], allow: Sequence[str] = (), **runtime: Any) 
 
     target = config["_target_"]
     called = locate(target, allow)
-    arguments = {key: resolve(value) for key, value in config.items() if key != "_target_"}
+    arguments = {}
+    for key, value in config.items():
+        try:
+            arguments[key] = resolve(value)
+        except ArgumentError as error:
+            raise ArgumentError(f"{key}.{error}") from error
+    arguments.pop("_target_")
     takes = inspect.signature(called).parameters
     sizes = {name: value for name, value in runtime.items() if name in takes}
     try:

@@ -1,18 +1,22 @@
-"""Checks of configuration values; an error names the key, the value and what is expected."""
+"""Checks of constructor arguments. An error names the argument, its value and what is expected."""
 
 from __future__ import annotations
 
 
-def at_least(where: str, minimum: float, **values: float) -> None:
-    """Check that every value is at least `minimum`; `where` is the configuration section of the keys."""
-    for key, value in values.items():
+class ArgumentError(ValueError):
+    """An argument of a constructor is wrong. The message begins with its name, so that `build` can add the config key."""
+
+
+def at_least(minimum: float, **arguments: float) -> None:
+    """Check that every argument is at least `minimum`."""
+    for name, value in arguments.items():
         if not value >= minimum:
-            raise ValueError(f"{where}{key} is {value}; expected at least {minimum}")
+            raise ArgumentError(f"{name} is {value}; expected at least {minimum}")
 
 
-def within(where: str, interval: str, **values: float) -> None:
-    """Check that every value lies in the interval, e.g. "(0, 1]" or "[0, inf)"."""
+def within(interval: str, **arguments: float) -> None:
+    """Check that every argument lies in the interval, e.g. "(0, 1]" or "[0, inf)"."""
     low, high = (float(end) for end in interval[1:-1].split(","))
-    for key, value in values.items():
+    for name, value in arguments.items():
         if not (low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")):
-            raise ValueError(f"{where}{key} is {value}; expected a number in {interval}")
+            raise ArgumentError(f"{name} is {value}; expected a number in {interval}")

@@ -67,7 +67,7 @@ def train(config: Config) -> None:
     heads = fit_heads(config, dataset, hierarchy, latents, processes.device, captions)
     low, high, discrete = actions.min(0).tolist(), actions.max(0).tolist(), is_one_hot(actions)
     shapes = [dataset.column(name).shape[1:] for name in config.goal.columns]
-    spec = AgentSpec(config.environment, low, high, dataset.fingerprint, config.goal.columns, shapes, discrete)
+    spec = AgentSpec(config.environment, low, high, config.goal.columns, shapes, discrete)
     agent = Agent(hierarchy, heads, graphs, config.planner, spec, seed=config.seed, allow=config.allow)
     home = config.folder / "hierarchy"
     agent.save(home)

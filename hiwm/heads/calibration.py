@@ -30,7 +30,7 @@ from hiwm.data.store import Trajectories
 from hiwm.heads.head import Head
 from hiwm.levels.level import Level
 from hiwm.levels.parts import Predictor
-from hiwm.open_loop import follow
+from hiwm.open_loop import unroll
 
 NOMINAL = (0.5, 0.8, 0.9, 0.95)
 STEPS = 20  # most steps ahead
@@ -89,11 +89,10 @@ class Calibration(Head):
         """Steps ahead H that it was fitted for."""
         return len(self.scale)
 
-    def doubt(self, variance: Tensor) -> Tensor:
+    def expected_error(self, variance: Tensor) -> Tensor:
         """Expected squared error of the most uncertain step so far, (..., H, D) -> (..., H).
 
-        It is not the sum over the steps, because that would tax a detour. It is not that of the last step, because members
-        that parted may meet again at a wall.
+        The sum over the steps would tax a detour. The last step alone would miss members that diverged and met again at a wall.
         """
         expected = self.scale[: variance.shape[-2]] * variance.sum(-1)
         return expected.cummax(-1).values
@@ -213,8 +212,8 @@ def _prediction_errors(level: Level, episodes: Trajectories, period: int, steps:
     latent = torch.from_numpy(episodes.column("latent")[rows]).to(device)
     action = torch.from_numpy(episodes.column("action")[rows[:, :-1]]).to(device)
     state = predictor.remember(latent[:, :seen], action[:, : seen - 1])
-    _, latents, spread = follow(predictor, latent[:, seen - 1], state, lambda h, _: action[:, seen - 1 + h], steps)
-    assert spread is not None, "the caller checks that there are members"
-    error, variance = (latents - latent[:, seen:]).double().square(), spread.double()
+    _, latents, variance = unroll(predictor, latent[:, seen - 1], state, lambda h, _: action[:, seen - 1 + h], steps)
+    assert variance is not None, "the caller checks that there are members"
+    error, variance = (latents - latent[:, seen:]).double().square(), variance.double()
     valid = torch.from_numpy(there[:, seen:]).to(device)
     return [PredictionErrors(error[valid[:, h], h], variance[valid[:, h], h]) for h in range(steps)]

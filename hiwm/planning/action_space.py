@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-
-from hiwm.planning.solvers.categorical import likeliest
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -59,3 +58,8 @@ class ActionSpace:
         before = choices.repeat_interleave(hold, 2)
         end = mean.repeat_interleave(hold, 1)[:, -steps:].unsqueeze(1).expand(-1, choices.shape[1], -1, -1)
         return torch.cat([before[:, :, steps:], end], 2).unflatten(2, (-1, hold)).mean(3)
+
+
+def likeliest(values: Tensor) -> Tensor:
+    """The option with the largest value as a one-hot vector, (..., F) -> (..., F)."""
+    return F.one_hot(values.argmax(-1), values.shape[-1]).to(values.dtype)

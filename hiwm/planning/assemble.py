@@ -11,13 +11,14 @@ from hiwm.build import build_as
 from hiwm.heads.heads import Heads
 from hiwm.hierarchy import Hierarchy
 from hiwm.planning.config import PlannerConfig
+from hiwm.planning.contracts import OwnCost
 from hiwm.planning.costs import Cost, DisagreementCost, ValueCost
 from hiwm.planning.counter import ForwardCounter
 from hiwm.planning.graph.landmarks import LandmarkGraph
 from hiwm.planning.graph.navigator import GraphNavigator
 from hiwm.planning.model import LevelModel
 from hiwm.planning.planner import HierarchicalPlanner
-from hiwm.planning.shrinking_horizon import FixedHorizon, ShrinkingHorizon
+from hiwm.planning.shrinking_horizon import FixedHorizon, Horizon, ShrinkingHorizon
 from hiwm.planning.solvers.solver import Solver
 from hiwm.planning.strategies.follow_graph import FollowGraph
 from hiwm.planning.strategies.follow_inverse import FollowInverse
@@ -59,7 +60,7 @@ def make_planner(
     navigator: Navigator = StraightToGoal(top, models[top].looks_ahead)
     if config.graph != "none":
         navigator = GraphNavigator(graphs[top], top, config.hops, config.failure_penalty, config.patience)
-    horizon = FixedHorizon()
+    horizon: Horizon = FixedHorizon()
     if config.shrinking_horizon:
         steps = [model.horizon for model in models]
         horizon = ShrinkingHorizon(hierarchy.periods, steps, [strategy.searches for strategy in strategies])
@@ -131,7 +132,8 @@ def make_costs(
             raise ValueError(
                 f"{key} has the name of a shipped cost; expected another name than {', '.join(SHIPPED_COSTS)}"
             )
-        costs[name] = build_as(Cost, key, described, allow, hierarchy=hierarchy, level=model.k, heads=heads)
+        cost = build_as(Cost, key, described, allow, hierarchy=hierarchy, level=model.k, heads=heads)
+        costs[name] = OwnCost(key, cost)
     return costs
 
 

@@ -54,7 +54,7 @@ class LevelPlanning(Settings):
         value: weight of a predicted step to the goal in the cost of a search (see `hiwm.heads.value`); for goals on a part
             of the state.
         disagreement: weight of an ensemble's expected squared error in the cost of a search, the largest up to the step that
-            counts (see `Calibration.doubt`). With 1 it weighs as much as a squared distance in the level's latents.
+            counts (see `Calibration.expected_error`). With 1 it weighs as much as a squared distance in the level's latents.
         costs: more costs of a search: name -> `_target_` and arguments of a `Cost`.
     """
 

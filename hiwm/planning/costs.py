@@ -20,14 +20,13 @@ from hiwm.planning.model import LevelModel
 from hiwm.planning.rollout import Rollout
 from hiwm.planning.solvers.solver import Scores
 from hiwm.planning.targets import Target
-from hiwm.planning.validate import checked_cost
 
 
 class Cost(ABC):
     """What a plan costs, step by step. Set `planner.level<k>.costs` to add one of your own to level k."""
 
     def start(self, goal: Goal) -> None:  # noqa: B027  # most costs do not depend on the goal
-        """Begin episodes towards a goal, or go on towards a new one; called before every plan that the goal changed for."""
+        """Called with the goals of B episodes when they begin, when a goal changes, and when some of the episodes end."""
 
     @abstractmethod
     def __call__(self, rollout: Rollout) -> Tensor:
@@ -35,14 +34,14 @@ class Cost(ABC):
 
 
 class SubgoalCost(Cost):
-    """Squared distance to a subgoal after encoding into the level above, plus a share of the goal's own cost.
+    """Squared distance to a subgoal after encoding into the level above, plus the weighted cost of the goal itself.
 
     Args:
         encode: latents of this level (..., D) -> latents of the level above.
         subgoal: of the level above, (B, D_above).
         goal: of the episodes.
         level: this level.
-        goal_weight: share of the goal's cost; a lower level often reads the goal more accurately than the one above.
+        goal_weight: weight of the goal's cost; a lower level often reads the goal more accurately than the one above.
     """
 
     def __init__(
@@ -52,11 +51,10 @@ class SubgoalCost(Cost):
         self.goal, self.level, self.goal_weight = goal, level, goal_weight
 
     def __call__(self, rollout: Rollout) -> Tensor:
-        """See `Cost`."""
         return self.of(rollout.latents, self.encode(rollout.latents))
 
     def of(self, latents: Tensor, above: Tensor) -> Tensor:
-        """The same of latents (B, ..., D) whose encodings (B, ..., D_above) are known, (B, ...)."""
+        """The cost of latents (B, ..., D) with known encodings (B, ..., D_above), (B, ...)."""
         distance, weight = squared_distance(above, self.subgoal), self.goal_weight
         return distance + weight * self.goal.cost(self.level, latents) if weight else distance
 
@@ -74,7 +72,6 @@ class ValueCost(Cost):
         self.value, self.level, self.weight = model.value, model.k, weight
 
     def start(self, goal: Goal) -> None:
-        """See `Cost`."""
         if goal.part is None:
             raise ValueError(
                 f"planner.level{self.level}.value is {self.weight}; expected 0, because {type(goal).__name__} is not a goal on a "
@@ -83,7 +80,6 @@ class ValueCost(Cost):
         self.part = goal.part
 
     def __call__(self, rollout: Rollout) -> Tensor:
-        """See `Cost`."""
         return self.weight * self._steps(rollout.latents)
 
     def along(self, rollout: Rollout) -> Tensor:
@@ -107,14 +103,13 @@ class DisagreementCost(Cost):
         self.calibration, self.weight = calibration, weight
 
     def __call__(self, rollout: Rollout) -> Tensor:
-        """See `Cost`."""
         assert rollout.variance is not None, "checked: the predictor is an ensemble"
-        return self.weight * self.calibration.doubt(rollout.variance)
+        return self.weight * self.calibration.expected_error(rollout.variance)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What candidates are worth, and why. B episodes, S candidates.
+    """Scores of S candidates for each of B episodes, and what they are made of.
 
     Args:
         nearest: least cost of the target alone over the horizon, (B, S).
@@ -134,9 +129,9 @@ class Evaluator:
         target: what the level plans towards.
         costs: of the level, by name.
         penalty: cost of what failed before; None where nothing has.
-        constraint: how deep latents (B, S, H, D) are in what is forbidden, (B, S, H); answers None where nothing is.
+        constraint: latents (B, S, H, D) -> constraint violations, (B, S, H, K); None without constraints.
         committed: steps of the level until the next plan, rounded up.
-        log: remembers every candidate that a strategy evaluates; None: alternatives are not recorded.
+        log: records every candidate that a strategy evaluates; None: records nothing.
     """
 
     def __init__(
@@ -152,20 +147,20 @@ class Evaluator:
         self.constraint, self.committed, self.log = constraint, committed, log
 
     def __call__(self, rollout: Rollout) -> Scores:
-        """Scores of candidates, for a solver; remembered as alternatives."""
-        found = self.evaluate(rollout)
+        """Scores of candidates, which are logged as alternatives of the plan."""
+        found = self.in_detail(rollout)
         if self.log is not None:
             self.log.add(rollout.latents[:, :, 0], found.scores, found.penalty)
         return found.scores
 
-    def evaluate(self, rollout: Rollout) -> Evaluation:
-        """Scores of candidates and what they are made of."""
+    def in_detail(self, rollout: Rollout) -> Evaluation:
+        """Scores of candidates and what they are made of; nothing is logged."""
         depth = self.constraint(rollout.latents)
         distance = self.target.cost(rollout)
         penalty = None if self.penalty is None else self.penalty(rollout)
         total = distance
-        for name, cost in self.costs.items():
-            total = total + checked_cost(name, cost(rollout), distance)
+        for cost in self.costs.values():
+            total = total + cost(rollout)
         total = total if penalty is None else total + penalty
         if penalty is None and depth is None:  # the step of the least cost is not needed
             return Evaluation(distance.amin(-1), None, Scores(total.amin(-1)))

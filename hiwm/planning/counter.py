@@ -1,4 +1,4 @@
-"""Counts forward passes by wrapping the networks, so that nothing that plans has to count."""
+"""Counts forward passes by wrapping the networks, so that solvers and strategies need not count."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ForwardCounter:
 
     Attributes:
         predictor: one-step predictions.
-        other: passes through encoders, inverse models, action priors and values; not through readouts of goals.
+        other: passes through encoders, inverse models, action priors and values; the readouts of goals are not counted.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class ForwardCounter:
         return self.predictor / episodes, self.other / episodes
 
     def wrap(self, network: Callable[..., T], passes: int = 1) -> Callable[..., T]:
-        """The network, counted as other; a row of its first argument is a pass.
+        """The network with its passes counted under `other`; each row of its first argument is one pass.
 
         Args:
             network: takes a tensor (..., D), or inputs by name, first.
@@ -42,7 +42,7 @@ class ForwardCounter:
 
         def counted(first: Tensor | Mapping[str, Tensor], *others: Any) -> T:
             rows = len(next(iter(first.values()))) if isinstance(first, Mapping) else first.shape[:-1].numel()
-            self.other += passes * rows * _factor(first, *others)
+            self.other += passes * rows * _gradient_factor(first, *others)
             return network(first, *others)
 
         return counted
@@ -53,7 +53,7 @@ class CountedPredictor:
 
     Args:
         predictor: of one level.
-        counter: counts.
+        counter: counts its predictions.
     """
 
     def __init__(self, predictor: Predictor, counter: ForwardCounter) -> None:
@@ -61,15 +61,14 @@ class CountedPredictor:
         self.counter = counter
 
     def remember(self, latents: Tensor, actions: Tensor) -> Any:
-        """See `Predictor`."""
         self.counter.predictor += self.predictor.passes * actions.shape[:2].numel()
         return self.predictor.remember(latents, actions)
 
     def step_spread(self, state: Any, action: Tensor) -> tuple[Tensor, Tensor | None, Any]:
-        """See `Predictor`."""
-        self.counter.predictor += self.predictor.passes * len(action) * _factor(action)
+        self.counter.predictor += self.predictor.passes * len(action) * _gradient_factor(action)
         return self.predictor.step_spread(state, action)
 
 
-def _factor(*arguments: Any) -> int:
+def _gradient_factor(*arguments: Any) -> int:
+    """How many forward passes a call counts as: more if a backward pass will follow."""
     return GRADIENT_PASSES if any(isinstance(x, Tensor) and x.requires_grad for x in arguments) else 1

@@ -1,4 +1,4 @@
-"""What the agent observed and did, as each level sees it: the context of predictors with memory."""
+"""What the agent observed and did, at every level: the context of predictors with memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Step:
     Args:
         observation: each input, (B, ...).
         action: (B, A).
-        latents: of every level, (B, D) each; empty until they are asked for.
+        latents: of every level, (B, D) each; empty until first needed.
     """
 
     observation: Inputs
@@ -27,8 +27,8 @@ class Step:
 
     def select(self, rows: Tensor) -> Step:
         """The same for some of the episodes."""
-        seen = {name: x[rows] for name, x in self.observation.items()}
-        return Step(seen, self.action[rows], [latent[rows] for latent in self.latents])
+        observation = {name: x[rows] for name, x in self.observation.items()}
+        return Step(observation, self.action[rows], [latent[rows] for latent in self.latents])
 
 
 class History:
@@ -54,19 +54,19 @@ class History:
             self.steps = [*self.steps, Step(observation, action)][-self.length :]
 
     def select(self, rows: Tensor) -> None:
-        """Go on with some of the environments only."""
+        """Continue with some of the environments only."""
         self.steps = [step.select(rows) for step in self.steps]
 
     def context(self, k: int, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """What a rollout of level k begins from.
+        """The observed latents and actions that level k's predictor can use.
 
         Args:
             k: the level.
-            latent: where it is now, (B, D).
+            latent: where the episodes are now, (B, D).
 
         Returns:
-            Its last latents (B, c, D), as many as there are of the predictor's context, the present one last; the actions
-            between them (B, c-1, A).
+            The last c latents (B, c, D), the present one last, and the actions between them (B, c-1, A); c is the predictor's
+            context, or less early in an episode.
         """
         period = self.hierarchy.periods[k]
         count = min(self.hierarchy.levels[k].predictor.context - 1, len(self.steps) // period)
@@ -77,7 +77,7 @@ class History:
         return torch.stack([*latents, latent], 1), torch.stack(actions, 1) if actions else none
 
     def _encoded(self, step: int) -> list[Tensor]:
-        """Latents of every level; encoded once, however often plans look back at the step."""
+        """Latents of every level; encoded once, however many plans look back at the step."""
         if not self.steps[step].latents:
             self.steps[step].latents = self.encode(self.steps[step].observation)
         return self.steps[step].latents

@@ -11,7 +11,7 @@ from torch import Tensor
 from hiwm.heads.heads import Heads
 from hiwm.hierarchy import Hierarchy
 from hiwm.levels.action_encoders.raw import RawActionEncoder
-from hiwm.open_loop import Predicted, follow, in_blocks, mapped
+from hiwm.open_loop import Unrolled, in_blocks, mapped, unroll
 from hiwm.planning.action_space import ActionSpace
 from hiwm.planning.counter import CountedPredictor, ForwardCounter
 from hiwm.planning.history import History
@@ -22,7 +22,7 @@ MACRO_BOUND = 2.5  # standard deviations of macro-actions, which are trained to 
 
 
 class LevelModel:
-    """Predicts where the actions of one level lead. Forward passes are counted.
+    """The networks of one level. A plan's own data are in `Problem`. Forward passes are counted.
 
     Args:
         hierarchy: all levels that plan.
@@ -31,12 +31,13 @@ class LevelModel:
         horizon: steps of the level that a plan looks ahead.
         bounds: lowest and highest primitive action, (A,) each.
         discrete: whether primitive actions are one-hot vectors.
-        counter: counts.
+        counter: counts their forward passes.
 
     Attributes:
         period: environment steps in one step of the level.
         actions: what a plan of the level chooses.
         passes: network evaluations of one prediction.
+        scale: typical change of each latent dimension in one step, (D,).
         bank: real macro-actions of the level; None without.
         flow: action prior, (latent, noise) -> macro-action; None without.
         value: (latent, part of a state) -> steps to go; None without.
@@ -57,8 +58,9 @@ class LevelModel:
         self.k, self.horizon, self.period = k, horizon, hierarchy.periods[k]
         self.stride = level.stride
         self.passes = level.predictor.passes
+        self.scale = level.predictor.scale
         #: typical length of one step, in the level's latent space
-        self.step_length = level.predictor.scale.norm().item()
+        self.step_length = self.scale.norm().item()
         self.predictor = CountedPredictor(level.predictor, counter)
         self.encode = counter.wrap(level.encode)
         #: a latent of the level below, (..., D_below) -> (..., D)
@@ -82,61 +84,59 @@ class LevelModel:
         """Environment steps that a plan looks ahead."""
         return self.horizon * self.period
 
-    def condition(self, history: History, latent: Tensor) -> None:
-        """Begin plans at latents (B, D) of episodes with this history."""
-        self._history, self._latent = history, latent
-        self._state: Any = None
-
-    @property
-    def state(self) -> Any:
-        """The predictor's recurrent state now; only those who predict need it."""
-        if self._state is None:
-            with torch.inference_mode(False), torch.no_grad():  # it outlasts a search in inference mode
-                self._state = self.predictor.remember(*self._history.context(self.k, self._latent))
-        return self._state
+    def memory(self, history: History, latent: Tensor) -> Any:
+        """The predictor's recurrent state for episodes at latents (B, D) with this history."""
+        with torch.inference_mode(False), torch.no_grad():  # it outlasts a search in inference mode
+            return self.predictor.remember(*history.context(self.k, latent))
 
     def rollout(
-        self, latent: Tensor, actions: Tensor, decode: Callable[[Tensor, Tensor], Tensor] | None = None
+        self,
+        latent: Tensor,
+        memory: Any,
+        actions: Tensor,
+        decode: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Rollout:
-        """Where candidates lead.
+        """Predict where candidates lead.
 
         Args:
             latent: where the episodes are, (B, D).
-            actions: S candidates an episode, (B, S, H, A).
-            decode: (latent (N, D), what was chosen (N, A)) -> the action taken there, (N, A); None: what was chosen.
+            memory: the predictor's recurrent state there, see `memory`.
+            actions: S candidates per episode, (B, S, H, A).
+            decode: (latent (N, D), candidate's action (N, A)) -> the action taken there, (N, A); None: the candidate's.
         """
         samples, horizon = actions.shape[1:3]
 
-        def run(latent: Tensor, state: Any, chosen: Tensor) -> Predicted:
+        def run(latent: Tensor, state: Any, chosen: Tensor) -> Unrolled:
             def choose(h: int, latent: Tensor) -> Tensor:
                 return chosen[:, h] if decode is None else decode(latent, chosen[:, h])
 
-            return follow(self.predictor, latent, state, choose, horizon)
+            return unroll(self.predictor, latent, state, choose, horizon)
 
         repeated = latent.repeat_interleave(samples, 0)
-        state = mapped(self.state, lambda rows: rows.repeat_interleave(samples, 0))
+        state = mapped(memory, lambda rows: rows.repeat_interleave(samples, 0))
         found = in_blocks(run, repeated, state, actions.flatten(0, 1))
         taken, latents, *variance = (x.unflatten(0, (-1, samples)) for x in found if x is not None)
         return Rollout(latent, taken, latents, *variance)
 
-    def follow_inverse(self, latent: Tensor, target: Target, clamp: Callable[[Tensor], Tensor]) -> Rollout:
-        """Take the actions that the inverse model of the target's level asks for, predicted step by predicted step.
+    def follow_inverse(self, latent: Tensor, memory: Any, target: Target, clamp: Callable[[Tensor], Tensor]) -> Rollout:
+        """Predict where the inverse model of the target's level leads; it chooses each action at the predicted latent.
 
         Args:
             latent: where the episodes are, (B, D).
+            memory: the predictor's recurrent state there, see `memory`.
             target: has a latent.
             clamp: actions (B, A) into their bounds.
         """
         wanted, inverse = target.latent, self.inverses[target.level]
         assert wanted is not None, "checked at the start of the episodes"
 
-        def ask(h: int, latent: Tensor) -> Tensor:
+        def choose(h: int, latent: Tensor) -> Tensor:
             left = torch.full(latent.shape[:1], max(1.0, target.deadline / self.period - h), device=latent.device)
             return clamp(inverse(latent, wanted, left))
 
-        actions, latents, variance = follow(self.predictor, latent, self.state, ask, self.horizon)
-        spread = None if variance is None else variance.unsqueeze(1)
-        return Rollout(latent, actions.unsqueeze(1), latents.unsqueeze(1), spread)
+        actions, latents, variance = unroll(self.predictor, latent, memory, choose, self.horizon)
+        variance = None if variance is None else variance.unsqueeze(1)
+        return Rollout(latent, actions.unsqueeze(1), latents.unsqueeze(1), variance)
 
     def primitive(self, actions: Tensor, age: int) -> Tensor:
         """The primitive action of a level-0 plan (B, H, A) that is `age` environment steps old, (B, A)."""

@@ -1,4 +1,4 @@
-"""A plan and everything a person needs to see why the agent acts as it does."""
+"""Plans, and their explanation in words."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from torch import Tensor
 from hiwm.planning.explain.alternatives import Alternatives
 from hiwm.planning.explain.graph_path import GraphPath
 from hiwm.planning.explain.outcome import SubgoalOutcome
-from hiwm.planning.explain.records import select_rows
+from hiwm.planning.explain.records import BatchRecord
 
 
 @dataclass(frozen=True)
-class LevelPlan:
+class LevelPlan(BatchRecord):
     """The plan of one level, for B episodes.
 
     Args:
         level: its number.
-        target: the latent to reach, (B, D of `target_level`); None for a goal that many latents meet. Where `horizon` is above
-            0 the level plans for the goal instead.
+        target: the latent to reach, (B, D of `target_level`); None for a goal that many latents meet. Where `goal_within` is
+            above 0 the level plans for the goal instead.
         target_level: the level in whose latent space the target lies: this one, or the one above.
         subgoal: what is handed to the level below, a latent of this level, (B, D).
         deadline: environment steps from `planned_at` until the subgoal should be reached.
         planned_at: environment step of the plan.
         current_cost: cost of the present latent with respect to the target or goal, (B,).
-        actions: of this level, (B, H, A); None where a node of the graph was handed down as it is, as for all below.
+        actions: of this level, (B, H, A). These and the fields below are None where a node of the graph is handed down as it is.
         predicted: the latents they lead to, (B, H, D).
         nearest: least cost of the target or goal alone over the horizon, (B,).
-        cost: what the search minimised: the same with the level's own costs and the failure penalty, (B,).
+        cost: least total cost over the horizon, with the level's own costs and the failure penalty, (B,).
         disagreement: variance of the predicted latents among the members of an ensemble, summed over their dimensions,
             (B, H); None for other predictors.
         penalty: share of `cost` that is due to earlier failures, (B,); None where nothing failed.
-        violation: of each constraint, the maximum up to the step of least cost or the next replan, (B, K): positive is
-            forbidden; None without any.
+        violation: of each constraint, the maximum up to the step of least cost or the next replan, (B, K); positive if
+            violated. None without constraints.
         multipliers: Lagrange multipliers of the constraints, (B, K), of solvers that find them.
         alternatives: other subgoals that the search evaluated; None at level 0 and without a search.
         path: over the landmark graph; None without a graph.
-        value: predicted steps of this level to the goal, from here and after each action, (B, H + 1); None without
+        value: predicted steps of this level to the goal, now and after each action, (B, H + 1); None without
             `planner.level<k>.value`.
         outcome: of the level's last subgoal; None at level 0.
-        horizon: steps of this level within which it is to meet the goal, (B,); 0 where it plans towards a subgoal. None
+        goal_within: steps of this level within which it must meet the goal, (B,); 0 where it plans towards a subgoal. None
             without `planner.shrinking_horizon`.
     """
 
@@ -63,11 +63,7 @@ class LevelPlan:
     path: GraphPath | None = None
     value: Tensor | None = None
     outcome: SubgoalOutcome | None = None
-    horizon: Tensor | None = None
-
-    def select(self, rows: Tensor) -> LevelPlan:
-        """The same for some of the episodes."""
-        return select_rows(self, rows)
+    goal_within: Tensor | None = None
 
     def explain(self, episode: int = 0) -> str:
         """What the level plans towards and why, what it hands down and what it rejected, in words."""
@@ -77,7 +73,7 @@ class LevelPlan:
             nearest, cost = _numbers(self.nearest, episode), _numbers(self.cost, episode)
             lines[0] += f", {nearest} at its nearest step" + (f" ({cost} with all costs)" if cost != nearest else "")
         if self._meets_goal_within(episode):
-            lines.append(f"is to meet the goal within {self._meets_goal_within(episode)} of its steps")
+            lines.append(f"must meet the goal within {self._meets_goal_within(episode)} of its steps")
         if self.value is not None:
             now, *then = (f"{steps:.1f}" for steps in self.value[episode].tolist())
             lines.append(f"predicts {now} of its steps to the goal, then {', '.join(then)}")
@@ -93,7 +89,7 @@ class LevelPlan:
         return "\n  ".join(lines)
 
     def _meets_goal_within(self, episode: int) -> int:
-        return 0 if self.horizon is None else int(self.horizon[episode])
+        return 0 if self.goal_within is None else int(self.goal_within[episode])
 
     def _towards(self, episode: int) -> str:
         if self.target_level > self.level:
@@ -108,14 +104,12 @@ class LevelPlan:
         return "the goal itself" if self.target is not None else "any latent that meets the goal"
 
     def _constraints(self, episode: int) -> str:
-        assert self.violation is not None, "asked only then"
-        inside = (self.violation[episode] > 0).any()
+        assert self.violation is not None, "called only with constraints"
+        violated = (self.violation[episode] > 0).any()
         line = (
-            f"enters what is forbidden by {_numbers(self.violation, episode)}"
-            if inside
-            else "stays out of what is forbidden"
+            f"violates its constraints by {_numbers(self.violation, episode)}" if violated else "keeps its constraints"
         )
-        return line if self.multipliers is None else f"{line}, at prices of {_numbers(self.multipliers, episode)}"
+        return line if self.multipliers is None else f"{line}, with multipliers {_numbers(self.multipliers, episode)}"
 
     def _hands_down(self, episode: int) -> str:
         what = "it" if self.cost is None else "a subgoal"

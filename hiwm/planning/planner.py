@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hiwm.hierarchy import Hierarchy, Inputs, encode_through
 from hiwm.planning.config import PlannerConfig
+from hiwm.planning.contracts import check_decision, raise_if_nan, warn_if_over_budget
 from hiwm.planning.costs import Cost, Evaluator, SubgoalCost, ValueCost
 from hiwm.planning.counter import ForwardCounter
 from hiwm.planning.explain.alternatives import CandidateLog
@@ -20,11 +21,10 @@ from hiwm.planning.history import History
 from hiwm.planning.model import LevelModel
 from hiwm.planning.plan import LevelPlan, Plan
 from hiwm.planning.rollout import Rollout
-from hiwm.planning.shrinking_horizon import FixedHorizon
+from hiwm.planning.shrinking_horizon import Horizon
 from hiwm.planning.strategies.strategy import Decision, Problem, Strategy
 from hiwm.planning.subgoals import SubgoalMonitor
 from hiwm.planning.targets import Navigator, Target
-from hiwm.planning.validate import check_rollout
 
 
 class HierarchicalPlanner:
@@ -39,7 +39,7 @@ class HierarchicalPlanner:
         strategies: how each level plans.
         costs: what each level minimises besides the distance to its target, by name.
         navigator: gives the top level its targets.
-        horizon: shrinks the levels' horizons near the goal, or keeps them.
+        horizon: how far each level looks ahead, and which levels plan for the goal itself.
         counter: counts the models' forward passes.
         calls: predictor calls per episode that one plan of each level may take.
     """
@@ -52,7 +52,7 @@ class HierarchicalPlanner:
         strategies: Sequence[Strategy],
         costs: Sequence[Mapping[str, Cost]],
         navigator: Navigator,
-        horizon: FixedHorizon,
+        horizon: Horizon,
         counter: ForwardCounter,
         calls: Sequence[float],
     ) -> None:
@@ -60,19 +60,21 @@ class HierarchicalPlanner:
         self.models, self.strategies, self.costs = models, strategies, costs
         self.navigator, self.horizon, self.counter = navigator, horizon, counter
         self.calls, self.top, self.encoders = calls, len(models) - 1, [model.encode for model in models]
+        #: levels whose own strategy took more than its share of the budget
+        self.over_budget: set[int] = set()
 
     def start(self, goal: Goal, generator: torch.Generator) -> None:
         """Begin B episodes towards their goals."""
         if self.strategies[self.top].needs_inverse and self.config.graph == "none" and goal.latent(self.top) is None:
             raise ValueError(
-                f"planner.level{self.top} asks the inverse model, which needs a goal that is a whole observation; "
+                f"planner.level{self.top} uses the inverse model, which needs a goal that is a whole observation; "
                 f"{type(goal).__name__} is none. Use strategy search and a proposal without it"
             )
         self.goal, self.generator, self.step = goal, generator, 0
         self.history = History(self.hierarchy, partial(encode_through, self.encoders))
         self.plans: list[LevelPlan | None] = [None] * len(self.models)
         #: watches the subgoals of each level but the lowest
-        self.subgoals: dict[int, SubgoalMonitor] = {}
+        self.subgoals = {k: self._subgoal_monitor(k) for k in range(1, self.top + 1)}
         for strategy in self.strategies:
             strategy.start()
         self._start_costs()
@@ -80,7 +82,7 @@ class HierarchicalPlanner:
         self.horizon.start(goal)
 
     def select(self, rows: Tensor) -> None:
-        """Go on with some of the environments only."""
+        """Continue with some of the environments only."""
         self.goal = self.goal.select(rows)
         self.plans = [None if plan is None else plan.select(rows) for plan in self.plans]
         for part in (self.history, *self.strategies, *self.subgoals.values()):
@@ -104,15 +106,16 @@ class HierarchicalPlanner:
         due = {k for k in range(self.top + 1) if self.step % self.config.replan(k) == 0}
         if due:
             latents = encode_through(self.encoders, observation)
-            moved = self._observe_goal(latents)
+            goal_changed = self._observe_goal(latents)
             failed = self._observe_subgoals(latents)
             for k in range(self.top, -1, -1):
-                if k in due or k <= failed or moved:
+                if k in due or k <= failed or goal_changed:
                     self.plans[k] = self._plan_level(k, latents)
         plans = tuple(plan for plan in self.plans if plan is not None)
         assert plans[0].actions is not None, "level 0 always acts"
         # .cpu() waits for the device, so that the time is true
         action = self.models[0].primitive(plans[0].actions, self.step - plans[0].planned_at).cpu()
+        raise_if_nan(cost for costs in self.costs for cost in costs.values())
         self.history.append(observation, action.to(self.hierarchy.device))
         self.step += 1
         return Plan(plans, action, 1000 * (time.perf_counter() - began), *self.counter.per_episode(self.goal.size))
@@ -122,8 +125,8 @@ class HierarchicalPlanner:
         target, current_cost = self._target(k, latents)
         target = self.horizon.target(k, target, self.step)
         current_cost = self.horizon.current_cost(k, latents[k], current_cost, self.step)
-        model = self.models[k]
-        evaluate = Evaluator(
+        model, latent, before = self.models[k], latents[k], self.counter.predictor
+        evaluator = Evaluator(
             target,
             self.costs[k],
             penalty=self.subgoals[k].penalty(current_cost) if k else None,
@@ -131,14 +134,19 @@ class HierarchicalPlanner:
             committed=min(model.horizon, -(-self.config.replan(k) // model.period)),
             log=CandidateLog() if k else None,  # level 0 hands nothing down
         )
-        model.condition(self.history, latents[k])
-        problem = Problem(
-            model, latents[k], target, evaluate, self.calls[k], self.step, self.generator, self.config.seconds
-        )
+        now = self.calls[k], self.step, self.generator, self.config.seconds
+        problem = Problem(model, latent, self.history, target, evaluator, *now)
         decision = self.strategies[k].plan(problem)
-        check_rollout(k, decision.rollout, -(-self.config.replan(0) // self.models[0].period))
+        check_decision(k, decision, latent, -(-self.config.replan(0) // self.models[0].period))
+        if not isinstance(self.config.level(k).strategy, str):
+            used = (self.counter.predictor - before) / self.goal.size
+            warn_if_over_budget(k, used, self.calls[k], self.over_budget)
         plan = self._describe(problem, decision, current_cost)
-        return self._watch_subgoals(k, latents[k], target, plan)
+        self._report_reach(k, plan, target.deadline)
+        if k == 0:
+            return plan
+        self.subgoals[k].hand_down(latent, plan.subgoal, self.step, plan.deadline)
+        return replace(plan, outcome=self.subgoals[k].outcome)
 
     def _target(self, k: int, latents: Sequence[Tensor]) -> tuple[Target, Tensor]:
         """What level k plans towards, and the cost of staying where it is, (B,)."""
@@ -154,14 +162,14 @@ class HierarchicalPlanner:
 
     def _describe(self, problem: Problem, decision: Decision, current_cost: Tensor) -> LevelPlan:
         """The level's plan with the reasons for it."""
-        model, target, evaluate = problem.model, problem.target, problem.evaluate
-        known = model.k, target.latent, target.level, decision.subgoal, decision.deadline, self.step, current_cost
+        k, target, rollout, evaluator = problem.model.k, problem.target, decision.rollout, problem.evaluate
+        known = k, target.latent, target.level, decision.subgoal, decision.deadline, self.step, current_cost
         plan = LevelPlan(*known, path=target.path)
-        if decision.rollout is None:
+        if rollout is None:
             return plan
-        rollout, found = decision.rollout, evaluate.evaluate(decision.rollout)
+        found = evaluator.in_detail(rollout)
         scores = found.scores.without_nan()
-        value, log = self.costs[model.k].get("value"), evaluate.log
+        value, log = self.costs[k].get("value"), evaluator.log
         return replace(
             plan,
             actions=rollout.actions[:, 0],
@@ -174,23 +182,25 @@ class HierarchicalPlanner:
             multipliers=decision.multipliers,
             alternatives=None if log is None else log.alternatives(problem.latent, decision.subgoal),
             value=value.along(rollout) if isinstance(value, ValueCost) else None,
+            goal_within=self.horizon.note_plan(k, rollout.latents[:, 0], self.step),
         )
 
-    def _watch_subgoals(self, k: int, latent: Tensor, target: Target, plan: LevelPlan) -> LevelPlan:
-        """Record the plan with the horizon and the subgoal monitors, and add what they know to it."""
-        if self.horizon.applies(k):
-            assert plan.predicted is not None, "no graph: every level predicts where it leads"
-            plan = replace(plan, horizon=self.horizon.planned(k, plan.predicted, self.step))
-        elif k < self.top and self.models[k].looks_ahead >= target.deadline and not self.config.level(k).has_own_costs:
-            # a level can tell whether the subgoal is within reach if it looks that far and has no costs of its own
-            above = self.plans[k + 1]
-            assert above is not None, "levels plan from the top"
-            assert plan.nearest is not None, "levels below the top predict where they lead"
+    def _report_reach(self, k: int, plan: LevelPlan, deadline: int) -> None:
+        """Report how near a plan comes to the subgoal of the level above, if level k can tell that it is out of reach.
+
+        It can if it looks as far ahead as the deadline, has no costs of its own, and never plans for the goal instead.
+        """
+        if k == self.top or self.horizon.applies(k) or self.config.level(k).has_own_costs:
+            return
+        above = self.plans[k + 1]
+        assert above is not None, "levels plan from the top"
+        if plan.nearest is not None and self.models[k].looks_ahead >= deadline:
             self.subgoals[k + 1].report_reach(above.planned_at, plan.nearest)
-        if k == 0:
-            return plan
-        self.subgoals[k].hand_down(latent, plan.subgoal, self.step, plan.deadline)
-        return replace(plan, outcome=self.subgoals[k].outcome)
+
+    def _subgoal_monitor(self, k: int) -> SubgoalMonitor:
+        # failures of a graph's nodes are the graph's matter
+        model, penalty = self.models[k], self.config.failure_penalty if self.strategies[k].searches else 0.0
+        return SubgoalMonitor(model.step_length, self.config.patience, penalty, model.scale.expand(self.goal.size, -1))
 
     def _observe_goal(self, latents: Sequence[Tensor]) -> bool:
         """Whether the goal of any episode has changed, because a waypoint is reached."""
@@ -205,12 +215,7 @@ class HierarchicalPlanner:
 
     def _observe_subgoals(self, latents: Sequence[Tensor]) -> int:
         """The highest level that has to replan because its subgoal failed; -1 for none."""
-        if self.step == 0:
-            for k in range(1, self.top + 1):
-                # failures of a graph's nodes are the graph's matter
-                penalty = self.config.failure_penalty if self.strategies[k].searches else 0.0
-                self.subgoals[k] = SubgoalMonitor(self.models[k].step_length, self.config.patience, penalty, latents[k])
-        failed = {k: monitor.evaluate(latents[k], self.step) for k, monitor in self.subgoals.items()}
+        failed = {k: monitor.observe(latents[k], self.step) for k, monitor in self.subgoals.items()}
         return max((k for k in failed if self.subgoals[k].failure_penalty and failed[k].any()), default=-1)
 
     def _start_costs(self) -> None:

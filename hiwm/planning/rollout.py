@@ -13,7 +13,7 @@ class Rollout:
 
     Args:
         start: latents of B episodes, (B, D).
-        actions: S candidates an episode, H actions each, (B, S, H, A).
+        actions: S candidates per episode, H actions each, (B, S, H, A).
         latents: after each action, (B, S, H, D).
         variance: among the members of an ensemble, (B, S, H, D); None for other predictors.
     """
@@ -25,6 +25,6 @@ class Rollout:
 
     @staticmethod
     def staying(latent: Tensor) -> Rollout:
-        """One step that does not move: a cost of it is the cost of the present latent (B, D)."""
-        here = latent[:, None, None]
-        return Rollout(latent, here[..., :0], here)
+        """A candidate of one step that stays at the latents (B, D); its cost is the cost of staying."""
+        latents = latent[:, None, None]
+        return Rollout(latent, latents[..., :0], latents)

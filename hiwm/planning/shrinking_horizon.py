@@ -1,16 +1,17 @@
 """How far each level looks ahead as the goal nears, and when a level plans for the goal itself.
 
-The least cost over a fixed horizon never asks for an arrival: every new plan may put it off to its own last step. Here a
-plan that meets the goal, as far as its level can tell, sets a time of arrival, and later plans of that level may take no
-longer. The horizon shrinks to one step. Once the level below can look that far itself, and reads the goal more accurately,
-it plans for the goal instead of the subgoal. A top horizon that shrinks to 1, and a level that is then skipped, are from
-H-JEPA (arXiv 2610.06805); the times of arrival are ours.
+With a fixed horizon a plan may never arrive: each new plan may postpone the arrival to its own last step. With a shrinking
+horizon, a plan that meets the goal, as far as its level can tell, sets a time of arrival, and later plans of that level may
+take no longer. The horizon shrinks to one step. Once the level below can look that far itself, and reads the goal more
+accurately, it plans for the goal instead of the subgoal. A top horizon that shrinks to 1, and a level that is then skipped,
+are from H-JEPA (arXiv 2610.06805); the times of arrival are ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,85 +23,110 @@ from hiwm.planning.rollout import Rollout
 from hiwm.planning.targets import Target
 
 
-class FixedHorizon:
-    """Every plan looks its whole horizon ahead."""
+class Horizon(Protocol):
+    """How far each level looks ahead, and which levels plan for the goal itself, in B episodes."""
 
     def start(self, goal: Goal) -> None:
-        """Begin towards the goals."""
+        """Begin B episodes."""
 
     def update_goal(self, goal: Goal, changed: Tensor) -> None:
-        """Go on towards goals of which some have changed, (B,)."""
+        """Continue towards these goals; `changed`, (B,), says which are new."""
 
     def select(self, rows: Tensor, goal: Goal) -> None:
-        """Go on with some of the episodes; `goal` is theirs."""
+        """Continue with some of the episodes; `goal` is theirs."""
 
     def applies(self, k: int) -> bool:
         """Whether level k may plan for the goal instead of a subgoal."""
+        ...
+
+    def target(self, k: int, target: Target, step: int) -> Target:
+        """What level k plans towards: the target of its navigator or of the level above, or the goal."""
+        ...
+
+    def current_cost(self, k: int, latent: Tensor, cost: Tensor, step: int) -> Tensor:
+        """Cost of staying at latents (B, D) of level k, given the cost with respect to `Target`, (B,)."""
+        ...
+
+    def note_plan(self, k: int, predicted: Tensor, step: int) -> Tensor | None:
+        """Note where a plan of level k leads, (B, H, D).
+
+        Returns:
+            Steps of the level within which the plan must meet the goal, (B,): 0 where it plans towards a subgoal. None if
+            that never changes.
+        """
+        ...
+
+
+class FixedHorizon:
+    """Every plan looks its whole horizon ahead; no level below the top plans for the goal."""
+
+    def start(self, goal: Goal) -> None:
+        pass
+
+    def update_goal(self, goal: Goal, changed: Tensor) -> None:
+        pass
+
+    def select(self, rows: Tensor, goal: Goal) -> None:
+        pass
+
+    def applies(self, k: int) -> bool:
         return False
 
     def target(self, k: int, target: Target, step: int) -> Target:
-        """What level k plans towards."""
         return target
 
     def current_cost(self, k: int, latent: Tensor, cost: Tensor, step: int) -> Tensor:
-        """Cost of staying at latents (B, D) of level k, given that of the target handed down, (B,)."""
         return cost
 
-    def planned(self, k: int, predicted: Tensor, step: int) -> Tensor | None:
-        """Take note of a plan's latents (B, H, D); steps within which it is to meet the goal, (B,), or None."""
+    def note_plan(self, k: int, predicted: Tensor, step: int) -> Tensor | None:
         return None
 
 
-class ShrinkingHorizon(FixedHorizon):
-    """Times of arrival of B episodes, each at its own distance from its goal.
+class ShrinkingHorizon:
+    """Horizons that shrink to a time of arrival, which every level and every episode has for itself.
 
     A level gets its whole horizon back when a time of arrival passes without the next plan meeting the goal, or when a plan no
     longer meets it.
 
     Args:
         periods: environment steps in one step of each level, bottom first.
-        horizon: steps of each level that a plan looks ahead at most.
-        searches: whether each level searches; one that follows an inverse model needs goals with a latent.
+        horizons: steps of each level that a plan looks ahead at most.
+        searches: whether each level searches; a level that follows an inverse model needs goals with a latent.
     """
 
-    def __init__(self, periods: Sequence[int], horizon: Sequence[int], searches: Sequence[bool]) -> None:
-        self.periods, self.horizon, self.searches = periods, horizon, searches
+    def __init__(self, periods: Sequence[int], horizons: Sequence[int], searches: Sequence[bool]) -> None:
+        self.periods, self.horizons, self.searches = periods, horizons, searches
         self.top = len(periods) - 1
 
     def start(self, goal: Goal) -> None:
-        """See `FixedHorizon`."""
         self._measure(goal)
         #: environment step at which each level's plans are to have met the goal, (B,); inf where none did
         self.arrival = [torch.full_like(error, torch.inf) for error in self.errors]
 
     def update_goal(self, goal: Goal, changed: Tensor) -> None:
-        """See `FixedHorizon`."""
         self._measure(goal)
         self.arrival = [arrival.masked_fill(changed, torch.inf) for arrival in self.arrival]
 
     def select(self, rows: Tensor, goal: Goal) -> None:
-        """See `FixedHorizon`."""
         self._measure(goal)
         self.arrival = [arrival[rows] for arrival in self.arrival]
 
     def applies(self, k: int) -> bool:
-        """See `FixedHorizon`."""
         return self.searches[k] or self.goal.latent(k) is not None
 
     def at_goal(self, k: int, step: int) -> Tensor:
         """Whether level k plans for the goal itself, because every level above it is skipped, (B,)."""
         if k == self.top:
             return torch.ones_like(self.errors[k], dtype=torch.bool)
-        in_reach = self._left(k + 1, step) <= self.horizon[k] * self.periods[k]
+        in_reach = self._left(k + 1, step) <= self.horizons[k] * self.periods[k]
         return self.at_goal(k + 1, step) & self.more_accurate[k] & in_reach
 
     def target(self, k: int, target: Target, step: int) -> Target:
-        """See `FixedHorizon`."""
         if not self.applies(k):
             return target
         at_goal, within = self.at_goal(k, step), self._within(k, step)
         latent, whole = target.latent, self.goal.latent(target.level)
-        if latent is not None and whole is not None:  # else the subgoal, because an inverse model needs a latent
+        if latent is not None and whole is not None:  # else the subgoal stays, because an inverse model needs a latent
             latent = torch.where(at_goal.unsqueeze(1), whole, latent)
         goal = self.goal
 
@@ -117,13 +143,11 @@ class ShrinkingHorizon(FixedHorizon):
         return replace(target, latent=latent, cost=cost)
 
     def current_cost(self, k: int, latent: Tensor, cost: Tensor, step: int) -> Tensor:
-        """See `FixedHorizon`."""
         if not self.applies(k):
             return cost
         return torch.where(self.at_goal(k, step), self.goal.cost(k, latent), cost)
 
-    def planned(self, k: int, predicted: Tensor, step: int) -> Tensor | None:
-        """See `FixedHorizon`; 0 where the level plans towards a subgoal."""
+    def note_plan(self, k: int, predicted: Tensor, step: int) -> Tensor | None:
         if not self.applies(k):
             return None
         at_goal, within, steps = self.at_goal(k, step), self._within(k, step), self._steps(k)
@@ -139,18 +163,18 @@ class ShrinkingHorizon(FixedHorizon):
         self.more_accurate = [goal.more_accurate_than_above(k) for k in range(self.top)]
 
     def _left(self, k: int, step: int) -> Tensor:
-        """Environment steps until level k's arrival, (B,); inf where there is none to come."""
+        """Environment steps until level k's arrival, (B,); inf without one, or after it."""
         left = self.arrival[k] - step
         return torch.where(left > 0, left, torch.inf)
 
     def _within(self, k: int, step: int) -> Tensor:
-        """Steps of level k that count in a plan, (B,): up to its arrival; all where it plans towards a subgoal."""
-        left = (self._left(k, step) / self.periods[k]).ceil().clamp(max=self.horizon[k])
-        return torch.where(self.at_goal(k, step), left, self.horizon[k]).long()
+        """Steps of level k that count in a plan, (B,): those up to its arrival. All count where it plans towards a subgoal."""
+        left = (self._left(k, step) / self.periods[k]).ceil().clamp(max=self.horizons[k])
+        return torch.where(self.at_goal(k, step), left, self.horizons[k]).long()
 
     def _steps(self, k: int) -> Tensor:
-        """1 to the horizon."""
-        return torch.arange(1, self.horizon[k] + 1, device=self.errors[k].device)
+        """1, 2, ..., horizon of level k."""
+        return torch.arange(1, self.horizons[k] + 1, device=self.errors[k].device)
 
 
 def half_steps(hierarchy: Hierarchy, banks: Sequence[ActionBank]) -> list[Tensor]:

@@ -1,6 +1,6 @@
-"""What became of the subgoals a level handed down, and what it costs to ask again for one that failed.
+"""The outcomes of the subgoals a level hands down, and the penalty of trying a failed one again.
 
-A level's model may predict a path that does not exist. The episode then stays where it is, and the next search asks for the
+A level's model may predict a path that does not exist. The episode then stays where it is, and the next search chooses the
 same path again. So after a subgoal fails, the path from where the episode was to that subgoal costs more for the rest of the
 episode. `graph/edge_memory.py` does the same for the edges of a landmark graph.
 """
@@ -25,12 +25,12 @@ class SubgoalRecord(NamedTuple):
     Args:
         start, end: where the episode was, and the subgoal, (B, R, D).
         scale: squared distance between the two, at least that of a typical step, (B, R).
-        nearest: least squared distance of the episode from the subgoal since, (B, R).
+        nearest: least squared distance of the episode from the subgoal so far, (B, R).
         planned_at: environment step it was handed down at, (B, R).
-        until: environment step it is evaluated at the latest, (B, R).
-        open: not evaluated yet, (B, R).
+        until: environment step at which it is decided at the latest, (B, R).
+        open: not decided yet, (B, R).
         unreachable: the level below finds no path to it, (B, R).
-        failed: it was not reached, (B, R).
+        failed: decided, and not reached, (B, R).
     """
 
     start: Tensor
@@ -49,25 +49,25 @@ class SubgoalMonitor:
 
     Args:
         step_length: typical length of one step of the level, in its latent space.
-        patience: a subgoal failed if it is not reached within this many times the steps until its deadline, even if others
-            were handed down since: a level that keeps changing its mind does not arrive either.
+        patience: a subgoal has failed if it is not reached within this many times the steps until its deadline. Later subgoals
+            do not end that time, because a level that keeps changing its mind does not arrive either.
         failure_penalty: cost of a path that failed, in costs of staying where the episode is; 0: failures are only reported.
-        latent: of the level, for the size of the batch, (B, D).
+        like: a tensor with the shape, type and device of the level's latents, (B, D).
     """
 
-    def __init__(self, step_length: float, patience: float, failure_penalty: float, latent: Tensor) -> None:
+    def __init__(self, step_length: float, patience: float, failure_penalty: float, like: Tensor) -> None:
         self.least = step_length**2
         self.patience = patience
         self.failure_penalty = failure_penalty
-        none, number = latent.new_zeros(len(latent), 0), latent.new_zeros(len(latent), 0, dtype=torch.long)
-        points = latent.new_zeros(len(latent), 0, latent.shape[1])
+        none, number = like.new_zeros(len(like), 0), like.new_zeros(len(like), 0, dtype=torch.long)
+        points = like.new_zeros(len(like), 0, like.shape[1])
         flags = (none.bool(), none.bool(), none.bool())
         self.record = SubgoalRecord(points, points, none, none, number, none, *flags)
-        zero = latent.new_zeros(len(latent))
+        zero = like.new_zeros(len(like))
         self.outcome = SubgoalOutcome(zero.long() + OPEN, zero.long(), zero, zero)
 
     def hand_down(self, latent: Tensor, subgoal: Tensor, step: int, deadline: int) -> None:
-        """Record subgoals (B, D) for episodes at latents (B, D), to be reached in so many environment steps."""
+        """Record subgoals (B, D) for episodes at latents (B, D); the deadline is in environment steps from `step` on."""
         distance = (subgoal - latent).square().sum(-1)
         now, until = torch.full_like(distance, step).long(), torch.full_like(distance, step + self.patience * deadline)
         no = torch.zeros_like(distance, dtype=torch.bool)
@@ -76,21 +76,25 @@ class SubgoalMonitor:
         self.record = SubgoalRecord(*(torch.cat([column, one.unsqueeze(1)], 1) for column, one in columns))
 
     def report_reach(self, planned_at: int, cost: Tensor) -> None:
-        """The best plan of the level below comes this near to the subgoals of that step, squared distances (B,)."""
+        """Record the least squared distance, (B,), that the level below predicts to the subgoals of step `planned_at`."""
         record = self.record
         unreachable = cost.unsqueeze(1) > REACHED_SHARE**2 * record.scale
         unreachable = torch.where(record.planned_at == planned_at, unreachable, record.unreachable)
         self.record = record._replace(unreachable=unreachable)
 
-    def evaluate(self, latent: Tensor, step: int) -> Tensor:
-        """Decide what can be decided of episodes at latents (B, D); whether a subgoal of an episode failed now, (B,)."""
+    def observe(self, latent: Tensor, step: int) -> Tensor:
+        """Decide which subgoals are reached or failed, with the episodes at latents (B, D).
+
+        Returns:
+            Whether a subgoal of the episode failed now, (B,).
+        """
         nearest = torch.minimum(self.record.nearest, (self.record.end - latent.unsqueeze(1)).square().sum(-1))
         record = self.record._replace(nearest=nearest)
         reached = record.open & (nearest <= REACHED_SHARE**2 * record.scale)
         failed = record.open & ~reached & (record.unreachable | (record.until <= step))
         self.outcome = _latest(record, reached, failed, self.outcome)
         record = record._replace(open=record.open & ~reached & ~failed)
-        if self.failure_penalty:  # a path that was taken after all is forgiven
+        if self.failure_penalty:  # a failed path is forgiven once it works
             again = self._difference(record.start, record.end) <= REACHED_SHARE**2
             forgiven = (again & reached.unsqueeze(2)).any(1)
             record = record._replace(failed=(record.failed & ~forgiven) | failed)
@@ -99,20 +103,20 @@ class SubgoalMonitor:
         return failed.any(1)
 
     def penalty(self, current_cost: Tensor) -> Callable[[Rollout], Tensor] | None:
-        """The cost of trying again what failed, rollout -> (B, S, H); None where nothing has.
+        """The penalty of trying failed paths again, rollout -> (B, S, H); None where nothing failed.
 
         Args:
-            current_cost: of staying, (B,), which the penalty is a multiple of.
+            current_cost: cost of staying, (B,), the unit of the penalty.
         """
         if not self.failure_penalty or not self.record.failed.any():
             return None
-        price = self.failure_penalty * current_cost[:, None, None]
-        return lambda rollout: price * self.similarity(rollout)
+        penalty = self.failure_penalty * current_cost[:, None, None]
+        return lambda rollout: penalty * self.similarity(rollout)
 
     def similarity(self, rollout: Rollout) -> Tensor:
-        """How much of what failed would be tried again, up to each step; 1 for the same path once, (B, S, H).
+        """How often failed paths would be tried again up to each step, (B, S, H); one exact repetition counts 1.
 
-        sum of exp(-(|from - start|^2 + |to - end|^2) / scale) over what failed and over the steps from -> to so far.
+        sum of exp(-(|from - start|^2 + |to - end|^2) / scale) over the failed paths and over the steps from -> to so far.
         """
         predicted = rollout.latents
         start = rollout.start[:, None, None].expand(-1, predicted.shape[1], 1, -1)
@@ -122,12 +126,12 @@ class SubgoalMonitor:
         return again.unflatten(1, predicted.shape[1:3]).cumsum(-1)
 
     def select(self, rows: Tensor) -> None:
-        """Go on with some of the episodes only."""
+        """Continue with some of the episodes only."""
         self.record = SubgoalRecord(*(column[rows] for column in self.record))
         self.outcome = self.outcome.select(rows)
 
     def _difference(self, start: Tensor, end: Tensor) -> Tensor:
-        """Between paths (B, N, D) -> (B, N, D) and those that were handed down, in the scale of these, (B, N, R)."""
+        """Squared differences of paths, from and to (B, N, D), and the recorded ones, in units of `scale`, (B, N, R)."""
         apart = torch.cdist(start, self.record.start).square() + torch.cdist(end, self.record.end).square()
         return apart / self.record.scale.unsqueeze(1)
 

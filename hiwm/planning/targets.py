@@ -1,4 +1,4 @@
-"""What a level plans towards, and where the top level gets it from."""
+"""The target of a level, and the interface of what gives the top level its targets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Target:
         latent: the latent to reach, (B, D of `level`); None for a goal that many latents meet.
         level: the level in whose latent space `latent` lies: the one that plans, or the one above.
         deadline: environment steps until it should be reached.
-        path: over a landmark graph, that the target lies on; None without a graph.
+        path: the path over a landmark graph that the target is on; None without a graph.
     """
 
     cost: Callable[[Rollout], Tensor]
@@ -39,10 +39,10 @@ class Navigator(Protocol):
         """Begin B episodes."""
 
     def update_goal(self, goal: Goal, changed: Tensor) -> None:
-        """Go on towards goals of which some have changed, (B,)."""
+        """Continue towards these goals; `changed`, (B,), says which are new."""
 
     def select(self, rows: Tensor, goal: Goal) -> None:
-        """Go on with some of the episodes; `goal` is theirs."""
+        """Continue with some of the episodes; `goal` is theirs."""
 
     def target(self, latent: Tensor, step: int) -> Target:
         """The next target of episodes at latents (B, D), after `step` environment steps."""
@@ -50,7 +50,7 @@ class Navigator(Protocol):
 
 
 class StraightToGoal:
-    """The goal itself is the target.
+    """A navigator without a graph: the goal itself is the target.
 
     Args:
         level: the top level.
@@ -61,18 +61,14 @@ class StraightToGoal:
         self.level, self.deadline = level, deadline
 
     def start(self, goal: Goal) -> None:
-        """See `Navigator`."""
         self.goal = goal
 
     def update_goal(self, goal: Goal, changed: Tensor) -> None:
-        """See `Navigator`."""
         self.goal = goal
 
     def select(self, rows: Tensor, goal: Goal) -> None:
-        """See `Navigator`."""
         self.goal = goal
 
     def target(self, latent: Tensor, step: int) -> Target:
-        """See `Navigator`."""
         goal, level = self.goal, self.level
         return Target(lambda rollout: goal.cost(level, rollout.latents), goal.latent(level), level, self.deadline)

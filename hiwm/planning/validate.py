@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from torch import Tensor
-
 from hiwm.heads.heads import Heads
 from hiwm.hierarchy import Hierarchy
 from hiwm.levels.parts import Predictor
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.graph.landmarks import LandmarkGraph
-from hiwm.planning.rollout import Rollout
 
 
 def check_planner(config: PlannerConfig, hierarchy: Hierarchy, heads: Heads, graphs: Sequence[LandmarkGraph]) -> None:
@@ -106,31 +103,6 @@ def check_disagreement(config: PlannerConfig, k: int, predictor: Predictor, step
         raise ValueError(
             f"planner.level{k}.horizon is {level.horizon}; expected at most {steps} with planner.level{k}.disagreement, the steps "
             "ahead that the ensemble is calibrated for"
-        )
-
-
-def checked_cost(name: str, cost: Tensor, distance: Tensor) -> Tensor:
-    """A cost of candidates and steps, if it has the shape of the distance to the target, (B, S, H)."""
-    if cost.shape != distance.shape:
-        raise ValueError(
-            f"the cost {name!r} returns the shape {tuple(cost.shape)}; expected {tuple(distance.shape)}, one number per candidate "
-            "and step"
-        )
-    return cost
-
-
-def check_rollout(k: int, rollout: Rollout | None, steps: int) -> None:
-    """Refuse the decision of a strategy that level k cannot carry out; level 0 acts for `steps` of its steps until the next."""
-    what = f"planner.level{k}.strategy returns"
-    if rollout is None:
-        if k == 0:
-            raise ValueError(f"{what} no rollout; expected one, because level 0 acts")
-    elif rollout.actions.shape[1] != 1:
-        raise ValueError(f"{what} {rollout.actions.shape[1]} candidates; expected the chosen one, (B, 1, H, A)")
-    elif k == 0 and rollout.actions.shape[2] < steps:
-        raise ValueError(
-            f"{what} a plan of {rollout.actions.shape[2]} steps; expected at least {steps}, until the next plan "
-            "(planner.level0.replan)"
         )
 
 

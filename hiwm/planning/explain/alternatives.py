@@ -7,25 +7,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hiwm.planning.explain.records import select_rows
+from hiwm.planning.explain.records import BatchRecord
 from hiwm.planning.solvers.solver import Scores, take, total_violation
 
 SHOWN = 3  # alternatives
-DISTINCT = 0.5  # of the distance to the chosen subgoal: one that is farther from it than this is another
+DISTINCT = 0.5  # of the distance to the chosen subgoal: subgoals farther apart than this are distinct
 
 
 @dataclass(frozen=True)
-class Alternatives:
+class Alternatives(BatchRecord):
     """The N best distinct alternatives, ranked without the failure penalty, best first.
 
-    Those that are forbidden or failed before are among them, because that is why they were not chosen.
+    They include subgoals that violate a constraint or failed before, because that is why they were not chosen.
 
     Args:
         subgoal: (B, N, D).
         distance: from the chosen one, (B, N).
-        cost: with the failure penalty, (B, N); inf where there is no other.
+        cost: with the failure penalty, (B, N); inf where there is no further alternative.
         penalty: the failure penalty, (B, N).
-        violation: of all constraints, (B, N); 0 without any.
+        violation: total over all constraints, (B, N); 0 without any.
     """
 
     subgoal: Tensor
@@ -33,10 +33,6 @@ class Alternatives:
     cost: Tensor
     penalty: Tensor
     violation: Tensor
-
-    def select(self, rows: Tensor) -> Alternatives:
-        """The same for some of the episodes."""
-        return select_rows(self, rows)
 
     def text(self, episode: int, chosen_cost: float) -> list[str]:
         """Each in words, compared with the cost of the chosen one."""
@@ -48,7 +44,7 @@ class Alternatives:
                 continue
             why = ""
             if violation > 0:
-                why = f", forbidden by {violation:.3g}"
+                why = f", violates constraints by {violation:.3g}"
             elif cost - penalty < chosen_cost:
                 why = f", {penalty:.3g} of it because it failed before"
             lines.append(f"cost {cost:.3g}{why} (distance {distance:.3g})")
@@ -67,7 +63,7 @@ class CandidateLog:
         Args:
             subgoals: their first latents, which they would hand down, (B, S, D).
             scores: of the candidates.
-            penalty: share of their costs that is due to earlier failures, (B, S); None where nothing failed.
+            penalty: share of their costs that is due to earlier failures, (B, S); None if nothing failed.
         """
         none = torch.zeros_like(scores.cost)
         violation = none if scores.violation is None else total_violation(scores.violation)
@@ -75,7 +71,7 @@ class CandidateLog:
         self.rounds.append(tuple(x.detach() for x in round_))
 
     def alternatives(self, latent: Tensor, chosen: Tensor) -> Alternatives | None:
-        """The best others than the subgoal that was chosen, (B, D), for episodes at latents (B, D); None without a search."""
+        """The best alternatives to the chosen subgoals (B, D) of episodes at latents (B, D); None if nothing was evaluated."""
         if not self.rounds:
             return None
         subgoals, cost, penalty, violation = (torch.cat(x, 1) for x in zip(*self.rounds, strict=True))

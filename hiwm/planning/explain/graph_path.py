@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from hiwm.planning.explain.records import BatchRecord
+
 
 @dataclass(frozen=True)
-class GraphPath:
-    """Where B episodes are on the graph, and the path from there to their goals.
+class GraphPath(BatchRecord):
+    """The node each of B episodes is at, and the path from there to its goal.
 
     Args:
         current_node: node each episode is at, (B,).
-        target_node: node it makes for, (B,).
-        goal_node: node that stands for its goal, (B,).
+        target_node: node that is its target now, (B,).
+        goal_node: node that represents its goal, (B,).
         cost: of the path from the current node to the goal node, in edges, (B,); inf if there is no path.
         goal_column: column of the goal in `next_node`, (B,).
         next_node: next node on the path from each of M nodes to each of G goals, (M, G).
@@ -29,7 +31,7 @@ class GraphPath:
     next_node: Tensor
 
     def select(self, rows: Tensor) -> GraphPath:
-        """The paths of some of the episodes."""
+        # `next_node` belongs to the graph, not to the episodes
         per_episode = (self.current_node, self.target_node, self.goal_node, self.cost, self.goal_column)
         return GraphPath(*(values[rows] for values in per_episode), next_node=self.next_node)
 
@@ -42,7 +44,7 @@ class GraphPath:
         return edges
 
     def text(self, episode: int) -> str:
-        """What one episode makes for, in words."""
+        """The target of one episode, in words."""
         cost, target = float(self.cost[episode]), int(self.target_node[episode])
         if target == int(self.goal_node[episode]):
             return "the goal itself, at the end of its path over the landmarks"

@@ -1,4 +1,4 @@
-"""What became of a subgoal."""
+"""The outcome of a subgoal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hiwm.planning.explain.records import select_rows
+from hiwm.planning.explain.records import BatchRecord
 
 OPEN, REACHED, UNREACHED, UNREACHABLE = range(4)
 WORDS = {
@@ -17,11 +17,11 @@ WORDS = {
 
 
 @dataclass(frozen=True)
-class SubgoalOutcome:
+class SubgoalOutcome(BatchRecord):
     """Outcome of the last subgoal that was decided, for B episodes.
 
     Args:
-        outcome: OPEN where none was decided yet, REACHED, UNREACHED in time, or UNREACHABLE for the level below, (B,).
+        outcome: OPEN (none decided yet), REACHED, UNREACHED (not in time) or UNREACHABLE (for the level below), (B,).
         planned_at: environment step it was handed down at, (B,).
         distance: least squared distance of the episode from it, (B,).
         scale: squared distance at the start, at least that of a typical step, (B,).
@@ -31,10 +31,6 @@ class SubgoalOutcome:
     planned_at: Tensor
     distance: Tensor
     scale: Tensor
-
-    def select(self, rows: Tensor) -> SubgoalOutcome:
-        """The same for some of the episodes."""
-        return select_rows(self, rows)
 
     def text(self, episode: int) -> str:
         """In words; "" where none was decided."""

@@ -7,16 +7,19 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-T = TypeVar("T")
+Record = TypeVar("Record", bound="BatchRecord")
 
 
-def select_rows(record: T, rows: Tensor) -> T:
-    """A dataclass of tensors (B, ...) for some rows; records within it select theirs, anything else stays."""
+class BatchRecord:
+    """Base of dataclasses whose tensors are (B, ...), one row per episode."""
 
-    def selected(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value[rows]
-        return value.select(rows) if is_dataclass(type(value)) else value
+    def select(self: Record, rows: Tensor) -> Record:
+        """The same for some of the episodes. Records within the record select theirs; other values stay."""
 
-    held: Any = record  # there is no type of all dataclasses
-    return replace(held, **{field.name: selected(getattr(held, field.name)) for field in fields(held)})
+        def selected(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value[rows]
+            return value.select(rows) if isinstance(value, BatchRecord) else value
+
+        assert is_dataclass(self), "records are dataclasses"
+        return replace(self, **{field.name: selected(getattr(self, field.name)) for field in fields(self)})

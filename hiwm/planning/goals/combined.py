@@ -14,7 +14,7 @@ ACCURATE = 0  # level whose latents decide whether a waypoint is reached: the mo
 
 
 class CompositeGoal(Goal):
-    """Goals for the same episodes; what one of them forbids is forbidden for all."""
+    """Goals for the same episodes. The constraints of each of them hold."""
 
     def __init__(self, goals: Sequence[Goal]) -> None:
         self.goals = check_same_size(goals)

@@ -1,4 +1,4 @@
-"""What every goal must answer, for every level."""
+"""The interface of goals."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 class Goal(ABC):
-    """What each of B episodes is to reach. Goals are values: `select` and `observe` answer new ones.
+    """What each of B episodes is to reach, at every level. Goals are immutable: `select` and `observe` return new ones.
 
     Attributes:
-        part: what a part of the state is to be, (B, G), NaN where it does not matter; None for other goals.
-        moves: whether observations on the way may change the goal.
+        part: wanted values of a part of the state, (B, G), NaN where any will do; None for other goals.
+        moves: whether `observe` may change the goal on the way.
     """
 
     part: Tensor | None = None
@@ -38,11 +38,11 @@ class Goal(ABC):
         return None
 
     def violation(self, level: int, latent: Tensor) -> Tensor | None:
-        """How deep latents are in what is forbidden, (B, ..., D) -> (B, ...), at most 0 outside; None where nothing is."""
+        """How deep latents are in a forbidden region, (B, ..., D) -> (B, ...), at most 0 outside; None without one."""
         return None
 
     def error(self, level: int) -> Tensor:
-        """The cost that a reached goal may show at the level, (B,), because of the level's measured error.
+        """The cost up to which a goal counts as reached at the level, (B,), because of the level's measured error.
 
         Raises:
             ValueError: the goal does not know its error; `planner.shrinking_horizon` needs it.
@@ -80,6 +80,6 @@ def check_same_size(goals: Sequence[Goal]) -> tuple[Goal, ...]:
 
 
 def deepest(violations: Sequence[Tensor | None]) -> Tensor | None:
-    """The maximum of several violations, (B, ...) each; None where nothing is forbidden."""
+    """The maximum of several violations, (B, ...) each; None if all are None."""
     known = [violation for violation in violations if violation is not None]
     return torch.stack(known).amax(0) if known else None

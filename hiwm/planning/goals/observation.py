@@ -1,4 +1,4 @@
-"""Goals that describe an observation: all of it, a part of it, or anywhere in a box."""
+"""Goals that describe an observation: all of it, a part of it, or a box that holds a part of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hiwm.heads.state_readout import StateReadout
 from hiwm.planning.goals.goal import Goal, broadcast_to, squared_distance
+from hiwm.planning.goals.regions import Region
 
 
 class ObservationGoal(Goal):
@@ -39,13 +40,13 @@ class ObservationGoal(Goal):
     def error(self, level: int) -> Tensor:
         if self.errors is None:
             raise ValueError(
-                "planner.shrinking_horizon is true, but the error of whole observations is not known here; expected a goal on "
-                "goal.columns, or false"
+                "planner.shrinking_horizon is true but this ObservationGoal has no `errors`; expected false, a goal on goal.columns, "
+                "or one that `Agent.goal` made"
             )
         return self.errors[level].expand(self.size)
 
     def more_accurate_than_above(self, level: int) -> Tensor:
-        # its steps are shorter; the errors of two levels are in different units
+        # steps of the lower level are shorter; the errors of two levels have different units
         return torch.ones(self.size, dtype=torch.bool, device=self.latents[level].device)
 
 
@@ -53,7 +54,7 @@ class PartGoal(Goal):
     """A part of an observation: squared distance of the readout, in standard deviations of the data.
 
     Args:
-        part: what it is to be, (B, G); NaN where it does not matter.
+        part: wanted values, (B, G); NaN where any will do.
         readouts: of every level, bottom first.
         cauchy_scale: see `PlannerConfig`.
     """
@@ -80,7 +81,7 @@ class PartGoal(Goal):
         return _cost(_error(self.readouts[level], ~self.part.isnan()), self.cauchy_scale)
 
 
-class BoxRegion(Goal):
+class BoxRegion(Goal, Region):
     """A box in the part of the state that readouts predict: squared distance to it, in standard deviations of the data.
 
     Args:
@@ -114,7 +115,7 @@ class BoxRegion(Goal):
         return _cost(outside / readout.std, self.cauchy_scale)
 
     def depth(self, level: int, latent: Tensor, margin: float = 0.0) -> Tensor:
-        """See `Region`: the distance to the nearest side."""
+        # the distance to the nearest side
         readout = self.readouts[level]
         prediction = readout(latent)
         inside = torch.minimum(
@@ -130,7 +131,7 @@ class BoxRegion(Goal):
 
 
 def _cost(distance: Tensor, cauchy_scale: float | None) -> Tensor:
-    """Of distances of the part's numbers, in standard deviations, (..., G) -> (...)."""
+    """Cost of distances in standard deviations, (..., G) -> (...)."""
     squared = distance.square()
     return (squared if cauchy_scale is None else torch.log1p(squared / cauchy_scale**2)).sum(-1)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,8 +13,8 @@ from hiwm.heads.state_readout import StateReadout
 from hiwm.planning.goals.goal import Goal, check_same_size, deepest
 
 
-class Region(Protocol):
-    """Where not to be, by the readouts of any level's latents: a `BoxRegion`, or one of those below."""
+class Region(ABC):
+    """Where not to be, in the part of the state that readouts predict from any level's latents."""
 
     @abstractmethod
     def depth(self, level: int, latent: Tensor, margin: float = 0.0) -> Tensor:
@@ -23,15 +22,13 @@ class Region(Protocol):
 
         Outside at most 0: how far outside, where that is known.
         """
-        ...
 
     @abstractmethod
     def select(self, rows: Tensor) -> Region:
-        """For some of the episodes."""
-        ...
+        """The regions of some of the episodes."""
 
 
-class LabelledRegion:
+class LabelledRegion(Region):
     """Everything that is nearer to a state labelled forbidden than to any that is not.
 
     The depth is half of the difference of the two distances, a lower bound of the distance to the border.
@@ -54,18 +51,16 @@ class LabelledRegion:
         self.readouts = readouts
 
     def depth(self, level: int, latent: Tensor, margin: float = 0.0) -> Tensor:
-        """See `Region`."""
         readout = self.readouts[level]
         distance = torch.cdist(readout(latent).flatten(0, -2) / readout.std, self.states / readout.std)  # (..., N)
         allowed, forbidden = (distance[:, label].amin(1) for label in (~self.labels, self.labels))
         return ((allowed - forbidden) / 2 + margin).reshape(latent.shape[:-1])
 
     def select(self, rows: Tensor) -> LabelledRegion:
-        """The same, because all episodes share it."""
-        return self
+        return self  # all episodes share it
 
 
-class PredicateRegion:
+class PredicateRegion(Region):
     """Everywhere that a predicate on the readouts holds.
 
     Args:
@@ -87,7 +82,6 @@ class PredicateRegion:
         self.readouts = readouts
 
     def depth(self, level: int, latent: Tensor, margin: float = 0.0) -> Tensor:
-        """See `Region`."""
         prediction = self.readouts[level](latent)
         sizes = [torch.Size(shape).numel() for shape in self.columns.values()]
         parts = {
@@ -111,8 +105,7 @@ class PredicateRegion:
         return inside + margin
 
     def select(self, rows: Tensor) -> PredicateRegion:
-        """The same, because all episodes share it."""
-        return self
+        return self  # all episodes share it
 
 
 class KeepOut(Goal):
@@ -125,11 +118,11 @@ class KeepOut(Goal):
     """
 
     def __init__(self, goal: Goal, region: Region, margin: float = 0.0) -> None:
-        if not hasattr(region, "depth"):
+        if not isinstance(region, Region):
             raise ValueError(
-                f"the region to keep out of is a {type(region).__name__}; expected `Agent.region`, `Agent.labelled` or `Agent.where`"
+                f"the region to keep out of is a {type(region).__name__}; expected a Region: what `Agent.region`, `Agent.labelled` or `Agent.where` return"
             )
-        at_least("KeepOut.", 0, margin=margin)
+        at_least(0, margin=margin)
         if isinstance(region, Goal):
             check_same_size([goal, region])
         self.goal = goal
@@ -157,9 +150,9 @@ class KeepOut(Goal):
         return self.goal.more_accurate_than_above(level)
 
     def violation(self, level: int, latent: Tensor) -> Tensor:
-        entered = deepest([self.region.depth(level, latent, self.margin), self.goal.violation(level, latent)])
-        assert entered is not None, "a region has a depth"
-        return entered
+        violation = deepest([self.region.depth(level, latent, self.margin), self.goal.violation(level, latent)])
+        assert violation is not None, "a region has a depth"
+        return violation
 
     def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
         goal, changed = self.goal.observe(latents)

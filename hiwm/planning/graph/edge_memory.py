@@ -1,8 +1,8 @@
 """What an agent learns about the edges of a landmark graph while it acts; it outlasts an episode.
 
-A graph says what was possible when the data were collected. A path that fails today, because a door is closed for
-instance, costs more from then on. The next time paths are computed, an edge that turned out to work costs what it did
-before, and an edge that was never seen in the data is there.
+A graph shows what was possible when the data were collected. After a path fails, for instance because a door is closed, its
+edges cost more. After an episode crosses an edge, the edge costs what it did before; if the data did not have it, it is added.
+The changes count the next time paths are computed.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from torch_geometric.data import Data
 from hiwm.planning.graph.landmarks import LandmarkGraph
 from hiwm.tensors import load_tensors
 
-NEIGHBOURHOOD = 2.0  # mean edge lengths between the ends of an edge that failed and of those that are blamed with it
+NEIGHBOURHOOD = 2.0  # mean edge lengths, at most, between the ends of a failed edge and those of its neighbours
 
 
 class EdgeMemory:
     """Costs that are added to the edges of a graph, and edges that were discovered.
 
     Args:
-        graph: as the data have it; it stays as it is.
+        graph: built from the data; it is not changed.
 
     Raises:
-        ValueError: the transitions of the graph are stochastic, where a failed path cannot be told from bad luck.
+        ValueError: the transitions of the graph are stochastic, where a failed path may be bad luck.
     """
 
     def __init__(self, graph: LandmarkGraph) -> None:
         if graph.stochastic is not None:
             raise ValueError(
-                "graph.transitions is 'stochastic'; expected deterministic, because planner.failure_penalty is above 0: a "
-                "failed path cannot be told from bad luck"
+                "graph.transitions is 'stochastic'; expected deterministic with planner.failure_penalty above 0, because with "
+                "stochastic transitions a failed path may be bad luck"
             )
         self.original = graph
         self.forget()
@@ -48,16 +48,16 @@ class EdgeMemory:
 
     @property
     def graph(self) -> LandmarkGraph:
-        """The graph with all that was learned."""
+        """The graph with the added costs and edges."""
         data = Data(x=self.original.latents, edge_index=self.edges, edge_attr=self.weights + self.added)
         return LandmarkGraph(data, self.original.edge_steps)
 
     def failed(self, start: Tensor, end: Tensor, cost: float) -> None:
         """Add a cost to edges that failed, and to their neighbours.
 
-        A blocked passage is rarely one edge. An edge is a neighbour if both of its ends lie within two mean edge lengths of
-        those of the failed edge. With one length, the edges just past the ends stayed cheap: an agent before a closed door
-        tried them one by one and then blamed edges that were open.
+        Several edges usually lead through a blocked passage. An edge is a neighbour if both of its ends lie within two mean
+        edge lengths of those of the failed edge. With one length, the edges just past the ends stayed cheap: an agent before
+        a closed door tried them one by one, and then added costs to open edges.
 
         Args:
             start: node at the beginning of each edge, (N,).
@@ -70,9 +70,9 @@ class EdgeMemory:
         self.added = self.added + cost * (near_start & near_end).any(0)
 
     def crossed(self, start: Tensor, end: Tensor) -> None:
-        """Take back what was added to edges that were crossed in the time of one edge, and add edges that are new.
+        """Remove the added cost of edges that were crossed in the time of one edge, and add edges that are new.
 
-        A new edge costs what an edge of its length does.
+        A new edge costs as much as an edge of its length.
 
         Args:
             start: node at the beginning of each edge, (N,).

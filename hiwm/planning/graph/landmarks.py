@@ -37,9 +37,9 @@ class GraphConfig(Settings):
         edge_steps: environment steps between the two ends of an edge.
         num_transitions: transitions drawn from the data.
         num_candidates: latents the landmarks are chosen from, by farthest-point sampling.
-        length_cost: an edge costs 1 + length_cost * its length in the latent space over the mean length; breaks ties.
+        length_cost: an edge costs 1 + length_cost * its length in the latent space over the mean length. This breaks ties.
         min_count: transitions an edge needs, to be kept.
-        min_component: nodes that can all reach one another are kept if there are at least this many.
+        min_component: smallest strongly connected component that is kept, in nodes.
         transitions: deterministic: an edge can be taken wherever the data took it. stochastic: an action leads to a node
             as often as it did in the data, and costs are expected costs.
         num_clusters: clusters of actions, with stochastic transitions.
@@ -205,7 +205,7 @@ def build_graph(latents: Trajectories, actions: np.ndarray, config: GraphConfig,
 
 
 def _first_actions(actions: np.ndarray, rows: np.ndarray, steps: int) -> np.ndarray:
-    """Mean action over the first quarter of the steps from each row on; later actions already depend on the outcome."""
+    """Mean action over the first quarter of the steps after each row, because later actions already depend on the outcome."""
     moments = [actions[rows + i].reshape(len(rows), -1) for i in range(max(1, steps // 4))]
     return np.mean(moments, 0)
 
@@ -213,8 +213,8 @@ def _first_actions(actions: np.ndarray, rows: np.ndarray, steps: int) -> np.ndar
 def _strongly_connected(edges: Tensor, num_nodes: int, min_component: int) -> Tensor:
     """Mask of the nodes in components of at least `min_component` nodes that can all reach one another, (M,).
 
-    A node that the data hardly ever passed may have no path in or out, so that a goal there would seem out of reach.
-    Several components can be right, for instance mazes of different layouts.
+    A node that the data rarely visited may have no path in or out, and a goal there would seem unreachable. Several components
+    can be right, for instance mazes of different layouts.
     """
     _, component = connected_components(to_scipy_sparse_matrix(edges, num_nodes=num_nodes), connection="strong")
     component = torch.from_numpy(component).long()

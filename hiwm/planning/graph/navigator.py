@@ -1,4 +1,4 @@
-"""Which landmark each episode makes for, on its path to the goal."""
+"""Gives the top level landmarks on the path to the goal as its targets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class GraphNavigator:
     Args:
         graph: of one level.
         level: number of the level.
-        hops: nodes ahead that an episode makes for.
+        hops: edges from the current node to the target node.
         failure_penalty: cost added to the edges of a path that failed, in edges; 0 to learn nothing.
         patience: a path has failed if within `patience` times its expected duration the cost to go has not dropped.
     """
@@ -39,12 +39,12 @@ class GraphNavigator:
         self.edge_memory = EdgeMemory(graph) if failure_penalty else None
         adjacency = to_scipy_sparse_matrix(graph.edges, num_nodes=len(graph.latents))
         _, component = connected_components(adjacency, directed=False)
-        #: component of each node, (M,): without any path between them, for instance mazes of different layouts
+        #: component of each node, (M,). No path joins two components, for instance mazes of different layouts.
         self.components = torch.from_numpy(component).long().to(graph.latents.device)
 
     def start(self, goal: Goal) -> None:
         """Begin B episodes towards their goals."""
-        #: component each episode is in, (B,); its first latent tells
+        #: component each episode is in, (B,); None before its first latent
         self.component: Tensor | None = None
         self._find_paths(goal)
         self.target_node = self.goal_node
@@ -55,7 +55,7 @@ class GraphNavigator:
         self.history: list[tuple[int, Tensor]] = []
 
     def update_goal(self, goal: Goal, changed: Tensor) -> None:
-        """Continue from where the episodes are towards goals of which some have changed, (B,)."""
+        """Continue from where the episodes are towards these goals; `changed`, (B,), says which are new."""
         self._find_paths(goal)
         self.target_node = torch.where(changed, self.goal_node, self.target_node)
         self.lowest_cost = self.lowest_cost.masked_fill(changed, torch.inf)
@@ -104,11 +104,11 @@ class GraphNavigator:
         return Target(cost, target, self.level, self.deadline, path)
 
     def _current_node(self, latent: Tensor) -> Tensor:
-        """The node each episode is at, (B, D) -> (B,): the nearest one with a path to the goal, or the one it makes for.
+        """The node each episode is at, (B, D) -> (B,): the nearest one with a path to the goal, or its target.
 
-        An agent that comes close to its target node, but not so close that it is the nearest one, would stay there for
-        ever. So a target node within half an edge counts as reached. No other node does: across a thin wall, or where the
-        latent space folds, a near node is not always soon reached.
+        If an agent comes close to its target node but another node stays nearest, it would stay there for ever. So a target
+        node within half an edge counts as reached. No other node does: across a thin wall, or where the latent space folds,
+        a near node may be far away.
         """
         distance = torch.cdist(latent, self.graph.latents)  # (B, M)
         cost = self.cost[:, self.goal_column].T
@@ -118,7 +118,7 @@ class GraphNavigator:
         return torch.where(at_target & (self._cost(target) < self._cost(nearest)), target, nearest)
 
     def _find_paths(self, goal: Goal) -> None:
-        """From every node to the node of each goal, in the component of the episode if a goal can be met in several."""
+        """Find paths from every node to the node of each goal. If many latents meet a goal, its node is in the episode's component."""
         self.goal = goal
         latents = self.graph.latents.expand(goal.size, -1, -1)  # (B, M, D)
         cost, violation = goal.cost(self.level, latents), goal.violation(self.level, latents)
@@ -138,11 +138,11 @@ class GraphNavigator:
         self.next_node = graph.successors(self.cost)
 
     def _learn(self, memory: EdgeMemory, current_node: Tensor, step: int) -> None:
-        """Tell the memory what happened since the last plans; the episodes are at `current_node`, (B,)."""
+        """Record crossed edges and failed paths since the last plans; the episodes are at `current_node`, (B,)."""
         edge_steps = self.graph.edge_steps
         self.history = [(past, node) for past, node in self.history if past >= step - edge_steps]
         if self.history and self.history[0][0] == step - edge_steps:
-            # this counts from the next failure or goal on, because who has just crossed an edge needs no other one
+            # paths use it from the next failure or goal on: an episode that has just crossed an edge needs no other path
             memory.crossed(self.history[0][1], current_node)
         self.history.append((step, current_node))
         cost = self._cost(current_node)

@@ -9,9 +9,9 @@ float32. Message passing starts from an upper bound of the costs and ends when a
   longest path has edges. A GPU runs a sweep faster than it would wait for the CPU, and Dijkstra's algorithm would need
   a graph of its own for each goal.
 
-Both give the same floats. One sweep T is monotone, because rounding is: x <= y implies T(x) <= T(y). The costs x* that T
-reaches from inf are the least over all paths, each added up in float32 from the goal outwards. The costs y of Dijkstra's
-paths lie between x* and inf, so that x* = T^n(x*) <= T^n(y) <= T^n(inf) = x* for a large n.
+Both give the same floats. One sweep T is monotone because rounding is monotone: x <= y implies T(x) <= T(y). From inf, T
+reaches the costs x*, the least over all paths, each added up in float32 from the goal outwards. The costs y of Dijkstra's
+paths lie between x* and inf. Hence x* = T^n(x*) <= T^n(y) <= T^n(inf) = x* for a large n.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Expected costs over landmarks where an action can have more than one outcome.
 
-An edge of a landmark graph says that the data once went that way, not that an agent can decide to. In a stochastic world
+An edge of a landmark graph shows that the data once went that way, not that an agent can choose to. In a stochastic world
 costs are expectations over the outcomes of an action: a stochastic shortest path (Bertsekas & Tsitsiklis 1991), with the
 nodes of the graph as states and clusters of the level's actions as actions.
 """
@@ -15,12 +15,12 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 from torch_geometric.utils import scatter
 
-PRECISION = 1e-3  # in edges: value iteration, in which costs only fall, ends when none falls by more
+PRECISION = 1e-3  # in edges: value iteration lowers costs, and ends when none falls by more than this
 
 
 @dataclass(frozen=True)
 class StochasticTransitions:
-    """Which outcomes an action has at a node. P pairs of a node and an action; T outcomes of these pairs.
+    """The outcomes of actions at nodes: P pairs of a node and an action, and T outcomes of these pairs.
 
     Args:
         node: of each pair, (P,).
@@ -116,7 +116,7 @@ def count_transitions(
 
     Args:
         start: node before, (N,).
-        action: what was done then, (N, A).
+        action: the action taken, (N, A).
         end: node after, (N,); M for none.
         cost: of every transition, (N,).
         num_clusters: clusters of actions.

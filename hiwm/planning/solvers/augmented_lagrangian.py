@@ -11,7 +11,7 @@ from torch import Tensor
 from hiwm.checks import at_least, within
 from hiwm.planning.solvers.solver import Proposal, Scores, Solution, Solver, take
 
-MAX_MULTIPLIER = 1e9  # where nothing is feasible, multipliers would grow for ever (Birgin & Martinez 2014)
+MAX_MULTIPLIER = 1e9  # without a feasible candidate multipliers would grow for ever (Birgin & Martinez 2014)
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,17 @@ class AugmentedLagrangian(Solver[OuterIteration]):
     The inner solver minimises L; then lambda_k <- max(0, lambda_k + rho_k g_k), and the next outer iteration starts where
     the last one ended (Powell, Hestenes, Rockafellar; Nocedal & Wright 2006, Sec. 17.4). rho_k grows where the residual of
     g_k has not decreased enough (Birgin & Martinez 2014, Alg. 4.1). Every environment and constraint has its own lambda and
-    rho. The result is the best candidate of all iterations, a feasible one if any was seen. Without constraints it is that
-    of the inner solver.
+    rho. The result is the best candidate of all iterations, a feasible one if there was any. Without constraints the inner
+    solver alone searches, `outer_iterations` times.
 
     Args:
         solver: the inner solver.
         outer_iterations: updates of the multipliers, each after a search by the inner solver.
         penalty: rho at the beginning, in cost over squared violation.
         growth: factor by which a penalty grows.
-        progress: a penalty grows if its residual is more than this share of the one before,
-        tolerance: unless the residual is at most this: because the inner search is not exact, it would grow for ever.
+        progress: a penalty grows if its residual is more than this share of the one before.
+        tolerance: a penalty does not grow while its residual is at most this. The inner search is not exact, so the residual
+            never reaches 0 and the penalty would grow for ever.
     """
 
     def __init__(
@@ -80,10 +81,10 @@ class AugmentedLagrangian(Solver[OuterIteration]):
         progress: float = 0.5,
         tolerance: float = 1e-3,
     ) -> None:
-        at_least("AugmentedLagrangian.", 1, outer_iterations=outer_iterations, growth=growth)
-        within("AugmentedLagrangian.", "(0, inf)", penalty=penalty)
-        within("AugmentedLagrangian.", "(0, 1)", progress=progress)
-        within("AugmentedLagrangian.", "[0, inf)", tolerance=tolerance)
+        at_least(1, outer_iterations=outer_iterations, growth=growth)
+        within("(0, inf)", penalty=penalty)
+        within("(0, 1)", progress=progress)
+        within("[0, inf)", tolerance=tolerance)
         self.solver = solver
         self.outer_iterations = outer_iterations
         self.penalty = penalty
@@ -95,30 +96,24 @@ class AugmentedLagrangian(Solver[OuterIteration]):
         self.differentiates = solver.differentiates
 
     @property
-    def rollouts(self) -> float:
-        """See `Solver`."""
-        return self.outer_iterations * self.solver.rollouts
+    def cost_in_rounds(self) -> float:
+        return self.outer_iterations * self.solver.cost_in_rounds
 
     def start(self, proposal: Proposal) -> OuterIteration:
-        """See `Solver`."""
         return self._begin(proposal, proposal.mean, None)
 
     def draw(self, proposal: Proposal, state: OuterIteration, samples: int, generator: torch.Generator) -> Tensor:
-        """See `Solver`."""
         return self.solver.draw(state.proposal, state.inner, samples, generator)
 
     def project(self, proposal: Proposal, candidates: Tensor) -> Tensor:
-        """See `Solver`."""
         return self.solver.project(proposal, candidates)
 
     def recentre(self, proposal: Proposal, actions: Tensor) -> Proposal:
-        """See `Solver`."""
         return self.solver.recentre(proposal, actions)
 
     def update(
         self, proposal: Proposal, state: OuterIteration, candidates: Tensor, scores: Scores, elite: Tensor
     ) -> OuterIteration:
-        """See `Solver`."""
         cost, violation, duals = scores.cost, scores.violation, state.duals
         if violation is not None:
             duals = duals or self._initial_duals(violation)
@@ -135,7 +130,6 @@ class AugmentedLagrangian(Solver[OuterIteration]):
         return self._begin(self.solver.recentre(proposal, state.actions), state.actions, duals)
 
     def finish(self, solution: Solution, state: OuterIteration) -> Solution:
-        """See `Solver`."""
         multipliers = None if state.duals is None else state.duals.multipliers
         return replace(solution, multipliers=multipliers)
 

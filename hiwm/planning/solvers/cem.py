@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from hiwm.checks import at_least, within
-from hiwm.planning.solvers.gaussian import Gaussian
-from hiwm.planning.solvers.solver import Proposal, Scores, Solver, share_of, take
+from hiwm.planning.solvers.gaussian import Gaussian, GaussianSolver
+from hiwm.planning.solvers.solver import Proposal, Scores, take
 
 
-class CEM(Solver[Gaussian]):
+class CEM(GaussianSolver):
     """CEM that returns the best candidate of all rounds; the mean of every round is a candidate.
 
     Args:
@@ -20,28 +20,15 @@ class CEM(Solver[Gaussian]):
     """
 
     def __init__(self, *, iterations: int = 3, elite_share: float = 0.15, min_std: float = 0.1) -> None:
-        at_least("CEM.", 1, iterations=iterations)
-        within("CEM.", "(0, 1]", elite_share=elite_share)
-        within("CEM.", "[0, inf)", min_std=min_std)
+        at_least(1, iterations=iterations)
+        within("(0, 1]", elite_share=elite_share)
+        within("[0, inf)", min_std=min_std)
         self.iterations = iterations
         self.elite_share = elite_share
         self.min_std = min_std
 
-    def start(self, proposal: Proposal) -> Gaussian:
-        """See `Solver`."""
-        return Gaussian.of(proposal)
-
-    def draw(self, proposal: Proposal, state: Gaussian, samples: int, generator: torch.Generator) -> Tensor:
-        """See `Solver`."""
-        return state.draw(samples, generator)
-
-    def elites(self, samples: int) -> int:
-        """See `Solver`."""
-        return share_of(samples, self.elite_share)
-
     def update(
         self, proposal: Proposal, state: Gaussian, candidates: Tensor, scores: Scores, elite: Tensor
     ) -> Gaussian:
-        """See `Solver`."""
         best = take(candidates, elite)
         return Gaussian(best.mean(1), torch.maximum(best.std(1), self.min_std * proposal.std))

@@ -1,4 +1,4 @@
-"""Independent Gaussians over the choices: the state of methods that move them towards good candidates."""
+"""Independent Gaussians over the choices, and the base of solvers whose state is such a Gaussian."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hiwm.planning.solvers.solver import Proposal
+from hiwm.planning.solvers.solver import Proposal, Solver, share_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,25 @@ class Gaussian:
     def spread(self, noise: Tensor) -> Tensor:
         """Candidates for standard normal noise, (B, S, C, F) -> (B, S, C, F)."""
         return self.mean.unsqueeze(1) + self.std.unsqueeze(1) * noise
+
+
+class GaussianSolver(Solver[Gaussian]):
+    """A solver that draws from a Gaussian, which begins as the proposal. `update` says how the Gaussian changes.
+
+    Attributes:
+        elite_share: share of the candidates that `update` gets as the elite (at least 2); None: only the best one.
+    """
+
+    elite_share: float | None = None
+
+    def start(self, proposal: Proposal) -> Gaussian:
+        return Gaussian.of(proposal)
+
+    def draw(self, proposal: Proposal, state: Gaussian, samples: int, generator: torch.Generator) -> Tensor:
+        return state.draw(samples, generator)
+
+    def elites(self, samples: int) -> int:
+        return 1 if self.elite_share is None else share_of(samples, self.elite_share)
 
 
 def standard_normal(like: Tensor, samples: int, generator: torch.Generator) -> Tensor:

@@ -31,11 +31,11 @@ class Descent:
 class Gradient(Solver[Descent]):
     """Adam (Kingma & Ba 2015, Alg. 1) on the actions, projected to the bounds after each step.
 
-    The starts are the mean of the proposal, its guesses and draws from it. A candidate that violates a constraint descends on
-    the violation until it is feasible. The cost must be differentiable with respect to the candidates.
+    Descents start at the mean of the proposal, its guesses and draws from it. A candidate that violates a constraint descends
+    on the violation until it is feasible. The cost must be differentiable with respect to the candidates.
 
     Args:
-        iterations: rounds, with one step between two of them; the gradient of the last round is not used.
+        iterations: rounds. One step lies between two rounds, so the gradient of the last round is not used.
         learning_rate: length of a step, in standard deviations of the proposal.
         decay: of the running means of the gradient and of its square (beta_1, beta_2).
     """
@@ -47,33 +47,29 @@ class Gradient(Solver[Descent]):
     def __init__(
         self, *, iterations: int = 10, learning_rate: float = 0.1, decay: tuple[float, float] = (0.9, 0.999)
     ) -> None:
-        at_least("Gradient.", 1, iterations=iterations)
-        within("Gradient.", "(0, inf)", learning_rate=learning_rate)
-        within("Gradient.", "[0, 1)", **{f"decay[{i}]": value for i, value in enumerate(decay)})
+        at_least(1, iterations=iterations)
+        within("(0, inf)", learning_rate=learning_rate)
+        within("[0, 1)", **{f"decay[{i}]": value for i, value in enumerate(decay)})
         self.iterations = iterations
         self.learning_rate = learning_rate
         self.decay = decay
 
     @property
-    def rollouts(self) -> float:
-        """See `Solver`."""
+    def cost_in_rounds(self) -> float:
         return float(GRADIENT_PASSES * self.iterations)
 
     def start(self, proposal: Proposal) -> Descent:
-        """See `Solver`."""
         return Descent()
 
     def draw(self, proposal: Proposal, state: Descent, samples: int, generator: torch.Generator) -> Tensor:
-        """See `Solver`."""
         return Gaussian.of(proposal).draw(samples, generator) if state.points is None else state.points
 
     def update(self, proposal: Proposal, state: Descent, candidates: Tensor, scores: Scores, elite: Tensor) -> Descent:
-        """See `Solver`."""
         penalised = scores.penalised()
         if not penalised.requires_grad:
             raise ValueError(
-                "Gradient: the cost has no gradient with respect to the actions; expected a differentiable cost. Use another "
-                "planner.solver for this one"
+                "planner.solver is Gradient but the cost has no gradient with respect to the actions; expected a differentiable "
+                "cost. Or set another planner.solver"
             )
         (slope,) = torch.autograd.grad(penalised.sum(), candidates)
         with torch.no_grad():

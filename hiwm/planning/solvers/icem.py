@@ -19,7 +19,7 @@ class Carried:
     Args:
         gaussian: to draw from.
         round: rounds so far.
-        elite: best of the last round and of those kept from the one before, best first, (B, K, C, F); None at first.
+        elite: the best of the last round and of the elites that competed again in it, best first, (B, K, C, F); None at first.
         scores: of the elite.
     """
 
@@ -32,13 +32,14 @@ class Carried:
 class ICEM(Solver[Carried]):
     """Algorithm 1 of the paper.
 
-    The noise is coloured along the choices. Some elites compete again in the next round, with the scores they have. Every
-    round has fewer candidates, and the Gaussian moves with inertia. The mean is a candidate in the first and in the last
-    round. With `planner.warm_start` the next search tries the elites of the last round (`Solution.kept`), shifted in time.
+    The noise is coloured along the choices. A share of the elites competes again in the next round, with the scores they
+    have. Every round has fewer candidates, and the Gaussian moves with inertia. The mean is a candidate in the first and in
+    the last round. With `planner.warm_start` the next search tries the elites of the last round (`Solution.kept`), shifted
+    in time.
 
     Args:
         iterations: rounds.
-        elite_share: share of the first round's candidates that is elite (K, at least 2).
+        elite_share: share of the first round's candidates that are the elite (K, at least 2).
         exponent: the power of the noise falls with the frequency f as f^-exponent; 0 for white noise.
         decay: factor by which the number of candidates falls in every round (gamma), down to 2 K.
         keep: share of the elites that compete again (xi).
@@ -55,11 +56,11 @@ class ICEM(Solver[Carried]):
         keep: float = 0.3,
         inertia: float = 0.1,
     ) -> None:
-        at_least("ICEM.", 1, iterations=iterations, decay=decay)
-        within("ICEM.", "(0, 1]", elite_share=elite_share)
-        within("ICEM.", "[0, inf)", exponent=exponent)
-        within("ICEM.", "[0, 1]", keep=keep)
-        within("ICEM.", "[0, 1)", inertia=inertia)
+        at_least(1, iterations=iterations, decay=decay)
+        within("(0, 1]", elite_share=elite_share)
+        within("[0, inf)", exponent=exponent)
+        within("[0, 1]", keep=keep)
+        within("[0, 1)", inertia=inertia)
         self.iterations = iterations
         self.elite_share = elite_share
         self.exponent = exponent
@@ -68,16 +69,13 @@ class ICEM(Solver[Carried]):
         self.inertia = inertia
 
     @property
-    def rollouts(self) -> float:
-        """See `Solver`."""
+    def cost_in_rounds(self) -> float:
         return sum(max(self.decay**-i, min(1, 2 * self.elite_share)) for i in range(self.iterations))
 
     def start(self, proposal: Proposal) -> Carried:
-        """See `Solver`."""
         return Carried(Gaussian.of(proposal))
 
     def draw(self, proposal: Proposal, state: Carried, samples: int, generator: torch.Generator) -> Tensor:
-        """See `Solver`."""
         if state.elite is not None:
             samples = max(round(samples / self.decay**state.round), min(samples, 2 * state.elite.shape[1]))
         noise = coloured(standard_normal(proposal.mean, samples, generator), self.exponent)
@@ -86,7 +84,6 @@ class ICEM(Solver[Carried]):
         return state.gaussian.spread(noise)
 
     def update(self, proposal: Proposal, state: Carried, candidates: Tensor, scores: Scores, elite: Tensor) -> Carried:
-        """See `Solver`."""
         if state.elite is None or state.scores is None:
             elite = scores.order(share_of(candidates.shape[1], self.elite_share))
         else:
@@ -98,7 +95,6 @@ class ICEM(Solver[Carried]):
         return Carried(Gaussian(mean, std), state.round + 1, best, scores.take(elite))
 
     def finish(self, solution: Solution, state: Carried) -> Solution:
-        """See `Solver`."""
         assert state.elite is not None, "there was at least one round"
         return replace(solution, kept=torch.cat([solution.kept, state.elite[:, : self._kept(state.elite)]], 1))
 
@@ -125,7 +121,7 @@ def coloured(noise: Tensor, exponent: float) -> Tensor:
     frequency = torch.fft.rfftfreq(length, device=noise.device)
     frequency[0] = 1 / length
     amplitude = frequency ** (-exponent / 2)
-    # half of the spectrum of a real signal is stored: all stand for two frequencies but 0 and, for an even length, the last
+    # rfft stores half of the spectrum: each entry stands for two frequencies, except 0 and, for an even length, the last
     power = torch.cat([amplitude, amplitude[1 : (length + 1) // 2]]).square().mean()
     scale = (amplitude / power.sqrt())[:, None]
     return torch.fft.irfft(torch.fft.rfft(noise, dim=2) * scale, n=length, dim=2)

@@ -6,24 +6,24 @@ import torch
 from torch import Tensor
 
 from hiwm.checks import at_least, within
-from hiwm.planning.solvers.gaussian import Gaussian
-from hiwm.planning.solvers.solver import Proposal, Scores, Solver, share_of, take
+from hiwm.planning.solvers.gaussian import Gaussian, GaussianSolver
+from hiwm.planning.solvers.solver import Proposal, Scores, take
 
 
-class MPPI(Solver[Gaussian]):
+class MPPI(GaussianSolver):
     """mean' = sum_s w_s a_s  with  w_s = exp(-(J_s - min J) / temperature) / sum of these.
 
     J_s is the cost of candidate a_s. Williams et al. (2017, "Information theoretic MPC", with gamma = 0: no control cost)
     weight all candidates and keep the standard deviation: elite_share 1, min_std null. TD-MPC2 (Hansen et al. 2024, arXiv
     2310.16828) weights only the elite and fits the standard deviation with the same weights. The result is the best
-    candidate; every mean is one.
+    candidate of all rounds. The mean of every round is a candidate.
 
     Args:
         iterations: rounds.
         temperature: lambda, in the unit of the cost; if it is small, only the best candidate counts.
         elite_share: share of the candidates that get a weight (at least 2).
-        min_std: smallest standard deviation of a later round, as a share of that of the proposal, which is the largest. Null:
-            the standard deviation of the proposal stays.
+        min_std: smallest standard deviation of a later round, as a share of the proposal's, which is the largest. Null: every
+            round keeps the proposal's standard deviation.
     """
 
     def __init__(
@@ -34,32 +34,19 @@ class MPPI(Solver[Gaussian]):
         elite_share: float = 1.0,
         min_std: float | None = None,
     ) -> None:
-        at_least("MPPI.", 1, iterations=iterations)
-        within("MPPI.", "(0, inf)", temperature=temperature)
-        within("MPPI.", "(0, 1]", elite_share=elite_share)
+        at_least(1, iterations=iterations)
+        within("(0, inf)", temperature=temperature)
+        within("(0, 1]", elite_share=elite_share)
         if min_std is not None:
-            within("MPPI.", "[0, 1]", min_std=min_std)
+            within("[0, 1]", min_std=min_std)
         self.iterations = iterations
         self.temperature = temperature
         self.elite_share = elite_share
         self.min_std = min_std
 
-    def start(self, proposal: Proposal) -> Gaussian:
-        """See `Solver`."""
-        return Gaussian.of(proposal)
-
-    def draw(self, proposal: Proposal, state: Gaussian, samples: int, generator: torch.Generator) -> Tensor:
-        """See `Solver`."""
-        return state.draw(samples, generator)
-
-    def elites(self, samples: int) -> int:
-        """See `Solver`."""
-        return share_of(samples, self.elite_share)
-
     def update(
         self, proposal: Proposal, state: Gaussian, candidates: Tensor, scores: Scores, elite: Tensor
     ) -> Gaussian:
-        """See `Solver`."""
         best = take(candidates, elite)
         weight = weights(take(scores.penalised(), elite), self.temperature)[:, :, None, None]
         mean = (weight * best).sum(1)

@@ -20,12 +20,12 @@ GRADIENT_PASSES = 3
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of candidates.
+    """Costs and constraint violations of S candidates for each of B environments.
 
     Args:
         cost: lower is better, (B, S); NaN counts as inf.
         violation: of K constraints, (B, S, K): positive if violated, at most 0 if satisfied; None without constraints.
-            Values below 0 (the slack) may be clamped to 0, but then the multipliers of the augmented Lagrangian never fall.
+            Values below 0 (the slack) may be clamped to 0, but the multipliers of the augmented Lagrangian then never fall.
     """
 
     cost: Tensor
@@ -40,9 +40,9 @@ class Scores:
         return Scores(clean(self.cost), None if self.violation is None else clean(self.violation))
 
     def penalised(self) -> Tensor:
-        """One number to compare the candidates of a batch by, (B, S): the penalty of Deb (2000), which has no parameter.
+        """One number that ranks the candidates of an environment, (B, S): the penalty of Deb (2000), which has no parameter.
 
-        The cost of a feasible candidate; for others, the highest cost of a feasible one plus the total violation.
+        A feasible candidate has its cost; any other has the highest cost of a feasible one plus its total violation.
         """
         if self.violation is None:
             return self.cost
@@ -72,7 +72,7 @@ class Proposal:
         mean: (B, C, F); for a discrete choice the probabilities of its F options.
         std: (B, C, F).
         low, high: bounds that candidates are clamped to, broadcast against (B, C, F).
-        guesses: candidates of the first round that take the place of random ones, best first, (B, G, C, F).
+        guesses: candidates of the first round that replace random ones, best first, (B, G, C, F).
     """
 
     mean: Tensor
@@ -81,16 +81,23 @@ class Proposal:
     high: Tensor
     guesses: Tensor | None = None
 
+    def with_guesses(self, guesses: Tensor) -> Proposal:
+        """The same with more guesses (B, G, C, F), after those it has, and with bounds wide enough for them."""
+        low, high = torch.minimum(self.low, guesses.amin(1)), torch.maximum(self.high, guesses.amax(1))
+        if self.guesses is not None:
+            guesses = torch.cat([self.guesses, guesses], 1)
+        return Proposal(self.mean, self.std, low, high, guesses)
+
 
 @dataclass(frozen=True)
 class Solution:
     """The result of a search.
 
     Args:
-        actions: the best candidate of all rounds, (B, C, F): least total violation, then least cost (Deb 2000).
+        actions: the best candidate of all rounds, (B, C, F): the least total violation, among equals the least cost (Deb 2000).
         cost: of these actions, (B,).
         violation: of these actions, (B, K); None without constraints.
-        kept: guesses for the next search, best first, (B, G, C, F): the actions, and more with some methods.
+        kept: guesses for the next search, best first, (B, G, C, F): the actions, and further candidates of some methods.
         multipliers: of the constraints, (B, K); None unless the method computes them.
     """
 
@@ -100,14 +107,14 @@ class Solution:
     kept: Tensor
     multipliers: Tensor | None = None
 
-    def usable(self) -> Solution:
-        """Copies, because tensors that were made in inference mode allow no gradient and no change in place."""
+    def copy(self) -> Solution:
+        """Copies of all tensors. Those made in inference mode would allow no gradient and no change in place."""
         own = {name: value.clone() for name, value in vars(self).items() if value is not None}
         return replace(self, **own)
 
 
 class Solver(ABC, Generic[State]):
-    """A search method, batched over environments: how candidates are drawn, and how their scores change what is drawn next.
+    """A search method, batched over environments: how to draw candidates, and how their scores change the next draw.
 
     Attributes:
         iterations: rounds of candidates in one search.
@@ -120,8 +127,8 @@ class Solver(ABC, Generic[State]):
     differentiates: bool = False
 
     @property
-    def rollouts(self) -> float:
-        """Rollouts of the predictor in one search, divided by the `samples` of a round."""
+    def cost_in_rounds(self) -> float:
+        """What one search costs, in rounds of `samples` rollouts: rollouts of the predictor divided by `samples`."""
         return float(self.iterations)
 
     @abstractmethod
@@ -130,26 +137,26 @@ class Solver(ABC, Generic[State]):
 
     @abstractmethod
     def draw(self, proposal: Proposal, state: State, samples: int, generator: torch.Generator) -> Tensor:
-        """Candidates of a round, (B, at most `samples`, C, F); the first one of the first round is the mean of the proposal."""
+        """Candidates of a round, (B, at most `samples`, C, F). The first one of the first round is the proposal's mean."""
 
     @abstractmethod
     def update(self, proposal: Proposal, state: State, candidates: Tensor, scores: Scores, elite: Tensor) -> State:
         """The state after a round.
 
         Args:
-            proposal: as in `start`.
+            proposal: where the search began.
             state: before the round.
             candidates: of the round, within bounds, (B, S, C, F).
-            scores: of the candidates.
+            scores: of the candidates, without NaN.
             elite: indices of the `elites(S)` best candidates, best first, (B, N).
         """
 
     def elites(self, samples: int) -> int:
-        """Number of the best candidates of a round that `update` gets."""
+        """How many of the best candidates of a round `update` gets."""
         return 1
 
     def project(self, proposal: Proposal, candidates: Tensor) -> Tensor:
-        """The nearest candidates within the bounds; by default they are clamped."""
+        """The nearest candidates within the bounds. The default clamps them."""
         low, high = (bound.expand_as(proposal.mean).unsqueeze(1) for bound in (proposal.low, proposal.high))
         return candidates.clamp(low, high)
 
@@ -158,7 +165,7 @@ class Solver(ABC, Generic[State]):
         return Proposal(actions, proposal.std, proposal.low, proposal.high)
 
     def finish(self, solution: Solution, state: State) -> Solution:
-        """The solution, completed with what only the state knows."""
+        """Complete the solution from the state after the last round; by default it stays as it is."""
         return solution
 
     def solve(
@@ -167,7 +174,7 @@ class Solver(ABC, Generic[State]):
         proposal: Proposal,
         samples: int,
         generator: torch.Generator,
-        deadline: float = math.inf,
+        stop_at: float = math.inf,
     ) -> Solution:
         """Search, round after round.
 
@@ -176,8 +183,8 @@ class Solver(ABC, Generic[State]):
             proposal: where to begin.
             samples: candidates S of a round.
             generator: source of all randomness.
-            deadline: when to stop, in seconds of `time.perf_counter`. There is always a first round. Another one follows if
-                it would end in time, supposing that it takes as long as the last one.
+            stop_at: time limit, on the clock of `time.perf_counter`. There is always a first round. Another one follows if it
+                would end in time, given that it takes as long as the last one.
 
         Returns:
             The best of all candidates.
@@ -189,19 +196,19 @@ class Solver(ABC, Generic[State]):
                 began = time.perf_counter()
                 candidates = self.draw(proposal, state, samples, generator)
                 if index == 0 and proposal.guesses is not None:
-                    candidates = with_guesses(candidates, proposal.guesses)
+                    candidates = _insert(candidates, proposal.guesses)
                 candidates = self.project(proposal, candidates).detach().requires_grad_(self.differentiates)
                 scores = objective(candidates).without_nan()
                 elite = scores.order(self.elites(candidates.shape[1]))
                 state = self.update(proposal, state, candidates, scores, elite)
                 best = better(best, best_of(candidates, scores, elite[:, :1]))
-                if deadline < math.inf:
+                if stop_at < math.inf:
                     best.cost.sum().item()  # waits for the device, so that the measured time is right
                     now = time.perf_counter()
-                    if 2 * now - began > deadline:
+                    if 2 * now - began > stop_at:
                         break
         assert best is not None, "checked: there is a first round"
-        return self.finish(best, state).usable()
+        return self.finish(best, state).copy()
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:
@@ -209,8 +216,8 @@ def take(values: Tensor, index: Tensor) -> Tensor:
     return values[torch.arange(len(index), device=index.device).unsqueeze(1), index]
 
 
-def with_guesses(candidates: Tensor, guesses: Tensor) -> Tensor:
-    """Candidates (B, S, C, F) with guesses (B, G, C, F) in place of all but the first one, as many as fit."""
+def _insert(candidates: Tensor, guesses: Tensor) -> Tensor:
+    """Replace candidates (B, S, C, F) from the second one on by guesses (B, G, C, F), as many as fit."""
     guesses = guesses[:, : candidates.shape[1] - 1]
     return torch.cat([candidates[:, :1], guesses, candidates[:, 1 + guesses.shape[1] :]], 1)
 
@@ -226,7 +233,7 @@ def share_of(samples: int, share: float) -> int:
 
 
 def best_of(candidates: Tensor, scores: Scores, index: Tensor) -> Solution:
-    """The best candidate of a round; `index`, (B, 1), has the lowest penalised cost."""
+    """The best candidate of a round, given the index of the one with the lowest penalised cost, (B, 1)."""
     if scores.violation is not None:
         # exact: in the penalised cost a small violation may be rounded away
         total = total_violation(scores.violation)

@@ -6,12 +6,10 @@ from hiwm.planning.strategies.strategy import Decision, Problem, Strategy
 
 
 class FollowInverse(Strategy):
-    """Take the actions that the inverse model asks for on the way to the target."""
+    """Take the actions of the inverse model towards the target."""
 
     searches = False
     needs_inverse = True
 
     def plan(self, problem: Problem) -> Decision:
-        """See `Strategy`."""
-        model = problem.model
-        return Decision.of(model, model.follow_inverse(problem.latent, problem.target, model.actions.clamp))
+        return Decision.of(problem.model, problem.follow_inverse(problem.model.actions.clamp))

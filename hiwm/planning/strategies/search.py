@@ -14,7 +14,7 @@ from hiwm.planning.config import ProposalConfig
 from hiwm.planning.model import LevelModel
 from hiwm.planning.rollout import Rollout
 from hiwm.planning.solvers.solver import Scores, Solver
-from hiwm.planning.strategies.proposals import Proposer, trying
+from hiwm.planning.strategies.proposals import Proposer
 from hiwm.planning.strategies.strategy import Decision, Problem, Strategy
 
 
@@ -23,9 +23,9 @@ class Search(Strategy):
 
     Args:
         solver: the search method.
-        proposal: where to search.
+        proposal: where to begin.
         hold: steps that an action is held: environment steps at level 0, steps of the level above it.
-        warm_start: also try what the last search ended with, shifted by the steps since.
+        warm_start: also try the candidates that the last search kept, shifted by the steps since.
     """
 
     def __init__(self, solver: Solver[Any], proposal: ProposalConfig, hold: int, warm_start: bool = False) -> None:
@@ -34,44 +34,40 @@ class Search(Strategy):
         self.start()
 
     def start(self) -> None:
-        """See `Strategy`."""
-        #: what the last search ended with, (B, G, C, F), and its environment step
+        #: the last search's `Solution.kept`, (B, G, C, F), and its environment step
         self.last: tuple[Tensor, int] | None = None
 
     def select(self, rows: Tensor) -> None:
-        """See `Strategy`."""
         if self.last is not None:
             self.last = self.last[0][rows], self.last[1]
 
     def samples(self, model: LevelModel, calls: float) -> int:
-        """Candidates in a round, so that a plan takes `calls` predictor calls per episode."""
-        # to score the real sequences is one more round; guesses take the place of random candidates
-        rounds = self.solver.rollouts + (self.proposal.center == "retrieval")
+        """Candidates per round with which a plan takes `calls` predictor calls per episode."""
+        # scoring the real sequences takes one more round; guesses replace random candidates and take none
+        rounds = self.solver.cost_in_rounds + (self.proposal.center == "retrieval")
         return round(calls / (rounds * model.horizon * model.passes))
 
     def check(self, model: LevelModel, calls: float) -> None:
-        """See `Strategy`."""
         samples = self.samples(model, calls)
         if samples < self.solver.min_samples:
             level = f"planner.level{model.k}"
             raise ValueError(
-                f"planner.budget gives level {model.k} {samples} candidates in a round; expected at least {self.solver.min_samples}. "
+                f"planner.budget leaves level {model.k} {samples} candidates per round; expected at least {self.solver.min_samples}. "
                 f"Raise planner.budget or {level}.replan, or lower {level}.horizon or the rounds of planner.solver"
             )
 
     def space(self, model: LevelModel) -> ActionSpace:
-        """What is chosen: around real macro-actions within their quantiles, else within the level's bounds."""
+        """The actions to search: near real macro-actions within their quantiles, else within the level's bounds."""
         real = model.bank if model.k and self.proposal.center == "retrieval" else None
         return model.actions if real is None else model.actions.bounded(real.low, real.high)
 
     def plan(self, problem: Problem) -> Decision:
-        """See `Strategy`."""
-        deadline = math.inf if problem.time_limit is None else time.perf_counter() + problem.time_limit
+        stop_at = math.inf if problem.time_limit is None else time.perf_counter() + problem.time_limit
         model, space = problem.model, self.space(problem.model)
         decode = model.flow if self.proposal.center == "flow" else None
 
         def rollout(choices: Tensor) -> Rollout:
-            return model.rollout(problem.latent, space.expand(choices, self.hold), decode)
+            return problem.rollout(space.expand(choices, self.hold), decode)
 
         def objective(choices: Tensor) -> Scores:
             return problem.evaluate(rollout(choices))
@@ -82,12 +78,12 @@ class Search(Strategy):
         if self.warm_start and self.last is not None:
             proposal = replace(proposal, guesses=self._shifted(*self.last, problem, proposal.mean))
         for candidates in proposer.candidates(samples):
-            proposal = trying(proposal, candidates)
-        found = self.solver.solve(objective, proposal, samples, problem.generator, deadline)
+            proposal = proposal.with_guesses(candidates)
+        found = self.solver.solve(objective, proposal, samples, problem.generator, stop_at)
         self.last = found.kept, problem.step
         return Decision.of(model, rollout(found.actions.unsqueeze(1)), found.multipliers)
 
     def _shifted(self, kept: Tensor, planned_at: int, problem: Problem, mean: Tensor) -> Tensor:
-        """What the last search ended with, from now on; `mean` fills the end."""
+        """The choices that the last search kept, shifted to the present step; `mean` fills the end."""
         unit = problem.model.period if problem.model.k else 1  # level 0 chooses primitive actions
         return ActionSpace.shifted(kept, self.hold, (problem.step - planned_at) // unit, mean)

@@ -1,14 +1,18 @@
-"""How one level plans: the interface of search, of following an inverse model, of following a graph, and of your own."""
+"""The interface of the strategies that plan for one level."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hiwm.planning.costs import Evaluator
+from hiwm.planning.history import History
 from hiwm.planning.model import LevelModel
 from hiwm.planning.rollout import Rollout
 from hiwm.planning.targets import Target
@@ -19,18 +23,20 @@ class Problem:
     """What a level has to plan now, for B episodes.
 
     Args:
-        model: predicts where actions of the level lead.
+        model: the level's networks.
         latent: where the episodes are, (B, D).
+        history: what they observed and did before.
         target: what to plan towards.
-        evaluate: candidates -> their costs and constraint violations; what it has seen becomes the plan's alternatives.
+        evaluate: rollout -> costs and constraint violations of its candidates; they become the plan's alternatives.
         calls: predictor calls per episode that the plan may take.
         step: environment step of the plan.
-        generator: all randomness.
+        generator: source of all randomness.
         time_limit: seconds for the whole batch; None for no limit.
     """
 
     model: LevelModel
     latent: Tensor
+    history: History
     target: Target
     evaluate: Evaluator
     calls: float
@@ -38,15 +44,28 @@ class Problem:
     generator: torch.Generator
     time_limit: float | None = None
 
+    @cached_property
+    def memory(self) -> Any:
+        """The predictor's recurrent state; computed for the first prediction."""
+        return self.model.memory(self.history, self.latent)
+
+    def rollout(self, actions: Tensor, decode: Callable[[Tensor, Tensor], Tensor] | None = None) -> Rollout:
+        """Predict where candidates (B, S, H, A) lead; `decode` as in `LevelModel.rollout`."""
+        return self.model.rollout(self.latent, self.memory, actions, decode)
+
+    def follow_inverse(self, clamp: Callable[[Tensor], Tensor]) -> Rollout:
+        """Predict where the inverse model leads; `clamp` moves actions (B, A) into their bounds."""
+        return self.model.follow_inverse(self.latent, self.memory, self.target, clamp)
+
 
 @dataclass(frozen=True)
 class Decision:
     """What a level does.
 
     Args:
-        subgoal: latent of the level that is handed to the level below, (B, D).
+        subgoal: latent of this level that is handed to the level below, (B, D).
         deadline: environment steps until it should be reached.
-        rollout: the chosen actions and where they lead, one candidate per episode; None where a latent is handed down as it is.
+        rollout: the chosen actions and where they lead, one candidate per episode; None if the subgoal is not predicted.
         multipliers: Lagrange multipliers of the constraints, (B, K), of solvers that find them.
     """
 
@@ -57,7 +76,7 @@ class Decision:
 
     @staticmethod
     def of(model: LevelModel, rollout: Rollout, multipliers: Tensor | None = None) -> Decision:
-        """Carry out one candidate per episode; its first latent is the subgoal, due after one step of the level."""
+        """Take one candidate per episode. Its first latent is the subgoal, with a deadline after one step of the level."""
         return Decision(rollout.latents[:, 0, 0], model.period, rollout, multipliers)
 
 
@@ -66,21 +85,21 @@ class Strategy(ABC):
 
     Attributes:
         searches: whether it evaluates candidates, and so takes a share of `planner.budget`.
-        needs_inverse: whether it asks an inverse model, which needs targets with a latent.
+        needs_inverse: whether it uses an inverse model, which needs targets with a latent.
     """
 
     searches: bool = True
     needs_inverse: bool = False
 
     def check(self, model: LevelModel, calls: float) -> None:  # noqa: B027  # most strategies can always plan
-        """Raise a ValueError, before any work, if it cannot plan with this model and so many predictor calls."""
+        """Raise a ValueError if it cannot plan with this model and `calls` predictor calls; called before any planning."""
 
     def start(self) -> None:  # noqa: B027  # most strategies remember nothing
         """Begin new episodes."""
 
     def select(self, rows: Tensor) -> None:  # noqa: B027
-        """Go on with some of the episodes."""
+        """Continue with some of the episodes."""
 
     @abstractmethod
     def plan(self, problem: Problem) -> Decision:
-        """What to do now."""
+        """Plan for the present step."""
