@@ -48,9 +48,9 @@ class FlatSpaces(gymnasium.Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(self._to_env(action))
         return self._observation(observation), reward, terminated, truncated, self._info(info)
 
-    def _flat_columns(self, space: spaces.Dict) -> dict[str, spaces.Box]:
+    def _flat_columns(self, space: spaces.Dict) -> dict[str, spaces.Space]:
         """The box of every column; remembers where each is found and how it is converted."""
-        boxes: dict[str, spaces.Box] = {}
+        boxes: dict[str, spaces.Space] = {}
         for path, part in _leaves(space):
             name = ".".join(path).replace("/", ".")
             if name in boxes:

@@ -29,7 +29,6 @@ from hiwm.settings import Settings
 from hiwm.training.loop import TrainingConfig
 from hiwm.training.specs import HierarchyConfig
 
-
 GYM = "hiwm.envs.gym.GymEnvironment"
 
 

@@ -11,7 +11,6 @@ import gymnasium
 from hiwm.build import build, locate
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
-from hiwm.data.spaces import FlatSpaces
 from hiwm.data.store import Trajectories
 from hiwm.envs.captions import Caption
 from hiwm.envs.contract import check_contract

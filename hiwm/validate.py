@@ -11,6 +11,7 @@ import yaml
 
 from hiwm.build import locate
 from hiwm.config import Config, ConfigError
+from hiwm.data.actions import is_one_hot
 from hiwm.data.store import Trajectories
 from hiwm.heads.calibration import calibrated_steps
 from hiwm.heads.heads import Heads
@@ -125,11 +126,6 @@ def check_environment(config: Config, found: Any, where: object) -> None:
         raise ConfigError(
             f"{where} belongs to the environment {dict(found)}, the config says {dict(config.environment)}"
         )
-
-
-def is_one_hot(actions: np.ndarray) -> bool:
-    """Whether all of them (N, A) are one-hot vectors, which is how discrete actions are stored."""
-    return actions.shape[1] > 1 and bool(np.isin(actions, (0, 1)).all() and (actions.sum(1) == 1).all())
 
 
 def actions_of(dataset: Trajectories) -> np.ndarray:

@@ -42,7 +42,8 @@ class Standardize(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each (..., *shape), any number type -> float, same shape."""
         return {
-            name: (inputs[name].float() - self.get_buffer(_buffer(name, "mean"))) / self.get_buffer(_buffer(name, "std"))
+            name: (inputs[name].float() - self.get_buffer(_buffer(name, "mean")))
+            / self.get_buffer(_buffer(name, "std"))
             for name in self.names
         }
 

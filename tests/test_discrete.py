@@ -21,6 +21,7 @@ from hiwm.levels.parts import Predictor
 from hiwm.planning.action_space import ActionSpace
 from hiwm.planning.assemble import make_planner
 from hiwm.planning.goals import ObservationGoal
+from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.strategies.proposals import anywhere, around
 from hiwm.validate import is_one_hot
 
@@ -121,7 +122,7 @@ def test_a_flat_planner_with_exact_dynamics_reaches_its_goal(warm_start):
     planner = make_planner(hierarchy, planner_config, bounds, discrete=True)
     goal, state = torch.rand(2, 6, 2, generator=torch.Generator().manual_seed(0))
     whole = ObservationGoal(planner.hierarchy.encode({"state": goal}))
-    planner.start(whole, torch.Generator().manual_seed(0))
+    planner.start(whole, EpisodeNoise(range(6)))
     closest = torch.full((6,), torch.inf)
     for _ in range(45):
         state = state + tiny.STEP * planner.plan({"state": state}).action @ MOVES

@@ -122,7 +122,9 @@ def _checked_columns(observation: Any, space: Any, name: object, column: str) ->
         if not np.issubdtype(value.dtype, np.number) and value.dtype != bool:
             raise ContractError(f"{name}: the observation {key} has the type {value.dtype}; expected numbers")
         if not np.isfinite(value).all():
-            raise ContractError(f"{name}: the observation {key} is not finite; expected numbers without NaN and infinity")
+            raise ContractError(
+                f"{name}: the observation {key} is not finite; expected numbers without NaN and infinity"
+            )
     return {key: np.asarray(columns[key]) for key in boxes}
 
 

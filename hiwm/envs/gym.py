@@ -74,7 +74,13 @@ class GymEnvironment(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         observation, reward, terminated, truncated, info = self.env.step(action)
         observation = self._own(observation)
-        return observation, float(reward), terminated, truncated, {"success": self._success(observation, terminated, info)}
+        return (
+            observation,
+            float(reward),
+            terminated,
+            truncated,
+            {"success": self._success(observation, terminated, info)},
+        )
 
     def _own(self, observation: Any) -> Any:
         if isinstance(observation, Mapping) and DESIRED in observation:
@@ -90,7 +96,11 @@ class GymEnvironment(gymnasium.Wrapper):
         if not isinstance(observation, Mapping):
             goal = info.get("goal_state")
             return (goal, True) if _is_observation(goal, observation) else (None, False)
-        parts = {name: info[f"goal_{name}"] for name in observation if _is_observation(info.get(f"goal_{name}"), observation[name])}
+        parts = {
+            name: info[f"goal_{name}"]
+            for name in observation
+            if _is_observation(info.get(f"goal_{name}"), observation[name])
+        }
         return (parts, True) if parts else (None, False)
 
     def _reached_goal(self, seed: int) -> Any:
@@ -122,7 +132,11 @@ def make(id: str, arguments: Mapping[str, Any]) -> gymnasium.Env:
     except ImportError as error:
         raise ValueError(f"environment.id is {id!r}, which cannot be imported: {error}. Install its package") from error
     except (gymnasium.error.Error, TypeError) as error:
-        known = "" if ":" in id else ". If a package registers it, name its module first, as in minigrid:MiniGrid-Empty-5x5-v0"
+        known = (
+            ""
+            if ":" in id
+            else ". If a package registers it, name its module first, as in minigrid:MiniGrid-Empty-5x5-v0"
+        )
         raise ValueError(f"environment.id is {id!r}, arguments are {dict(arguments)}: {error}{known}") from error
 
 

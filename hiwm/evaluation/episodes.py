@@ -115,7 +115,7 @@ def _run_batch(
     """Run the episodes with these numbers of one task together."""
     outcome = Episodes(task=[task] * len(numbers))
     observations, goals = _reset(envs, task, numbers, seed)
-    agent.reset(make_goal(goals))
+    agent.reset(make_goal(goals), episodes=[episode_seed(seed, task, e) for e in numbers])
     recorder = _Recorder(state) if numbers[0] == 0 else None
     running = np.arange(len(numbers))
     success = np.zeros(len(numbers), bool)

@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 import yaml
+from planning_tools import noise
 
 from hiwm.build import build
 from hiwm.planning.solvers.augmented_lagrangian import AugmentedLagrangian, Duals, lagrangian
@@ -79,14 +80,14 @@ def test_every_solver_has_a_config():
 
 def test_a_solution_may_be_differentiated_and_changed_in_place(solver, proposal):
     """A search runs in inference mode, and tensors made there allow neither."""
-    found = solver.solve(bowl(randn(B, C, F)), proposal, SAMPLES, generator())
+    found = solver.solve(bowl(randn(B, C, F)), proposal, SAMPLES, noise())
     for tensor in (found.actions, found.cost, found.kept):
         assert not tensor.is_inference()
         tensor.add_(1.0).requires_grad_().square().sum().backward()
 
 
 def test_shapes(solver, proposal):
-    found = solver.solve(bowl(randn(B, C, F)), proposal, SAMPLES, generator())
+    found = solver.solve(bowl(randn(B, C, F)), proposal, SAMPLES, noise())
     assert found.actions.shape == (B, C, F)
     assert found.cost.shape == (B,)
     assert found.violation is found.multipliers is None
@@ -98,7 +99,7 @@ def test_shapes(solver, proposal):
 def test_candidates_are_allowed_and_take_as_many_rollouts_as_it_says(solver, proposal):
     seen = []
     objective = spied(bowl(randn(B, C, F)), seen)
-    found = solver.solve(objective, proposal, SAMPLES, generator())
+    found = solver.solve(objective, proposal, SAMPLES, noise())
     assert len(seen) == solver.iterations
     rollouts = sum(candidates.shape[1] for candidates in seen) * (GRADIENT_PASSES if objective.gradients else 1)
     assert rollouts == pytest.approx(solver.rollouts * SAMPLES, abs=0.5 * len(seen))
@@ -120,14 +121,14 @@ def test_bounds_are_reached(solver, proposal):
     if isinstance(solver, CategoricalCEM):
         pytest.skip("one-hot vectors have no bounds")
     solver.iterations = 10 * solver.iterations
-    found = solver.solve(bowl(torch.full((B, C, F), 4.0)), proposal, 300, generator())
+    found = solver.solve(bowl(torch.full((B, C, F), 4.0)), proposal, 300, noise())
     assert (found.actions > 0.79).float().mean() > 0.5
 
 
 def test_batched_problems_do_not_influence_each_other(solver, proposal):
     one, two, other = randn(3, C, F, seed=7)
-    first = solver.solve(bowl(torch.stack([one, two, two])), proposal, SAMPLES, generator())
-    second = solver.solve(bowl(torch.stack([one, other, other])), proposal, SAMPLES, generator())
+    first = solver.solve(bowl(torch.stack([one, two, two])), proposal, SAMPLES, noise())
+    second = solver.solve(bowl(torch.stack([one, other, other])), proposal, SAMPLES, noise())
     assert torch.equal(first.actions[0], second.actions[0])
     assert torch.equal(first.cost[0], second.cost[0])
     assert not torch.equal(first.cost[1], second.cost[1])
@@ -139,7 +140,7 @@ def test_the_proposals_mean_is_a_candidate(solver, proposal, lucky):
     centre = solver.project(proposal, proposal.mean.unsqueeze(1)).squeeze(1)
     target = centre if lucky else randn(B, C, F, seed=2)
     objective = bowl(target)
-    found = solver.solve(spied(objective, seen), proposal, solver.min_samples, generator())
+    found = solver.solve(spied(objective, seen), proposal, solver.min_samples, noise())
     assert torch.equal(seen[0][:, 0], centre)
     assert (found.cost <= objective(centre.unsqueeze(1)).cost[:, 0]).all()
     if lucky:
@@ -151,7 +152,7 @@ def test_a_search_improves_on_the_mean(solver, proposal):
         objective = bowl(torch.tensor([0.0, 1.0]).expand(B, C, F))  # the other option of every choice
     else:
         objective = bowl(randn(B, C, F, seed=3).sign() * 0.5)
-    found = solver.solve(objective, proposal, 100, generator())
+    found = solver.solve(objective, proposal, 100, noise())
     assert (found.cost < 0.7 * objective(proposal.mean.unsqueeze(1)).cost[:, 0]).all()
 
 
@@ -161,13 +162,13 @@ def test_guesses_are_tried_first(solver, proposal):
     guesses = solver.project(proposal, guesses)
     objective = bowl(guesses[:, 1])
     warm = Proposal(proposal.mean, proposal.std, proposal.low, proposal.high, guesses)
-    found = solver.solve(spied(objective, seen), warm, SAMPLES, generator())
+    found = solver.solve(spied(objective, seen), warm, SAMPLES, noise())
     assert torch.equal(seen[0][:, 1:4], guesses)
     assert seen[0].shape[1] == SAMPLES
     assert torch.equal(found.actions, guesses[:, 1])
     # more than there is room for: the first ones, and the mean
     seen.clear()
-    solver.solve(spied(objective, seen), warm, max(2, solver.min_samples), generator())
+    solver.solve(spied(objective, seen), warm, max(2, solver.min_samples), noise())
     room = seen[0].shape[1] - 1
     assert torch.equal(seen[0][:, 1:], torch.cat([guesses, seen[0][:, 4:]], 1)[:, :room])
 
@@ -180,7 +181,7 @@ def test_same_generator_same_solution(solver, proposal):
     drawn = []
     for seed in (0, 0, 1):
         seen = []
-        solver.solve(spied(objective, seen), proposal, SAMPLES, generator(seed))
+        solver.solve(spied(objective, seen), proposal, SAMPLES, noise(seed))
         drawn.append(torch.cat(seen, 1))
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
@@ -200,7 +201,7 @@ def test_the_time_limit(solver, proposal, monkeypatch):
 
     for limit in (0.0, 0.5, 1.0, 1.9, 2.0, 2.5, 1000.0):
         seen.clear()
-        solver.solve(spied(objective, seen), proposal, SAMPLES, generator(), deadline=now.seconds + limit)
+        solver.solve(spied(objective, seen), proposal, SAMPLES, noise(), deadline=now.seconds + limit)
         assert len(seen) == min(max(1, int(limit)), solver.iterations)
 
 
@@ -211,7 +212,7 @@ def test_an_infeasible_candidate_is_not_the_result(solver, proposal):
         wish = candidates[..., 1].sum(-1)  # of a discrete choice the second option
         return Scores(-wish, (candidates[:, :, 0, 1] - 0.1).unsqueeze(-1))
 
-    found = solver.solve(objective, proposal, 50, generator())
+    found = solver.solve(objective, proposal, 50, noise())
     assert (found.violation <= 0).all()
     assert found.violation.shape == (B, 1)
     assert (found.actions[:, 0, 1] <= 0.1).all()
@@ -226,7 +227,7 @@ def test_if_no_candidate_is_feasible_the_least_violation_wins(solver, proposal):
         over = 5 + candidates[:, :, 1:, 0].clamp_max(1.5)
         return Scores(candidates.sum((-1, -2)), torch.cat([over, over - 100], -1))
 
-    found = solver.solve(spied(objective, seen), proposal, SAMPLES, generator())
+    found = solver.solve(spied(objective, seen), proposal, SAMPLES, noise())
     totals = torch.cat([objective(candidates).violation.clamp_min(0).sum(-1) for candidates in seen], 1)
     assert torch.equal(found.violation.clamp_min(0).sum(-1), totals.amin(1))
 
@@ -236,10 +237,10 @@ def test_a_cost_that_is_nan_is_the_worst(solver, proposal):
         values = bowl(randn(B, C, F))(candidates).cost
         return Scores(torch.where(torch.arange(values.shape[1]) % 2 == 1, torch.nan, values))
 
-    found = solver.solve(objective, proposal, SAMPLES, generator())
+    found = solver.solve(objective, proposal, SAMPLES, noise())
     assert found.cost.isfinite().all()
     assert found.actions.isfinite().all()
-    nothing = solver.solve(lambda c: Scores(0 * c.sum((-1, -2)) + torch.nan), proposal, SAMPLES, generator())
+    nothing = solver.solve(lambda c: Scores(0 * c.sum((-1, -2)) + torch.nan), proposal, SAMPLES, noise())
     assert (nothing.cost == torch.inf).all()
     assert nothing.actions.isfinite().all()
 
@@ -263,7 +264,7 @@ def thorough(request):
 
 def test_a_quadratic(thorough):
     target, scale = 0.5 * randn(4, C, F, seed=5), torch.linspace(0.5, 2, C * F).reshape(C, F)
-    found = thorough[0].solve(bowl(target, scale), gaussian(4), thorough[1], generator())
+    found = thorough[0].solve(bowl(target, scale), gaussian(4), thorough[1], noise())
     torch.testing.assert_close(found.actions, target, atol=0.02, rtol=0)
     assert found.cost.max() < 1e-3
 
@@ -277,7 +278,7 @@ def test_a_coupled_quadratic_in_a_box(thorough):
         x = candidates[:, :, 0]
         return Scores(((x @ curvature) * x).sum(-1) / 2 - x @ slope)
 
-    found = thorough[0].solve(objective, gaussian(2, 1, 2, bound=0.5), thorough[1], generator())
+    found = thorough[0].solve(objective, gaussian(2, 1, 2, bound=0.5), thorough[1], noise())
     torch.testing.assert_close(found.actions, torch.full((2, 1, 2), 0.5), atol=0.02, rtol=0)
 
 
@@ -305,7 +306,7 @@ def test_linear_quadratic_regulator(thorough):
         return Scores(cost)
 
     torch.testing.assert_close(objective(torch.stack(best, 1).unsqueeze(1)).cost[:, 0], optimum)
-    found = thorough[0].solve(objective, gaussian(3, horizon, 1), thorough[1], generator())
+    found = thorough[0].solve(objective, gaussian(3, horizon, 1), thorough[1], noise())
     torch.testing.assert_close(found.cost, optimum, rtol=0.01, atol=0)
     torch.testing.assert_close(found.actions, torch.stack(best, 1), atol=0.12, rtol=0)
 
@@ -327,7 +328,7 @@ def test_a_constrained_quadratic_and_its_multipliers(inner, slack):
         return Scores(value, violation if slack else violation.clamp_min(0))
 
     solver = AugmentedLagrangian(solver=inner, outer_iterations=6)
-    found = solver.solve(objective, gaussian(), 150, generator())
+    found = solver.solve(objective, gaussian(), 150, noise())
     expected = target - multiplier[:, None, None] * normal
     torch.testing.assert_close(found.actions, expected, atol=0.06, rtol=0)
     # with the slack cut off a multiplier can only rise, here by what the search is not exact
@@ -404,7 +405,7 @@ def test_a_discrete_problem_by_enumeration(wrapped):
     solver = CategoricalCEM(iterations=8, elite_share=0.2)
     solver = AugmentedLagrangian(solver=solver, outer_iterations=2) if wrapped else solver
     # 8 rounds of 20 are twice the 81 sequences; drawn evenly, they would often miss the best
-    found = solver.solve(objective, options(5, size=size), 20, generator(1))
+    found = solver.solve(objective, options(5, size=size), 20, noise(1))
     assert torch.equal(found.actions, every[torch.arange(5), best.indices])
     assert torch.equal(found.cost, best.values)
 
@@ -414,7 +415,7 @@ def test_categorical_probabilities_follow_the_elite():
     proposal = Proposal(torch.tensor([[[1.0, 3.0]]]), torch.ones(()), torch.zeros(()), torch.ones(()))
     state = solver.start(proposal)
     assert state.tolist() == [[[0.25, 0.75]]]
-    drawn = solver.project(proposal, solver.draw(proposal, state, 20_000, generator()))
+    drawn = solver.project(proposal, solver.draw(proposal, state, 20_000, noise()))
     assert drawn.mean(1)[0, 0, 1].item() == pytest.approx(0.75, abs=0.015)
     assert drawn[0, 0].tolist() == [[0.0, 1.0]]
     candidates = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]]).reshape(1, 4, 1, 2)
@@ -491,7 +492,7 @@ def test_icem_draws_correlated_actions():
     neighbours = []
     for exponent in (0.0, 2.0):
         solver = ICEM(exponent=exponent)
-        drawn = solver.draw(proposal, solver.start(proposal), 500, generator())[:, 1:]
+        drawn = solver.draw(proposal, solver.start(proposal), 500, noise())[:, 1:]
         assert drawn.std().item() == pytest.approx(0.7, abs=0.03)
         neighbours.append((drawn[:, :, 1:] * drawn[:, :, :-1]).mean().item() / 0.7**2)
     assert neighbours[0] == pytest.approx(0, abs=0.03)
@@ -507,7 +508,7 @@ def test_icem_draws_fewer_candidates_and_keeps_elites():
         return Scores(values[-1])
 
     solver = ICEM(iterations=6, elite_share=0.1, decay=1.5, keep=0.5, inertia=0.0)
-    found = solver.solve(spied(objective, seen), gaussian(2), 100, generator())
+    found = solver.solve(spied(objective, seen), gaussian(2), 100, noise())
     assert [candidates.shape[1] for candidates in seen] == [100, 67, 44, 30, 20, 20]
     assert found.kept.shape == (2, 1 + 5, C, F)
     # the kept ones are the best of the last round and of those that were kept before
@@ -537,7 +538,7 @@ def test_gradient_steps_are_adams():
     target, scale = randn(2, C, F, seed=3), torch.linspace(0.1, 3, C * F).reshape(C, F)
     seen = []
     solver = Gradient(iterations=12, learning_rate=0.05)
-    solver.solve(spied(bowl(target, scale), seen), gaussian(2, std=2.0), 1, generator())
+    solver.solve(spied(bowl(target, scale), seen), gaussian(2, std=2.0), 1, noise())
     point = torch.zeros(2, C, F, requires_grad=True)
     adam = torch.optim.Adam([point], lr=0.1)
     for candidates in seen:
@@ -552,22 +553,22 @@ def test_gradient_becomes_feasible_although_the_cost_pulls_the_other_way():
         total = candidates.sum((-1, -2))
         return Scores(-total, torch.stack([total + 1, -100 - total], -1))
 
-    found = Gradient(iterations=30).solve(objective, gaussian(2), 1, generator())
+    found = Gradient(iterations=30).solve(objective, gaussian(2), 1, noise())
     assert (found.violation <= 0).all()
 
 
 def test_gradient_works_under_no_grad_and_refuses_a_cost_without_gradient():
     with torch.no_grad():
-        found = Gradient(iterations=100).solve(bowl(torch.ones(1, C, F)), gaussian(1), 2, generator())
+        found = Gradient(iterations=100).solve(bowl(torch.ones(1, C, F)), gaussian(1), 2, noise())
         assert found.cost.item() < 1e-2
         with pytest.raises(ValueError, match="Gradient: the cost has no gradient"):
-            Gradient().solve(lambda c: Scores(c.detach().sum((-1, -2))), gaussian(1), 2, generator())
+            Gradient().solve(lambda c: Scores(c.detach().sum((-1, -2))), gaussian(1), 2, noise())
 
 
 def test_random_shooting_draws_from_the_proposal():
     seen = []
     proposal = gaussian(2, std=0.5)
-    RandomShooting(iterations=2).solve(spied(bowl(randn(2, C, F)), seen), proposal, 4000, generator())
+    RandomShooting(iterations=2).solve(spied(bowl(randn(2, C, F)), seen), proposal, 4000, noise())
     for candidates in seen:
         assert candidates.mean().abs() < 0.01
         assert candidates.std().item() == pytest.approx(0.5, abs=0.01)
@@ -634,7 +635,7 @@ def test_the_first_of_equally_good_candidates_is_the_result(constrained):
         violation = candidates.new_full((*candidates.shape[:2], 1), 0.25) if constrained else None
         return Scores(candidates.new_ones(candidates.shape[:2]), violation)
 
-    found = RandomShooting(iterations=3).solve(spied(flat, seen), gaussian(), SAMPLES, generator())
+    found = RandomShooting(iterations=3).solve(spied(flat, seen), gaussian(), SAMPLES, noise())
     first, *later = seen
     assert (first == found.actions.unsqueeze(1)).all((2, 3)).any(1).all()
     for candidates in later:
