@@ -91,7 +91,7 @@ def _first(values: Any) -> Any:
 def _flat(env: gymnasium.Env, name: object) -> FlatSpaces:
     for space in ("observation_space", "action_space"):
         if getattr(env, space, None) is None:
-            raise ContractError(f"{name} has no {space}; expected a gymnasium space")
+            raise ContractError(f"{name}: the environment has no {space}; expected a gymnasium space")
     try:
         return FlatSpaces(env)
     except ValueError as error:
