@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -182,8 +183,7 @@ def _of_gym(environment: Mapping[str, Any], overrides: Sequence[str]) -> list[st
         found = {"name": name, **suggested(environment)}
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    texts = {key: f"[{','.join(value)}]" if isinstance(value, list) else value for key, value in found.items()}
-    return [f"{key}={value}" for key, value in texts.items() if not _chosen(key, overrides)]
+    return [f"{key}={json.dumps(value)}" for key, value in found.items() if not _chosen(key, overrides)]
 
 
 def _choose(key: str, table: Mapping[str, Any]) -> Any:
