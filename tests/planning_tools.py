@@ -72,7 +72,7 @@ class Counting(Predictor):
     """A part that counts the rows it is given; as a predictor it rolls out step by step."""
 
     def __init__(self, part):
-        super().__init__(1)
+        super().__init__(len(getattr(part, "scale", [0])))
         self.part, self.count = part, 0
 
     def forward(self, first, *others):

@@ -147,7 +147,7 @@ def test_a_bank_of_shorter_sequences_than_the_horizon_is_refused_before_training
         ([f"planner.level{k}.replan=60" for k in range(3)], "planner.level0.replan is 60; expected at most its horizon, 6"),
         (["planner.level0.hold=4"], "planner.level0.hold is 4; expected a divisor of the horizon, 6"),
         (["levels.level1.inverse=null", "~levels.level1.loss_weights.inverse"], "planner.level0 asks the inverse model (strategy"),
-        (["planner.solver.iterations=0"], "CEM.iterations is 0; expected at least 1"),
+        (["planner.solver.iterations=0"], "planner.solver.iterations is 0; expected at least 1"),
         (["planner.failure_penalty=1", "graph.transitions=stochastic"], "graph.transitions is 'stochastic'; expected deterministic"),
         (["levels.level1.stride=30", "levels.level2.stride=3"], "needs episodes of"),
         (["graph.num_nodes=1000000"], "graph.num_nodes is 1000000; expected at most the rows of the data"),

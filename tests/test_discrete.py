@@ -22,7 +22,7 @@ from hiwm.planning.action_space import ActionSpace
 from hiwm.planning.assemble import make_planner
 from hiwm.planning.goals import ObservationGoal
 from hiwm.planning.noise import EpisodeNoise
-from hiwm.planning.strategies.proposals import anywhere, around
+from hiwm.planning.strategies.proposals import proposal_around, uninformed_proposal
 from hiwm.validate import is_one_hot
 
 MOVES = torch.tensor(tiny.DiscreteRoom.MOVES, dtype=torch.float32)
@@ -95,9 +95,9 @@ def test_every_proposal_plans_real_actions(discrete_run, level0):
 
 def test_where_a_discrete_search_begins():
     space = ActionSpace(3, 3, torch.zeros(3), torch.ones(3), discrete=True)
-    torch.testing.assert_close(anywhere(space, 1, 2, 1, 9.0).mean, torch.full((1, 2, 3), 1 / 3))
+    torch.testing.assert_close(uninformed_proposal(space, 1, 2, 1, 9.0).mean, torch.full((1, 2, 3), 1 / 3))
     wanted = torch.tensor([[[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]])
-    found = around(space, wanted, 9.0).mean
+    found = proposal_around(space, wanted, 9.0).mean
     torch.testing.assert_close(found, torch.tensor([[[1, 4, 1], [4, 1, 1]]]) / 6)
     assert space.clamp(torch.tensor([[0.2, 0.9, -0.3]])).tolist() == [[0.0, 1.0, 0.0]]
 

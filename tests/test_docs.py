@@ -141,7 +141,7 @@ def test_beam_search_keeps_constraints_alternatives_and_budget(changes, here):
     agent.act(start)
     kept = agent.plan.levels[2]
     assert (kept.violation <= 0).all()
-    assert "stays out of what is forbidden" in kept.explain()
+    assert "keeps its constraints" in kept.explain()
 
     calls = [agent.plan.predictor_calls]
     for _ in range(9):

@@ -2,13 +2,13 @@ import torch
 
 from hiwm import open_loop
 from hiwm.levels.predictors.mlp import ResidualMLPPredictor
-from hiwm.open_loop import follow, in_blocks
+from hiwm.open_loop import in_blocks, unroll
 
 
 def test_actions_are_chosen_where_the_last_one_led():
     predictor = ResidualMLPPredictor(dim_latent=3, dim_action=3, width=8, depth=1)
     start = torch.randn(5, 3)
-    actions, latents, variance = follow(predictor, start, predictor.start(start), lambda h, latent: h * latent, 3)
+    actions, latents, variance = unroll(predictor, start, predictor.start(start), lambda h, latent: h * latent, 3)
     assert torch.equal(actions[:, 0], torch.zeros(5, 3))
     assert torch.equal(actions[:, 2], 2 * latents[:, 1])
     assert torch.equal(latents, predictor.rollout(start, actions))

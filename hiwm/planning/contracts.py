@@ -102,19 +102,19 @@ def check_decision(k: int, decision: Decision, latent: Tensor, steps: int) -> No
         )
 
 
-def warn_if_over_budget(k: int, used: float, calls: float, warned: set[int]) -> None:
+def warn_if_over_budget(k: int, spent: float, calls: float, warned: set[int]) -> None:
     """Warn once if a plan of level k took more predictor calls per episode than its share of the budget.
 
     Args:
         k: the level.
-        used: what the plan took.
+        spent: calls that the plan took.
         calls: its share.
         warned: levels that have been warned of; k is added.
     """
-    if used > OVER_BUDGET * calls and k not in warned:
+    if spent > OVER_BUDGET * calls and k not in warned:
         warned.add(k)
         warnings.warn(
-            f"planner.level{k}.strategy took {used:.0f} predictor calls per episode in one plan; expected at most {calls:.0f}, "
+            f"planner.level{k}.strategy took {spent:.0f} predictor calls per episode in one plan; expected at most {calls:.0f}, "
             "`problem.calls`. Comparisons at equal compute no longer hold",
             stacklevel=2,
         )

@@ -61,8 +61,7 @@ class HierarchicalPlanner:
         self.models, self.strategies, self.costs = models, strategies, costs
         self.navigator, self.horizon, self.counter = navigator, horizon, counter
         self.calls, self.top, self.encoders = calls, len(models) - 1, [model.encode for model in models]
-        #: levels whose own strategy took more than its share of the budget
-        self.over_budget: set[int] = set()
+        self.over_budget: set[int] = set()  # levels that have been warned of
 
     def start(self, goal: Goal, noise: EpisodeNoise) -> None:
         """Begin B episodes towards their goals, with the random numbers of each."""
@@ -94,13 +93,10 @@ class HierarchicalPlanner:
 
     @torch.no_grad()
     def plan(self, observation: Inputs) -> Plan:
-        """The plan for this environment step; levels that are not due keep theirs.
+        """The plan for this environment step, after an observation with each input (B, ...).
 
-        All levels replan when a waypoint is reached in any environment. With `planner.failure_penalty`, a level whose subgoal
-        failed in any environment replans, and so do all levels below it.
-
-        Args:
-            observation: each input, (B, ...).
+        Levels that are not due keep their plans. All levels replan when a waypoint is reached in any environment. With
+        `planner.failure_penalty`, a level whose subgoal failed in any environment replans, and so do all levels below it.
         """
         began = time.perf_counter()
         self.counter.reset()
@@ -140,8 +136,8 @@ class HierarchicalPlanner:
         decision = self.strategies[k].plan(problem)
         check_decision(k, decision, latent, -(-self.config.replan(0) // self.models[0].period))
         if not isinstance(self.config.level(k).strategy, str):
-            used = (self.counter.predictor - before) / self.goal.size
-            warn_if_over_budget(k, used, self.calls[k], self.over_budget)
+            spent = (self.counter.predictor - before) / self.goal.size
+            warn_if_over_budget(k, spent, self.calls[k], self.over_budget)
         plan = self._describe(problem, decision, current_cost)
         self._report_reach(k, plan, target.deadline)
         if k == 0:

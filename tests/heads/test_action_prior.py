@@ -164,7 +164,7 @@ def test_priors_cost_passes_but_no_predictor_calls(trained):
     without = calls(level2={"proposal": {"center": "gaussian"}})
     assert with_prior[0] == without[0]
     search, model = trained.planner.strategies[2], trained.planner.models[2]
-    searched = search.samples(model, trained.planner.calls[2]) * search.solver.rollouts * 4 + 4
+    searched = search.samples(model, trained.planner.calls[2]) * search.solver.cost_in_rounds * 4 + 4
     assert with_prior[1] - without[1] == pytest.approx(ActionPrior.passes * searched)
 
 
@@ -176,8 +176,7 @@ def test_macro_actions_are_rolled_out_from_where_the_last_one_led(trained):
     trained.reset(points(2).numpy())
     trained.act(points(2, 1).numpy())
     model = trained.planner.models[2]
-    model.condition(trained.planner.history, latent)
-    found = model.rollout(latent, chosen.unsqueeze(1), model.flow)
+    found = model.rollout(latent, model.memory(trained.planner.history, latent), chosen.unsqueeze(1), model.flow)
     taken = trained.heads.action_priors[2](found.latents[:, 0, 0], chosen[:, 1])
     torch.testing.assert_close(found.actions[:, 0, 1], taken)
     assert found.variance is None

@@ -26,7 +26,7 @@ from hiwm.heads.heads import Heads
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
 from hiwm.levels.predictors.ensemble import EnsemblePredictor
-from hiwm.open_loop import follow
+from hiwm.open_loop import unroll
 from hiwm.planning.assemble import make_planner
 
 MEMBERS, STEPS, DIM = 5, 3, 4
@@ -77,8 +77,8 @@ def test_doubt_is_that_of_the_most_uncertain_step_so_far():
     known = calibrate(draw(100, 1.0, 0), draw(100, 1.0, 1), MEMBERS)
     known = Calibration(**{**known.state_dict(), "scale": torch.tensor([1.0, 2.0, 4.0])})
     variance = torch.tensor([[[0.5, 0.5], [1.0, 1.0], [0.1, 0.1]]])
-    assert known.doubt(variance).tolist() == [[1.0, 4.0, 4.0]]
-    assert known.doubt(variance[:, :1]).tolist() == [[1.0]]
+    assert known.expected_error(variance).tolist() == [[1.0, 4.0, 4.0]]
+    assert known.expected_error(variance[:, :1]).tolist() == [[1.0]]
 
 
 def test_a_saved_calibration_is_the_same(tmp_path):
@@ -172,15 +172,15 @@ def test_the_penalty_avoids_what_was_never_seen():
     for weight in (0.0, 1.0):
         part = start(planner_of(predictor, known, disagreement=weight), goal).plan({"state": here}).levels[0]
         state = predictor.start(here)
-        _, _, variance = follow(predictor, here, state, lambda h, _, chosen=part.actions: chosen[:, h], 8)
+        _, _, variance = unroll(predictor, here, state, lambda h, _, chosen=part.actions: chosen[:, h], 8)
         away = (part.predicted - goal.unsqueeze(1)).square().sum(-1)
-        counted = away + weight * known.doubt(variance)
+        counted = away + weight * known.expected_error(variance)
         # the cost is the least, over the horizon, of the distance and the doubt up to there
         torch.testing.assert_close(part.cost, counted.amin(1))
         torch.testing.assert_close(part.disagreement, variance.sum(-1))
         reached = counted.argmin(1, keepdim=True)
         assert away.gather(1, reached).max() < 0.05**2
-        doubts[weight] = known.doubt(variance).gather(1, reached)
+        doubts[weight] = known.expected_error(variance).gather(1, reached)
     assert doubts[0.0].median() > 20 * doubts[1.0].median()
 
 

@@ -15,7 +15,7 @@ from hiwm.levels.predictors.gru import GRUPredictor
 from hiwm.levels.predictors.mlp import ResidualMLPPredictor
 from hiwm.levels.predictors.transformer import TransformerPredictor
 from hiwm.levels.standardize import Standardize
-from hiwm.open_loop import follow
+from hiwm.open_loop import unroll
 
 LATENT, STATE = {"latent": (5,)}, {"position": (2,), "pose": (2, 3)}
 IMAGE, OBJECTS = {"pixels": (16, 16, 3)}, {"objects": (3, 4)}
@@ -254,7 +254,7 @@ def test_an_ensemble_is_the_mean_of_members_that_differ(kind):
     own = torch.stack([member.rollout(latents[:, 0], actions) for member in members])
     assert len(own) == ensemble.passes == 5
     torch.testing.assert_close(ensemble.rollout(latents[:, 0], actions), own.mean(0))
-    _, found, variance = follow(
+    _, found, variance = unroll(
         ensemble, latents[:, 0], ensemble.start(latents[:, 0]), lambda h, _: actions[:, h], actions.shape[1]
     )
     assert torch.equal(found, ensemble.rollout(latents[:, 0], actions))

@@ -59,7 +59,7 @@ def above_two(place):
 
 def test_a_constraint_counts_up_to_the_step_of_least_cost():
     # the second candidate is best at its last step, after it has been in what is forbidden
-    found = evaluator(forbidden=above_two).evaluate(line([1.0, 3.0, 1.5], [1.0, 3.0, 0.5]))
+    found = evaluator(forbidden=above_two).in_detail(line([1.0, 3.0, 1.5], [1.0, 3.0, 0.5]))
     assert found.scores.cost.tolist() == [[1.0, 0.5]]
     assert found.scores.violation.tolist() == [[[-1.0], [1.0]]]
 
@@ -72,16 +72,16 @@ def test_a_constraint_counts_at_least_up_to_the_next_plan():
 
 
 def test_a_constraint_ignores_steps_whose_cost_is_nan():
-    found = evaluator(forbidden=above_two).evaluate(line([torch.nan, 1.0, 3.0]))
+    found = evaluator(forbidden=above_two).in_detail(line([torch.nan, 1.0, 3.0]))
     assert found.scores.violation.isnan().all()  # it is not known where the first step leads
     own = [lambda rollout: torch.tensor([[[torch.nan, 0.0, 0.0]]])]
-    found = evaluator(forbidden=above_two, costs=own).evaluate(line([0.5, 1.0, 3.0]))
+    found = evaluator(forbidden=above_two, costs=own).in_detail(line([0.5, 1.0, 3.0]))
     assert found.scores.violation.tolist() == [[[-1.0]]]
 
 
 def test_costs_add_up_step_by_step():
     own = [lambda rollout: torch.tensor([[[5.0, 0.0, 1.0]]]), lambda rollout: torch.tensor([[[0.0, 0.5, 0.0]]])]
-    found = evaluator(costs=own, penalty=lambda rollout: torch.tensor([[[0.0, 1.0, 2.0]]])).evaluate(
+    found = evaluator(costs=own, penalty=lambda rollout: torch.tensor([[[0.0, 1.0, 2.0]]])).in_detail(
         line([1.0, 2.0, 3.0])
     )
     assert found.nearest.tolist() == [[1.0]]
@@ -93,7 +93,7 @@ def test_costs_add_up_step_by_step():
 def test_only_what_a_strategy_evaluates_is_remembered():
     log = CandidateLog()
     evaluate = evaluator(log=log)
-    evaluate.evaluate(line([1.0, 2.0]))
+    evaluate.in_detail(line([1.0, 2.0]))
     assert log.rounds == []
     evaluate(line([1.0, 2.0], [4.0, 3.0]))
     ((subgoals, cost, penalty, violation),) = log.rounds
@@ -179,7 +179,7 @@ with_height = partial(flat_planner, allow=["test_costs"])
 def test_a_cost_of_ones_own_is_minimised_too(exact):
     position, goal = points(3, 1), points(3, 2)
     planner = start(with_height(exact, level0=high()), goal)
-    cost = planner.costs[0]["height"]
+    cost = planner.costs[0]["height"].cost
     assert (cost.hierarchy, cost.level) == (exact, 0)
     assert cost.heads.action_banks == ()
     plan = planner.plan({"state": position}).levels[0]
@@ -195,7 +195,7 @@ def test_a_cost_is_started_with_every_goal_it_is_asked_about(exact):
     planner = with_height(exact, level0={**high(), "replan": 1}, budget=1000)
     goals = [ObservationGoal([torch.tensor([[x, 0.5], [0.9, 0.5]])]) for x in (0.4, 0.8)]
     begin(planner, Waypoints(goals, tolerance=0.05**2))
-    cost = planner.costs[0]["height"]
+    cost = planner.costs[0]["height"].cost
     assert cost.goals == [planner.goal]
     planner.plan({"state": torch.tensor([[0.4, 0.5], [0.1, 0.5]])})  # the first episode is at its waypoint
     assert cost.goals[1:] == [planner.goal]

@@ -76,7 +76,7 @@ def test_the_best_alternative_comes_first_with_the_reason_against_it():
     found = logged(penalty, violation).alternatives(torch.tensor([[0.0]]), torch.tensor([[4.0]]))
     assert found.text(0, chosen_cost=1.0) == [
         "cost 6, 5.5 of it because it failed before (distance 3)",
-        "cost 3, forbidden by 0.25 (distance 4)",
+        "cost 3, violates constraints by 0.25 (distance 4)",
     ]
     kept = found.select(torch.tensor([0, 0]))
     assert kept.text(1, 1.0) == found.text(0, 1.0)
@@ -96,9 +96,9 @@ def test_the_total_cost_is_reported_apart_from_the_cost_of_the_target():
 
 
 def test_a_shrinking_horizon_is_reported_in_steps():
-    plan = replace(PART, horizon=torch.tensor([0, 2]))
-    assert "  is to meet the goal within 2 of its steps" in plan.explain(1).splitlines()
-    assert "is to meet" not in plan.explain(0)
+    plan = replace(PART, goal_within=torch.tensor([0, 2]))
+    assert "  must meet the goal within 2 of its steps" in plan.explain(1).splitlines()
+    assert "must meet" not in plan.explain(0)
     # a level that plans for the goal itself says so, for each episode
     assert "plans towards the goal itself, past level 2;" in plan.explain(1)
     assert "plans towards the subgoal of level 2;" in plan.explain(0)
@@ -120,15 +120,15 @@ def test_a_level_reports_its_target_its_subgoal_and_the_outcome_of_the_last_one(
     ({"cost": None, "actions": None, "predicted": None}, "cost 4 now\n  hands it down until step 15"),
     ({"penalty": NUMBERS + 0.5}, "until step 15, 0.5 of its cost because it failed before"),
     ({"penalty": NUMBERS}, "until step 15"),
-    ({"violation": torch.tensor([[0.5, -0.1], [0, 0]])}, "enters what is forbidden by 0.5, -0.1"),
-    ({"violation": torch.tensor([[-0.5], [0]])}, "stays out of what is forbidden"),
-    ({"violation": torch.ones(2, 1), "multipliers": torch.full((2, 1), 7.0)}, "by 1, at prices of 7"),
+    ({"violation": torch.tensor([[0.5, -0.1], [0, 0]])}, "violates its constraints by 0.5, -0.1"),
+    ({"violation": torch.tensor([[-0.5], [0]])}, "keeps its constraints"),
+    ({"violation": torch.ones(2, 1), "multipliers": torch.full((2, 1), 7.0)}, "by 1, with multipliers 7"),
 ])  # fmt: skip
 def test_reasons_in_words(changes, expected):
     text = replace(PART, **changes).explain()
     assert expected in text
-    anywhere = ("of 2 edges", "cost 4", "forbidden", "prices")
-    assert text.endswith(expected) or any(words in expected for words in anywhere)
+    in_the_middle = ("of 2 edges", "cost 4", "constraints", "multipliers")
+    assert text.endswith(expected) or any(words in expected for words in in_the_middle)
 
 
 def test_level_0_hands_nothing_down_and_the_plan_begins_at_the_top():
@@ -167,7 +167,7 @@ def test_a_hierarchy_explains_its_plan(agent):
         assert "plans towards the subgoal of level 1" in lines[2]
 
 
-def test_constraints_and_their_prices_are_in_the_plan(agent):
+def test_constraints_and_their_multipliers_are_in_the_plan(agent):
     class Itself:
         std = torch.ones(2)
 
@@ -193,4 +193,4 @@ def test_constraints_and_their_prices_are_in_the_plan(agent):
             assert (part.multipliers is not None) == ("solver" in changes)
             if part.level and searched:
                 assert (part.alternatives.violation[:, 0] > 0).all()
-            assert "what is forbidden" in part.explain()
+            assert "violates its constraints" in part.explain()

@@ -186,7 +186,7 @@ def test_violations_include_the_margin():
     assert (then.violation(0, points) <= 0).all()  # waypoint 2 forbids nothing
     assert Waypoints([reach, reach], tolerance=0.0).violation(0, points) is None
     for wrong, message in (
-        ((box, reach), "is a PartGoal; expected `Agent.region`"),
+        ((box, reach), "is a PartGoal; expected a Region"),
         ((reach, box, -1.0), "margin is -1.0"),
     ):
         with pytest.raises(ValueError, match=message):

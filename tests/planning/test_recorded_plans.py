@@ -94,7 +94,7 @@ CASES: dict[str, list[str]] = {
 # of a level's plan, in the order in which they were hashed
 FIELDS = (
     "subgoal", "current_cost", "actions", "predicted", "nearest", "cost", "disagreement", "penalty", "violation",
-    "multipliers", "value", "horizon",
+    "multipliers", "value", "goal_within",
 )  # fmt: skip
 
 

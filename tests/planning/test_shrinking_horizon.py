@@ -62,7 +62,7 @@ def test_the_horizon_shrinks_with_time_for_each_episode_by_itself():
     assert counted(shrinking, 1, 0, 4) == [4, 4, 4]
     # within the error of 0.5 at the second step, at the last, and never
     plan = path([1.0, 1.6, 2.0, 2.0], [1.0, 2.0, 2.4, 2.6], [1.0, 2.0, 3.0, 4.0])
-    assert shrinking.planned(1, plan, 0).tolist() == [4, 4, 4]
+    assert shrinking.note_plan(1, plan, 0).tolist() == [4, 4, 4]
     assert shrinking.arrival[1].tolist() == [20, 40, torch.inf]
     for step, expected in ((0, [2, 4, 4]), (9, [2, 4, 4]), (10, [1, 3, 4]), (15, [1, 3, 4]), (20, [4, 2, 4])):
         assert counted(shrinking, 1, step, 4) == expected  # an arrival that has passed counts no more
@@ -70,10 +70,10 @@ def test_the_horizon_shrinks_with_time_for_each_episode_by_itself():
 
 def test_a_new_plan_may_not_put_the_arrival_off_but_may_give_it_up():
     shrinking = begun(line(2.0, 2.0, 2.0))
-    shrinking.planned(1, path(*[[1.0, 2.0, 2.0, 2.0]] * 3), 0)
+    shrinking.note_plan(1, path(*[[1.0, 2.0, 2.0, 2.0]] * 3), 0)
     # later by its own count, sooner, and only beyond what counts
     assert (
-        shrinking.planned(1, path([1.0, 2.0, 2.0, 2.0], [2.0, 2.0, 2.0, 2.0], [0.0, 1.0, 2.0, 2.0]), 5).tolist()
+        shrinking.note_plan(1, path([1.0, 2.0, 2.0, 2.0], [2.0, 2.0, 2.0, 2.0], [0.0, 1.0, 2.0, 2.0]), 5).tolist()
         == [2] * 3
     )
     assert shrinking.arrival[1].tolist() == [20, 15, torch.inf]
@@ -82,21 +82,21 @@ def test_a_new_plan_may_not_put_the_arrival_off_but_may_give_it_up():
 
 def test_a_level_that_reads_the_goal_more_accurately_takes_over_once_it_can_look_that_far():
     shrinking = begun(line(2.0, 9.0))
-    shrinking.planned(1, path([1.0, 2.0, 2.0, 2.0], [1.0, 2.0, 3.0, 4.0]), 0)
+    shrinking.note_plan(1, path([1.0, 2.0, 2.0, 2.0], [1.0, 2.0, 3.0, 4.0]), 0)
     found = {step: shrinking.at_goal(0, step).tolist() for step in (0, 14, 15, 19, 20)}
     assert found == {0: [False] * 2, 14: [False] * 2, 15: [True, False], 19: [True, False], 20: [False] * 2}
     assert shrinking.at_goal(1, 15).all()
     assert not begun(line(2.0)).at_goal(0, 15).any()
     # its own plans then have arrivals too, others none
-    assert shrinking.planned(0, path([1.0, 1.95, 2.0, 2.0, 2.0], [9.0] * 5), 16).tolist() == [5, 0]
+    assert shrinking.note_plan(0, path([1.0, 1.95, 2.0, 2.0, 2.0], [9.0] * 5), 16).tolist() == [5, 0]
     assert shrinking.arrival[0].tolist() == [18, torch.inf]
     assert counted(shrinking, 0, 16, 5) == [2, 5]
-    shrinking.planned(1, path([9.0] * 4, [1.0, 2.0, 3.0, 4.0]), 17)  # the level above gives its arrival up
+    shrinking.note_plan(1, path([9.0] * 4, [1.0, 2.0, 3.0, 4.0]), 17)  # the level above gives its arrival up
     assert counted(shrinking, 0, 17, 5) == [5, 5]
-    assert shrinking.planned(0, path(*[[2.0] * 5] * 2), 17).tolist() == [0, 0]
+    assert shrinking.note_plan(0, path(*[[2.0] * 5] * 2), 17).tolist() == [0, 0]
     # a level that reads it no more accurately never does
     blunt = begun(line(2.0, errors=(0.5, 0.5)))
-    blunt.planned(1, path([2.0] * 4), 0)
+    blunt.note_plan(1, path([2.0] * 4), 0)
     assert blunt.arrival[1].tolist() == [10]
     assert not blunt.at_goal(0, 8).any()
 
@@ -138,7 +138,7 @@ def test_the_cost_is_that_of_the_goal_where_a_level_takes_over_and_of_the_subgoa
 
 def test_kept_episodes_keep_their_arrivals_and_other_goals_begin_anew():
     shrinking = begun(line(1.0, 2.0, 9.0))
-    shrinking.planned(1, path(*[[1.0, 2.0, 2.0, 2.0]] * 3), 0)
+    shrinking.note_plan(1, path(*[[1.0, 2.0, 2.0, 2.0]] * 3), 0)
     shrinking.select(torch.tensor([2, 1]), line(9.0, 2.0))
     assert shrinking.arrival[1].tolist() == [torch.inf, 20]
     assert shrinking.goal.size == len(shrinking.errors[0]) == len(shrinking.more_accurate[0]) == 2
@@ -188,7 +188,7 @@ def test_a_whole_observation_counts_as_reached_half_a_step_away(agent):
     shrinking = agent.with_planner(graph="none", shrinking_horizon=True, budget=400)
     shrinking.reset(points(3).numpy())
     shrinking.act(points(3, 1).numpy())
-    assert [part.horizon.tolist() for part in shrinking.plan.levels][2] == [4] * 3
+    assert [part.goal_within.tolist() for part in shrinking.plan.levels][2] == [4] * 3
     with pytest.raises(ValueError, match=r"planner.shrinking_horizon is true but level 0 .* no saved real actions"):
         Agent(agent.hierarchy, Heads(), agent.graphs, shrinking.config, agent.spec)
 
@@ -203,11 +203,11 @@ def test_goals_without_an_error_and_graphs_are_refused(agent, exact):
     shrinking = flat_planner(exact, shrinking_horizon=True)
     for goal in (ObservationGoal([points(2)]), Nameless([points(2)], [torch.ones(())])):
         why = (
-            "the error of whole observations is not known"
+            "this ObservationGoal has no `errors`"
             if type(goal) is ObservationGoal
             else "Nameless does not implement error"
         )
-        message = rf"planner.shrinking_horizon is true,? but {why}"
+        message = rf"planner.shrinking_horizon is true but {why}"
         with pytest.raises(ValueError, match=message):
             begin(shrinking, goal)
     with pytest.raises(ValueError, match=r"planner.shrinking_horizon is 'shrinks'; expected true or false"):
@@ -231,7 +231,7 @@ def test_a_flat_planner_arrives_when_it_said_it_would(exact):
     made = flat_planner(exact, shrinking_horizon=True, budget=4000, warm_start=True, level0=level0)
     planner = begin(made, PartGoal(target, exactly(0.03)))
     plans, path = path_of(planner, position, 20)
-    left = torch.stack([plan.levels[0].horizon for plan in plans])  # (20, 2)
+    left = torch.stack([plan.levels[0].goal_within for plan in plans])  # (20, 2)
     away = (path - target).norm(dim=-1)
     assert left[0].tolist() == [20, 20]
     for i, shortest in ((0, 8), (1, 2)):
@@ -264,7 +264,7 @@ def test_skipped_levels_leave_the_goal_to_the_searches_below(agent):
     # the top level always thinks that it is there; the middle one never does
     planner = begin(made, part_goal(agent, where, (0.0, 0.1, 1e9)))
     plan = planner.plan({"state": points(4, 1)})
-    assert [part.horizon.tolist() for part in plan.levels] == [[0] * 4, [2] * 4, [4] * 4]
+    assert [part.goal_within.tolist() for part in plan.levels] == [[0] * 4, [2] * 4, [4] * 4]
     middle = plan.levels[1]
     torch.testing.assert_close(middle.cost, planner.goal.cost(1, middle.predicted).amin(1))
     assert torch.equal(middle.target, plan.levels[2].subgoal)
@@ -273,7 +273,7 @@ def test_skipped_levels_leave_the_goal_to_the_searches_below(agent):
     assert counted(planner.horizon, 2, 0, 4) == [1] * 4
     planner.select(torch.tensor([1, 3]))
     assert planner.horizon.goal is planner.goal
-    assert planner.plans[1].horizon.tolist() == [2, 2]
+    assert planner.plans[1].goal_within.tolist() == [2, 2]
 
 
 def test_whole_observations_are_handed_to_the_inverse_model_once_a_level_is_skipped(agent):
@@ -323,7 +323,7 @@ def test_another_waypoint_begins_with_the_whole_horizon(exact):
     made = flat_planner(exact, shrinking_horizon=True, budget=2000, level0={"replan": 1, "hold": 1})
     planner = begin(made, goal)
     plans, _ = walk(planner, torch.tensor([[0.1, 0.5]]), 12)
-    horizons = [plan.levels[0].horizon.item() for plan in plans]
+    horizons = [plan.levels[0].goal_within.item() for plan in plans]
     assert planner.goal.current.item() == 1
     assert planner.horizon.goal is planner.goal
     assert horizons[0] == 20
@@ -334,4 +334,4 @@ def test_another_waypoint_begins_with_the_whole_horizon(exact):
 
 def test_a_fixed_horizon_is_not_reported(agent):
     plan = start(hierarchy_planner(agent), points(2)).plan({"state": points(2, 1)})
-    assert all(part.horizon is None for part in plan.levels)
+    assert all(part.goal_within is None for part in plan.levels)

@@ -43,16 +43,16 @@ def blamed(subgoals, start=HERE, end=THERE):
 def test_a_subgoal_is_reached_within_half_its_distance_or_failed_when_its_time_is_over():
     subgoals = handed(step=20)
     assert subgoals.outcome.outcome.tolist() == [OPEN, OPEN]
-    assert not subgoals.evaluate(torch.tensor([[1.0, 0.0], [11.0, 0.0]]), 25).any()
-    assert not subgoals.evaluate(torch.tensor([[1.9, 0.0], [12.0, 0.0]]), 29).any()
+    assert not subgoals.observe(torch.tensor([[1.0, 0.0], [11.0, 0.0]]), 25).any()
+    assert not subgoals.observe(torch.tensor([[1.9, 0.0], [12.0, 0.0]]), 29).any()
     assert subgoals.outcome.outcome.tolist() == [OPEN, REACHED]
-    assert subgoals.evaluate(torch.tensor([[-3.0, 0.0], [10.0, 0.0]]), 30).tolist() == [True, False]
+    assert subgoals.observe(torch.tensor([[-3.0, 0.0], [10.0, 0.0]]), 30).tolist() == [True, False]
     outcome = subgoals.outcome
     assert outcome.outcome.tolist() == [UNREACHED, REACHED]
     assert outcome.planned_at.tolist() == [20, 20]
     torch.testing.assert_close(outcome.distance, torch.tensor([2.1, 2.0]).square())  # the nearest it came
     assert outcome.scale.tolist() == [16, 16]
-    assert not subgoals.evaluate(THERE, 31).any()  # each is evaluated once: it may have come there on another path
+    assert not subgoals.observe(THERE, 31).any()  # each is evaluated once: it may have come there on another path
     assert subgoals.outcome.outcome.tolist() == [UNREACHED, REACHED]
     assert blamed(subgoals) == [1, 0]
     assert outcome.text(0) == "subgoal of step 20 not reached in time: 0.52 of its distance was left"
@@ -63,7 +63,7 @@ def test_the_outcome_is_that_of_the_last_of_several():
     subgoals = handed()
     subgoals.hand_down(HERE, THERE + 1, 3, deadline=5)
     subgoals.hand_down(HERE, THERE + 2, 100, deadline=5)
-    subgoals.evaluate(torch.stack([HERE[0], THERE[1]]), 50)
+    subgoals.observe(torch.stack([HERE[0], THERE[1]]), 50)
     assert subgoals.outcome.outcome.tolist() == [UNREACHED, REACHED]
     assert subgoals.outcome.planned_at.tolist() == [3, 100]
 
@@ -71,7 +71,7 @@ def test_the_outcome_is_that_of_the_last_of_several():
 def test_a_subgoal_nearer_than_a_step_is_reached_within_half_a_step():
     subgoals = SubgoalMonitor(1.0, 1.0, 1.0, HERE)
     subgoals.hand_down(HERE, HERE + torch.tensor([0.1, 0.0]), 0, deadline=5)
-    assert not subgoals.evaluate(HERE + torch.tensor([[0.5, 0.0], [0.7, 0.0]]), 5)[0]
+    assert not subgoals.observe(HERE + torch.tensor([[0.5, 0.0], [0.7, 0.0]]), 5)[0]
     assert subgoals.outcome.outcome.tolist() == [REACHED, REACHED]
 
 
@@ -79,20 +79,20 @@ def test_a_subgoal_that_the_level_below_finds_no_path_to_has_failed_at_once():
     subgoals = handed()
     subgoals.hand_down(HERE, THERE, 3, deadline=5)
     subgoals.report_reach(3, torch.tensor([4.1, 3.9]))  # beyond and within half of the four steps
-    assert subgoals.evaluate(HERE, 4).tolist() == [True, False]
+    assert subgoals.observe(HERE, 4).tolist() == [True, False]
     assert subgoals.outcome.outcome.tolist() == [UNREACHABLE, OPEN]
     assert subgoals.record.failed.tolist() == [[False, True], [False, False]]
     assert "the level below found no path" in subgoals.outcome.text(0)
     assert subgoals.outcome.text(1) == ""
     subgoals.report_reach(0, torch.tensor([4.1, 4.1]))
-    subgoals.evaluate(torch.stack([HERE[0], THERE[1]]), 5)
+    subgoals.observe(torch.stack([HERE[0], THERE[1]]), 5)
     assert subgoals.outcome.outcome.tolist() == [UNREACHABLE, REACHED]  # it got there all the same
 
 
 def test_the_same_path_counts_as_one_and_others_less_the_less_they_are_like_it():
     subgoals = handed()
     assert blamed(subgoals) == [0, 0]  # not evaluated yet
-    subgoals.evaluate(torch.stack([HERE[0], THERE[1]]), 10)
+    subgoals.observe(torch.stack([HERE[0], THERE[1]]), 10)
     assert blamed(subgoals) == [1, 0]
     aside = torch.tensor([0.0, 3.0])
     assert blamed(subgoals, end=THERE + aside)[0] == pytest.approx(math.exp(-9 / 16))
@@ -108,7 +108,7 @@ def test_the_same_path_counts_as_one_and_others_less_the_less_they_are_like_it()
 
 def test_the_similarity_has_a_gradient_where_it_is_greatest():
     subgoals = handed()
-    subgoals.evaluate(HERE, 10)
+    subgoals.observe(HERE, 10)
     path = THERE[:, None, None].clone().requires_grad_()
     similarity(subgoals, HERE, path).sum().backward()
     assert path.grad is not None
@@ -117,17 +117,17 @@ def test_the_similarity_has_a_gradient_where_it_is_greatest():
 
 def test_what_is_reached_after_all_is_forgiven():
     subgoals = handed()
-    subgoals.evaluate(HERE, 10)
+    subgoals.observe(HERE, 10)
     aside = torch.tensor([[1.0, 0.0], [0.0, 3.0]])  # of the first episode half a scale away, of the second more
     subgoals.hand_down(HERE + aside, THERE + aside, 10, deadline=5)
-    subgoals.evaluate(THERE + aside, 12)
+    subgoals.observe(THERE + aside, 12)
     assert blamed(subgoals) == [0, 1]
     assert subgoals.record.start.shape[1] == 1  # what is neither open nor failed anywhere is forgotten
 
 
 def test_without_a_penalty_failures_are_reported_and_forgotten():
     subgoals = handed(failure_penalty=0.0)
-    assert subgoals.evaluate(HERE, 10).tolist() == [True, True]
+    assert subgoals.observe(HERE, 10).tolist() == [True, True]
     assert subgoals.outcome.outcome.tolist() == [UNREACHED, UNREACHED]
     assert blamed(subgoals) == [0, 0]
     assert subgoals.record.start.shape[1] == 0
@@ -135,11 +135,11 @@ def test_without_a_penalty_failures_are_reported_and_forgotten():
 
 def test_select_goes_on_with_some():
     subgoals = handed()
-    subgoals.evaluate(torch.stack([THERE[0], HERE[1]]), 10)
+    subgoals.observe(torch.stack([THERE[0], HERE[1]]), 10)
     subgoals.select(torch.tensor([False, True]))
     assert subgoals.outcome.outcome.tolist() == [UNREACHED]
     assert blamed(subgoals, HERE[1:], THERE[1:]) == [1]
-    assert subgoals.evaluate(HERE[1:], 11).tolist() == [False]
+    assert subgoals.observe(HERE[1:], 11).tolist() == [False]
 
 
 STEP = 0.05

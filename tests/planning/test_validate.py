@@ -3,13 +3,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-import torch
 from planning_tools import CEM, flat_planner, hierarchy_planner, per_level, points, search, start
 
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.costs import Evaluator
-from hiwm.planning.rollout import Rollout
-from hiwm.planning.validate import check_config, check_disagreement, check_fitted, check_rollout, checked_cost
+from hiwm.planning.validate import check_config, check_disagreement, check_fitted
 
 HIERARCHY = PlannerConfig(
     graph="follow",
@@ -97,20 +95,6 @@ def test_a_weight_of_disagreement_needs_a_calibrated_ensemble(exact):
         flat_planner(exact, level0={"disagreement": 1.0})
 
 
-def test_what_a_strategy_or_a_cost_returns_is_checked():
-    latent, step = torch.zeros(3, 2), torch.zeros(3, 2, 4, 2)
-    with pytest.raises(ValueError, match=r"level1.strategy returns 2 candidates; expected the chosen one"):
-        check_rollout(1, Rollout(latent, step, step), 5)
-    with pytest.raises(ValueError, match=r"level0.strategy returns a plan of 4 steps; expected at least 5"):
-        check_rollout(0, Rollout(latent, step[:, :1], step[:, :1]), 5)
-    with pytest.raises(ValueError, match=r"level0.strategy returns no rollout"):
-        check_rollout(0, None, 5)
-    check_rollout(1, None, 5)  # a level above may hand down a latent as it is
-    check_rollout(0, Rollout(latent, step[:, :1], step[:, :1]), 4)
-    with pytest.raises(ValueError, match=r"the cost 'mine' returns the shape \(3, 2\); expected \(3, 2, 4\)"):
-        checked_cost("mine", torch.zeros(3, 2), torch.zeros(3, 2, 4))
-
-
 def test_classes_of_another_kind_are_refused_by_their_key(agent):
     wrong = {"_target_": "hiwm.planning.solvers.cem.CEM"}
     with pytest.raises(ValueError, match=r"planner.level0.strategy makes a CEM; expected a subclass of .*Strategy"):
@@ -119,6 +103,23 @@ def test_classes_of_another_kind_are_refused_by_their_key(agent):
         hierarchy_planner(agent, {"level0": {"costs": {"mine": wrong}}})
     with pytest.raises(ValueError, match=r"planner.level0.costs.value has the name of a shipped cost"):
         hierarchy_planner(agent, {"level0": {"costs": {"value": wrong}}})
+
+
+@pytest.mark.parametrize(
+    ("solver", "message"),
+    [
+        ({"iterations": 0}, r"^planner.solver.iterations is 0; expected at least 1$"),
+        ({"elite_share": 2.0}, r"^planner.solver.elite_share is 2.0; expected a number in \(0, 1\]$"),
+        ({"iteration": 1}, r"^planner.solver: .*unexpected keyword argument 'iteration'"),
+    ],
+)
+def test_arguments_of_a_solver_are_refused_by_their_key(solver, message, exact):
+    with pytest.raises(ValueError, match=message):
+        flat_planner(exact, solver=CEM | solver)
+    wrapped = {"_target_": "hiwm.planning.solvers.augmented_lagrangian.AugmentedLagrangian", "solver": CEM | solver}
+    nested = message.replace("planner.solver", "planner.solver.solver") if "unexpected" not in message else message
+    with pytest.raises(ValueError, match=nested):
+        flat_planner(exact, solver=wrapped)
 
 
 def test_a_constraint_holds_beyond_the_start_of_the_next_plan(agent, monkeypatch):

@@ -52,7 +52,7 @@ class Search(Strategy):
         if samples < self.solver.min_samples:
             level = f"planner.level{model.k}"
             raise ValueError(
-                f"planner.budget leaves level {model.k} {samples} candidates per round; expected at least {self.solver.min_samples}. "
+                f"planner.budget gives level {model.k} {samples} candidates in a round; expected at least {self.solver.min_samples}. "
                 f"Raise planner.budget or {level}.replan, or lower {level}.horizon or the rounds of planner.solver"
             )
 

@@ -31,7 +31,7 @@ from hiwm.heads.action_bank import ActionBank
 from hiwm.heads.heads import Heads
 from hiwm.planning.action_space import ActionSpace
 from hiwm.planning.goals import PartGoal, squared_distance
-from hiwm.planning.strategies.proposals import around
+from hiwm.planning.strategies.proposals import proposal_around
 
 # center, candidates
 MIXTURES = [
@@ -182,7 +182,7 @@ def test_a_proposal_needs_what_its_parts_need(agent, names):
     if "inverse" in names:
         heads = Heads(action_banks=agent.heads.action_banks)
         flat = flat_planner(agent.hierarchy.truncate(1), heads=heads, level0={**search(*names), "horizon": 10})
-        with pytest.raises(ValueError, match=r"planner.level0 asks the inverse model"):
+        with pytest.raises(ValueError, match=r"planner.level0 uses the inverse model"):
             begin(flat, PartGoal(torch.zeros(1, 2), [Identity()]))
 
 
@@ -245,5 +245,5 @@ def test_a_single_level_of_chunks_proposes_real_ones():
 
 def test_half_of_the_probability_of_a_discrete_action_goes_to_all_options_alike():
     space = ActionSpace(4, 4, torch.zeros(4), torch.ones(4), discrete=True)
-    proposal = around(space, torch.tensor([[[1.0, 0, 0, 0]]]), FLAT.level(0).proposal.std)
+    proposal = proposal_around(space, torch.tensor([[[1.0, 0, 0, 0]]]), FLAT.level(0).proposal.std)
     assert proposal.mean.tolist() == [[[0.625, 0.125, 0.125, 0.125]]]

@@ -48,12 +48,12 @@ class Compass(Strategy):
         actions = torch.zeros(self.directions, dim)
         actions[:, 0], actions[:, 1] = angle.cos(), angle.sin()
         candidates = actions[None, :, None].expand(len(problem.latent), -1, model.horizon, -1)
-        rollout = model.rollout(problem.latent, candidates)
+        rollout = problem.rollout(candidates)
         scores = problem.evaluate(rollout)
         self.firsts.append(rollout.latents[:, :, 0])
         self.scores.append(scores)
         chosen = take(candidates, scores.without_nan().order(1))
-        return Decision.of(model, model.rollout(problem.latent, chosen))
+        return Decision.of(model, problem.rollout(chosen))
 
 
 def compass(**arguments):
@@ -148,7 +148,7 @@ class Straight(Strategy):
     def plan(self, problem):
         left = problem.target.latent - problem.latent
         actions = left[:, None, None].expand(-1, -1, problem.model.horizon, -1)
-        return Decision.of(problem.model, problem.model.rollout(problem.latent, actions))
+        return Decision.of(problem.model, problem.rollout(actions))
 
 
 def test_one_that_evaluates_nothing_leaves_the_budget_to_others(agent):
@@ -160,7 +160,7 @@ def test_one_that_evaluates_nothing_leaves_the_budget_to_others(agent):
 def test_one_that_needs_the_inverse_model_needs_a_goal_that_is_a_whole_observation(exact):
     straight = {"strategy": {"_target_": "test_strategy.Straight"}}
     planner = flat_planner(exact, level0=straight, allow=TRUSTED)
-    with pytest.raises(ValueError, match=r"planner.level0 asks the inverse model, .* PartGoal is none"):
+    with pytest.raises(ValueError, match=r"planner.level0 uses the inverse model, .* PartGoal is none"):
         begin(planner, PartGoal(points(2), [Identity()]))
     plan = start(planner, points(2)).plan({"state": points(2, 1)}).levels[0]
     torch.testing.assert_close(plan.actions[:, 0], points(2) - points(2, 1))
