@@ -1,4 +1,4 @@
-"""Latents made visible: as the state with the nearest latent in the data, or as frames that a level decodes."""
+"""Decoding of latents: to the state with the nearest latent in the data, or to frames by the decoder of a level."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ STEPS_AHEAD = (0, 1, 2, 3, 4, 8, 12, 16)  # steps of level 0
 
 
 class StateDecoder:
-    """Finds the state of a latent: the state with the nearest latent in a sample of the data. Needs no trained decoder.
+    """Decodes a latent to the state with the nearest latent in a sample of the data, without a trained decoder.
 
     Args:
         agent: encodes the states.
         dataset: states to choose from.
         state: columns of the true state.
-        seed: of the sample.
+        seed: seed of the sample.
     """
 
     def __init__(self, agent: Agent, dataset: Trajectories, state: list[str], seed: int = 0) -> None:
@@ -51,22 +51,22 @@ class Frames:
     """True and decoded frames of N windows, at K moments of each.
 
     Args:
-        ahead: environment steps from a window's first frame to each, (K,).
+        ahead: environment steps from the first frame of a window to each moment, (K,).
         trained: training horizon in environment steps.
-        seen: frames of the data, (N, K, H, W, C).
+        true: frames of the data, (N, K, H, W, C).
         encoded: decoded from the frames' own latents, (N, K, H, W, C).
-        predicted: decoded from the latents predicted open loop from the first, (N, K, H, W, C).
+        predicted: decoded from an open-loop rollout of the first latent, (N, K, H, W, C).
     """
 
     ahead: Sequence[int]
     trained: int
-    seen: np.ndarray
+    true: np.ndarray
     encoded: np.ndarray
     predicted: np.ndarray
 
 
 def frame_decoder(level: Level) -> PixelPrediction | None:
-    """The part that decodes the latents of a level into frames; None if the level has none."""
+    """The part of a level that decodes latents to frames; None if the level has no such part."""
     return next((part for part in level.regularizers.values() if isinstance(part, PixelPrediction)), None)
 
 
@@ -85,11 +85,11 @@ def predicted_frames(agent: Agent, dataset: Trajectories, windows: int = 2, seed
     below = torch.from_numpy(dataset.column("action")[rows[:, :-1]]).unflatten(1, (-1, period))
     actions = level.encode_actions(latent[:, :-1], below)
     rolled = torch.cat([latent[:, :1], level.rollout(latent[:, 0], actions)], 1)
-    seen = dataset.column(decoder.image)[rows[:, ::period]][:, steps]
-    brightest = 255.0 if seen.dtype == np.uint8 else 1.0
+    true = dataset.column(decoder.image)[rows[:, ::period]][:, steps]
+    brightest = 255.0 if true.dtype == np.uint8 else 1.0
 
     def show(latent: Tensor) -> np.ndarray:
         frames = level.standardize.undo(decoder.image, decoder.decode(latent[:, steps]))
-        return frames.clamp(0, brightest).numpy().astype(seen.dtype)
+        return frames.clamp(0, brightest).numpy().astype(true.dtype)
 
-    return Frames([n * period for n in steps], level.horizon * period, seen, show(latent), show(rolled))
+    return Frames([n * period for n in steps], level.horizon * period, true, show(latent), show(rolled))

@@ -29,12 +29,15 @@ LEVEL_COLORS = (
 WALL = "#c9ccd1"
 INK = "#22262b"
 GRAPH = "#7fa8c9"
-HEALTH_RANGE = (-0.1, 1.1)  # an untrained level may be a thousand times worse than copy-last
+HEALTH_RANGE = (
+    -0.1,
+    1.1,
+)  # the prediction error of an untrained level may be a thousand times that of predicting no change
 INK_OF_EDGES = 2_000  # a panel with more edges draws them fainter
 
 
 def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]], diagnostics: Diagnostics) -> Figure:
-    """A row a level: training losses, shipped diagnostics, and added ones if there are any, over the optimiser steps.
+    """One row per level: training losses, shipped diagnostics, and added diagnostics if there are any, over optimiser steps.
 
     Args:
         histories: level -> records with `step` and metrics, as the training writes them.
@@ -122,7 +125,7 @@ def episodes(
     labels: Sequence[str],
     most: int = 3,
 ) -> Figure:
-    """A row an agent, a column a task: path, start, goal, landmark graph, and the subgoals that the levels handed down.
+    """One row per agent, one column per task: path, start, goal, landmark graph, and the subgoals that the levels handed down.
 
     Args:
         traces: agent -> one episode of each task.
@@ -155,7 +158,7 @@ def episodes(
     for axes in grid.flat:
         handles, labels = axes.get_legend_handles_labels()
         named = dict(zip(labels, handles, strict=True)) | named
-    columns = 2 * len(tasks)  # this many fit in any case
+    columns = 2 * len(tasks)  # so many fit side by side
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
     return figure
 
@@ -187,8 +190,8 @@ def landmark_graphs(
 
 def frames(shown: Frames) -> Figure:
     """Windows one below the other: true frames, frames decoded from their own latents, and from predicted latents."""
-    kinds = {"true": shown.seen, "decoded": shown.encoded, "predicted": shown.predicted}
-    windows, moments = shown.seen.shape[:2]
+    kinds = {"true": shown.true, "decoded": shown.encoded, "predicted": shown.predicted}
+    windows, moments = shown.true.shape[:2]
     rows = len(kinds) * windows
     figure = Figure(figsize=(11, (11 / moments) * rows + 0.5), layout="constrained")
     grid = figure.subplots(rows, moments, squeeze=False)

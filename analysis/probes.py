@@ -1,4 +1,4 @@
-"""Probes of a trained hierarchy: what its latents keep, and over which range their distances can be trusted."""
+"""Probes of a trained hierarchy: R2 of the state from its latents, and correlation of latent distance with time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from hiwm.agent import Agent
 from hiwm.analysis.decode import states_at
 from hiwm.data.store import Trajectories, open_dataset
-from hiwm.training.diagnostics.readout import readout_r2
+from hiwm.training.diagnostics.state_probe import state_probe_r2
 
 SPANS = (1, 3, 10, 30, 100, 300)  # bins of distance in time, environment steps
 
@@ -47,8 +47,8 @@ def sample_latents(
     return states_at(dataset, state, rows), _encode(agent, dataset, rows)
 
 
-def readouts(agent: Agent, dataset: Trajectories, state: list[str], episodes: int = 200) -> list[dict[str, float]]:
-    """R2 of the state on unseen episodes from each level's latent, by linear and by kernel ridge regression."""
+def state_probes(agent: Agent, dataset: Trajectories, state: list[str], episodes: int = 200) -> list[dict[str, float]]:
+    """R2 of linear and kernel ridge regression from each level's latent to the state, on episodes that were not fitted."""
     rng = np.random.default_rng(0)
     chosen = rng.choice(len(dataset.ep_len), min(episodes, len(dataset.ep_len)), replace=False)
     moments = np.linspace(0, 1, 16)
@@ -57,14 +57,14 @@ def readouts(agent: Agent, dataset: Trajectories, state: list[str], episodes: in
     results = []
     for latent in _encode(agent, dataset, rows.reshape(-1)):
         latent = latent.reshape(*rows.shape, -1)
-        results.append({"linear": linear_r2(latent, states), "kernel": readout_r2(latent, states)})
+        results.append({"linear": linear_r2(latent, states), "kernel": state_probe_r2(latent, states)})
     return results
 
 
 def what_is_kept(agent: Agent, dataset: Trajectories) -> dict[str, list[float]]:
-    """Column of the true state -> R2 of its kernel readout from each level's latent; image columns are left out."""
+    """Column of the true state -> R2 of kernel ridge regression from each level's latent; image columns are left out."""
     columns = [name for name, column in dataset.columns.items() if name != "action" and column.ndim <= 2]
-    return {name: [level["kernel"] for level in readouts(agent, dataset, [name])] for name in columns}
+    return {name: [level["kernel"] for level in state_probes(agent, dataset, [name])] for name in columns}
 
 
 def linear_r2(latent: Tensor, state: Tensor, ridge: float = 1e-3) -> float:

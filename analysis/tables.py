@@ -16,7 +16,7 @@ from hiwm.analysis.report import KEPT
 from hiwm.training.checkpoint import METRICS
 from hiwm.training.diagnostics.runner import LOSS
 
-REPLACED = re.compile(r"-[0-9a-f]{16}$")  # end of the name of a result that another protocol has replaced
+REPLACED = re.compile(r"-[0-9a-f]{16}$")  # a result with this suffix was replaced by one with other settings
 
 
 def evaluations(folders: Iterable[Path], name: str) -> pd.DataFrame:
@@ -59,7 +59,7 @@ def _evaluation_row(result: dict[str, Any], agent: str, numbers: dict[str, Any])
 
 
 def levels(folders: Iterable[Path]) -> pd.DataFrame:
-    """A row for every level of every run: diagnostics of its last validation, and what it keeps (after `hiwm report`)."""
+    """A row for every level of every run: diagnostics of its last validation, and R2 of the state columns (after `hiwm report`)."""
     rows = []
     for folder in sorted(folders):
         described = folder / "hierarchy" / "hierarchy.yaml"
@@ -77,7 +77,7 @@ def levels(folders: Iterable[Path]) -> pd.DataFrame:
 
 
 def by_experiment(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row an experiment, a column an agent: successes of every seed, and the interval of the worst seed.
+    """One row per experiment, one column per agent: successes of every seed, and the interval of the worst seed.
 
     Starts and goals are the same for every seed, so seeds are not pooled.
     """
@@ -96,7 +96,7 @@ def by_experiment(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_agent(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row an agent, a column an experiment: successes of every seed; mean steps and calls over all experiments."""
+    """One row per agent, one column per experiment: successes of every seed; mean steps and calls over all experiments."""
     table = []
     for agent, mine in rows.groupby("agent", sort=False):
         cells: dict[str, Any] = {"agent": agent}

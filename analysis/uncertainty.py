@@ -1,4 +1,4 @@
-"""How far the disagreement of ensembles can be trusted: a figure and a table of the report."""
+"""The calibration of ensembles, in a figure and a table of the report."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def summary(calibration: Calibration) -> dict[str, str]:
 
 
 def calibration_curves(calibrations: Mapping[int, Calibration], periods: Mapping[int, int]) -> Figure:
-    """A row a level: measured over nominal coverage; scale and rank correlation over the steps ahead.
+    """One row per level: measured over nominal coverage; scale and rank correlation over the steps ahead.
 
     Args:
         calibrations: level -> calibration of its ensemble.

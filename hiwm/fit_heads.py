@@ -1,11 +1,12 @@
-"""Fits all heads of a trained hierarchy; each says how good it is."""
+"""Fits all heads of a trained hierarchy and prints how accurate each one is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from hiwm.config import Config
@@ -17,6 +18,7 @@ from hiwm.heads.action_prior import ActionPrior, fit_action_prior
 from hiwm.heads.calibration import NOMINAL, Calibration, fit_calibration
 from hiwm.heads.head import Head
 from hiwm.heads.heads import Heads
+from hiwm.heads.optimize import FitData
 from hiwm.heads.state_readout import StateReadout, fit_state_readout, goal_part
 from hiwm.heads.text import TextHead, fit_texts
 from hiwm.heads.value import AHEAD, Value, fit_value
@@ -37,45 +39,78 @@ def fit_heads(
     """Fit every head that the config asks for.
 
     Args:
-        config: of the experiment.
-        dataset: what the levels were trained on.
+        config: configuration of the experiment.
+        dataset: the data that the levels were trained on.
         hierarchy: the trained levels.
-        latents: of each level, cached for the whole dataset.
+        latents: latents of each level, cached for the whole dataset.
         device: where to fit.
-        captions: captions of the data; none where goals are not given in words.
+        captions: captions of the data; none if goals are not given in words.
     """
+    trained = _Trained(config, dataset, hierarchy, latents, device)
     return Heads(
-        action_banks=_action_banks(config, hierarchy, latents, device),
-        readouts=_readouts(config, dataset, hierarchy, latents, device),
-        texts=_texts(config, latents, device, captions),
-        calibrations=_calibrations(config, hierarchy, latents),
-        action_priors=_action_priors(config, hierarchy, latents, device),
-        values=_values(config, dataset, hierarchy, latents, device),
+        action_banks=_action_banks(trained),
+        readouts=_readouts(trained),
+        texts=_texts(trained, captions),
+        calibrations=_calibrations(trained),
+        action_priors=_action_priors(trained),
+        values=_values(trained),
     )
 
 
-def _action_banks(
-    config: Config, hierarchy: Hierarchy, latents: Sequence[Trajectories], device: torch.device
-) -> list[ActionBank]:
+@dataclass(frozen=True)
+class _Trained:
+    """Everything that heads are fitted to; arguments as in `fit_heads`."""
+
+    config: Config
+    dataset: Trajectories
+    hierarchy: Hierarchy
+    latents: Sequence[Trajectories]
+    device: torch.device
+
+    def data(self, k: int) -> FitData:
+        """The latents of level k, split for a fit."""
+        validation = self.config.dataset.validation
+        return FitData(self.latents[k], validation=validation, seed=self.config.seed, device=self.device)
+
+    def goal_part(self) -> np.ndarray:
+        """The part of the state that goals are about, (N, G)."""
+        return goal_part(self.dataset, self.config.goal.columns)
+
+    def fit_once(self, kind: type[H], k: int, name: str, settings: Mapping[str, Any], fit: Callable[[FitData], H]) -> H:
+        """Fit a head of level k and save it, or load it if an earlier run saved one of the same level and settings."""
+        config, level = self.config, self.hierarchy.specs[k].fingerprint
+        identity = fingerprint([level, settings, config.dataset.validation, config.seed])
+        path = config.folder / "heads" / f"{name}{k}-{identity}.safetensors"
+        if not path.exists():
+            head = fit(self.data(k))
+            path.parent.mkdir(exist_ok=True)
+            temporary = path.with_suffix(".tmp")
+            head.save(temporary)
+            temporary.replace(path)
+        return kind.load(path, str(self.hierarchy.device))
+
+
+def _action_banks(trained: _Trained) -> list[ActionBank]:
     """Real actions of every level."""
+    config = trained.config
     return [
-        build_action_bank(level, period, config.action_bank, config.seed).to(device)
-        for level, period in zip(latents, hierarchy.periods, strict=True)
+        build_action_bank(level, period, config.action_bank, config.seed).to(trained.device)
+        for level, period in zip(trained.latents, trained.hierarchy.periods, strict=True)
     ]
 
 
-def _readouts(
-    config: Config, dataset: Trajectories, hierarchy: Hierarchy, latents: Sequence[Trajectories], device: torch.device
-) -> list[StateReadout]:
-    """Readouts of every level; none where goals are whole observations."""
-    goal = config.goal
+def _readouts(trained: _Trained) -> list[StateReadout]:
+    """State readouts of every level; none if goals are whole observations."""
+    goal = trained.config.goal
     if not goal.columns:
         return []
-    part = goal_part(dataset, goal.columns)
+    part = trained.goal_part()
     readouts = []
-    for k, (level, period) in enumerate(zip(hierarchy.levels, hierarchy.periods, strict=True)):
-        fit = partial(fit_state_readout, level.predictor, latents[k], period, part, goal)
-        readout = _fit_once(config, hierarchy, device, k, StateReadout, "state_readout", goal.as_dict(), fit)
+    for k, (level, period) in enumerate(zip(trained.hierarchy.levels, trained.hierarchy.periods, strict=True)):
+        readout = trained.fit_once(
+            StateReadout, k, "state_readout", goal.as_dict(),
+            lambda data, level=level, period=period: fit_state_readout(data, level.predictor, period, part, goal),
+        )  # fmt: skip
         error, prediction_error = (_numbers(errors.tolist()) for errors in (readout.error, readout.prediction_error))
         say(
             f"readout of {', '.join(goal.columns)} from level {k}: root mean square error {error}; {prediction_error} for "
@@ -85,13 +120,11 @@ def _readouts(
     return readouts
 
 
-def _texts(
-    config: Config, latents: Sequence[Trajectories], device: torch.device, captions: Sequence[Caption]
-) -> list[TextHead]:
-    """Text heads of every level; none where goals are not given in words."""
-    if not config.text.learn:
+def _texts(trained: _Trained, captions: Sequence[Caption]) -> list[TextHead]:
+    """Text heads of every level; none if goals are not given in words."""
+    if not trained.config.text.learn:
         return []
-    heads = fit_texts(latents, captions, config.text, **_how(config, device))
+    heads = fit_texts([trained.data(k) for k in range(len(trained.hierarchy))], captions, trained.config.text)
     precision = ", ".join(f"{head.precision.item():.2f}" for head in heads)
     say(
         f"{len(captions)} captions: precision of each level's best latents, on held-out wordings and episodes: {precision}"
@@ -99,11 +132,11 @@ def _texts(
     return heads
 
 
-def _calibrations(config: Config, hierarchy: Hierarchy, latents: Sequence[Trajectories]) -> list[Calibration | None]:
+def _calibrations(trained: _Trained) -> list[Calibration | None]:
     """Calibrations of the levels that have an ensemble."""
     found = []
-    for k, (level, period) in enumerate(zip(hierarchy.levels, hierarchy.periods, strict=True)):
-        calibration = fit_calibration(level, latents[k], period, config.dataset.validation)
+    for k, (level, period) in enumerate(zip(trained.hierarchy.levels, trained.hierarchy.periods, strict=True)):
+        calibration = fit_calibration(level, trained.latents[k], period, trained.config.dataset.validation)
         found.append(calibration)
         if calibration is not None:
             raw, scaled = calibration.raw.mean(0), calibration.scaled.mean(0)
@@ -121,15 +154,15 @@ def _calibrations(config: Config, hierarchy: Hierarchy, latents: Sequence[Trajec
     return found
 
 
-def _action_priors(
-    config: Config, hierarchy: Hierarchy, latents: Sequence[Trajectories], device: torch.device
-) -> list[ActionPrior | None]:
-    """Action priors of the levels that are to learn one."""
-    priors: list[ActionPrior | None] = [None] * len(hierarchy)
-    settings = config.action_prior.as_dict() | {"levels": None}
-    for k in config.action_prior.levels:
-        fit = partial(fit_action_prior, latents[k], hierarchy.periods[k], config.action_prior)
-        prior = _fit_once(config, hierarchy, device, k, ActionPrior, "action_prior", settings, fit)
+def _action_priors(trained: _Trained) -> list[ActionPrior | None]:
+    """Action priors of the levels in `action_prior.levels`."""
+    config = trained.config.action_prior
+    priors: list[ActionPrior | None] = [None] * len(trained.hierarchy)
+    for k in config.levels:
+        prior = trained.fit_once(
+            ActionPrior, k, "action_prior", config.as_dict() | {"levels": None},
+            lambda data, k=k: fit_action_prior(data, trained.hierarchy.periods[k], config),
+        )  # fmt: skip
         say(
             f"action prior of level {k}: its held-out loss is {prior.relative_loss:.2f} of that of N(0, I) in every state"
         )
@@ -137,50 +170,22 @@ def _action_priors(
     return priors
 
 
-def _values(
-    config: Config, dataset: Trajectories, hierarchy: Hierarchy, latents: Sequence[Trajectories], device: torch.device
-) -> list[Value | None]:
-    """Values of the levels that are to learn one."""
-    values: list[Value | None] = [None] * len(hierarchy)
-    columns = config.goal.columns
-    settings = config.value.as_dict() | {"levels": None, "columns": columns}
-    for k in config.value.levels:
-        part = goal_part(dataset, columns)
-        fit = partial(fit_value, latents[k], part, hierarchy.periods[k], config.value)
-        value = _fit_once(config, hierarchy, device, k, Value, "value", settings, fit)
+def _values(trained: _Trained) -> list[Value | None]:
+    """Value heads of the levels in `value.levels`."""
+    config = trained.config.value
+    values: list[Value | None] = [None] * len(trained.hierarchy)
+    settings = config.as_dict() | {"levels": None, "columns": trained.config.goal.columns}
+    for k in config.levels:
+        value = trained.fit_once(
+            Value, k, "value", settings,
+            lambda data, k=k: fit_value(data, trained.goal_part(), trained.hierarchy.periods[k], config),
+        )  # fmt: skip
         say(
             f"value of level {k}: predicts {_numbers(value.ahead.tolist())} steps to states that held-out episodes reached in "
             f"{_numbers(AHEAD)}"
         )
         values[k] = value
     return values
-
-
-def _fit_once(
-    config: Config,
-    hierarchy: Hierarchy,
-    device: torch.device,
-    k: int,
-    kind: type[H],
-    name: str,
-    settings: Mapping[str, Any],
-    fit: Callable[..., H],
-) -> H:
-    """Fit a head of level k and keep it, or load it if an earlier run kept one of the same level and settings."""
-    identity = fingerprint([hierarchy.specs[k].fingerprint, settings, config.dataset.validation, config.seed])
-    path = config.folder / "heads" / f"{name}{k}-{identity}.safetensors"
-    if not path.exists():
-        head = fit(**_how(config, device))
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        head.save(temporary)
-        temporary.replace(path)
-    return kind.load(path, str(hierarchy.device))
-
-
-def _how(config: Config, device: torch.device) -> dict[str, Any]:
-    """Arguments that every fit of a network takes."""
-    return {"validation": config.dataset.validation, "seed": config.seed, "device": device}
 
 
 def _numbers(values: Sequence[float]) -> str:

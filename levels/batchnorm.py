@@ -1,4 +1,4 @@
-"""Batch normalisation by the statistics of the whole batch, however many processes share it, on any device."""
+"""Batch normalisation with the statistics of the global batch, over any number of processes and on any device."""
 
 from __future__ import annotations
 

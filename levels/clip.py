@@ -27,7 +27,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Clip:
-    """A batch of windows, seen at the stride of one level.
+    """A batch of windows at the stride of one level.
 
     Args:
         inputs: named inputs at the steps of this level, each (B, T+1, ...); above level 0 {"latent": (B, T+1,

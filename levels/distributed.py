@@ -1,4 +1,4 @@
-"""Statistics of the whole batch, however many processes share it."""
+"""Statistics of the global batch, over any number of processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _is_distributed() -> bool:
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """all-reduce(sum) forward and backward.
+    """All-reduce (sum) in the forward and the backward pass.
 
     Every process computes the same loss from the sum, so the gradient is the sum over processes. DDP then averages the
     gradients of the parameters, which gives exactly the gradient of one process with the whole batch.
@@ -32,7 +32,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 class _GatherOverProcesses(torch.autograd.Function):
-    """all-gather forward; backward, the sum over processes of the gradients of the process's own rows."""
+    """All-gather in the forward pass; the backward pass sums the gradients of the process's own rows over processes."""
 
     @staticmethod
     def forward(ctx, rows: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def average_over_processes(mean: Tensor) -> Tensor:
 
 
 def gather_over_processes(rows: Tensor) -> tuple[Tensor, int]:
-    """The rows of all processes, (N, ...) -> (N * processes, ...), and the index of this process's first.
+    """The rows of all processes, (N, ...) -> (N * processes, ...), and the index of this process's first row.
 
     Use the rows in a loss that is a mean over the process's own share, because DDP averages those losses.
     """

@@ -1,4 +1,4 @@
-"""Message passing between the objects of a scene, every one with every other."""
+"""Message passing between all pairs of objects of a scene."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch_geometric.nn import MessagePassing
 from hiwm.levels.networks import mlp
 
 # Slopes c of the saturating offsets between objects, whose features have a standard deviation near 1. The offset of two
-# objects that touch is a hundredth of a usual one; saturation makes it as large as the others, so that a latent keeps
-# it.
+# objects that touch is a hundredth of a typical offset. Saturation makes both equally large, so that a latent keeps
+# both.
 SHARPNESS = (3.0, 10.0)
 
 
@@ -40,8 +40,7 @@ class EntityLayer(MessagePassing):
 class EntityNetwork(nn.Module):
     """Message passing between a linear embedding and a linear output of every object, and a linear skip connection.
 
-    An edge is made of the offset of its two objects, x_j - x_i, as it is and through tanh(c (x_j - x_i)) for every c of
-    `SHARPNESS`.
+    The input of an edge is the offset of its two objects, x_j - x_i, and tanh(c (x_j - x_i)) for every c of `SHARPNESS`.
 
     Args:
         entities: number N of objects.

@@ -12,16 +12,16 @@ RELATED = 64  # features that message passing adds to an object
 
 
 class InverseModel(nn.Module):
-    """a = MLP([source, target, steps / reach]): the mean first action in the data on the way between two latents.
+    """a = MLP([source, target, steps / reach]): the mean first action of the paths in the data between two latents.
 
     A source made of objects goes through message passing: a = MLP([source, network(objects), target, steps / reach]).
 
     Args:
-        dim_source: size of the latent the action is taken from.
+        dim_source: size of the latent in which the action is taken.
         dim_target: size of the latent to reach.
         dim_action: size of one action of the level below.
-        reach: largest number of steps of the level below trained on; more steps count as `reach`.
-        width: units a hidden layer.
+        reach: largest number of steps of the level below in training; larger numbers count as `reach`.
+        width: units of a hidden layer.
         depth: hidden layers.
         entities: number of objects the source is made of; None for a source that is not made of objects.
     """

@@ -21,9 +21,9 @@ class JointLevels(Trainable):
     """The same levels and losses as in staged training, over one clip of level 0 that is long enough for the top.
 
     A level encodes the whole clip, is trained on windows of its own horizon cut from it, and hands the encoded clip to
-    the level above. So a lower level gets more windows in a step than the top. Upper levels take their inputs as they
-    are (`min_std` is not used), because latents that change have no fixed statistics. Pairs for their inverse models
-    lie within the clip.
+    the level above. A lower level therefore gets more windows in a step than the top level. Upper levels do not
+    standardise their inputs (`min_std` is not used), because latents that still change have no fixed statistics. The
+    pairs for their inverse models lie within the clip.
 
     Args:
         levels: bottom first.
@@ -63,7 +63,6 @@ class JointLevels(Trainable):
         return torch.stack([level.total(of_level(losses, k)) for k, level in enumerate(self.levels)]).sum()
 
     def after_step(self) -> None:
-        """See `Trainable`."""
         for level in self.levels:
             level.after_step()
 

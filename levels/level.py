@@ -28,7 +28,7 @@ class Level(Trainable):
         m  = action_encoder(z, actions)   `stride` actions of the level below
         z' = predictor(z, m)
 
-    Final: vary it by what it is composed of.
+    Do not subclass it; replace its parts instead.
 
     Args:
         stride: steps of the level below (level 0: of the environment) in one step of this level.
@@ -36,9 +36,9 @@ class Level(Trainable):
         inputs: shape of one step of every input.
         min_std: smallest standard deviation an input is divided by, in its own unit; None leaves inputs as they are
             (bytes are divided by 255).
-        encoder, action_encoder, predictor, inverse: the parts; see `parts.py` and their folders. A level without an
-            inverse model delegates by search alone.
-        target: the encoder of the targets of the predictions; None for the encoder itself.
+        encoder, action_encoder, predictor, inverse: the parts; `parts.py` and `inverse.py` define them. Without an inverse
+            model, the level below must search for its actions.
+        target: the encoder whose latents are the prediction targets; None for the encoder itself.
         regularizers: name -> module (output, generator) -> scalar.
         loss_weights: loss name -> weight; the names must be exactly those of the losses: prediction, inverse,
             regularisers.
@@ -74,11 +74,11 @@ class Level(Trainable):
         self.target = target
         self.regularizers = nn.ModuleDict(regularizers)
         self.loss_weights = dict(loss_weights)
-        # the inverse model starts from the latent of the level below; level 0 has none and takes its own
+        # the inverse model takes the latent of the level below; level 0 has no level below and takes its own latent
         self.reads_latent = tuple(inputs) == ("latent",)
 
     def fit(self, clip: Clip, mean: Mapping[str, Tensor], std: Mapping[str, Tensor]) -> None:
-        """Before training: input statistics of the dataset, and the size of one step's change on a sample clip."""
+        """Set the input statistics of the dataset and the typical change in one step on a sample clip, before training."""
         if self.min_std is None:
             mean = {name: torch.zeros_like(value) for name, value in mean.items()}
             bytes_ = {name: clip.inputs[name].dtype == torch.uint8 for name in std}
@@ -88,7 +88,7 @@ class Level(Trainable):
             self.fit_step(self.encode(clip.inputs))
 
     def fit_step(self, latent: Tensor) -> None:
-        """Before training: the size of one step's change, from latents (B, T+1, D)."""
+        """Set the typical change in one step from latents (B, T+1, D), before training."""
         self.predictor.fit((latent[:, 1:] - latent[:, :-1]).square().mean((0, 1)).sqrt())
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -108,7 +108,7 @@ class Level(Trainable):
         return self.predictor.rollout(latent, actions)
 
     def delegate(self, source: Tensor, target: Tensor, steps_left: Tensor) -> Tensor:
-        """The inverse model: which action of the level below leads to `target`.
+        """Predict, with the inverse model, the action of the level below that leads to `target`.
 
         Args:
             source: latent of the level below, (..., D_below); at level 0 this level's own latent, (..., D).
@@ -144,19 +144,18 @@ class Level(Trainable):
         return self.predict_clip(self.encode_clip(clip))
 
     def losses(self, clip: Clip, generator: torch.Generator) -> dict[str, Tensor]:
-        """Named scalars, unweighted, of a clip; the keys are those of `loss_weights`. See `losses_of`."""
+        """Encode and predict a clip and return its losses; `losses_of` describes them."""
         return self.losses_of(self.output(clip), clip.pairs, generator)
 
     def losses_of(self, output: LevelOutput, pairs: Pairs | None, generator: torch.Generator) -> dict[str, Tensor]:
         """Named scalars, unweighted; the keys are those of `loss_weights`.
 
-        The prediction error has no stop-gradient (LeWM; LeJEPA), so without a target encoder the
-        regularisers must keep the latent from collapsing.
-        The inverse model learns from detached latents, so that it does not shape the representation.
+        The prediction error has no stop-gradient (LeWM; LeJEPA). Without a target encoder, only the regularisers keep the
+        latent from collapsing. The inverse model learns from detached latents, so it does not shape the representation.
 
         Args:
             output: the clip, encoded and predicted.
-            pairs: for the inverse model; None for a level without one.
+            pairs: training pairs of the inverse model; None for a level without one.
             generator: randomness of the regularisers, in the same state in every process.
         """
         losses = {"prediction": F.mse_loss(output.predicted, output.target)}
@@ -176,7 +175,6 @@ class Level(Trainable):
         return self.losses(clip, generator)
 
     def after_step(self) -> None:
-        """See `Trainable`."""
         if self.target is not None:
             self.target.follow(self.encoder)
 

@@ -26,12 +26,12 @@ class MaskedPrediction(Trainable):
 
     The target is a slow copy of the trunk that sees whole frames, without gradient. With one frame this is I-JEPA's
     prediction of blocks. With more, the same blocks are masked in every frame (V-JEPA's tubes), but frames are encoded
-    one by one, as a level needs it, and only the predictor attends over time. Further differences: all masked patches
+    one by one, because a level encodes single observations, and only the predictor attends over time. Further differences: all masked patches
     are predicted at once (I-JEPA: block by block); all other patches are visible (as in V-JEPA; I-JEPA also crops the
     context); positions are learned; the momentum of the target is constant. A batch shares one mask, so that its rows
     have equally many visible patches (the papers draw a mask for each image and drop surplus patches). Every block has
     its own size and aspect (in the papers, one size for a batch); the aspect is uniform in its logarithm. V-JEPA uses
-    two kinds of masks at once, this class one.
+    two kinds of masks at once, and this class uses one.
 
     Args:
         encoder: the encoder whose trunk learns.
@@ -41,8 +41,8 @@ class MaskedPrediction(Trainable):
         scale: least and largest area of a rectangle, as a share of the image, in (0, 1).
         aspect: least and largest height of a rectangle over its width.
         beta: errors below it are squared (smooth L1); 0 for L1.
-        momentum: share of itself that the target keeps at every step.
-        width: size of a token of the predictor; narrower than the trunk's.
+        momentum: share of its weights that the target keeps at every step.
+        width: size of a token of the predictor, smaller than a token of the trunk.
         depth: layers of the predictor.
         heads: attention heads of the predictor.
     """
@@ -152,7 +152,7 @@ class MaskedPrediction(Trainable):
 
     @torch.no_grad()
     def evaluate(self, clip: Clip) -> dict[str, float]:
-        """On held-out windows: the loss, and the standard deviation of the targets between windows, 0 (collapsed) to about 1."""
+        """Loss on held-out windows, and standard deviation of the targets between windows, from 0 (collapsed) to about 1."""
         loss = self(clip, torch.Generator().manual_seed(0))["masked"]
         every = torch.arange(len(self.place), device=self.place.device)
         targets = self.targets(self.standardize(clip.inputs)[self.name], every)
@@ -163,5 +163,4 @@ class MaskedPrediction(Trainable):
         return losses["masked"]
 
     def after_step(self) -> None:
-        """See `Trainable`."""
         self.target.follow(self.trunk)

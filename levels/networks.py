@@ -1,4 +1,4 @@
-"""The one multilayer perceptron every level part is built from."""
+"""The multilayer perceptron that all parts of a level use."""
 
 from __future__ import annotations
 

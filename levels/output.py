@@ -43,7 +43,7 @@ class EncodedClip:
 
 @dataclass(frozen=True)
 class LevelOutput:
-    """A clip as a level encoded and predicted it.
+    """A clip, encoded and predicted by a level.
 
     Args:
         inputs: the standardised inputs, each (B, T+1, ...).

@@ -1,7 +1,7 @@
-"""The abstract parts of a level: implement them, and do not subclass an implementation.
+"""The abstract parts of a level. Implement them, and do not subclass an implementation.
 
-The constructor of a part takes keyword arguments: its own, from the config, and any of the sizes named in its class
-below, which hiwm fills in.
+The constructor of a part takes keyword arguments. The config gives the part's own arguments, and hiwm fills in the sizes
+that its class below lists.
 """
 
 from __future__ import annotations
@@ -52,9 +52,8 @@ class Predictor(nn.Module, ABC):
     """(latent, action) -> the next latent. Given `dim_latent`, `dim_action`.
 
     Attributes:
-        scale: the typical change of the latent in one step, (D,). A network's output is multiplied by it, so that
-            outputs are near 1.
-        passes: network passes of one prediction, for counting what a plan costs.
+        scale: the typical change of the latent in one step, (D,). It multiplies a network's output, which is then near 1.
+        passes: network passes of one prediction, to count the compute of a plan.
         context: number C of observed latents that a prediction can use; 1 for a predictor without memory.
         num_members: number K of predictors of an ensemble, whose variance measures uncertainty; 1 for a single
             predictor.
@@ -70,7 +69,7 @@ class Predictor(nn.Module, ABC):
         self.register_buffer("scale", torch.ones(dim_latent))
 
     def fit(self, change: Tensor) -> None:
-        """Before training: the root mean square change of each latent dimension in one step, (D,)."""
+        """Set `scale` to the root mean square change of each latent dimension in one step, (D,), before training."""
         self.scale.copy_(change.clamp_min(1e-6))
 
     @abstractmethod
@@ -103,11 +102,11 @@ class Predictor(nn.Module, ABC):
         return state
 
     def rollout(self, latent: Tensor, actions: Tensor) -> Tensor:
-        """(B, D), (B, H, A) -> the latents after each action, (B, H, D), each predicted from the last."""
+        """(B, D), (B, H, A) -> the latents after each action, (B, H, D), each predicted from the one before."""
         return self.rollout_from(self.start(latent), actions)
 
     def rollout_from(self, state: Any, actions: Tensor) -> Tensor:
-        """The same from a state."""
+        """`rollout` from a state of `start`, `remember` or `correct`."""
         latents = []
         for action in actions.unbind(1):
             latent, state = self.step(state, action)
@@ -115,7 +114,7 @@ class Predictor(nn.Module, ABC):
         return torch.stack(latents, 1)
 
     def rollout_in_context(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """(B, H+1, D), (B, H, A) -> (B, H, D): one-step predictions within the first C latents, open loop after them."""
+        """(B, H+1, D), (B, H, A) -> (B, H, D): one-step predictions within the first C latents, then an open-loop rollout."""
         state, predicted = self.start(latents[:, 0]), []
         for i, action in enumerate(actions.unbind(1), 1):
             latent, state = self.step(state, action)

@@ -13,5 +13,5 @@ def half_precision(device: torch.device) -> AbstractContextManager:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         native = device.type == "cpu" and torch.backends.mkldnn.is_available()
-        native = native and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # no public name tells
+        native = native and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # torch has no public name for this
     return torch.autocast(device.type, torch.bfloat16) if native else nullcontext()

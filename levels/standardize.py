@@ -12,13 +12,13 @@ from torch import Tensor, nn
 class Standardize(nn.Module):
     """(x - mean) / max(std, min_std), element by element, for every named input; objects (N, F) share their statistics.
 
-    Statistics of each object alone would remove its kind (one-hot, so constant) and make positions of two objects
-    incomparable. Without standardisation a static background is the easiest thing to predict, and the latent keeps
-    nothing else.
+    With separate statistics for each object, its one-hot kind would vanish, because it is constant, and positions of two
+    objects could not be compared. Without standardisation, a static background is the easiest thing to predict, and the
+    latent keeps nothing else.
 
     Args:
         inputs: shape of one step of every input.
-        min_std: smallest standard deviation divided by, in the unit of the input; keeps constant elements at zero.
+        min_std: lower bound of the standard deviation, in the unit of the input; it keeps constant elements at zero.
     """
 
     def __init__(self, inputs: Mapping[str, tuple[int, ...]], min_std: float) -> None:

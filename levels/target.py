@@ -14,7 +14,7 @@ class EMATarget(nn.Module):
 
     Args:
         encoder: the module to copy.
-        momentum: share of itself that it keeps at every optimiser step.
+        momentum: share of its weights that the copy keeps at every optimiser step.
     """
 
     def __init__(self, *, encoder: nn.Module, momentum: float = 0.99) -> None:
@@ -29,7 +29,7 @@ class EMATarget(nn.Module):
 
     @torch.no_grad()
     def follow(self, encoder: nn.Module) -> None:
-        """After an optimiser step."""
+        """Move towards the encoder, after an optimiser step."""
         for mine, theirs in zip(self.copy.parameters(), encoder.parameters(), strict=True):
             mine.lerp_(theirs, 1 - self.momentum)
 

@@ -19,7 +19,7 @@ class Trainable(nn.Module, ABC):
         """Named scalars, unweighted; the call that DistributedDataParallel wraps.
 
         Args:
-            clip: of inputs and actions.
+            clip: inputs and actions.
             generator: randomness of the losses, in the same state in every process.
         """
 

@@ -25,7 +25,9 @@ def test_frames_line_up_with_the_steps_they_are_of():
     level.standardize.fit({"pixels": torch.full((8, 8, 3), 100.0)}, {"pixels": torch.full((8, 8, 3), 10.0)})
     for parameter in (decoder.decoder[-1].weight, decoder.decoder[-1].bias):
         torch.nn.init.zeros_(parameter)  # always the mean frame
-    row = np.concatenate([np.arange(length) for length in LENGTHS]).astype(np.uint8)  # every frame tells its row
+    row = np.concatenate([np.arange(length) for length in LENGTHS]).astype(
+        np.uint8
+    )  # every pixel of a frame is its row number
     columns = {
         "pixels": np.broadcast_to(row[:, None, None, None], (len(row), 8, 8, 3)).copy(),
         "action": np.zeros((len(row), 2), np.float32),
@@ -35,8 +37,8 @@ def test_frames_line_up_with_the_steps_they_are_of():
     shown = predicted_frames(agent, data)
     assert list(shown.ahead) == [0, 5, 10, 15, 20, 40]  # what the longest episode allows
     assert shown.trained == 20
-    told = shown.seen[:, :, 0, 0, 0].astype(int)
-    assert (told - told[:, :1] == shown.ahead).all()
+    rows = shown.true[:, :, 0, 0, 0].astype(int)
+    assert (rows - rows[:, :1] == shown.ahead).all()
     assert (shown.encoded == 100).all()
     assert (shown.predicted == 100).all()
     assert len(figures.frames(shown).axes) == 2 * 3 * 6

@@ -126,8 +126,8 @@ def test_the_headline_compares_network_calls():
 
 def test_health_far_outside_does_not_squash_the_rest():
     records = [{"step": 0, "loss/total": 1.0}] + [
-        {"step": step, "validation/copy_last": 0.1, "validation/readout_r2": readout}
-        for step, readout in ((0, -80.0), (10, 0.9))
+        {"step": step, "validation/copy_last": 0.1, "validation/state_probe_r2": r2}
+        for step, r2 in ((0, -80.0), (10, 0.9))
     ]
     figure = figures.curves({0: records}, SHIPPED)
     figure.draw_without_rendering()

@@ -60,5 +60,5 @@ def test_diagnostics_of_every_level(tiny_run, tmp_path, monkeypatch, capsys):
     assert [row["level"] for row in rows] == ["0", "1", "2"]
     for row in rows:
         assert row["run"] == tiny_run.folder.name
-        assert float(row["readout_r2"]) > 0.5
+        assert float(row["state_probe_r2"]) > 0.5
     assert f"| {tiny_run.folder.name} | 2 | {rows[2]['effective_rank']} |" in capsys.readouterr().out

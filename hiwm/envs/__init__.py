@@ -1,6 +1,6 @@
-"""Environments: our own, and thin adapters to those of other packages.
+"""Environments: FourRoom, and thin adapters to OGBench.
 
-An environment for hiwm fulfils this contract, beyond that of Gymnasium:
+An environment for hiwm fulfils this contract in addition to Gymnasium's:
 
 - `num_tasks` is the number of evaluation tasks.
 - `reset` accepts `options={"task_id": i, "episode": e}`, with i from 1 to `num_tasks` and e from 0, and starts task i. An

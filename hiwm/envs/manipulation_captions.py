@@ -11,7 +11,7 @@ from hiwm.envs.captions import Caption
 NEAR, FAR = 0.385, 0.465  # m: bounds of the middle of the table in x
 RIGHT, LEFT = -0.08, 0.08  # m: and in y
 LIES = 0.03  # m: a cube below this height lies on the table, where its centre is at 0.02
-HELD = 0.1  # m: a cube above this height is in the air or on a stack
+HELD = 0.1  # m: a cube above this height is in the air or on other cubes
 COLOURS = ("red", "blue", "orange")
 DRAWER_OPEN, WINDOW_OPEN = -0.08, 0.1  # m: half open
 CUBE_SENTENCES = (

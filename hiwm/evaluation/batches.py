@@ -10,7 +10,7 @@ from hiwm.evaluation.traces import load_traces, save_traces
 
 
 class Batches:
-    """Batches of episodes in a folder; see `run_episodes`.
+    """The finished batches of `run_episodes` in a folder.
 
     Args:
         folder: holds the batches of one agent; `save` creates it.

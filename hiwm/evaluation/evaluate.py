@@ -50,7 +50,7 @@ def evaluate(
         agents: name -> agent, from `make_agents`.
         make_env: makes one environment.
         config: the protocol.
-        state: names of the observations that form the true state; see `run_episodes`.
+        state: names of the observations that form the true state, for the traces.
         report: called with (agent, finished episodes, successes, all episodes).
         folder: keeps finished batches; those found there must come from the same agents and protocol.
 

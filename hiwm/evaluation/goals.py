@@ -1,4 +1,4 @@
-"""What an evaluation asks of an agent: the goal observations, or a goal of your own, past a forbidden box."""
+"""Goals of an evaluation: the goal observations or a custom goal, with a forbidden box if the protocol has one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def make_goal(agent: Agent, config: EvaluationConfig, name: str, observation: Ob
     Args:
         agent: the agent to evaluate.
         config: the protocol.
-        name: of the agent, which may keep a margin of its own from the forbidden box.
-        observation: what the environments ask for, B observations.
+        name: name of the agent, which may have its own margin around the forbidden box.
+        observation: goal observations of B environments.
     """
     wanted: Observation | Goal = observation
     if config.goal is not None:

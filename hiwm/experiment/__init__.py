@@ -1,4 +1,4 @@
-"""The verbs of the command line: collect, train, evaluate, run. Each reuses its result where it exists, and says so."""
+"""The commands collect, train, evaluate and run. Each reuses existing results and prints that it does."""
 
 from hiwm.config import Config
 from hiwm.experiment.collection import collect

@@ -1,4 +1,4 @@
-"""The verb collect."""
+"""The command collect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hiwm.validate import check, check_columns
 
 
 def collect(config: Config) -> Trajectories:
-    """Make the dataset of the config, go on with one that was interrupted, or open it."""
+    """Collect the dataset of the config, continue an interrupted collection, or open the finished dataset."""
     one_process("collect")
     path = Path(config.dataset.path)
     wanted = describe_collection(config)
@@ -35,7 +35,7 @@ def collect(config: Config) -> Trajectories:
         return dataset
     if path.suffix == ".npz":
         raise ConfigError(
-            f"dataset.path: there is no {path}, and `hiwm collect` writes no .npz; expected a path that ends in .h5"
+            f"dataset.path is {path}, which does not exist; expected a path that ends in .h5, because `hiwm collect` writes no .npz"
         )
     check(config)
     check_evaluating(config)
@@ -54,7 +54,7 @@ def collect(config: Config) -> Trajectories:
     with Writer(path, metadata, resume=True) as writer:
         there = len(writer.ep_len)
         if there:
-            say(f"dataset {path}: {there:,} of {collection.episodes:,} episodes are there, going on")
+            say(f"dataset {path}: {there:,} of {collection.episodes:,} episodes exist, continuing")
         with Bar("collect", collection.episodes, "episodes", there) as bar:
             for done, episode in enumerate(collect_episodes(collection, config.dataset.workers, there), there + 1):
                 writer.append(episode)
@@ -67,7 +67,7 @@ def collect(config: Config) -> Trajectories:
 
 
 def describe_collection(config: Config) -> dict[str, Any]:
-    """What a collection depends on; saved in the dataset."""
+    """The settings that a collection depends on; they are saved in the dataset."""
     dataset = config.dataset
     return {
         "environment": {**config.environment, **dataset.behaviour},

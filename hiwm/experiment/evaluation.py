@@ -1,4 +1,4 @@
-"""The verb evaluate."""
+"""The command evaluate."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         _say_results(found["agents"])
         return found
     check_evaluating(config)
-    code = commit()  # before hours in which the code may change
+    code = commit()  # now, because the code may change during the evaluation
     # batches of other code must not end up under this commit
     parts = config.folder / f"{config.evaluation.name}-{identity}-{code or hiwm.__version__}.parts"
     if code.endswith("+"):  # uncommitted code may be any code
@@ -85,7 +85,7 @@ class Bars:
         self.bars: dict[str, Bar] = {}
 
     def __call__(self, agent: str, done: int, won: int, of: int) -> None:
-        """`done` of an agent's `of` episodes are over, `won` of them solved."""
+        """Show that `done` of the agent's `of` episodes are finished, and that `won` of them are solved."""
         if agent not in self.bars:
             self.bars[agent] = Bar(agent, of, "episodes")
             self.bars[agent].__enter__()
@@ -95,14 +95,14 @@ class Bars:
 
 
 def _keep_other_results(path: Path) -> None:
-    """Rename results of other settings; hours may have gone into them."""
+    """Rename results of other settings instead of overwriting them."""
     if not path.exists():
         return
     other = json.loads(path.read_text())["identity"]
     for suffix in (".json", ".npz"):
         if (old := path.with_suffix(suffix)).exists():
             old.replace(old.with_stem(f"{path.stem}-{other}"))
-    say(f"evaluation of other settings, kept as {path.stem}-{other}.json")
+    say(f"evaluation {path}: results of other settings, now in {path.stem}-{other}.json")
 
 
 def _record(config: Config, agent: Agent, result: dict[str, Any], path: Path) -> None:
@@ -131,7 +131,7 @@ def _say_results(agents: dict[str, Any]) -> None:
         low, high = numbers["interval"]
         say(
             f"{name:>20}: {100 * numbers['success']:5.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {numbers['episodes']} episodes, "
-            f"{numbers['plan_ms']['mean']:.2f} ms and {numbers['predictor_calls']:.0f} predictor calls an environment step"
+            f"{numbers['plan_ms']['mean']:.2f} ms and {numbers['predictor_calls']:.0f} predictor calls per environment step"
         )
         if violations := numbers.get("violations"):
             low, high = violations["interval"]
@@ -142,7 +142,7 @@ def _say_results(agents: dict[str, Any]) -> None:
 
 
 def evaluation_identity(config: Config, agent: Agent) -> str:
-    """Stands for the hierarchy, the planner and the protocol of an evaluation."""
+    """Fingerprint of the hierarchy, the planner and the protocol of an evaluation."""
     described = config.as_dict()
     parts = [
         [spec.fingerprint for spec in agent.hierarchy.specs],

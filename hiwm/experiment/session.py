@@ -1,4 +1,4 @@
-"""What every verb needs: its processes, and the commit of the code that runs."""
+"""The processes of a command, and the commit of the code that runs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from hiwm.training.distributed import Processes, start_processes
 
 
 def start(config: Config) -> Processes:
-    """Set torch up and join the other processes."""
+    """Set the number of threads and join the other processes."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     return start_processes(config.device)
 
 
-def one_process(verb: str) -> None:
-    """Refuse to run a verb in several processes."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ConfigError(f"{verb} runs in one process; expected train under torchrun")
+def one_process(command: str) -> None:
+    """Raise a ConfigError if a command other than train was started in several processes."""
+    if (number := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+        raise ConfigError(
+            f"hiwm {command} was started in {number} processes; expected one. Only `hiwm train` runs under torchrun"
+        )
 
 
 def commit() -> str:

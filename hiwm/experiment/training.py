@@ -1,4 +1,4 @@
-"""The verb train."""
+"""The command train."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hiwm.progress import TrainingProgress
 from hiwm.tracking import make_tracker
 from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.training.distributed import barrier
-from hiwm.training.stages import train_hierarchy
+from hiwm.training.stages import Report, train_hierarchy
 from hiwm.validate import actions_of, check, check_columns, check_environment, check_untrained, is_one_hot
 
 
@@ -54,9 +54,7 @@ def train(config: Config) -> None:
             seed=config.seed,
             folder=config.folder / "levels",
             processes=processes,
-            on_start=progress.start if processes.is_main else lambda coverage, timescale: None,
-            report=progress.step if processes.is_main else lambda level, step: None,
-            on_level=progress.level if processes.is_main else lambda level, trained: None,
+            report=Report(progress.start, progress.step, progress.level) if processes.is_main else Report(),
             diagnostics=diagnostics,
         )
     if not processes.is_main:

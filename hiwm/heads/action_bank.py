@@ -1,7 +1,7 @@
-"""Keeps real actions of a level: sequences of them from the data, and their quantiles.
+"""A bank of real action sequences of a level, and quantiles of the actions.
 
-A search that may try any macro-action asks the predictor about actions that it has never seen. A bank of real sequences tells
-which actions the data took from a state like the present one. The quantiles bound a search around such a sequence.
+An unrestricted search evaluates macro-actions that the predictor was never trained on. The bank holds sequences that the data
+took from similar states, and a search can start from them. The quantiles bound a search around such a sequence.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from torch import Tensor
 
 from hiwm.data.store import Trajectories
 from hiwm.heads.head import Head
+from hiwm.heads.optimize import starts
 from hiwm.settings import Settings
 
 QUANTILES = (0.02, 0.98)
-RECENT = 50_000  # actions, the last ones of the dataset, over which the quantiles are taken
+RECENT = 50_000  # the quantiles are taken over this many actions, the last ones of the dataset
 
 
 class ActionBankConfig(Settings):
-    """What is kept of a level's real actions.
+    """Size of the bank of real actions of a level.
 
     Args:
-        size: sequences, drawn from the whole dataset.
-        length: actions of a sequence; fewer where its episode ends.
+        size: number of sequences, drawn from the whole dataset.
+        length: actions of a sequence; fewer if its episode ends earlier.
     """
 
     section: ClassVar[str] = "action_bank"
@@ -66,7 +67,7 @@ class ActionBank(Head):
 
         Args:
             latent: (B, D).
-            number: how many sequences n; all there are if they are fewer.
+            number: number n of sequences; all of them if there are fewer.
             horizon: actions H of a sequence.
 
         Returns:
@@ -84,14 +85,12 @@ def build_action_bank(latents: Trajectories, period: int, config: ActionBankConf
     Args:
         latents: the level's cache, columns `latent` and `action`; an episode's last `period` rows hold no action.
         period: environment steps of one action.
-        config: how many.
-        seed: of the draws.
+        config: size of the bank.
+        seed: seed of the draws.
     """
     latent, action = latents.column("latent"), latents.column("action")
     valid = np.maximum(latents.ep_len - period, 0)
-    if not valid.any():
-        raise ValueError(f"{latents.path}: no episode holds an action of {period} steps and the row it leads to")
-    rows = latents.starts(period)
+    rows = starts(latents, period)
     left = np.concatenate([n - np.arange(n) for n in valid])  # valid rows from each on, itself included
     low, high = np.quantile(np.asarray(action[rows[-RECENT:]], np.float64), QUANTILES, axis=0)
     drawn = np.sort(np.random.default_rng(seed).choice(len(rows), min(config.size, len(rows)), replace=False))

@@ -1,10 +1,10 @@
 """Learns which macro-actions occur in a state.
 
-SIGReg makes macro-actions as a whole N(0, I) and nearly independent of the state, but only nearly. With several objects, a
-part of N(0, I) belongs to macro-actions that the data never shows, for which a predictor moves two objects at once. A search
-finds those macro-actions. So a flow learns, after the levels, to turn noise into macro-actions of a state. With the proposal
-`flow` a search chooses the noise. The loss is conditional flow matching (Lipman et al. 2023, arXiv 2210.02747, equation 9,
-with straight paths). Two midpoint steps integrate the flow. Euler steps with as many passes would shrink N(0, I) to a standard
+With SIGReg, macro-actions follow N(0, I) over the whole dataset and are nearly, but not fully, independent of the state. With
+several objects, some samples of N(0, I) are macro-actions that never occur in the data, for which a predictor moves two objects
+at once. A search exploits them. Therefore a flow learns, after the levels, to turn noise into macro-actions that occur in a
+state. With the proposal `flow`, a search optimises the noise. The loss is conditional flow matching (Lipman et al. 2023, arXiv 2210.02747, equation 9,
+with straight paths). Two midpoint steps integrate the flow. Euler steps with the same number of passes would shrink N(0, I) to a standard
 deviation of 0.72.
 """
 
@@ -13,28 +13,26 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from hiwm.data.store import Trajectories
 from hiwm.heads.head import Head
-from hiwm.heads.optimize import FitConfig, minimize
+from hiwm.heads.optimize import FitConfig, FitData, starts
 from hiwm.levels.networks import mlp
 
 STEPS = 2  # of the midpoint rule
-# Held-out loss per dimension of the best flow to N(0, I) where the state tells nothing: E[(m - x)^2 | (1 - t) x + t m] averaged
+# Held-out loss per dimension of the best flow to N(0, I) if the state carries no information: E[(m - x)^2 | (1 - t) x + t m] averaged
 # over times t, which is the integral of 1 / ((1 - t)^2 + t^2).
 UNINFORMED = math.pi / 2
 
 
 class ActionPriorConfig(FitConfig):
-    """How a level learns which macro-actions occur.
+    """Size and training of the action prior.
 
     Args:
-        levels: levels that learn it, from 1 up.
+        levels: levels with an action prior, from 1 up.
     """
 
     section: ClassVar[str] = "action_prior"
@@ -59,12 +57,12 @@ class ActionPrior(Head):
         depth: hidden layers.
 
     Attributes:
-        relative_loss: loss on held-out episodes over the loss of N(0, I) in every state, a number. It is 1 where there was
-            nothing to learn, and NaN where no held-out episode is long enough.
+        relative_loss: loss on held-out episodes over the loss of N(0, I) in every state, a number. It is 1 if macro-actions do
+            not depend on the state, and NaN if no held-out episode is long enough.
     """
 
     relative_loss: Tensor
-    #: network passes to make a macro-action
+    #: network passes for one macro-action
     passes = 2 * STEPS
 
     def __init__(self, *, dim_latent: int, dim_action: int, width: int, depth: int) -> None:
@@ -86,46 +84,26 @@ class ActionPrior(Head):
         return point
 
 
-def fit_action_prior(
-    latents: Trajectories,
-    period: int,
-    config: ActionPriorConfig,
-    *,
-    validation: float,
-    seed: int,
-    device: torch.device,
-) -> ActionPrior:
+def fit_action_prior(data: FitData, period: int, config: ActionPriorConfig) -> ActionPrior:
     """Learn which macro-actions occur in a state.
 
     Args:
-        latents: the level's cache, columns `latent` (N, D) and `action` (N, A).
+        data: latents and macro-actions of the level.
         period: environment steps (rows) in one step of the level.
-        config: how.
-        validation: share of the episodes held out.
-        seed: of initial weights and draws.
-        device: where to train.
+        config: size and training of the network.
     """
-    torch.manual_seed(seed)
-    seen, held_out = latents.split(validation)
-    latent, action = (torch.from_numpy(np.array(latents.column(name))).to(device) for name in ("latent", "action"))
-    prior = ActionPrior(dim_latent=latent.shape[1], dim_action=action.shape[1], width=config.width, depth=config.depth)
-    prior.to(device)
-    starts = torch.from_numpy(seen.starts(period))
-    if not len(starts):
-        raise ValueError(f"{latents.path}: no episode holds an action of {period} steps and the row it leads to")
-    generator = torch.Generator().manual_seed(seed)
+    action = data.column("action")
+    prior = data.new(ActionPrior, config, dim_action=action.shape[1])
 
-    def flow_loss(rows: Tensor) -> Tensor:
-        state, real = latent[rows.to(device)], action[rows.to(device)]
-        noise = torch.randn(real.shape, generator=generator).to(device)
-        time = torch.rand(len(real), 1, generator=generator).to(device)
+    def loss(rows: Tensor) -> Tensor:
+        state, real = data.latent[rows.to(data.device)], action[rows.to(data.device)]
+        noise = torch.randn(real.shape, generator=data.generator).to(data.device)
+        time = torch.rand(len(real), 1, generator=data.generator).to(data.device)
         return F.mse_loss(prior.velocity(state, (1 - time) * noise + time * real, time), real - noise)
 
-    def loss() -> Tensor:
-        return flow_loss(starts[torch.randint(len(starts), (config.batch,), generator=generator)])
-
-    minimize(loss, prior, config.steps, config.learning_rate, "action prior")
-    unseen = torch.from_numpy(held_out.starts(period))
-    if len(unseen):
-        prior.relative_loss.copy_(flow_loss(unseen) / UNINFORMED)
+    rows = torch.from_numpy(starts(data.training, period))
+    data.minimize(loss, prior, rows, config, "action prior")
+    held_out = torch.from_numpy(data.held_out.starts(period))
+    if len(held_out):
+        prior.relative_loss.copy_(loss(held_out) / UNINFORMED)
     return prior

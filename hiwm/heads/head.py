@@ -1,4 +1,4 @@
-"""The base class of all heads: it saves and loads them alike."""
+"""The base class of all heads, which saves and loads them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Self = TypeVar("Self", bound="Head")
 
 
 class Head(nn.Module):
-    """What is fitted to the frozen latents of one level.
+    """A module that is fitted to the frozen latents of one level.
 
     Subclasses take keyword arguments only: plain values (numbers, lists, text), or tensors that they register as buffers
     of the same name.
 
     Attributes:
-        arguments: what the constructor got; None in place of a tensor, because the state dict holds it.
+        arguments: arguments of the constructor; None in place of a tensor, because the state dict holds it.
     """
 
     arguments: dict[str, Any]

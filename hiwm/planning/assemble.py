@@ -125,6 +125,7 @@ def make_costs(
     if level.value:
         costs["value"] = ValueCost(model, level.value)
     if level.disagreement:
+        assert model.calibration is not None, "check_planner refuses a disagreement without a calibration"
         costs["disagreement"] = DisagreementCost(model.calibration, level.disagreement)
     for name, described in level.costs.items():
         key = f"planner.level{model.k}.costs.{name}"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hiwm.heads.heads import Heads
+from hiwm.heads.heads import Heads, head_of
 from hiwm.hierarchy import Hierarchy
 from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.open_loop import Unrolled, in_blocks, mapped, unroll
@@ -67,8 +67,8 @@ class LevelModel:
         self.encode_latent = counter.wrap(lambda below: level.encode({"latent": below}))
         #: inverse models by the level of their target: this one, or the one above
         self.inverses = {j: counter.wrap(hierarchy.levels[j].delegate) for j in (k, k + 1) if j < len(hierarchy)}
-        self.bank, self.calibration = heads.of("action_banks", k), heads.of("calibrations", k)
-        prior, value = heads.of("action_priors", k), heads.of("values", k)
+        self.bank, self.calibration = head_of(heads.action_banks, k), head_of(heads.calibrations, k)
+        prior, value = head_of(heads.action_priors, k), head_of(heads.values, k)
         self.flow = None if prior is None else counter.wrap(prior, prior.passes)
         self.value = None if value is None else counter.wrap(value)
         self.action_encoder = level.action_encoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from hiwm.heads.heads import Heads
+from hiwm.heads.heads import Heads, head_of
 from hiwm.hierarchy import Hierarchy
 from hiwm.levels.parts import Predictor
 from hiwm.planning.config import PlannerConfig
@@ -23,9 +23,11 @@ def check_planner(config: PlannerConfig, hierarchy: Hierarchy, heads: Heads, gra
         if config.searches(k, number - 1):
             _check_bank(config, k, number - 1, heads)
         if config.level(k).disagreement:
-            calibration = heads.of("calibrations", k)
+            calibration = head_of(heads.calibrations, k)
             check_disagreement(config, k, hierarchy.levels[k].predictor, calibration.steps if calibration else 0)
-    fitted = ([k for k in range(number) if heads.of(kind, k) is not None] for kind in ("action_priors", "values"))
+    fitted = (
+        [k for k in range(number) if head_of(entries, k) is not None] for entries in (heads.action_priors, heads.values)
+    )
     check_fitted(config, number, *fitted)
 
 
@@ -136,7 +138,7 @@ def _check_inverse_models(config: PlannerConfig, hierarchy: Hierarchy) -> None:
 
 
 def _check_bank(config: PlannerConfig, k: int, top: int, heads: Heads) -> None:
-    proposal, horizon, bank = config.proposal(k, top), config.level(k).horizon, heads.of("action_banks", k)
+    proposal, horizon, bank = config.proposal(k, top), config.level(k).horizon, head_of(heads.action_banks, k)
     if not proposal.needs_bank:
         return
     if bank is None:

@@ -1,1 +1,1 @@
-"""Training: the loop, the stages, checkpoints, several processes, collapse watching."""
+"""Training: the loop, the stages, checkpoints, several processes, diagnostics."""

@@ -1,4 +1,4 @@
-"""The files of a level: a checkpoint while it is trained, from which it resumes exactly, and then its weights and metrics."""
+"""The files of a level: a checkpoint during its training, then its weights and metrics."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """The state saved there, tensors and plain values only; None when there is none."""
+    """The saved state, which holds only tensors and plain values; None if there is no file."""
     return torch.load(path, map_location=device, weights_only=True) if path.exists() else None
 
 
 def is_trained(home: Path) -> bool:
-    """Whether a level's training is finished there."""
+    """Whether `home` holds a level whose training is finished."""
     return (home / WEIGHTS).exists() and (home / METRICS).exists()
 
 
@@ -45,7 +45,7 @@ def forget_trained(home: Path) -> None:
 
 
 def load_trained(level: Level, home: Path) -> dict[str, float] | None:
-    """Put the weights in `home` into the level and return its last validation; None if it is not trained yet."""
+    """Put the weights in `home` into the level and return its last validation metrics; None if its training is not finished."""
     if not is_trained(home):
         return None
     level.load_state_dict(load_tensors(home / WEIGHTS))

@@ -28,7 +28,7 @@ def start_processes(device: str) -> Processes:
     """Join the group when run under `torchrun` (gloo on CPU, NCCL on GPUs); one process otherwise.
 
     Args:
-        device: "cpu", "cuda", or "auto": cuda where there is one.
+        device: "cpu", "cuda", or "auto": cuda if it is available.
     """
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if kind.startswith("cuda") and not torch.cuda.is_available():

@@ -35,20 +35,20 @@ def train_jointly(
     report: Callable[[int, Progress], None],
     diagnostics: Diagnostics,
 ) -> None:
-    """Train levels, of which level 0 is fitted, and save each in its home.
+    """Train all levels together and save each in its home; level 0 is fitted already.
 
     Args:
         levels: bottom first.
         training: draws clips of level 0 that are as long as `JointLevels.horizon`.
         validation: the same from held-out episodes.
-        episodes: moments of held-out episodes, as level 0 sees them.
+        episodes: moments of held-out episodes, with the inputs of level 0.
         config: how they are trained.
-        seed: of draws.
+        seed: seed of the draws.
         processes: this process and the others.
         homes: folder of each level; the top's holds the checkpoint.
         report: called with a level's number: for level 0 at every step, for all at validations and when losses are
             reported.
-        diagnostics: measured of every level at validations.
+        diagnostics: measured for every level at validations.
     """
     joint = JointLevels(levels).to(processes.device)
     sample = training.sample(STATISTICS_WINDOWS, np.random.default_rng(0)).map(lambda x: x.to(processes.device))
@@ -68,7 +68,7 @@ def train_jointly(
             if k == 0 or mine:
                 report(k, replace(progress, metrics=mine, home=home))
 
-    # as many frames as level 0 alone would see
+    # as many frames as a validation of level 0 alone has
     windows = max(1, VALIDATION_WINDOWS * levels[0].horizon // joint.horizon)
     held_out = validation.sample(windows, np.random.default_rng(0)).map(lambda x: x.to(processes.device))
     metrics = optimize(
@@ -88,10 +88,10 @@ def evaluate_levels(joint: JointLevels, clip: Clip, episodes: Episodes, diagnost
     generator = torch.Generator().manual_seed(0)
     metrics = {}
     for k, (given, encoded) in enumerate(joint.clips(clip, generator)):
-        level, seen = joint.levels[k], episodes.encoded(joint.levels[k])
+        level, moments = joint.levels[k], episodes.encoded(joint.levels[k])
         output = level.predict_clip(encoded.windows(level.horizon))
-        found = evaluate_output(level, output, given.pairs, seen, diagnostics)
+        found = evaluate_output(level, output, given.pairs, moments, diagnostics)
         metrics |= {f"level{k}/{name}": value for name, value in found.items()}
-        episodes = Episodes({"latent": seen.latent}, seen.state)
+        episodes = Episodes({"latent": moments.latent}, moments.state)
     joint.train()
     return metrics

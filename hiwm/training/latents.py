@@ -28,9 +28,9 @@ def cache_latents(
         level: the level, in eval mode.
         source: the data to encode.
         path: the HDF5 file to make, laid out like any dataset.
-        inputs: columns it encodes.
-        action: column of the actions below.
-        action_period: environment steps of one action below.
+        inputs: columns that the level encodes.
+        action: column of the actions of the level below.
+        action_period: environment steps in one action of the level below.
     """
     period = level.stride * action_period
     chunk = np.arange(level.stride) * action_period

@@ -37,7 +37,7 @@ class TrainingConfig(Settings):
 
     Args:
         steps: optimiser steps of each level.
-        batch: windows in a step, over all processes; in a joint training, windows of the longest kind.
+        batch: windows in a step, over all processes; in a joint training, windows of the top level.
         learning_rate: peak of the schedule: a linear warm-up, then a half cosine to 0.
         warmup: share of the steps that the warm-up takes.
         weight_decay: weight decay of AdamW.
@@ -59,7 +59,7 @@ class TrainingConfig(Settings):
     joint: bool = False
 
     def of_level(self, changes: Mapping[str, Any]) -> TrainingConfig:
-        """A copy with the settings that one level has of its own; whether to train jointly is not among them."""
+        """A copy with the settings of one level on top; a level cannot set `joint`."""
         if "joint" in changes:
             own = sorted(set(TrainingConfig.model_fields) - {"joint"})
             raise ValueError(f"unknown key training.joint; expected one of {', '.join(own)}")
@@ -74,7 +74,7 @@ class TrainingConfig(Settings):
 
     @property
     def shaping(self) -> dict[str, Any]:
-        """The settings that change the weights; the others say what is watched or saved."""
+        """The settings that change the weights; the others only say when to validate and save."""
         return {k: v for k, v in self.as_dict().items() if k not in ("evaluate_every", "checkpoint_seconds", "joint")}
 
 
@@ -84,7 +84,7 @@ class Progress:
 
     Args:
         step: optimiser steps done.
-        steps: optimiser steps in all.
+        steps: total number of optimiser steps.
         metrics: name -> number; empty at most steps.
         home: folder of what is trained.
         job: "training" or "pretraining".
@@ -194,7 +194,7 @@ class _State:
         save_checkpoint(path, parts | {"step": step, "metrics": metrics})
 
     def load(self, path: Path, device: torch.device) -> tuple[int, dict[str, float]]:
-        """The step and the validation of the checkpoint; 0 and nothing if there is none."""
+        """The step and the validation metrics of the checkpoint; 0 and {} if there is no checkpoint."""
         saved = load_checkpoint(path, device)
         if saved is None:
             return 0, {}
@@ -226,7 +226,7 @@ def evaluate_level(level: Level, clip: Clip, episodes: Episodes, diagnostics: Di
 def evaluate_output(
     level: Level, output: LevelOutput, pairs: Pairs | None, episodes: EncodedEpisodes, diagnostics: Diagnostics
 ) -> dict[str, float]:
-    """The same from what the level, in eval mode, made of the clip."""
+    """Validation losses and diagnostics from the level's output on the clip; the level is in eval mode."""
     losses = level.losses_of(output, pairs, torch.Generator().manual_seed(0))
     measured = diagnostics.measure(level, output, episodes)
     return {f"{LOSS}{name}": value.item() for name, value in losses.items()} | measured

@@ -1,6 +1,6 @@
 """Pretraining of level 0: the trunk of its encoder learns from images alone, then it is frozen.
 
-The training of the level that follows is the second stage of V-JEPA 2-AC (arXiv 2506.09985): on the frozen trunk, the
+The training of the level comes next, as in the second stage of V-JEPA 2-AC (arXiv 2506.09985): on the frozen trunk, the
 level trains its other parts (the head of the encoder, the predictor, ...) with its own losses and actions.
 """
 
@@ -34,7 +34,7 @@ WEIGHTS = "trunk.safetensors"
 def check_pretraining(
     k: int, level: Level, config: Mapping[str, Any], allow: Sequence[str], training: TrainingConfig, data: Trajectories
 ) -> None:
-    """Refuse a config of the pretraining of level k that cannot be used, or needs longer episodes than there are."""
+    """Raise a ValueError if the pretraining config of level k is wrong or needs longer episodes than the data has."""
     where = f"levels.level{k}.pretraining"
     if k > 0:
         raise ValueError(f"{where} is given; expected null above level 0, because pretraining is from images")
@@ -70,16 +70,16 @@ def pretrain(
 ) -> None:
     """Give the encoder of a fitted level a trunk that learned from images alone, and freeze it.
 
-    The trunk lies under its own fingerprint in `folder`, so that levels that differ in other parts than the encoder
-    share it. As in I-JEPA, the target is kept, not the trunk that followed the gradient.
+    The trunk is saved under its own fingerprint in `folder`, so that levels with the same encoder share it. As in I-JEPA,
+    the trunk is the one of the target encoder, a moving average of the trunk that gradient descent trains.
 
     Args:
         level: with an encoder that has a trunk (`check_pretraining`).
-        spec: what the level was made from.
+        spec: specification of the level.
         allow: packages trusted for the objective's class besides hiwm's own.
         data: episodes to learn from.
         held_out: episodes to validate on.
-        training: of the level; the settings of the pretraining go on top.
+        training: settings of the level; those of the pretraining override them.
         seed: of initial weights and draws.
         processes: this process and the others.
         folder: of all levels.
@@ -96,7 +96,7 @@ def pretrain(
         trunk.load_state_dict(load_tensors(home / WEIGHTS))
     else:
         home.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(seed)  # whatever other parts the level has
+        torch.manual_seed(seed)  # the same weights whatever other parts the level has
         objective = make_objective(level, config, allow).to(processes.device)
         draws, held_draws = (_sampler(level, spec, objective, episodes) for episodes in (data, held_out))
         clip = held_draws.sample(max(1, VALIDATION_WINDOWS // objective.frames), np.random.default_rng(0))
@@ -116,7 +116,7 @@ def pretrain(
 
 
 def _sampler(level: Level, spec: LevelSpec, objective: MaskedPrediction, episodes: Trajectories) -> ClipSampler:
-    """Draws windows of as many frames as the objective looks at."""
+    """A sampler of windows with as many frames as the objective takes."""
     return ClipSampler(
         episodes,
         inputs=tuple(spec.inputs),

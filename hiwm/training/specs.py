@@ -31,7 +31,7 @@ class HierarchyConfig:
     Args:
         levels: parts of each level, bottom first, as in `configs/level/`.
         inputs: columns that level 0 encodes.
-        state: columns of the true state, which only the monitor's readout uses.
+        state: columns of the true state, which only the state probe uses.
         validation: share of the episodes held out.
         allow: packages trusted for the parts' classes besides hiwm's own.
 

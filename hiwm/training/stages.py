@@ -52,6 +52,23 @@ class TrainedLevel:
 
 
 @dataclass(frozen=True)
+class Report:
+    """What a training calls on its way; each function does nothing by default.
+
+    Args:
+        start: called before a level, with what the level can use of the data and with the time scale of what the level
+            learns from. Level 0 takes the time scale of the true state, because that of a pixel is only the time
+            that something takes to cross it. The other levels take that of the latents below.
+        step: called with the level's number at every step.
+        level: called with the level's number when the level is done.
+    """
+
+    start: Callable[[WindowCoverage, float], None] = lambda coverage, timescale: None
+    step: Callable[[int, Progress], None] = lambda level, progress: None
+    level: Callable[[int, TrainedLevel], None] = lambda level, trained: None
+
+
+@dataclass(frozen=True)
 class _Source:
     """The data that one level learns from: columns to encode, and environment steps of one action."""
 
@@ -73,14 +90,14 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Run:
-    """What the stages of one training share; `state` is the true state of the held-out episodes."""
+    """What the stages of one training share. `state` is the true state of the held-out episodes."""
 
     config: HierarchyConfig
     training: TrainingConfig
     seed: int
     folder: Path
     processes: Processes
-    report: Callable[[int, Progress], None]
+    report: Report
     state: np.ndarray
     diagnostics: Diagnostics
 
@@ -93,28 +110,22 @@ def train_hierarchy(
     seed: int,
     folder: Path,
     processes: Processes,
-    on_start: Callable[[WindowCoverage, float], None],
-    report: Callable[[int, Progress], None],
-    on_level: Callable[[int, TrainedLevel], None],
+    report: Report,
     diagnostics: Diagnostics = SHIPPED,
 ) -> tuple[Hierarchy, list[Path]]:
     """Train every level that is not there yet.
 
-    A level lies under its fingerprint in `folder`. It is reused if it was trained from the same config, level below,
-    data and seed.
+    A level is saved under its fingerprint in `folder`. It is reused if it was trained from the same config, level
+    below, data and seed.
 
     Args:
         config: the levels.
         training: how each level is trained.
         trajectories: the dataset.
-        seed: of initial weights and draws.
-        folder: of all levels, one subfolder for each fingerprint.
+        seed: seed of the initial weights and the draws.
+        folder: folder of all levels, with one subfolder for each fingerprint.
         processes: this process and the others.
-        on_start: called before a level, with what it can use of the data and the time scale of what it learns from: the
-            true state for level 0 (a pixel's own is the time something takes to cross it), the latents below for
-            others.
-        report: called with the level's number at every step.
-        on_level: called when a level is done.
+        report: what is called before, during and after the training of a level.
         diagnostics: measured at every validation. A level that is reused is measured again if it lacks one of them.
 
     Returns:
@@ -139,9 +150,9 @@ def train_hierarchy(
         trained = there
     caches: list[Path] = []
     for k, (spec, level, home) in enumerate(zip(specs, levels, homes, strict=True)):
-        metrics = _finish_level(run, spec, level, home, source, trained[k], coverage[k], on_start)
+        metrics = _finish_level(run, spec, level, home, source, trained[k], coverage[k])
         caches.append(_cache(run, level, home, source))
-        on_level(k, TrainedLevel(home, there[k] is not None, metrics))
+        report.level(k, TrainedLevel(home, there[k] is not None, metrics))
         source = _Source(open_dataset(caches[k]), ("latent",), source.action_period * spec.stride)
     return Hierarchy(levels, specs), caches
 
@@ -176,7 +187,7 @@ def _train_jointly(run: _Run, levels: Sequence[Level], homes: Sequence[Path], so
         home.mkdir(parents=True, exist_ok=True)
     train_jointly(
         levels, sampler, held_sampler, spread_episodes(held_data, source.inputs, run.state), run.training,
-        seed=run.seed, processes=run.processes, homes=homes, report=run.report, diagnostics=run.diagnostics,
+        seed=run.seed, processes=run.processes, homes=homes, report=run.report.step, diagnostics=run.diagnostics,
     )  # fmt: skip
 
 
@@ -188,20 +199,19 @@ def _finish_level(
     source: _Source,
     metrics: Mapping[str, float] | None,
     coverage: WindowCoverage,
-    on_start: Callable[[WindowCoverage, float], None],
 ) -> Mapping[str, float]:
     """Train the level unless it has metrics already, then freeze it; returns its metrics and its time scale."""
     k, known = coverage.level, metrics or {}
     columns = run.config.state if k == 0 else source.inputs
     scale = known["timescale"] if "timescale" in known else timescale(source.data, columns)
-    on_start(coverage, scale)
+    run.report.start(coverage, scale)
     if run.processes.is_main and (wrong := out_of_scale(coverage.period, coverage.rows - 1, scale)):
         log.warning("level %d: %s", k, wrong)
     if metrics is None:
         metrics = {**_train_level(run, k, spec, level, home, source), "timescale": scale}
         if run.processes.is_main:
             save_trained(level, metrics, home)
-    elif "timescale" not in metrics:  # trained jointly, before what it learns from was there
+    elif "timescale" not in metrics:  # trained jointly, before the latents that the level learns from were cached
         metrics = {**metrics, "timescale": scale}
         if run.processes.is_main:
             save_metrics(metrics, home)
@@ -220,7 +230,7 @@ def _measure(run: _Run, k: int, spec: LevelSpec, level: Level, source: _Source, 
     metrics = evaluate_level(level, clip, spread_episodes(held_data, source.inputs, run.state), run.diagnostics)
     steps = run.training.of_level(spec.config["training"]).steps
     values = {f"validation/{name}": metrics[name] for name in run.diagnostics.by_name}
-    run.report(k, Progress(steps, steps, values, home, MEASURING))
+    run.report.step(k, Progress(steps, steps, values, home, MEASURING))
     return metrics
 
 
@@ -231,7 +241,7 @@ def _train_level(run: _Run, k: int, spec: LevelSpec, level: Level, home: Path, s
     sampler, held_sampler = (source.sampler(level, data, level.horizon) for data in (train_data, held_data))
     fit_level(level, source.data, sampler)
     own = run.training.of_level(spec.config["training"])
-    report = partial(run.report, k)
+    report = partial(run.report.step, k)
     if spec.config["pretraining"] is not None:
         pretrain(
             level, spec, run.config.allow, train_data, held_data, own,
@@ -255,8 +265,8 @@ def _cache(run: _Run, level: Level, home: Path, source: _Source) -> Path:
 
 
 def fit_level(level: Level, source: Trajectories, sampler: ClipSampler) -> None:
-    """Input statistics and the size of one step's change, before training."""
-    windows = max(1, FIT_WINDOWS * level.horizon // sampler.horizon)  # a joint training's are longer
+    """Set the input statistics and the typical change in one step, before training."""
+    windows = max(1, FIT_WINDOWS * level.horizon // sampler.horizon)  # the windows of a joint training are longer
     statistics = {name: source.statistics(name) for name in sampler.inputs}
     device = next(level.buffers()).device
     level.fit(

@@ -52,7 +52,7 @@ def check_longest(config: HierarchyConfig, longest: int, where: object) -> None:
 
 
 def check_windows(config: HierarchyConfig, trajectories: Trajectories) -> list[WindowCoverage]:
-    """How much of the data each level can use; see `check_longest` for what is refused."""
+    """How much of the data each level can use; raises as `check_longest` does."""
     check_longest(config, int(trajectories.ep_len.max()), trajectories.path)
     found = []
     for k, period, rows in _windows(config):

@@ -1,4 +1,4 @@
-"""The mean of the chunk, mapped linearly: forgets the order of the actions."""
+"""A linear map of the mean of the chunk, which discards the order of the actions."""
 
 from __future__ import annotations
 

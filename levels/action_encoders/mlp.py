@@ -1,4 +1,4 @@
-"""Macro-actions: a chunk of actions compressed to a few numbers, given the latent it starts from."""
+"""A multilayer perceptron that compresses a chunk of actions to a macro-action, given the latent that the chunk starts from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hiwm.levels.parts import ActionEncoder
 class MLPActionEncoder(ActionEncoder):
     """m = MLP([z, a_1, ..., a_stride]), or MLP([a_1, ..., a_stride]).
 
-    Conditioned on z, m needs to encode only what z leaves open. With SIGReg on m and on [z, m] it is close to N(0, I)
+    If it is conditional, m needs to encode only what z does not determine. With SIGReg on m and on [z, m] it is close to N(0, I)
     in every state, so that N(0, I) is the right proposal for a planner.
 
     Args:
@@ -20,8 +20,8 @@ class MLPActionEncoder(ActionEncoder):
         dim_below: size of one action of the level below.
         stride: actions in a chunk.
         dim: size of the macro-action.
-        conditional: whether it sees the latent.
-        width: units a hidden layer.
+        conditional: whether the latent is an input.
+        width: units of a hidden layer.
         depth: hidden layers.
     """
 

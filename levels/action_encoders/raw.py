@@ -1,4 +1,4 @@
-"""The chunk of actions, standardised: what level 0 uses, so that its actions can be executed."""
+"""The standardised chunk of actions, for level 0, whose actions the environment executes."""
 
 from __future__ import annotations
 

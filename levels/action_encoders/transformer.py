@@ -1,4 +1,4 @@
-"""A small transformer over the chunk, read at a CLS token."""
+"""A small transformer over the chunk; the output of a CLS token is the macro-action."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Encoders: what a level sees -> its latent."""
+"""Encoders: the inputs of a level -> its latent."""

@@ -17,7 +17,7 @@ class ConvEncoder(Encoder):
     """z = head([trunk(image 1), ..., other inputs]).
 
     The trunk halves the resolution at every layer; the head is BatchNorm, Linear, BatchNorm, GELU, Linear. Standardised
-    pixels and BatchNorm in the head together keep a static background from being all that is encoded. Images of several
+    pixels and BatchNorm in the head together prevent a latent that encodes only the static background. Images of several
     inputs share the trunk if they have as many channels. The trunk runs in bfloat16 and channels-last where the
     processor is fast at it.
 
@@ -25,7 +25,7 @@ class ConvEncoder(Encoder):
         inputs: shape of one step of every input; those of three dimensions are images (H, W, C), all others are joined
             as they are (proprioception).
         dim: size D of the latent.
-        channels: of the trunk's layers.
+        channels: channels of the trunk's layers.
         width: units of the head's hidden layer.
     """
 

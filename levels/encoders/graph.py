@@ -1,4 +1,4 @@
-"""A graph over the objects of a scene: one node each, message passing over relative features."""
+"""A graph network with one node for each object of a scene, which passes messages over relative features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class GraphEncoder(Encoder):
     """z = [z_1, ..., z_N], z_i = network(objects)_i: permuting the objects permutes the parts of the latent.
 
     Args:
-        inputs: one input of shape (N, F), N objects of F features, or (N F), as an identity level below puts them out.
+        inputs: one input of shape (N, F), N objects of F features, or (N F), the output of an identity encoder below.
         entities: number N of objects, for an input of shape (N F).
         dim: size of one object's part of the latent; D = N * dim.
         width: size of an object's features inside.

@@ -1,4 +1,4 @@
-"""The latent is the (standardised) input itself: the best level 0 for low-dimensional states."""
+"""The latent is the standardised input, the best level 0 for low-dimensional states."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hiwm.levels.parts import Encoder
 
 
 class IdentityEncoder(Encoder):
-    """Flattens and concatenates the inputs; learns nothing.
+    """Flattens and concatenates the inputs; it has no parameters.
 
     Args:
         inputs: shape of one step of every input.

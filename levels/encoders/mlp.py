@@ -17,7 +17,7 @@ class MLPEncoder(Encoder):
     Args:
         inputs: shape of one step of every input.
         dim: size D of the latent.
-        width: units a hidden layer.
+        width: units of a hidden layer.
         depth: hidden layers.
         skip: whether to add a linear skip connection, which keeps the precision of the inputs.
     """

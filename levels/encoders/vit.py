@@ -1,4 +1,4 @@
-"""Vision transformer, read at its CLS token or over all its patches."""
+"""Vision transformer, whose latent comes from the CLS token or from all patches."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class VisionTransformer(nn.Module):
     """ViT-tiny (Dosovitskiy et al. 2021; sizes of DeiT-Ti): an image -> tokens, a CLS token before those of the patches.
 
     Args:
-        shape: of an image, (H, W, C).
-        patch: pixels a side of a patch; a divisor of H and W.
+        shape: shape of an image, (H, W, C).
+        patch: side of a patch in pixels; a divisor of H and W.
         width: size of a token.
         depth: layers.
         heads: attention heads.

@@ -15,12 +15,11 @@ from hiwm.levels.parts import Predictor
 
 
 class EnsemblePredictor(Predictor):
-    """K predictors of one kind with weights of their own (deep ensembles, arXiv 1612.01474), computed all at once.
+    """K predictors of one class with their own weights (deep ensembles, arXiv 1612.01474), computed in one call.
 
     In training mode, row i of the global batch goes to member i mod K alone, so that members see different data and
     disagree where data are rare. In eval mode the prediction is the mean of the members. A member rolls out from its
-    own predictions,
-    so the rollout state has the members as its second axis: (B, K, ...), or (B / K, K, ...) in training mode.
+    own predictions, so the rollout state has the members as its second axis: (B, K, ...), or (B / K, K, ...) in training mode.
 
     Args:
         dim_latent: size D of the latent.
@@ -48,7 +47,6 @@ class EnsemblePredictor(Predictor):
         self.shape = (_Methods(members[0]),)
 
     def fit(self, change: Tensor) -> None:
-        """See `Predictor.fit`."""
         super().fit(change)
         self.shape[0].predictor.fit(change)
         fitted = dict(self.shape[0].named_buffers())
@@ -64,17 +62,15 @@ class EnsemblePredictor(Predictor):
         return self._each("start", self._spread(latent))
 
     def step(self, state: Any, action: Tensor) -> tuple[Tensor, Any]:
-        """See `Predictor.step`."""
         latents, state = self._each("step", state, self._spread(action))
         return self._pick(latents, len(action)), state
 
     def step_spread(self, state: Any, action: Tensor) -> tuple[Tensor, Tensor | None, Any]:
-        """See `Predictor.step_spread`; not while training."""
+        """As in `Predictor`; only in eval mode."""
         latents, state = self._each("step", state, self._spread(action))
         return latents.mean(1), latents.var(1) if self.num_members > 1 else None, state
 
     def correct(self, state: Any, latent: Tensor) -> Any:
-        """See `Predictor.correct`."""
         return self._each("correct", state, self._spread(latent))
 
     def _each(self, method: str, *arguments: Any) -> Any:
@@ -96,12 +92,12 @@ class EnsemblePredictor(Predictor):
         after = -(before + len(rows)) % self.num_members
         return F.pad(rows, (0, 0) * (rows.dim() - 1) + (before, after)).unflatten(0, (-1, self.num_members))
 
-    def _pick(self, answers: Tensor, rows: int) -> Tensor:
+    def _pick(self, predictions: Tensor, rows: int) -> Tensor:
         """Predictions for `rows` rows: (B, K, ...), or in training mode (B / K, K, ...), -> (B, ...)."""
         if not self.training:
-            return answers.mean(1)
+            return predictions.mean(1)
         before = first_row(rows) % self.num_members
-        return answers.flatten(0, 1)[before : before + rows]
+        return predictions.flatten(0, 1)[before : before + rows]
 
 
 class _Methods(nn.Module):

@@ -13,7 +13,7 @@ class GraphPredictor(Predictor):
     """z_i' = z_i + scale_i * network([z_1, m], ..., [z_N, m])_i: every object receives the action and messages of the others.
 
     Args:
-        dim_latent: size D = N * d of the latent, object after object, as `GraphEncoder` puts it out.
+        dim_latent: size D = N * d of the latent, object after object, as in the output of `GraphEncoder`.
         dim_action: size A of the action.
         entities: number N of objects.
         width: size of an object's features inside.

@@ -1,4 +1,4 @@
-"""A recurrent predictor: it remembers what happened since the first latent."""
+"""A recurrent predictor, whose memory covers all steps since the first latent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class GRUPredictor(Predictor):
         dim_latent: size D of the latent.
         dim_action: size A of the action.
         width: size of the memory h.
-        context: observed latents a rollout begins with.
+        context: number of observed latents at the start of a rollout.
     """
 
     def __init__(self, *, dim_latent: int, dim_action: int, width: int = 256, context: int = 3) -> None:
@@ -37,7 +37,6 @@ class GRUPredictor(Predictor):
         return latent, torch.tanh(self.begin(latent))
 
     def step(self, state: tuple[Tensor, Tensor], action: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """See `Predictor.step`."""
         latent, memory = state
         reset, update, new = self.input(torch.cat([latent, action], -1)).chunk(3, -1)
         reset_, update_, new_ = self.hidden(memory).chunk(3, -1)
@@ -47,5 +46,4 @@ class GRUPredictor(Predictor):
         return latent, (latent, memory)
 
     def correct(self, state: tuple[Tensor, Tensor], latent: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Predictor.correct`."""
         return latent, state[1]

@@ -15,7 +15,7 @@ class ResidualMLPPredictor(Predictor):
     Args:
         dim_latent: size D of the latent.
         dim_action: size A of the action.
-        width: units a hidden layer.
+        width: units of a hidden layer.
         depth: hidden layers.
     """
 

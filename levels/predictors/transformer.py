@@ -18,7 +18,7 @@ class TransformerPredictor(Predictor):
     Args:
         dim_latent: size D of the latent.
         dim_action: size A of the action.
-        context: C, latents attended to at most.
+        context: largest number C of latents that a step attends to.
         width: size of a token.
         depth: blocks.
         heads: attention heads.
@@ -48,7 +48,7 @@ class TransformerPredictor(Predictor):
         return latent.unsqueeze(1), latent.new_zeros(len(latent), 0, self.dim_action)
 
     def step(self, state: tuple[Tensor, Tensor], action: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """See `Predictor.step`; carried along are the last latents, (B, C, D), and actions, (B, C - 1, A)."""
+        """As in `Predictor`; the state holds the last latents, (B, C, D), and actions, (B, C - 1, A)."""
         latents, actions = state
         actions = torch.cat([actions, action.unsqueeze(1)], 1)
         tokens = self.embed(latents) + self.position[: latents.shape[1]]
@@ -60,7 +60,6 @@ class TransformerPredictor(Predictor):
         return latent, (latents, actions[:, actions.shape[1] - latents.shape[1] + 1 :])
 
     def correct(self, state: tuple[Tensor, Tensor], latent: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Predictor.correct`."""
         latents, actions = state
         return torch.cat([latents[:, :-1], latent.unsqueeze(1)], 1), actions
 

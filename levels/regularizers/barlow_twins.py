@@ -1,4 +1,4 @@
-"""Barlow Twins: prediction and target agree dimension by dimension, and only there."""
+"""Barlow Twins: each dimension of the prediction correlates with the same dimension of the target, and with no other."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class BarlowTwins(Regularizer):
 
         1/D * (sum over i of (1 - C_ii)^2 + off_diagonal * sum over i != j of C_ij^2),
 
-    C being the cross-correlation of the two over the batch. The factor 1/D, not in the paper, makes a weight mean
-    the same at any size of the latent.
+    where C is the cross-correlation of the two over the batch. The factor 1/D is not in the paper; with it, a weight
+    means the same at any size of the latent.
 
     Args:
         off_diagonal: weight of the redundancy term.
@@ -29,7 +29,6 @@ class BarlowTwins(Regularizer):
         self.eps = eps
 
     def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
-        """Scalar."""
         a, b = (self._whiten(view.flatten(0, 1)) for view in (output.predicted, output.target))
         correlation = average_over_processes(a.T @ b / len(a))
         diagonal = correlation.diagonal()

@@ -25,7 +25,6 @@ class InfoNCE(Regularizer):
         self.temperature = temperature
 
     def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
-        """Scalar."""
         targets, first = gather_over_processes(output.target)  # (N, T, D)
         predicted = output.predicted.transpose(0, 1)  # (T, B, D)
         square = (predicted.unsqueeze(2) - targets.transpose(0, 1).unsqueeze(1)).square().sum(-1)  # (T, B, N)

@@ -14,13 +14,12 @@ from hiwm.levels.parts import Regularizer
 class InverseDynamics(Regularizer):
     """Squared error of the actions that an MLP predicts from [z_t, z_t+1]; the MLP is trained with the level (PLDM, ICM).
 
-    It keeps in the latent what the agent controls. The inverse model of the level does not shape the latent; this one
-    does.
+    The latent then keeps what the agent controls. Unlike the inverse model of the level, this MLP shapes the latent.
 
     Args:
         dim_latent: size D of the latent.
         dim_chunk: size of the chunk of actions.
-        width: units a hidden layer.
+        width: units of a hidden layer.
         depth: hidden layers.
     """
 
@@ -29,6 +28,5 @@ class InverseDynamics(Regularizer):
         self.net = mlp(2 * dim_latent, width, depth, dim_chunk)
 
     def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
-        """Scalar."""
         latent = output.latent
         return F.mse_loss(self.net(torch.cat([latent[:, :-1], latent[:, 1:]], -1)), output.chunk)

@@ -25,7 +25,7 @@ class PixelPrediction(Regularizer):
     Args:
         inputs: shape of one step of every input; exactly one is an image (H, W, C), others are not predicted.
         dim_latent: size D of the latent.
-        channels: before each transposed convolution.
+        channels: channels before each transposed convolution.
         width: units of the hidden layer.
     """
 
@@ -62,6 +62,5 @@ class PixelPrediction(Regularizer):
         return frames.reshape(*latent.shape[:-1], *frames.shape[1:])
 
     def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
-        """Scalar."""
         latent = torch.cat([output.latent[:, :1], output.predicted], 1)  # (B, T+1, D)
         return F.mse_loss(self.decode(latent), output.inputs[self.image])

@@ -13,10 +13,9 @@ from hiwm.levels.parts import Regularizer
 class TemporalStraightening(Regularizer):
     """Mean of 1 - cos(z_t+1 - z_t, z_t+2 - z_t+1), after Hénaff et al. (2019), "Perceptual straightening".
 
-    It prevents folding: along a straight path, latent distance grows with time.
+    Along a straight path, latent distance grows with time.
     """
 
     def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
-        """Scalar."""
         step = output.latent[:, 1:] - output.latent[:, :-1]  # (B, T, D)
         return (1 - F.cosine_similarity(step[:, 1:], step[:, :-1], dim=-1)).mean()

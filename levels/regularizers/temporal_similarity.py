@@ -13,5 +13,4 @@ class TemporalSimilarity(Regularizer):
     """Mean of (z_t+1 - z_t)^2 (PLDM, arXiv 2502.14819): holds latents together that VICReg's variance pushes apart."""
 
     def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
-        """Scalar."""
         return (output.latent[:, 1:] - output.latent[:, :-1]).square().mean()

@@ -30,7 +30,6 @@ class VICReg(Regularizer):
         self.eps = eps
 
     def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
-        """Scalar."""
         rows = output.rows("latent")
         rows = rows - average_over_processes(rows.mean(0))
         moments = average_over_processes(rows.T @ rows / len(rows))  # (D, D)

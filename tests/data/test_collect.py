@@ -294,7 +294,7 @@ def test_an_interrupted_collection_continues(tmp_path, capfd, uninterrupted, wor
         killed.kill()
     capfd.readouterr()
     assert main(command) == 0
-    assert f"{there} of 301 episodes are there, going on" in capfd.readouterr().out
+    assert f"{there} of 301 episodes exist, continuing" in capfd.readouterr().out
     assert path.read_bytes() == uninterrupted
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 

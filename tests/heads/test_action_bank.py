@@ -96,7 +96,7 @@ def test_saved_and_loaded_are_the_same(tmp_path):
 
 
 def test_episodes_without_an_action_are_refused():
-    with pytest.raises(ValueError, match="no episode holds an action of 4 steps"):
+    with pytest.raises(ValueError, match="the longest episode has 4 rows; expected more than 4"):
         build_action_bank(cache([3, 4]), PERIOD, ActionBankConfig(), seed=0)
 
 

@@ -11,6 +11,7 @@ from hiwm.config import load_config
 from hiwm.data.store import Trajectories
 from hiwm.experiment import collect, train
 from hiwm.heads.action_prior import ActionPrior, ActionPriorConfig, fit_action_prior
+from hiwm.heads.optimize import FitData
 from hiwm.planning.assemble import make_planner
 from hiwm.planning.validate import check_config
 
@@ -34,7 +35,8 @@ def latents(tmp_path_factory):
 
 def fit(latents):
     config = ActionPriorConfig(levels=[1], width=64, depth=2, steps=1500, batch=256, learning_rate=3e-3)
-    return fit_action_prior(latents, PERIOD, config, validation=0.2, seed=0, device=torch.device("cpu"))
+    data = FitData(latents, validation=0.2, seed=0, device=torch.device("cpu"))
+    return fit_action_prior(data, PERIOD, config)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from hiwm.heads.action_bank import ActionBank
 from hiwm.heads.action_prior import ActionPrior
 from hiwm.heads.calibration import Calibration
-from hiwm.heads.heads import KINDS, Heads
+from hiwm.heads.heads import KINDS, Heads, head_of
 from hiwm.heads.state_readout import StateReadout
 from hiwm.heads.text import TextHead
 from hiwm.heads.value import Value
@@ -135,7 +135,7 @@ def test_a_record_of_heads_is_saved_with_its_gaps(tmp_path):
     assert loaded.texts == loaded.action_priors == []
     for field in KINDS:
         for k in range(2):
-            before, after = heads.of(field, k), loaded.of(field, k)
+            before, after = head_of(getattr(heads, field), k), head_of(getattr(loaded, field), k)
             assert (before is None) == (after is None)
             assert before is None or same(before, after)
-    assert loaded.of("values", 2) is None
+    assert head_of(loaded.values, 2) is None

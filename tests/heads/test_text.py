@@ -8,6 +8,7 @@ import torch
 from hiwm.data.store import Trajectories
 from hiwm.envs.captions import Caption
 from hiwm.heads import text
+from hiwm.heads.optimize import FitData
 from hiwm.heads.text import DIM_TEXT, TextConfig, TextHead, contrast, embed, fit_texts
 from hiwm.planning.goals.text import TextGoal
 
@@ -48,10 +49,14 @@ def data(tmp_path_factory):
     return latents, [Caption([s.format(SIDES[side]) for s in SENTENCES], true[side]) for side in SIDES]
 
 
+def split(latents):
+    return FitData(latents, validation=0.2, seed=0, device=CPU)
+
+
 @pytest.fixture(scope="module")
 def fitted(minilm, data):
     latents, captions = data
-    return fit_texts([latents], captions, SMALL, validation=0.2, seed=0, device=CPU)[0]
+    return fit_texts([split(latents)], captions, SMALL)[0]
 
 
 def test_embeddings_are_unit_vectors_by_meaning(minilm):
@@ -128,7 +133,7 @@ def test_held_out_wordings_and_episodes_are_not_learned_from(data, fitted):
         true = caption.true.copy()
         true[3200:] = ~true[3200:]
         spoiled.append(Caption([*caption.wordings[:-1], "the drawer is open"], true))
-    again = fit_texts([latents], spoiled, SMALL, validation=0.2, seed=0, device=CPU)[0]
+    again = fit_texts([split(latents)], spoiled, SMALL)[0]
     assert torch.equal(again.text.weight, fitted.text.weight)
     assert again.precision < 0.8
 
@@ -136,4 +141,4 @@ def test_held_out_wordings_and_episodes_are_not_learned_from(data, fitted):
 def test_a_caption_needs_a_wording_to_hold_out(data):
     latents, captions = data
     with pytest.raises(ValueError, match=r"have \[1\] wordings; expected at least one caption with two wordings"):
-        fit_texts([latents], [Caption(["go"], captions[0].true)], SMALL, validation=0.2, seed=0, device=CPU)
+        fit_texts([split(latents)], [Caption(["go"], captions[0].true)], SMALL)

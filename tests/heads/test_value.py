@@ -12,6 +12,7 @@ from hiwm.agent import Agent, load_agent
 from hiwm.config import load_config
 from hiwm.data.store import Trajectories
 from hiwm.experiment import collect, train
+from hiwm.heads.optimize import FitData
 from hiwm.heads.value import Value, ValueConfig, backup, fit_value, hindsight
 from hiwm.planning.goals import AnyOf, BoxRegion, KeepOut, PartGoal, Waypoints
 
@@ -50,7 +51,8 @@ def world(tmp_path_factory):
 
 
 def fit(latents, part, period=1, **changes):
-    return fit_value(latents, part, period, CONFIG.changed(changes), validation=0.2, seed=0, device=torch.device("cpu"))
+    data = FitData(latents, validation=0.2, seed=0, device=torch.device("cpu"))
+    return fit_value(data, part, period, CONFIG.changed(changes))
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from hiwm.levels.parts import Predictor
 from hiwm.training.diagnostics.copy_last import ratio_to_copy_last
 from hiwm.training.diagnostics.episodes import Episodes, spectrum
 from hiwm.training.diagnostics.rank import effective_rank
-from hiwm.training.diagnostics.readout import readout_r2
 from hiwm.training.diagnostics.runner import SHIPPED
+from hiwm.training.diagnostics.state_probe import state_probe_r2
 
 EPISODES, MOMENTS, DIM = 24, 32, 2
 INPUTS = {"state": (DIM,), "background": (DIM,)}
@@ -138,40 +138,44 @@ def test_ratio_to_copy_last(share, expected):
     assert ratio_to_copy_last(predicted, latent) == pytest.approx(expected, abs=1e-6)
 
 
-def test_readout_of_an_invertible_map_is_near_one():
+def test_state_probe_of_an_invertible_map_is_near_one():
     state = torch.rand(64, 32, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
     x, y = state.unbind(-1)
     latent = torch.stack([x + x**3, torch.sinh(2 * y) + x, torch.exp(x)], -1)
-    assert readout_r2(latent, state) > 0.98
+    assert state_probe_r2(latent, state) > 0.98
 
 
-def test_readout_of_noise_is_near_zero():
+def test_state_probe_of_noise_is_near_zero():
     generator = torch.Generator().manual_seed(0)
-    assert readout_r2(torch.randn(64, 32, 3, generator=generator), torch.randn(64, 32, 2, generator=generator)) <= 0.1
+    assert (
+        state_probe_r2(torch.randn(64, 32, 3, generator=generator), torch.randn(64, 32, 2, generator=generator)) <= 0.1
+    )
 
 
-def test_readout_of_the_state_itself_is_one_where_unseen_episodes_go_elsewhere():
+def test_state_probe_of_the_state_itself_is_one_where_unseen_episodes_go_elsewhere():
     steps = torch.rand(12, 200, DIM, generator=torch.Generator().manual_seed(0)) - 0.5
     walks = steps.cumsum(1)[:, ::6]
-    assert readout_r2(walks, walks) > 0.999
+    assert state_probe_r2(walks, walks) > 0.999
 
 
-def test_readout_of_half_the_state_is_half():
+def test_state_probe_of_half_the_state_is_half():
     state = torch.rand(64, 32, 2, generator=torch.Generator().manual_seed(0))
-    assert readout_r2(state[..., :1], state) == pytest.approx(0.5, abs=0.1)
+    assert state_probe_r2(state[..., :1], state) == pytest.approx(0.5, abs=0.1)
 
 
-def test_readout_leaves_out_columns_that_never_vary():
+def test_state_probe_leaves_out_columns_that_never_vary():
     state = torch.rand(64, 32, 2, generator=torch.Generator().manual_seed(0))
     constant = torch.full((64, 32, 1), 3.0)
-    assert readout_r2(state, torch.cat([state, constant], -1)) == pytest.approx(readout_r2(state, state), abs=1e-6)
-    assert torch.tensor(readout_r2(state, constant)).isnan()
+    assert state_probe_r2(state, torch.cat([state, constant], -1)) == pytest.approx(
+        state_probe_r2(state, state), abs=1e-6
+    )
+    assert torch.tensor(state_probe_r2(state, constant)).isnan()
 
 
-def test_readout_of_a_column_constant_in_the_test_half_is_finite():
+def test_state_probe_of_a_column_constant_in_the_test_half_is_finite():
     state = torch.rand(64, 32, 2, generator=torch.Generator().manual_seed(0))
     state[32:, :, 1] = 0.5
-    assert torch.tensor(readout_r2(state, state)).isfinite()
+    assert torch.tensor(state_probe_r2(state, state)).isfinite()
 
 
 def test_effective_rank_of_a_constant_is_not_full():
@@ -186,14 +190,14 @@ def test_a_healthy_level_gives_no_alarm():
     assert found["std"] == pytest.approx(4 / 12**0.5, rel=0.1)
     assert found["within_episode"] == pytest.approx(1, abs=0.1)
     assert found["copy_last"] < 1e-6
-    assert found["readout_r2"] > 0.95
+    assert found["state_probe_r2"] > 0.95
 
 
 def test_a_constant_latent_gives_alarms():
     found = health(Constant(), AddAction())
     text = "\n".join(SHIPPED.alarms(found))
     assert "shrinking to a point" in text
-    assert found["readout_r2"] < 0.1
+    assert found["state_probe_r2"] < 0.1
 
 
 def test_a_shrunk_latent_gives_an_alarm():
@@ -206,7 +210,7 @@ def test_a_static_latent_gives_an_alarm():
     found = health(Background(), Still())
     assert found["within_episode"] < 1e-6
     assert found["std"] > 0.5
-    assert any("only what never changes" in text for text in SHIPPED.alarms(found))
+    assert any("constant in an episode" in text for text in SHIPPED.alarms(found))
 
 
 def test_one_direction_of_many_gives_an_alarm():

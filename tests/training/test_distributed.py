@@ -69,7 +69,7 @@ def assert_same_curves(both, kind):
 
 def test_two_processes_follow_the_held_out_curves_of_one(both):
     names = assert_same_curves(both, "validation/")
-    assert {"validation/loss_prediction", "validation/loss_sigreg_action", "validation/readout_r2"} <= names
+    assert {"validation/loss_prediction", "validation/loss_sigreg_action", "validation/state_probe_r2"} <= names
 
 
 def test_two_processes_follow_the_training_curves_of_one(both):

@@ -18,7 +18,7 @@ from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.joint import JointLevels, _pairs, of_level
 from hiwm.training.distributed import Processes
 from hiwm.training.specs import describe
-from hiwm.training.stages import train_hierarchy
+from hiwm.training.stages import Report, train_hierarchy
 
 LEVELS = [
     "level@levels.level0=abstract",
@@ -29,7 +29,7 @@ STRIDES, BATCH = (1, 3, 2), 8
 
 
 def make_levels():
-    """Three levels over a state of size 2; the whole stack sees 4 * 3 * 2 steps."""
+    """Three levels over a state of size 2; a window of all of them covers 4 * 3 * 2 steps."""
     config = load_config(
         [*LEVELS, "~levels.level0.regularizers.sigreg_joint", "~levels.level0.loss_weights.sigreg_joint"]
     )
@@ -59,13 +59,13 @@ def test_a_clip_is_as_long_as_the_longest_window():
 
 
 def test_levels_see_what_they_would_see_one_by_one():
-    stack, clip = make_levels().eval(), make_clip()
-    views = stack.clips(clip, torch.Generator().manual_seed(0))
-    latent = stack.levels[0].encode(clip.inputs)
+    joint, clip = make_levels().eval(), make_clip()
+    views = joint.clips(clip, torch.Generator().manual_seed(0))
+    latent = joint.levels[0].encode(clip.inputs)
     torch.testing.assert_close(views[1][0].inputs["latent"], latent[:, ::3])
-    first = stack.levels[1].encode({"latent": latent})
+    first = joint.levels[1].encode({"latent": latent})
     torch.testing.assert_close(views[2][0].inputs["latent"], first[:, ::6])
-    macro = stack.levels[1].encode_actions(first[:, 6], views[1][0].actions[:, 2])
+    macro = joint.levels[1].encode_actions(first[:, 6], views[1][0].actions[:, 2])
     torch.testing.assert_close(views[2][0].actions[:, 1, 0], macro)
     pairs = views[2][0].pairs
     assert pairs is not None
@@ -77,8 +77,8 @@ def test_levels_see_what_they_would_see_one_by_one():
 def test_pairs_are_one_step_to_reach_apart_and_within_the_clip():
     level = make_levels().levels[0]
     latent = torch.arange(13.0).expand(2000, 13).unsqueeze(-1)  # a moment's latent is its number
-    seen = replace(level.encode_clip(make_clip(2, 12)), latent=latent, action=latent[:, :-1])
-    pairs = _pairs(seen, 5, torch.Generator().manual_seed(0))
+    encoded = replace(level.encode_clip(make_clip(2, 12)), latent=latent, action=latent[:, :-1])
+    pairs = _pairs(encoded, 5, torch.Generator().manual_seed(0))
     source, target = pairs.source["latent"][:, 0], pairs.target["latent"][:, 0]
     assert torch.equal(pairs.action[:, 0], source)
     assert torch.equal(target - source, pairs.steps)
@@ -89,33 +89,33 @@ def test_pairs_are_one_step_to_reach_apart_and_within_the_clip():
 
 
 def test_the_losses_are_those_of_each_level():
-    stack, clip = make_levels().eval(), make_clip()
-    together = losses(stack, clip)
+    joint, clip = make_levels().eval(), make_clip()
+    together = losses(joint, clip)
     generator = torch.Generator().manual_seed(3)
-    views = stack.clips(clip, generator)
-    for k, (level, (given, seen)) in enumerate(zip(stack.levels, views, strict=True)):
-        alone = level.losses_of(level.predict_clip(seen.windows(level.horizon)), given.pairs, generator)
+    views = joint.clips(clip, generator)
+    for k, (level, (given, encoded)) in enumerate(zip(joint.levels, views, strict=True)):
+        alone = level.losses_of(level.predict_clip(encoded.windows(level.horizon)), given.pairs, generator)
         assert set(of_level(together, k)) == set(alone) == set(level.loss_weights)
         torch.testing.assert_close(together[f"level{k}/prediction"], alone["prediction"])
-    assert stack.total(together).item() == pytest.approx(
-        sum(level.total(of_level(together, k)).item() for k, level in enumerate(stack.levels)), rel=1e-5
+    assert joint.total(together).item() == pytest.approx(
+        sum(level.total(of_level(together, k)).item() for k, level in enumerate(joint.levels)), rel=1e-5
     )
 
 
 def test_windows_do_not_overlap_but_in_their_ends():
-    seen = make_levels().levels[0].encode_clip(make_clip())
-    cut = seen.windows(10)
+    encoded = make_levels().levels[0].encode_clip(make_clip())
+    cut = encoded.windows(10)
     assert cut.latent.shape[:2] == (2 * BATCH, 11)
-    torch.testing.assert_close(cut.latent[1], seen.latent[0, 10:21])
-    torch.testing.assert_close(cut.action[1], seen.action[0, 10:20])
+    torch.testing.assert_close(cut.latent[1], encoded.latent[0, 10:21])
+    torch.testing.assert_close(cut.action[1], encoded.action[0, 10:20])
 
 
 def test_the_top_shapes_the_bottom_but_not_through_its_inverse_model():
-    stack, clip = make_levels(), make_clip()
-    found = losses(stack, clip)
+    joint, clip = make_levels(), make_clip()
+    found = losses(joint, clip)
 
     def reaches(name):
-        parameters = list(stack.levels[0].encoder.parameters())
+        parameters = list(joint.levels[0].encoder.parameters())
         return any(
             g is not None and g.any()
             for g in torch.autograd.grad(found[name], parameters, retain_graph=True, allow_unused=True)
@@ -128,39 +128,41 @@ def test_the_top_shapes_the_bottom_but_not_through_its_inverse_model():
 
 def save_gradients(rank, folder):
     share = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
-    stack = make_levels()
-    module = DistributedDataParallel(stack)
-    stack.total(losses(module, make_clip().map(lambda x: x[share]))).backward()
-    torch.save({name: p.grad for name, p in stack.named_parameters()}, f"{folder}/{rank}.pt")
+    joint = make_levels()
+    module = DistributedDataParallel(joint)
+    joint.total(losses(module, make_clip().map(lambda x: x[share]))).backward()
+    torch.save({name: p.grad for name, p in joint.named_parameters()}, f"{folder}/{rank}.pt")
 
 
 def test_two_processes_equal_one(tmp_path):
     two_processes.run(save_gradients, tmp_path)
-    stack = make_levels()
-    stack.total(losses(stack, make_clip())).backward()
+    joint = make_levels()
+    joint.total(losses(joint, make_clip())).backward()
     for rank in (0, 1):
         theirs = torch.load(tmp_path / f"{rank}.pt")
-        for name, parameter in stack.named_parameters():
+        for name, parameter in joint.named_parameters():
             torch.testing.assert_close(theirs[name], parameter.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_a_stack_trained_jointly_is_saved_level_by_level(tiny_run, tmp_path):
+def test_a_hierarchy_trained_jointly_is_saved_level_by_level(tiny_run, tmp_path):
     dataset = open_dataset(tiny_run.config.dataset.path)
     training = tiny_run.config.training.changed({"joint": True, "steps": 30, "batch": 16, "evaluate_every": 15})
-    stack, started, reports, done = tiny_run.config.hierarchy, {}, {}, {}
+    config, started, reports, done = tiny_run.config.hierarchy, {}, {}, {}
 
     def train():
         return train_hierarchy(
-            stack, training, dataset, seed=0, folder=tmp_path, processes=Processes(0, 1, torch.device("cpu")),
-            on_start=lambda coverage, scale: started.update({coverage.level: scale}),
-            report=lambda k, progress: reports.setdefault(k, []).append(progress),
-            on_level=lambda k, trained: done.update({k: trained}),
+            config, training, dataset, seed=0, folder=tmp_path, processes=Processes(0, 1, torch.device("cpu")),
+            report=Report(
+                start=lambda coverage, scale: started.update({coverage.level: scale}),
+                step=lambda k, progress: reports.setdefault(k, []).append(progress),
+                level=lambda k, trained: done.update({k: trained}),
+            ),
         )  # fmt: skip
 
     hierarchy, _ = train()
     assert not any(trained.reused for trained in done.values())
     for k, spec in enumerate(hierarchy.specs):
-        assert "validation/readout_r2" in reports[k][-1].metrics
+        assert "validation/state_probe_r2" in reports[k][-1].metrics
         assert any("loss/prediction" in progress.metrics for progress in reports[k])
         assert {"loss_prediction", "effective_rank"} <= set(done[k].metrics)
         assert done[k].metrics["timescale"] == started[k] > 1
@@ -172,7 +174,7 @@ def test_a_stack_trained_jointly_is_saved_level_by_level(tiny_run, tmp_path):
     train()
     assert all(trained.reused for trained in done.values())
     assert not reports
-    staged = [spec.fingerprint for spec in describe(stack, training.changed({"joint": False}), dataset, 0)]
+    staged = [spec.fingerprint for spec in describe(config, training.changed({"joint": False}), dataset, 0)]
     assert not set(staged) & {spec.fingerprint for spec in hierarchy.specs}
 
 
@@ -181,14 +183,13 @@ def train_jointly(tiny_run, folder, kill=None):
     dataset = open_dataset(tiny_run.config.dataset.path)
     changes = {"joint": True, "steps": 12, "batch": 16, "evaluate_every": 6, "checkpoint_seconds": 0.0}
 
-    def report(k, progress):
+    def kill_at(k, progress):
         if progress.step == kill:
             raise KeyboardInterrupt
 
     hierarchy, _ = train_hierarchy(
         tiny_run.config.hierarchy, tiny_run.config.training.changed(changes), dataset, seed=0, folder=folder,
-        processes=Processes(0, 1, torch.device("cpu")), on_start=lambda *_: None, report=report,
-        on_level=lambda *_: None,
+        processes=Processes(0, 1, torch.device("cpu")), report=Report(step=kill_at),
     )  # fmt: skip
     return hierarchy
 

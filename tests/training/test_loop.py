@@ -14,7 +14,7 @@ from hiwm.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoin
 from hiwm.training.distributed import Processes
 from hiwm.training.loop import learning_rate_factor
 from hiwm.training.specs import describe
-from hiwm.training.stages import train_hierarchy
+from hiwm.training.stages import Report, train_hierarchy
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 SHORT = {"steps": 30, "batch": 32, "evaluate_every": 10, "checkpoint_seconds": 0.0}
@@ -26,7 +26,7 @@ def dataset(tiny_run):
 
 
 @pytest.fixture
-def stack(tiny_run):
+def two_levels(tiny_run):
     return replace(tiny_run.config.hierarchy, levels=tiny_run.config.hierarchy.levels[:2])
 
 
@@ -39,34 +39,34 @@ class Killed(Exception):
     """As a signal would."""
 
 
-def train(stack, training, dataset, folder, seed=0, kill=None, processes=ALONE):
-    """Train; kill=(level, step) dies there. Returns the hierarchy, on_level's answers and the reported curves."""
+def train(two_levels, training, dataset, folder, seed=0, kill=None, processes=ALONE):
+    """Train; kill=(level, step) dies there. Returns the hierarchy, the caches, the trained levels and the reported curves."""
     done, curves = {}, {}
 
-    def report(k, progress):
+    def step(k, progress):
         if kill == (k, progress.step):
             raise Killed
         if progress.metrics:
             curves.setdefault(k, {}).setdefault(progress.step, {}).update(progress.metrics)
 
     hierarchy, caches = train_hierarchy(
-        stack, training, dataset, seed=seed, folder=folder, processes=processes, report=report,
-        on_start=lambda depth, scale: None, on_level=lambda k, trained: done.update({k: trained}),
+        two_levels, training, dataset, seed=seed, folder=folder, processes=processes,
+        report=Report(step=step, level=lambda k, trained: done.update({k: trained})),
     )  # fmt: skip
     return hierarchy, caches, done, curves
 
 
 @pytest.mark.parametrize("target", [None, {"_target_": "hiwm.levels.target.EMATarget", "momentum": 0.9}])
-def test_killed_and_resumed_equals_never_killed(stack, short, dataset, tmp_path, target):
-    stack = replace(stack, levels=[stack.levels[0], {**stack.levels[1], "target": target}])
-    whole, whole_caches, done, curves = train(stack, short, dataset, tmp_path / "whole")
+def test_killed_and_resumed_equals_never_killed(two_levels, short, dataset, tmp_path, target):
+    two_levels = replace(two_levels, levels=[two_levels.levels[0], {**two_levels.levels[1], "target": target}])
+    whole, whole_caches, done, curves = train(two_levels, short, dataset, tmp_path / "whole")
     for kill in ((0, 17), (1, 23)):
         with pytest.raises(Killed):
-            train(stack, short, dataset, tmp_path / "killed", kill=kill)
+            train(two_levels, short, dataset, tmp_path / "killed", kill=kill)
     folder = tmp_path / "killed" / whole.specs[1].fingerprint
     saved = load_checkpoint(folder / CHECKPOINT, torch.device("cpu"))
     assert 0 < saved["step"] < 30  # it did not start anew
-    resumed, caches, redone, rest = train(stack, short, dataset, tmp_path / "killed")
+    resumed, caches, redone, rest = train(two_levels, short, dataset, tmp_path / "killed")
     assert redone[0].reused
     assert not redone[1].reused
     assert min(rest[1]) >= saved["step"]
@@ -80,10 +80,10 @@ def test_killed_and_resumed_equals_never_killed(stack, short, dataset, tmp_path,
     assert not (folder / CHECKPOINT).exists()  # a finished level needs none
 
 
-def test_a_target_encoder_trails_the_encoder(stack, short, dataset, tmp_path):
+def test_a_target_encoder_trails_the_encoder(two_levels, short, dataset, tmp_path):
     target = {"_target_": "hiwm.levels.target.EMATarget", "momentum": 0.9}
-    stack = replace(stack, levels=[stack.levels[0], {**stack.levels[1], "target": target}])
-    hierarchy, *_ = train(stack, short, dataset, tmp_path)
+    two_levels = replace(two_levels, levels=[two_levels.levels[0], {**two_levels.levels[1], "target": target}])
+    hierarchy, *_ = train(two_levels, short, dataset, tmp_path)
     torch.manual_seed(0)
     first = hierarchy.specs[1].build().encoder
     last = hierarchy.levels[1]
@@ -94,47 +94,47 @@ def test_a_target_encoder_trails_the_encoder(stack, short, dataset, tmp_path):
     assert (slow - begun).norm() > 0.1 * (fast - begun).norm()
 
 
-def test_a_finished_level_is_reused(stack, short, dataset, tmp_path):
-    first, _, done, _ = train(stack, short, dataset, tmp_path)
+def test_a_finished_level_is_reused(two_levels, short, dataset, tmp_path):
+    first, _, done, _ = train(two_levels, short, dataset, tmp_path)
     assert [trained.reused for trained in done.values()] == [False, False]
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    again, _, done, curves = train(stack, short, dataset, tmp_path)
+    again, _, done, curves = train(two_levels, short, dataset, tmp_path)
     assert [trained.reused for trained in done.values()] == [True, True]
     assert not curves
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == written
     for one, other in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
     # only the top level changes: the one below is reused
-    changed = copy.deepcopy(stack)
+    changed = copy.deepcopy(two_levels)
     changed.levels[1]["predictor"]["width"] = 16
     _, _, done, _ = train(changed, short, dataset, tmp_path)
     assert [trained.reused for trained in done.values()] == [True, False]
 
 
-def fingerprints(stack, training, dataset, seed=0):
-    return [spec.fingerprint for spec in describe(stack, training, dataset, seed)]
+def fingerprints(two_levels, training, dataset, seed=0):
+    return [spec.fingerprint for spec in describe(two_levels, training, dataset, seed)]
 
 
 def test_fingerprints_follow_what_a_level_is_made_from(tiny_run, dataset):
-    stack, training = tiny_run.config.hierarchy, tiny_run.config.training
-    before = fingerprints(stack, training, dataset)
-    assert before == fingerprints(stack, training, dataset)
+    two_levels, training = tiny_run.config.hierarchy, tiny_run.config.training
+    before = fingerprints(two_levels, training, dataset)
+    assert before == fingerprints(two_levels, training, dataset)
     assert sorted(folder.name for folder in (tiny_run.folder / "levels").iterdir()) == sorted(before)
 
-    def differs(stack=stack, training=training, dataset=dataset, seed=0):
-        after = fingerprints(stack, training, dataset, seed)
+    def differs(two_levels=two_levels, training=training, dataset=dataset, seed=0):
+        after = fingerprints(two_levels, training, dataset, seed)
         return [a != b for a, b in zip(before, after, strict=True)]
 
     for k in range(3):
-        changed = copy.deepcopy(stack)
+        changed = copy.deepcopy(two_levels)
         changed.levels[k]["loss_weights"]["inverse"] = 0.5
         assert differs(changed) == [level >= k for level in range(3)]
-        changed = copy.deepcopy(stack)
+        changed = copy.deepcopy(two_levels)
         changed.levels[k]["stride"] += 1
         assert differs(changed) == [level >= k for level in range(3)]
     assert differs(seed=1) == [True] * 3
     assert differs(training=training.changed({"learning_rate": 1e-4})) == [True] * 3
-    assert differs(replace(stack, validation=0.3)) == [True] * 3
+    assert differs(replace(two_levels, validation=0.3)) == [True] * 3
     other = copy.copy(dataset)
     other.columns = {**dataset.columns, "state": dataset.columns["state"] + 1}
     other.__dict__.pop("fingerprint", None)
@@ -177,12 +177,12 @@ def test_training_lowers_the_loss(tiny_run):
         assert held_out[60]["validation/loss_inverse"] < held_out[0]["validation/loss_inverse"]
 
 
-def test_a_batch_that_the_processes_cannot_share_is_refused(stack, short, dataset, tmp_path):
+def test_a_batch_that_the_processes_cannot_share_is_refused(two_levels, short, dataset, tmp_path):
     three = Processes(0, 3, torch.device("cpu"))
     for own, where in (({}, "level0"), ({"batch": 33}, "level1")):
-        levels = [{**stack.levels[0], "training": own}, stack.levels[1]]
+        levels = [{**two_levels.levels[0], "training": own}, two_levels.levels[1]]
         with pytest.raises(ValueError, match=rf"{where}: training.batch is 32; expected a multiple of the 3 processes"):
-            train(replace(stack, levels=levels), short, dataset, tmp_path, processes=three)
+            train(replace(two_levels, levels=levels), short, dataset, tmp_path, processes=three)
     assert not any(tmp_path.iterdir())
 
 
@@ -195,31 +195,36 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(stack, short, datase
         ({"coefs": {}}, r"unknown key levels.level1.coefs; expected one of action_encoder, "),
     ],
 )
-def test_keys_of_a_level_are_checked(stack, change, message):
+def test_keys_of_a_level_are_checked(two_levels, change, message):
     with pytest.raises(ValueError, match=message):
-        replace(stack, levels=[stack.levels[0], {**stack.levels[1], **change}])
-    lacking = {key: value for key, value in stack.levels[1].items() if key != "stride"}
+        replace(two_levels, levels=[two_levels.levels[0], {**two_levels.levels[1], **change}])
+    lacking = {key: value for key, value in two_levels.levels[1].items() if key != "stride"}
     with pytest.raises(ValueError, match=r"levels.level1.stride is missing; expected the keys action_encoder, "):
-        replace(stack, levels=[stack.levels[0], lacking])
+        replace(two_levels, levels=[two_levels.levels[0], lacking])
 
 
-def test_a_window_longer_than_every_episode_is_refused_before_training(stack, short, dataset, tmp_path):
+def test_a_window_longer_than_every_episode_is_refused_before_training(two_levels, short, dataset, tmp_path):
     with pytest.raises(ValueError, match=r"levels.level1: a window of 3 steps of 30 .* the longest .* has 81"):
-        train(replace(stack, levels=[stack.levels[0], {**stack.levels[1], "stride": 30}]), short, dataset, tmp_path)
+        train(
+            replace(two_levels, levels=[two_levels.levels[0], {**two_levels.levels[1], "stride": 30}]),
+            short,
+            dataset,
+            tmp_path,
+        )
     assert not list(tmp_path.iterdir())
 
 
-def test_mistakes_in_a_level_name_it(stack, short, dataset, tmp_path):
+def test_mistakes_in_a_level_name_it(two_levels, short, dataset, tmp_path):
     for part, value, message in (
         ("predictor", {"_target_": "os.system", "command": "true"}, "levels.level1: .*not trusted"),
         ("loss_weights", {"prediction": 1.0}, "levels.level1: loss_weights"),
         ("encoder", {"_target_": "hiwm.levels.encoders.mlp.MLPEncoder", "dims": 3}, "levels.level1: .*dims"),
     ):
-        changed = copy.deepcopy(stack)
+        changed = copy.deepcopy(two_levels)
         changed.levels[1][part] = value
         with pytest.raises(ValueError, match=message):
             train(changed, short, dataset, tmp_path)
-    swapped = copy.deepcopy(stack)
+    swapped = copy.deepcopy(two_levels)
     swapped.levels[0]["action_encoder"] = copy.deepcopy(swapped.levels[1]["action_encoder"])
     with pytest.raises(ValueError, match=r"levels.level0.action_encoder is MLPActionEncoder"):
         train(swapped, short, dataset, tmp_path)
@@ -240,12 +245,15 @@ def test_checkpoints_are_whole_or_the_old_ones(tmp_path):
     assert load_checkpoint(path, torch.device("cpu")) == {"step": 1}
 
 
-def test_a_level_may_be_trained_its_own_way(stack, short, dataset, tmp_path):
-    own = replace(stack, levels=[stack.levels[0], {**stack.levels[1], "training": {"steps": 10, "evaluate_every": 5}}])
+def test_a_level_may_be_trained_its_own_way(two_levels, short, dataset, tmp_path):
+    own = replace(
+        two_levels,
+        levels=[two_levels.levels[0], {**two_levels.levels[1], "training": {"steps": 10, "evaluate_every": 5}}],
+    )
     _, _, _, curves = train(own, short, dataset, tmp_path)
     assert max(curves[0]) == 30
     assert max(curves[1]) == 10
-    before, after = fingerprints(stack, short, dataset), fingerprints(own, short, dataset)
+    before, after = fingerprints(two_levels, short, dataset), fingerprints(own, short, dataset)
     assert before[0] == after[0]
     assert before[1] != after[1]
 
@@ -263,7 +271,7 @@ def test_a_level_may_be_trained_its_own_way(stack, short, dataset, tmp_path):
         ),
     ],
 )
-def test_a_levels_own_training_is_checked(stack, short, dataset, training, joint, message):
-    wrong = replace(stack, levels=[stack.levels[0], {**stack.levels[1], "training": training}])
+def test_a_levels_own_training_is_checked(two_levels, short, dataset, training, joint, message):
+    wrong = replace(two_levels, levels=[two_levels.levels[0], {**two_levels.levels[1], "training": training}])
     with pytest.raises(ValueError, match=message):
         describe(wrong, short.changed({"joint": joint}), dataset, 0)

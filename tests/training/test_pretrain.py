@@ -103,7 +103,7 @@ def test_the_level_is_trained_on_the_frozen_trunk(trained, dataset, tmp_path):
 
 def test_it_is_reported_lowers_its_loss_and_keeps_the_target(hierarchy, dataset, tmp_path, monkeypatch):
     reported, made = [], []
-    from hiwm.training.stages import train_hierarchy
+    from hiwm.training.stages import Report, train_hierarchy
 
     def make(*arguments):
         made.append(make_objective(*arguments))
@@ -112,8 +112,7 @@ def test_it_is_reported_lowers_its_loss_and_keeps_the_target(hierarchy, dataset,
     monkeypatch.setattr(pretrain, "make_objective", make)
     hierarchy, _ = train_hierarchy(
         replace(hierarchy, levels=hierarchy.levels[:1]), config().training, dataset, seed=0, folder=tmp_path,
-        processes=ALONE, on_start=lambda *_: None, report=lambda k, progress: reported.append(progress),
-        on_level=lambda k, result: None,
+        processes=ALONE, report=Report(step=lambda k, progress: reported.append(progress)),
     )  # fmt: skip
     assert same(hierarchy.levels[0].encoder.trunk.state_dict(), made[-1].target.copy.state_dict())
     before = [progress for progress in reported if progress.job == "pretraining"]
@@ -201,7 +200,7 @@ def test_other_encoders_are_refused_before_training(dataset, tmp_path, encoder, 
 def test_the_report_tells_pretraining_from_training(trained, hierarchy, dataset, tmp_path):
     from hiwm.progress import TrainingProgress
     from hiwm.training.diagnostics.runner import SHIPPED
-    from hiwm.training.stages import train_hierarchy
+    from hiwm.training.stages import Report, train_hierarchy
 
     class Recorded:
         def __init__(self):
@@ -221,8 +220,8 @@ def test_the_report_tells_pretraining_from_training(trained, hierarchy, dataset,
     tracker = Recorded()
     with TrainingProgress(tracker, [{}, {}], "data", SHIPPED) as progress:
         hierarchy, _ = train_hierarchy(
-            hierarchy, config().training, dataset, seed=1, folder=tmp_path, processes=ALONE, on_start=lambda *_: None,
-            report=progress.step, on_level=progress.level,
+            hierarchy, config().training, dataset, seed=1, folder=tmp_path, processes=ALONE,
+            report=Report(step=progress.step, level=progress.level),
         )  # fmt: skip
     homes = [trunk_folder(tmp_path).name, *(spec.fingerprint for spec in hierarchy.specs)]
     names = ["level 0 pretraining", "level 0", "level 1"]

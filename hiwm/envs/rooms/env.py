@@ -65,7 +65,7 @@ class FourRoomVector(VectorEnv):
         Args:
             seed: one seed for each environment; a single number s means s, s + 1, ...
             options: for evaluation, "task_id", 1 to `num_tasks`, and "episode", (N,): the number of an episode of the task,
-                modulo how many there are.
+                modulo the number of episodes.
         """
         n = self.num_envs
         if seed is None or isinstance(seed, int):
@@ -96,7 +96,7 @@ class FourRoomVector(VectorEnv):
         return self._observe(self._agent, self._distractor), {"goal": goal} | self._expert()
 
     def step(self, actions: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict]:
-        """Step with actions (N, 2) in [-1, 1]. An environment whose episode has ended goes on; "ended" stays true."""
+        """Step with actions (N, 2) in [-1, 1]. An environment whose episode has ended continues; "ended" stays true."""
         self._steps += 1
         self._agent = self.rooms.move(self._agent, SPEED * np.clip(actions, -1, 1), self._closed)
         self._distractor = self.rooms.move(self._distractor, SPEED * self._heading, self._closed)

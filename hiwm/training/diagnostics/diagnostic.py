@@ -10,7 +10,7 @@ from hiwm.training.diagnostics.episodes import EncodedEpisodes
 
 
 class Diagnostic(ABC):
-    """One number that says how a level is doing on held-out data.
+    """One number about a level on held-out data.
 
     The shipped ones are in this folder. Add one of your own with two overrides of the configuration:
     `+diagnostics.<name>._target_=my_diagnostics.Spread 'allow=[my_diagnostics]'`.
@@ -18,8 +18,8 @@ class Diagnostic(ABC):
     Attributes:
         name: key of the number in MLflow (validation/<name>), metrics.json and CSV files. An added diagnostic takes its
             key in the section `diagnostics`.
-        label: what people read; the name if it is empty.
-        format: how people read the number.
+        label: name shown in figures and tables; `name` if it is empty.
+        format: format of the number in tables and log lines.
         description: what the number means, one sentence for the report.
     """
 
@@ -39,5 +39,5 @@ class Diagnostic(ABC):
         """
 
     def alarm(self, value: float) -> str | None:
-        """What is wrong with the level, in words; None for a healthy value. Alarms are printed and shown in the report."""
+        """A message for an unhealthy value; None for a healthy one. Alarms are printed and shown in the report."""
         return None

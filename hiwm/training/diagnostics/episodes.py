@@ -1,4 +1,4 @@
-"""Held-out episodes that diagnostics look at, encoded once for all of them."""
+"""Held-out episodes for the diagnostics, encoded once for all of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Episodes:
 
 @dataclass(frozen=True)
 class EncodedEpisodes(Episodes):
-    """Episodes and what a level makes of them.
+    """Episodes with the latents of one level.
 
     Args:
         latent: (B, T, D).

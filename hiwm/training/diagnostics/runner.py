@@ -14,7 +14,7 @@ from hiwm.training.diagnostics.copy_last import CopyLast
 from hiwm.training.diagnostics.diagnostic import Diagnostic
 from hiwm.training.diagnostics.episodes import EncodedEpisodes
 from hiwm.training.diagnostics.rank import EffectiveRank, RankShare
-from hiwm.training.diagnostics.readout import ReadoutR2
+from hiwm.training.diagnostics.state_probe import StateProbe
 from hiwm.training.diagnostics.variance import LatentStd, WithinEpisode
 
 LOSS = "loss_"  # first letters of the other numbers of a validation: the held-out losses
@@ -32,7 +32,7 @@ class Diagnostics:
     """
 
     def __init__(self, added: Mapping[str, Diagnostic] | None = None) -> None:
-        shipped = (EffectiveRank(), RankShare(), LatentStd(), WithinEpisode(), CopyLast(), ReadoutR2())
+        shipped = (EffectiveRank(), RankShare(), LatentStd(), WithinEpisode(), CopyLast(), StateProbe())
         self.by_name: dict[str, Diagnostic] = {diagnostic.name: diagnostic for diagnostic in shipped}
         for name, diagnostic in (added or {}).items():
             if name in self.by_name or name == TIMESCALE or name.startswith(LOSS):
@@ -89,7 +89,7 @@ class Diagnostics:
         return ", ".join(f"{d.label} {d.format.format(metrics[d.name])}" for d in self if d.name in metrics)
 
     def alarms(self, metrics: Mapping[str, float]) -> list[str]:
-        """What is wrong, in words; empty for a healthy level."""
+        """The messages of all alarms; empty for a healthy level."""
         found = [diagnostic.alarm(metrics[diagnostic.name]) for diagnostic in self if diagnostic.name in metrics]
         return [alarm for alarm in found if alarm is not None]
 

@@ -44,5 +44,5 @@ class WithinEpisode(Diagnostic):
 
     def alarm(self, value: float) -> str | None:
         if value < MIN_WITHIN_EPISODE:
-            return f"{value:.1%} of the variance lies within episodes: only what never changes is encoded"
+            return f"{value:.1%} of the variance lies within episodes: the latent encodes only what is constant in an episode"
         return None

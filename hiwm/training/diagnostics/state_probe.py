@@ -1,4 +1,4 @@
-"""How well the true state can be read out of a latent by kernel ridge regression."""
+"""A probe: how well kernel ridge regression predicts the true state from a latent."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ LINEAR = (0.0, 1.0)  # weight of the linear kernel
 MAX_ROWS = 1024
 
 
-class ReadoutR2(Diagnostic):
-    """R2 of the true state, read out of the latent on episodes that the readout has not seen."""
+class StateProbe(Diagnostic):
+    """R2 of a probe of the true state, on episodes that the probe was not fitted on."""
 
-    name = "readout_r2"
-    label = "readout R²"
+    name = "state_probe_r2"
+    label = "state probe R²"
     format = "{:.3f}"
     description = (
-        "R² of the true state, read out of the latent of unseen episodes by kernel ridge regression; NaN with fewer than two "
-        "held-out episodes."
+        "R² of the true state, predicted from the latent by kernel ridge regression on episodes that the probe was not "
+        "fitted on; NaN with fewer than two held-out episodes."
     )
 
     def __call__(self, level: Level, output: LevelOutput, episodes: EncodedEpisodes) -> float:
-        return readout_r2(episodes.latent, episodes.state)
+        return state_probe_r2(episodes.latent, episodes.state)
 
     def alarm(self, value: float) -> str | None:
-        return f"the state can hardly be read out of the latent (R2 {value:.2f})" if value < MIN_R2 else None
+        return f"the latent hardly determines the true state (probe R2 {value:.2f})" if value < MIN_R2 else None
 
 
-def readout_r2(latent: Tensor, state: Tensor) -> float:
-    """R2 on unseen episodes of state (B, T, C) from latent (B, T, D), averaged over the columns that vary.
+def state_probe_r2(latent: Tensor, state: Tensor) -> float:
+    """R2 of a probe that predicts state (B, T, C) from latent (B, T, D), averaged over the columns that vary.
 
-    Ridge regression with a Gaussian kernel, with and without a linear one, in closed form: non-linear and without
-    training. The first half of the episodes is fitted, the second half is tested. Each column takes the kernel and the
-    ridge that are best on the last third of the fitted rows. NaN for a single episode, or if no column varies.
+    The probe is ridge regression with a Gaussian kernel, with and without a linear one. It is non-linear and has a
+    closed form. The first half of the episodes fits the probe, the second half tests it. Each column takes the kernel
+    and the ridge that are best on the last third of the fitting rows. NaN for a single episode, or if no column varies.
     """
     half = len(latent) // 2
-    if half == 0:  # one episode: nothing unseen
+    if half == 0:  # one episode leaves none to test on
         return float("nan")
     z, s, z_test, s_test = (
         x.flatten(0, 1)[:: max(1, (half * latent.shape[1]) // MAX_ROWS)].double()
