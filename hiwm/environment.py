@@ -35,7 +35,7 @@ def check_evaluating(config: Config) -> dict[str, tuple[int, ...]]:
     """Check the environment as it is evaluated, with goals and success; returns the shape of every column."""
     make_env = environment_of(config, config.evaluation.environment)
     columns = config.goal.columns
-    if not columns and config.evaluation.goal is None:
+    if not columns and config.evaluation.goal is None:  # a goal of your own may need other columns
         columns = config.inputs
     return check_contract(make_env, _name(config), config.dataset.column, goal=columns)
 

@@ -27,8 +27,7 @@ def check_contract(
         make_env: makes one environment.
         name: of the environment, for messages.
         column: name of observations that are one array.
-        goal: columns that the goal must have, or none for a whole observation; None where no goal is needed, because the
-            environment only collects data.
+        goal: columns that the goal must have; None where no goal is needed, because the environment only collects data.
 
     Returns:
         Shape of every column of an observation.
@@ -43,7 +42,7 @@ def check_contract(
             observation, info = _reset(first, seed, name, evaluates=goal is not None)
             columns = _checked_columns(observation, first.observation_space, name, column)
             if goal is not None:
-                _check_goal(info, columns, goal or list(columns), name, column)
+                _check_goal(info, columns, goal, name, column)
             first.action_space.seed(seed)
             after, _, terminated, truncated, info = first.step(first.action_space.sample())
             _checked_columns(after, first.observation_space, name, column)

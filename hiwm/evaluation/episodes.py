@@ -180,11 +180,14 @@ class _Recorder:
 
     def __init__(self, state: Sequence[str]) -> None:
         self.columns = state
+        self.sizes: dict[str, int] = {}  # of the columns, where observations have several
         self.states: list[np.ndarray] = []
         self.subgoals: list[list[np.ndarray]] = []
         self.why: list[str] = []
 
     def state(self, observations: Observation) -> None:
+        if isinstance(observations, Mapping):
+            self.sizes = {name: observations[name][0].size for name in self.columns}
         self.states.append(_states(observations, self.columns)[0])
 
     def plan(self, observations: Observation, plan: Plan, step: int) -> None:
@@ -195,7 +198,14 @@ class _Recorder:
 
     def trace(self, task: int, success: bool, goals: Observation) -> Trace:
         subgoals = [np.stack(level) for level in zip(*self.subgoals, strict=True)]
-        return Trace(task, success, np.stack(self.states), _states(goals, self.columns)[0], subgoals, self.why)
+        return Trace(task, success, np.stack(self.states), self._goal(goals), subgoals, self.why)
+
+    def _goal(self, goals: Observation) -> np.ndarray:
+        """State of the goal, (C,), with NaN in the columns that goals do not have."""
+        if isinstance(goals, Mapping):
+            unknown = {name: np.full((1, size), np.nan) for name, size in self.sizes.items()}
+            goals = {name: goals[name][:1] if name in goals else unknown[name] for name in self.columns}
+        return _states(goals, self.columns)[0]
 
 
 def _states(observations: Observation, state: Sequence[str]) -> np.ndarray:
