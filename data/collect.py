@@ -46,8 +46,15 @@ class Collection:
     num_envs: int = 10
 
 
+def end_repeated_script() -> None:
+    """End a worker that runs the main script again, because its calls are not guarded; the main process says so."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # what multiprocessing checks too
+        raise SystemExit(1)
+
+
 def collect(collection: Collection, workers: int, first: int = 0) -> Iterator[Episode]:
     """Yield the episodes in order, starting with number `first`; each is a dict: column name -> (steps, ...)."""
+    end_repeated_script()
     left = np.arange(first, collection.episodes)
     if not len(left):
         return
@@ -58,9 +65,6 @@ def collect(collection: Collection, workers: int, first: int = 0) -> Iterator[Ep
             yield from worker(chunk)
         worker.envs.close()
         return
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        # a worker imports the main script; this one has called `collect` again, so the parent reports it
-        raise SystemExit(1)
     yield from _in_workers(collection, chunks, workers)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from hiwm.build import build
 from hiwm.config import Config, ConfigError
 from hiwm.console import Bar, say
-from hiwm.data.collect import Collection
+from hiwm.data.collect import Collection, end_repeated_script
 from hiwm.data.collect import collect as collect_episodes
 from hiwm.data.store import Trajectories, Writer, open_dataset
 from hiwm.environment import check_collecting, check_evaluating, environment_of
@@ -21,6 +21,7 @@ from hiwm.validate import check, check_columns
 def collect(config: Config) -> Trajectories:
     """Collect the dataset of the config, continue an interrupted collection, or open the finished dataset."""
     one_process("collect")
+    end_repeated_script()
     path = Path(config.dataset.path)
     wanted = describe_collection(config)
     if path.exists():

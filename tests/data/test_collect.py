@@ -359,4 +359,4 @@ def test_a_script_without_a_guard(tmp_path, workers):
     assert (tmp_path / "datasets" / "tiny.h5").exists() == (workers == 1)
     if workers > 1:
         assert 'the script that runs has no `if __name__ == "__main__":`' in done.stderr
-        assert len(done.stderr.splitlines()) < 60
+        assert done.stderr.count("Traceback") <= 3  # one error and its causes, none from a worker

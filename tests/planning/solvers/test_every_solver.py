@@ -113,7 +113,7 @@ def test_a_search_improves_on_the_mean(solver, proposal):
         objective = bowl(torch.tensor([0.0, 1.0]).expand(B, C, F))  # the other option of every choice
     else:
         objective = bowl(randn(B, C, F, seed=3).sign() * 0.5)
-    found = solver.solve(objective, proposal, 100, noise())
+    found = solver.solve(objective, proposal, 100, noise(1))
     assert (found.cost < 0.7 * objective(proposal.mean.unsqueeze(1)).cost[:, 0]).all()
 
 
