@@ -5,7 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +20,7 @@ from hiwm.data.policies import Policy
 from hiwm.data.vector import make_vector
 
 Episode = dict[str, np.ndarray]
+IN_FLIGHT = 2  # chunks that each worker may be ahead of the one that is written
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,15 @@ class Collection:
     num_envs: int = 10
 
 
+def end_repeated_script() -> None:
+    """End a worker that runs the main script again, because its calls are not guarded; the main process says so."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # what multiprocessing checks too
+        raise SystemExit(1)
+
+
 def collect(collection: Collection, workers: int, first: int = 0) -> Iterator[Episode]:
     """Yield the episodes in order, starting with number `first`; each is a dict: column name -> (steps, ...)."""
+    end_repeated_script()
     left = np.arange(first, collection.episodes)
     if not len(left):
         return
@@ -54,10 +65,29 @@ def collect(collection: Collection, workers: int, first: int = 0) -> Iterator[Ep
             yield from worker(chunk)
         worker.envs.close()
         return
+    yield from _in_workers(collection, chunks, workers)
+
+
+def _in_workers(collection: Collection, chunks: list[np.ndarray], workers: int) -> Iterator[Episode]:
     # spawn, because forking a process that already runs torch threads may hang
-    with multiprocessing.get_context("spawn").Pool(workers, _start_worker, (collection,)) as pool:
-        for episodes in pool.imap(_work, chunks):
-            yield from episodes
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(chunks)), spawn, _start_worker, (collection,))
+    running: deque[Future[list[Episode]]] = deque()
+    try:
+        for chunk in chunks:
+            running.append(pool.submit(_work, chunk))
+            if len(running) == IN_FLIGHT * workers:
+                yield from running.popleft().result()
+        while running:
+            yield from running.popleft().result()
+    except BrokenProcessPool as error:
+        raise ValueError(
+            f"dataset.workers is {workers}, and a worker process ended without a result. It was out of memory, or the script that "
+            'runs has no `if __name__ == "__main__":` around its calls, which every worker repeats. Add it, or set '
+            "dataset.workers=1"
+        ) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Worker:
@@ -71,13 +101,14 @@ class _Worker:
         return _collect_chunk(self.collection, self.envs, episodes)
 
 
+_collection: Collection | None = None  # what a process of the pool collects
 _worker: _Worker | None = None  # one per process of the pool
 
 
 def _start_worker(collection: Collection) -> None:
-    global _worker
+    global _collection
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = _Worker(collection)
+    _collection = collection
 
 
 def _end_with_parent() -> None:
@@ -89,7 +120,16 @@ def _end_with_parent() -> None:
 
 
 def _work(episodes: np.ndarray) -> list[Episode]:
-    assert _worker is not None, "the pool starts its workers"
+    global _worker
+    assert _collection is not None, "the pool starts its workers"
+    if _worker is None:
+        try:
+            _worker = _Worker(_collection)
+        except Exception as error:  # the pool would start a worker that fails in its initialiser again and again
+            raise ValueError(
+                f"the environment cannot be made in a worker process: {type(error).__name__}: {error}. Set dataset.workers=1 to "
+                "collect in the main process"
+            ) from error
     return _worker(episodes)
 
 
@@ -102,9 +142,7 @@ def _collect_chunk(collection: Collection, envs: VectorEnv, episodes: np.ndarray
     # copies fill the surplus environments of a smaller last chunk and are thrown away
     padded = np.resize(episodes, envs.num_envs)
     policy = collection.make_policy()
-    space = envs.single_action_space
-    if not isinstance(space, gymnasium.spaces.Box | gymnasium.spaces.Discrete) or getattr(space, "start", 0) != 0:
-        raise ValueError(f"the action space is {space}; expected a Box, or a Discrete that starts at 0")
+    space: Any = envs.single_action_space  # flat, see `make_vector`
     policy.reset(_seeds(collection, padded, 1), space, collection.steps)
     seeds: Any = _seeds(collection, padded, 0)  # VectorEnv's type of `seed` omits lists
     observations, infos = envs.reset(seed=seeds)

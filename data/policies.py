@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 
 Space = gymnasium.spaces.Box | gymnasium.spaces.Discrete
+UNBOUNDED = 1e18  # some environments write the largest float where they mean infinity
 
 
 @runtime_checkable
@@ -26,6 +27,8 @@ class Policy(Protocol):
 class UniformPolicy(Policy):
     """Uniformly random actions, each held for `repeat` steps.
 
+    A number without bounds is drawn from N(0, 1), and one with one bound at the distance |N(0, 1)| from it.
+
     Args:
         repeat: number of steps that an action is held; held actions explore further.
     """
@@ -39,7 +42,7 @@ class UniformPolicy(Policy):
         if isinstance(space, gymnasium.spaces.Discrete):
             self.actions = np.stack([rng.integers(space.n, size=draws) for rng in rngs], 1)
         else:
-            drawn = [rng.uniform(space.low, space.high, (draws, *space.shape)) for rng in rngs]
+            drawn = [_uniform(space, draws, rng) for rng in rngs]
             self.actions = np.stack(drawn, 1).astype(np.float32)
 
     def act(self, observations: np.ndarray, infos: dict[str, Any], step: int) -> np.ndarray:
@@ -99,6 +102,8 @@ class SmoothPolicy(Policy):
 
     def reset(self, seeds: Sequence[int], space: Space, steps: int) -> None:
         space = _continuous(space, "SmoothPolicy")
+        if not _has_bound(space.low).all() or not _has_bound(space.high).all():
+            raise ValueError(f"SmoothPolicy: the action space is {space}; expected one with bounds")
         if space.shape != (2,):
             raise ValueError(f"SmoothPolicy: the shape of an action is {space.shape}; expected (2,)")
         self.middle, self.half = (space.low + space.high) / 2, (space.high - space.low) / 2
@@ -141,6 +146,22 @@ class MixturePolicy(Policy):
     def act(self, observations: np.ndarray, infos: dict[str, Any], step: int) -> np.ndarray:
         actions = np.stack([policy.act(observations, infos, step) for policy in self.policies])
         return actions[self.chosen, np.arange(len(self.chosen))]
+
+
+def _has_bound(bound: np.ndarray) -> np.ndarray:
+    return np.abs(bound) < UNBOUNDED
+
+
+def _uniform(space: gymnasium.spaces.Box, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Random actions, (draws, A)."""
+    low, high = (np.where(_has_bound(bound), bound, np.nan) for bound in (space.low, space.high))
+    one_sided = np.isnan(low) | np.isnan(high)
+    uniform = rng.uniform(np.where(one_sided, 0, low), np.where(one_sided, 0, high), (draws, *space.shape))
+    if not one_sided.any():
+        return uniform
+    normal = rng.normal(size=uniform.shape)
+    from_bound = np.where(np.isnan(high), low + np.abs(normal), high - np.abs(normal))
+    return np.where(one_sided, np.where(np.isnan(low) & np.isnan(high), normal, from_bound), uniform)
 
 
 def _continuous(space: Space, policy: str) -> gymnasium.spaces.Box:

@@ -8,6 +8,8 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
+from hiwm.data.spaces import FlatSpaces
+
 
 class HoldAtEnd(gymnasium.Wrapper):
     """Repeats the last observation of an episode that has ended, without stepping it; `info["ended"]` says so.
@@ -46,9 +48,12 @@ class HeldEpisodes(SyncVectorEnv):
 
 
 def make_vector(make_env: Callable[[], gymnasium.Env], num_envs: int) -> VectorEnv:
-    """`num_envs` copies in this process, made by the `make_vector` of the environment if it has one, else one by one."""
+    """`num_envs` copies in this process, made by the `make_vector` of the environment if it has one, else one by one.
+
+    Copies made one by one have flat spaces, see `FlatSpaces`.
+    """
     first: Any = make_env()
     if hasattr(first, "make_vector"):
         return first.make_vector(num_envs)
-    others = [lambda: HoldAtEnd(make_env())] * (num_envs - 1)
-    return HeldEpisodes([lambda: HoldAtEnd(first), *others], autoreset_mode=AutoresetMode.DISABLED)
+    others = [lambda: HoldAtEnd(FlatSpaces(make_env()))] * (num_envs - 1)
+    return HeldEpisodes([lambda: HoldAtEnd(FlatSpaces(first)), *others], autoreset_mode=AutoresetMode.DISABLED)

@@ -26,6 +26,7 @@ from hiwm.planning.goals.text import TextGoal
 from hiwm.planning.graph.edge_memory import EdgeMemory
 from hiwm.planning.graph.landmarks import LandmarkGraph
 from hiwm.planning.graph.navigator import GraphNavigator
+from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.plan import Plan
 from hiwm.planning.shrinking_horizon import half_steps
 
@@ -129,7 +130,7 @@ class Agent:
         config = self.config.of_levels(levels, changes)
         return Agent(self.hierarchy, self.heads, self.graphs, config, self.spec, num_levels, self.seed, self.allow)
 
-    def reset(self, goal: Observation | Goal | str | Sequence[str]) -> None:
+    def reset(self, goal: Observation | Goal | str | Sequence[str], episodes: Sequence[int] | None = None) -> None:
         """Begin towards a goal.
 
         Args:
@@ -141,10 +142,16 @@ class Agent:
                   this input and a level has a value weight, it is a goal on the part, because the value needs one.
                 - A caption or a list of captions, if the hierarchy was trained with `text.learn=true`.
                 - A `Goal` (`hiwm.planning.goals`), always for a batch.
+
+            episodes: a number for each episode of the batch; None for 0, 1, ... The random numbers of its search depend on the
+                number and the agent's seed alone, so an episode draws the same in every batch.
         """
         wanted, self._single = (goal, False) if isinstance(goal, Goal) else self._goal(goal)
         self._batch = wanted.size
-        self.planner.start(wanted, torch.Generator(self.hierarchy.device).manual_seed(self.seed))
+        numbers = range(wanted.size) if episodes is None else episodes
+        if len(numbers) != wanted.size:
+            raise ValueError(f"episodes has {len(numbers)} numbers; expected {wanted.size}, one for each goal")
+        self.planner.start(wanted, EpisodeNoise.of_episodes(self.seed, numbers, self.hierarchy.device))
         self._plan = None
 
     def goal(self, goal: Observation | str | Sequence[str]) -> Goal:

@@ -72,6 +72,7 @@ GROUPS = {
         "environment, dataset, levels and planner; pointmaze also takes\n      "
         "environment.maze=medium, large, giant or teleport, and dataset.behaviour.behaviour=navigate or stitch",
     ),
+    "environment": ("environment", "any Gymnasium environment by environment.id, with experiment=custom"),
     "evaluation": ("evaluation", "tasks and baselines"),
     "level": ("level@levels.level<k>", "a level with all its parts"),
     "encoder": ("encoder@levels.level<k>.encoder", "its encoder"),
@@ -159,7 +160,6 @@ def _data(arguments: list[str]) -> int:
         usages = " or ".join(f"hiwm data {name} {how}" for name, (_, how, _) in DATA.items())
         print(f"hiwm: the command is {found!r}; expected {usages}", file=sys.stderr)
         return 2
-    module, function = DATA[name][0].split(":")
     return _guarded(f"data {name}", lambda: _run_data(name, rest))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -18,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from hiwm.build import drop_foreign_arguments, given_keys
 from hiwm.checks import file_name
+from hiwm.envs.gym import suggested
 from hiwm.evaluation.config import EvaluationConfig
 from hiwm.heads.action_bank import ActionBankConfig
 from hiwm.heads.action_prior import ActionPriorConfig
@@ -29,6 +31,8 @@ from hiwm.planning.graph.landmarks import GraphConfig
 from hiwm.settings import Settings, is_open
 from hiwm.training.loop import TrainingConfig
 from hiwm.training.specs import HierarchyConfig
+
+GYM = "hiwm.envs.gym.GymEnvironment"
 
 
 class ConfigError(ValueError):
@@ -158,11 +162,12 @@ def load_config(overrides: Sequence[str]) -> Config:
     """
     GlobalHydra.instance().clear()
     OmegaConf.register_new_resolver("choose", _choose, replace=True)
-    try:
-        values = _composed(overrides)
-        values["planner"] = _without_absent_levels(values, overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explained(error, list(overrides))) from error
+    if _chosen("environment", overrides) and not _chosen("experiment", overrides):
+        overrides = ["experiment=custom", *overrides]  # the default is a point maze
+    values = _composed(overrides)
+    if (values.get("environment") or {}).get("_target_") == GYM:
+        values = _composed([*_of_gym(values["environment"], overrides), *overrides])
+    values["planner"] = _without_absent_levels(values, overrides)
     try:
         return Config(**drop_foreign_arguments(values, overrides, values.get("allow") or ()))
     except ValueError as error:
@@ -171,9 +176,26 @@ def load_config(overrides: Sequence[str]) -> Config:
 
 def _composed(overrides: Sequence[str]) -> dict[str, Any]:
     """Plain containers, composed by Hydra."""
-    with initialize_config_module("hiwm.configs", version_base="1.3"):
-        composed = compose("config", list(overrides))
-    return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+    try:
+        with initialize_config_module("hiwm.configs", version_base="1.3"):
+            composed = compose("config", list(overrides))
+        return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explained(error, list(overrides))) from error
+
+
+def _chosen(key: str, overrides: Sequence[str]) -> bool:
+    return any(override.lstrip("+~").split("=")[0] == key for override in overrides)
+
+
+def _of_gym(environment: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
+    """Overrides that follow from the Gymnasium environment, of keys that the caller leaves out."""
+    name = re.sub(r"[^\w.-]+", "-", environment["id"].split(":")[-1]).lower()
+    try:
+        found = {"name": name, **suggested(environment)}
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return [f"{key}={json.dumps(value)}" for key, value in found.items() if not _chosen(key, overrides)]
 
 
 def _without_absent_levels(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

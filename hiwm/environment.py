@@ -10,8 +10,10 @@ import gymnasium
 
 from hiwm.build import ENVIRONMENTS, build_as, locate
 from hiwm.config import Config, ConfigError
+from hiwm.console import say
 from hiwm.data.store import Trajectories
 from hiwm.envs.captions import Caption
+from hiwm.envs.contract import check_contract
 
 
 def environment_of(config: Config, more: Mapping[str, Any] | None = None) -> Callable[[], gymnasium.Env]:
@@ -27,10 +29,39 @@ def environment_of(config: Config, more: Mapping[str, Any] | None = None) -> Cal
     return partial(build_as, gymnasium.Env, "environment", description, config.allow)
 
 
-def observed_columns(config: Config) -> list[str]:
-    """Columns that observations of the environment form in a dataset."""
-    space = environment_of(config)().observation_space
-    return list(space) if isinstance(space, gymnasium.spaces.Dict) else [config.dataset.column]
+def check_collecting(config: Config) -> dict[str, tuple[int, ...]]:
+    """Check the environment as it collects data; returns the shape of every column of an observation."""
+    return check_contract(environment_of(config, config.dataset.behaviour), _name(config), config.dataset.column)
+
+
+def check_evaluating(config: Config) -> dict[str, tuple[int, ...]]:
+    """Check the environment as it is evaluated, with goals and success; returns the shape of every column."""
+    make_env = environment_of(config, config.evaluation.environment)
+    columns = config.goal.columns
+    if not columns and config.evaluation.goal is None:  # a goal of your own may need other columns
+        columns = config.inputs
+    return check_contract(make_env, _name(config), config.dataset.column, goal=columns)
+
+
+def check_before_training(config: Config, dataset: Trajectories) -> None:
+    """Check the environment that the levels will be evaluated in, if its package is installed here, and that it fits the data."""
+    try:
+        make_env = environment_of(config)
+        make_env()
+    except (ValueError, ImportError) as error:
+        if isinstance(error, ImportError) or isinstance(error.__cause__, ImportError):
+            say(f"{_name(config)} cannot be imported here, so it is checked only before the evaluation: {error}")
+            return
+        raise
+    for name, shape in check_evaluating(config).items():
+        if name in config.inputs and shape != dataset.column(name).shape[1:]:
+            raise ConfigError(
+                f"{dataset.path}: the column {name} has the shape {dataset.column(name).shape[1:]}; expected {shape}, as in {_name(config)}"
+            )
+
+
+def _name(config: Config) -> str:
+    return str(config.environment.get("id") or config.environment.get("_target_"))
 
 
 def captions_of(config: Config, dataset: Trajectories) -> list[Caption]:

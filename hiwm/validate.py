@@ -12,6 +12,7 @@ import torch
 from hiwm.agent import CONFIG, Agent
 from hiwm.build import locate
 from hiwm.config import Config, ConfigError
+from hiwm.data.actions import is_one_hot
 from hiwm.data.store import Trajectories
 from hiwm.files import read_yaml, saved_folder
 from hiwm.heads.calibration import calibrated_steps
@@ -151,11 +152,6 @@ def check_environment(config: Config, found: Any, where: object) -> None:
         raise ConfigError(
             f"{where} belongs to the environment {dict(found)}, the config says {dict(config.environment)}"
         )
-
-
-def is_one_hot(actions: np.ndarray) -> bool:
-    """Whether all of them (N, A) are one-hot vectors, which is how discrete actions are stored."""
-    return actions.shape[1] > 1 and bool(np.isin(actions, (0, 1)).all() and (actions.sum(1) == 1).all())
 
 
 def actions_of(dataset: Trajectories) -> np.ndarray:

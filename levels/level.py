@@ -116,7 +116,7 @@ class Level(Trainable):
             steps_left: steps of the level below until the deadline, (...).
 
         Returns:
-            An action of the level below, (..., A_below).
+            An action of the level below, (..., A_below); at level 0 a standardised primitive action.
         """
         if self.inverse is None:
             raise ValueError("this level has no inverse model; levels.level<k>.inverse is null")
@@ -129,9 +129,8 @@ class Level(Trainable):
         inputs = self.standardize(clip.inputs)
         latent = self.encoder(inputs)
         target = latent if self.target is None else self.target(inputs)
-        return EncodedClip(
-            inputs, latent, self.encode_actions(latent[:, :-1], clip.actions), target, clip.actions.flatten(-2)
-        )
+        chunk = self.action_encoder.standardize(clip.actions).flatten(-2)
+        return EncodedClip(inputs, latent, self.encode_actions(latent[:, :-1], clip.actions), target, chunk)
 
     def predict_clip(self, encoded: EncodedClip) -> LevelOutput:
         """Predict an encoded clip, open loop from its first latent, or from the first C for a predictor with a context of C."""
@@ -164,7 +163,9 @@ class Level(Trainable):
             with torch.no_grad():
                 source = pairs.source["latent"] if self.reads_latent else self.encode(pairs.source)
                 target = self.encode(pairs.target)
-            losses["inverse"] = F.mse_loss(self.delegate(source, target, pairs.steps), pairs.action)
+            losses["inverse"] = F.mse_loss(
+                self.delegate(source, target, pairs.steps), self.action_encoder.standardize(pairs.action)
+            )
         for name, regularizer in self.regularizers.items():
             losses[name] = regularizer(output, generator)
         return losses

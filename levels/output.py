@@ -18,7 +18,7 @@ class EncodedClip:
         latent: z, (B, N+1, D).
         action: m, (B, N, A).
         target: targets of the predictions, (B, N+1, D): the latents, or those of a target encoder.
-        chunk: the actions of the level below that m stands for, (B, N, stride * A_below).
+        chunk: the standardised actions of the level below that m stands for, (B, N, stride * A_below).
     """
 
     inputs: Mapping[str, Tensor]
@@ -51,7 +51,7 @@ class LevelOutput:
         action: m, (B, T, A).
         predicted: open-loop rollout from the first latent, (B, T, D).
         target: targets of the predictions, (B, T, D): the latents, or those of a target encoder.
-        chunk: the actions of the level below that m stands for, (B, T, stride * A_below).
+        chunk: the standardised actions of the level below that m stands for, (B, T, stride * A_below).
     """
 
     inputs: Mapping[str, Tensor]

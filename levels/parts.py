@@ -39,6 +39,10 @@ class ActionEncoder(nn.Module, ABC):
 
     dim: int
 
+    def standardize(self, actions: Tensor) -> Tensor:
+        """Actions of the level below as the losses compare them, (..., A_below); macro-actions are standardised already."""
+        return actions
+
     @abstractmethod
     def forward(self, latent: Tensor, actions: Tensor) -> Tensor:
         """(..., D), (..., stride, A_below) -> (..., A)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +26,8 @@ class Standardize(nn.Module):
         self.names = tuple(inputs)
         self.min_std = min_std
         for name, shape in inputs.items():
-            self.register_buffer(f"{name}_mean", torch.zeros(shape))
-            self.register_buffer(f"{name}_std", torch.ones(shape))
+            self.register_buffer(_buffer(name, "mean"), torch.zeros(shape))
+            self.register_buffer(_buffer(name, "std"), torch.ones(shape))
 
     def fit(self, mean: Mapping[str, Tensor], std: Mapping[str, Tensor]) -> None:
         """Take mean and standard deviation, one tensor of the input's shape each."""
@@ -35,16 +36,23 @@ class Standardize(nn.Module):
             if m.dim() == 2:
                 centre = m.mean(0)
                 m, s = centre, (s.square() + (m - centre).square()).mean(0).sqrt()
-            self.get_buffer(f"{name}_mean").copy_(m)
-            self.get_buffer(f"{name}_std").copy_(s.clamp_min(self.min_std))
+            self.get_buffer(_buffer(name, "mean")).copy_(m)
+            self.get_buffer(_buffer(name, "std")).copy_(s.clamp_min(self.min_std))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each (..., *shape), any number type -> float, same shape."""
         return {
-            name: (inputs[name].float() - self.get_buffer(f"{name}_mean")) / self.get_buffer(f"{name}_std")
+            name: (inputs[name].float() - self.get_buffer(_buffer(name, "mean")))
+            / self.get_buffer(_buffer(name, "std"))
             for name in self.names
         }
 
     def undo(self, name: str, value: Tensor) -> Tensor:
         """One standardised input (..., *shape) in its own unit again."""
-        return value * self.get_buffer(f"{name}_std") + self.get_buffer(f"{name}_mean")
+        return value * self.get_buffer(_buffer(name, "std")) + self.get_buffer(_buffer(name, "mean"))
+
+
+@cache
+def _buffer(name: str, statistic: str) -> str:
+    """The name of a buffer; torch allows no dot in it, and columns have dotted names."""
+    return f"{name.replace('%', '%25').replace('.', '%2E')}_{statistic}"

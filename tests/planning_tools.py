@@ -15,6 +15,7 @@ from hiwm.levels.parts import Predictor
 from hiwm.planning.assemble import make_planner
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.goals import ObservationGoal
+from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.strategies.search import Search
 from hiwm.settings import merged
 
@@ -22,6 +23,23 @@ STEP = 0.05
 LOW, HIGH = torch.full((2,), -1.0), torch.full((2,), 1.0)
 CEM = {"_target_": "hiwm.planning.solvers.cem.CEM"}
 NO_STD = 1e-30  # standard deviation of a proposal that leaves float32 numbers as they are
+
+
+class AnyBatch(EpisodeNoise):
+    """The noise of as many episodes as are asked for."""
+
+    def __init__(self, seed):
+        super().__init__([])
+        self.seed = seed
+
+    def _draw(self, shape, fill):
+        for number in range(len(self.generators), shape[0]):
+            self.generators += EpisodeNoise.of_episodes(self.seed, [number]).generators
+        return super()._draw(shape, fill)
+
+
+def noise(seed=0):
+    return AnyBatch(seed)
 
 
 def search(center="gaussian", *candidates, std=None):
@@ -107,7 +125,7 @@ def points(number, seed=0):
 
 
 def begin(planner, goal, seed=0):
-    planner.start(goal, torch.Generator().manual_seed(seed))
+    planner.start(goal, EpisodeNoise.of_episodes(seed, range(goal.size)))
     return planner
 
 

@@ -21,6 +21,7 @@ from hiwm.levels.parts import Predictor
 from hiwm.planning.action_space import ActionSpace
 from hiwm.planning.assemble import make_planner
 from hiwm.planning.goals import ObservationGoal
+from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.strategies.proposals import proposal_around, uninformed_proposal
 from hiwm.validate import is_one_hot
 
@@ -121,7 +122,7 @@ def test_a_flat_planner_with_exact_dynamics_reaches_its_goal(warm_start):
     planner = make_planner(hierarchy, planner_config, bounds, discrete=True)
     goal, state = torch.rand(2, 6, 2, generator=torch.Generator().manual_seed(0))
     whole = ObservationGoal(planner.hierarchy.encode({"state": goal}))
-    planner.start(whole, torch.Generator().manual_seed(0))
+    planner.start(whole, EpisodeNoise(range(6)))
     closest = torch.full((6,), torch.inf)
     for _ in range(45):
         state = state + tiny.STEP * planner.plan({"state": state}).action @ MOVES
@@ -131,15 +132,26 @@ def test_a_flat_planner_with_exact_dynamics_reaches_its_goal(warm_start):
         make_planner(hierarchy, planner_config.changed({"discrete_solver": None}), bounds, discrete=True)
 
 
-def test_other_spaces_and_policies_are_refused():
+def test_a_space_with_another_start():
     class Shifted(tiny.DiscreteRoom):
         def __init__(self):
             super().__init__()
-            self.action_space = gymnasium.spaces.Discrete(5, start=1)
+            self.action_space = gymnasium.spaces.Discrete(5, start=3)
 
-    collection = Collection(Shifted, UniformPolicy, episodes=1, steps=5, seed=0, column="state", num_envs=1)
-    with pytest.raises(ValueError, match=r"expected a Box, or a Discrete that starts at 0"):
-        list(collect(collection, 1))
+        def step(self, action):
+            assert self.action_space.contains(int(action))
+            return tiny.TinyRoom.step(self, self.MOVES[int(action) - 3])
+
+    shifted, plain = (
+        list(collect(Collection(kind, UniformPolicy, episodes=2, steps=9, seed=0, column="state", num_envs=1), 1))
+        for kind in (Shifted, tiny.DiscreteRoom)
+    )
+    for one, other in zip(shifted, plain, strict=True):
+        assert np.array_equal(one["action"], other["action"])
+        assert np.array_equal(one["state"], other["state"])
+
+
+def test_policies_of_other_spaces_are_refused():
     with pytest.raises(ValueError, match=r"NoisyExpertPolicy: the action space is Discrete\(5\); expected a Box"):
         NoisyExpertPolicy(noise=0.1).reset([0], gymnasium.spaces.Discrete(5), 3)
 

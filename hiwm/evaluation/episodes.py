@@ -115,7 +115,7 @@ def _run_batch(
     """Run the episodes with these numbers of one task together."""
     outcome = Episodes(task=[task] * len(numbers))
     observations, goals = _reset(envs, task, numbers, seed)
-    agent.reset(make_goal(goals))
+    agent.reset(make_goal(goals), episodes=[episode_seed(seed, task, e) for e in numbers])
     recorder = _Recorder(state) if numbers[0] == 0 else None
     running = np.arange(len(numbers))
     success = np.zeros(len(numbers), bool)
@@ -131,8 +131,9 @@ def _run_batch(
         observations, _, _, _, infos = envs.step(actions)
         if forbidden is not None:
             inside[running] += forbidden.holds(_states(_rows(observations, running), agent.spec.goal))
-        # gymnasium reports success 0 for an episode that ended earlier, so only running episodes are read
-        arrived = np.asarray(infos["success"])[running] > 0
+        # gymnasium reports success 0 for an episode that ended earlier, so only running episodes are read; it is left out
+        # where no environment reports it
+        arrived = np.asarray(infos.get("success", np.zeros(envs.num_envs)))[running] > 0
         success[running[arrived]] = True
         if record is not None and arrived[0]:
             record.state(observations)
@@ -179,11 +180,14 @@ class _Recorder:
 
     def __init__(self, state: Sequence[str]) -> None:
         self.columns = state
+        self.sizes: dict[str, int] = {}  # of the columns, where observations have several
         self.states: list[np.ndarray] = []
         self.subgoals: list[list[np.ndarray]] = []
         self.why: list[str] = []
 
     def state(self, observations: Observation) -> None:
+        if isinstance(observations, Mapping):
+            self.sizes = {name: observations[name][0].size for name in self.columns}
         self.states.append(_states(observations, self.columns)[0])
 
     def plan(self, observations: Observation, plan: Plan, step: int) -> None:
@@ -194,7 +198,14 @@ class _Recorder:
 
     def trace(self, task: int, success: bool, goals: Observation) -> Trace:
         subgoals = [np.stack(level) for level in zip(*self.subgoals, strict=True)]
-        return Trace(task, success, np.stack(self.states), _states(goals, self.columns)[0], subgoals, self.why)
+        return Trace(task, success, np.stack(self.states), self._goal(goals), subgoals, self.why)
+
+    def _goal(self, goals: Observation) -> np.ndarray:
+        """State of the goal, (C,), with NaN in the columns that goals do not have."""
+        if isinstance(goals, Mapping):
+            unknown = {name: np.full((1, size), np.nan) for name, size in self.sizes.items()}
+            goals = {name: goals[name][:1] if name in goals else unknown[name] for name in self.columns}
+        return _states(goals, self.columns)[0]
 
 
 def _states(observations: Observation, state: Sequence[str]) -> np.ndarray:

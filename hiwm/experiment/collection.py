@@ -10,12 +10,12 @@ from typing import Any
 from hiwm.build import build_as
 from hiwm.config import Config, ConfigError
 from hiwm.console import Bar, say
-from hiwm.data.collect import Collection
+from hiwm.data.collect import Collection, end_repeated_script
 from hiwm.data.collect import collect as collect_episodes
 from hiwm.data.policies import Policy
 from hiwm.data.store import Trajectories, Writer, open_dataset
 from hiwm.disk import naming_file
-from hiwm.environment import environment_of, observed_columns
+from hiwm.environment import check_collecting, check_evaluating, environment_of
 from hiwm.experiment.session import one_process
 from hiwm.locks import locked
 from hiwm.training.windows import check_longest
@@ -25,6 +25,7 @@ from hiwm.validate import check, check_columns
 def collect(config: Config) -> Trajectories:
     """Collect the dataset of the config, continue an interrupted collection, or open the finished dataset."""
     one_process("collect")
+    end_repeated_script()
     path = Path(config.dataset.path)
     with nullcontext() if path.exists() else locked(path), naming_file(path):  # other experiments share it
         return _collect(config, path)
@@ -47,7 +48,8 @@ def _collect(config: Config, path: Path) -> Trajectories:
             f"dataset.path is {path}, which does not exist; expected a path that ends in .h5, because `hiwm collect` writes no .npz"
         )
     check(config)
-    check_columns(config, observed_columns(config), config.environment["_target_"])
+    check_evaluating(config)
+    check_columns(config, list(check_collecting(config)), config.environment["_target_"])
     check_longest(config.hierarchy, config.dataset.steps, "the episodes to collect")
     make_policy = partial(build_as, Policy, "dataset.policy", config.dataset.policy, config.allow)
     make_policy()  # refuses a mistake before any work

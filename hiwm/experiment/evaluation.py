@@ -13,7 +13,7 @@ import torch
 from hiwm.agent import Agent, load_agent
 from hiwm.config import Config
 from hiwm.console import Bar, say
-from hiwm.environment import environment_of
+from hiwm.environment import check_evaluating, environment_of
 from hiwm.evaluation.evaluate import evaluate as evaluate_agents
 from hiwm.evaluation.evaluate import make_agents, summarize
 from hiwm.evaluation.results import read_results
@@ -37,6 +37,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         _record(config, agent, found, path)  # an earlier command may have been killed before it did
         _say_results(found["agents"])
         return found
+    check_evaluating(config)
     code, source = commit(), code_fingerprint()  # now, because the code may change during the evaluation
     # batches of other code must not end up under this commit
     parts = config.folder / f"{config.evaluation.name}-{identity}-{source}.parts"

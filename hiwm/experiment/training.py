@@ -10,7 +10,7 @@ from hiwm.agent import CONFIG, Agent, AgentSpec
 from hiwm.config import Config
 from hiwm.console import say
 from hiwm.data.store import Trajectories, open_dataset
-from hiwm.environment import captions_of
+from hiwm.environment import captions_of, check_before_training
 from hiwm.experiment.session import exclusive, start
 from hiwm.files import write_yaml
 from hiwm.fit_heads import fit_heads
@@ -34,6 +34,8 @@ def train(config: Config) -> None:
     check_columns(config, [*dataset.columns, *dataset.unusable], dataset.path)
     dataset = dataset.checked({*config.inputs, *config.state, *config.goal.columns, "action"})
     actions = actions_of(dataset)
+    if config.environment.get("_target_"):
+        check_before_training(config, dataset)
     check_untrained(config, dataset, actions)
     captions = captions_of(config, dataset)
     with make_tracker(config if processes.is_main else config.changed({"tracking": "none"})) as tracker:

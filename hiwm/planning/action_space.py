@@ -16,7 +16,7 @@ class ActionSpace:
     Args:
         dim: size A of an action; at level 0 that is a chunk of primitive actions.
         dim_free: size F of a choice, a primitive action at level 0 and A elsewhere.
-        low, high: bounds of a choice, (F,) or ().
+        low, high: bounds of a choice, (F,) or (); primitive actions are standardised.
         discrete: a choice is one of F options, a one-hot vector; a proposal's mean then holds their probabilities.
     """
 

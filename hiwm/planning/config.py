@@ -26,7 +26,7 @@ class ProposalConfig(Settings):
             sequences that started nearest to the present latent, around the one that leads nearest to the target by the
             level's predictor; as many are scored as a round of the search has candidates. flow: over the noise that the
             level's action prior turns into macro-actions (see `hiwm.heads.action_prior`).
-        std: standard deviation, in the unit of the level's actions.
+        std: standard deviation, in standard deviations of the level's actions in the data.
         candidates: what the first round also tries: the inverse model's actions (inverse), or the nearest real sequences in
             place of half of the candidates (retrieval).
     """

@@ -72,10 +72,13 @@ class LevelModel:
         self.flow = None if prior is None else counter.wrap(prior, prior.passes)
         self.value = None if value is None else counter.wrap(value)
         self.action_encoder = level.action_encoder
-        low, high = bounds
+        #: lowest and highest primitive action, in the units of the environment
+        self.low, self.high = bounds
         if k:
-            high = torch.tensor(MACRO_BOUND, device=low.device)
+            high = torch.tensor(MACRO_BOUND, device=bounds[0].device)
             low = -high
+        else:
+            low, high = (level.action_encoder.standardize(bound) for bound in bounds)
         free = len(bounds[0]) if k == 0 else level.action_encoder.dim
         self.actions = ActionSpace(level.action_encoder.dim, free, low, high, discrete and k == 0)
 
@@ -139,6 +142,12 @@ class LevelModel:
         return Rollout(latent, actions.unsqueeze(1), latents.unsqueeze(1), variance)
 
     def primitive(self, actions: Tensor, age: int) -> Tensor:
-        """The primitive action of a level-0 plan (B, H, A) that is `age` environment steps old, (B, A)."""
+        """The primitive action of an `executable` plan of level 0 that is `age` environment steps old, (B, A)."""
+        return actions[:, age // self.stride].unflatten(-1, (self.stride, -1))[:, age % self.stride]
+
+    def executable(self, actions: Tensor) -> Tensor:
+        """A plan (B, H, A) of level 0 in the units of the environment and within its bounds; of other levels as it is."""
+        if self.k:
+            return actions
         assert isinstance(self.action_encoder, RawActionEncoder), "checked before training"
-        return self.action_encoder.decode(actions[:, age // self.stride])[:, age % self.stride]
+        return self.action_encoder.decode(actions).clamp(self.low, self.high).flatten(-2)

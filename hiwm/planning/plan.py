@@ -25,7 +25,7 @@ class LevelPlan(BatchRecord):
         deadline: environment steps from `planned_at` until the subgoal should be reached.
         planned_at: environment step of the plan.
         current_cost: cost of the present latent with respect to the target or goal, (B,).
-        actions: of this level, (B, H, A). These and the fields below are None where a node of the graph is handed down as it is.
+        actions: of this level, (B, H, A); at level 0 in the units of the environment. These and the fields below are None where a node of the graph is handed down as it is.
         predicted: the latents they lead to, (B, H, D).
         nearest: least cost of the target or goal alone over the horizon, (B,).
         cost: least total cost over the horizon, with the level's own costs and the failure penalty, (B,).

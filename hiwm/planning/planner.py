@@ -19,6 +19,7 @@ from hiwm.planning.explain.alternatives import CandidateLog
 from hiwm.planning.goals import Goal
 from hiwm.planning.history import History
 from hiwm.planning.model import LevelModel
+from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.plan import LevelPlan, Plan
 from hiwm.planning.rollout import Rollout
 from hiwm.planning.shrinking_horizon import Horizon
@@ -62,14 +63,14 @@ class HierarchicalPlanner:
         self.calls, self.top, self.encoders = calls, len(models) - 1, [model.encode for model in models]
         self.over_budget: set[int] = set()  # levels that have been warned of
 
-    def start(self, goal: Goal, generator: torch.Generator) -> None:
-        """Begin B episodes towards their goals."""
+    def start(self, goal: Goal, noise: EpisodeNoise) -> None:
+        """Begin B episodes towards their goals, with the random numbers of each."""
         if self.strategies[self.top].needs_inverse and self.config.graph == "none" and goal.latent(self.top) is None:
             raise ValueError(
                 f"the goal is a {type(goal).__name__}; expected a whole observation, because planner.level{self.top} uses the inverse "
                 f"model. Or set planner.level{self.top}.strategy=search and a proposal without inverse"
             )
-        self.goal, self.generator, self.step = goal, generator, 0
+        self.goal, self.noise, self.step = goal, noise, 0
         self.history = History(self.hierarchy, partial(encode_through, self.encoders))
         self.plans: list[LevelPlan | None] = [None] * len(self.models)
         #: watches the subgoals of each level but the lowest
@@ -82,7 +83,7 @@ class HierarchicalPlanner:
 
     def select(self, rows: Tensor) -> None:
         """Continue with some of the environments only."""
-        self.goal = self.goal.select(rows)
+        self.goal, self.noise = self.goal.select(rows), self.noise.select(rows)
         self.plans = [None if plan is None else plan.select(rows) for plan in self.plans]
         for part in (self.history, *self.strategies, *self.subgoals.values()):
             part.select(rows)
@@ -130,7 +131,7 @@ class HierarchicalPlanner:
             committed=min(model.horizon, -(-self.config.replan(k) // model.period)),
             log=CandidateLog() if k else None,  # level 0 hands nothing down
         )
-        now = self.calls[k], self.step, self.generator, self.config.seconds
+        now = self.calls[k], self.step, self.noise, self.config.seconds
         problem = Problem(model, latent, self.history, target, evaluator, *now)
         decision = self.strategies[k].plan(problem)
         check_decision(k, decision, latent, -(-self.config.replan(0) // self.models[0].period))
@@ -168,7 +169,7 @@ class HierarchicalPlanner:
         value, log = self.costs[k].get("value"), evaluator.log
         return replace(
             plan,
-            actions=rollout.actions[:, 0],
+            actions=problem.model.executable(rollout.actions[:, 0]),
             predicted=rollout.latents[:, 0],
             nearest=found.nearest[:, 0],
             cost=scores.cost[:, 0],

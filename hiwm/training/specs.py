@@ -17,6 +17,7 @@ from hiwm.training.fingerprint import fingerprint
 from hiwm.training.loop import TrainingConfig
 from hiwm.training.pretrain import check_pretraining
 
+ACTIONS = "standardized"  # part of the fingerprint, because levels of earlier versions saw the units of the environment
 LEVEL_KEYS = {
     "stride", "horizon", "min_std", "encoder", "action_encoder", "predictor", "inverse", "target", "regularizers",
     "loss_weights", "pretraining", "training",
@@ -95,7 +96,7 @@ def level_fingerprints(config: HierarchyConfig, training: TrainingConfig, datase
     for k, given in enumerate(config.levels):
         parts = {key: value for key, value in given.items() if key != "stride"}
         own = training_of(k, training, parts)
-        identity = [parts, given["stride"], own.shaping, below, list(config.inputs), config.validation, seed]
+        identity = [ACTIONS, parts, given["stride"], own.shaping, below, list(config.inputs), config.validation, seed]
         below = fingerprint(identity)
         found.append(below)
     return found

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from hiwm.data.actions import action_statistics
 from hiwm.data.clips import ClipSampler
 from hiwm.data.columns import JoinedColumn
 from hiwm.data.store import Trajectories, open_dataset
 from hiwm.hierarchy import Hierarchy, LevelSpec
+from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.levels.joint import JointLevels
 from hiwm.levels.level import Level
 from hiwm.locks import locked
@@ -300,6 +302,8 @@ def fit_level(level: Level, source: Trajectories, sampler: ClipSampler) -> None:
         {name: torch.from_numpy(np.asarray(mean)).to(device) for name, (mean, _) in statistics.items()},
         {name: torch.from_numpy(np.asarray(std)).to(device) for name, (_, std) in statistics.items()},
     )
+    if isinstance(level.action_encoder, RawActionEncoder) and not level.reads_latent:
+        level.action_encoder.fit(*(torch.from_numpy(value).to(device) for value in action_statistics(source)))
 
 
 def spread_episodes(held_out: Trajectories, inputs: Sequence[str], state: Any, device: torch.device) -> Episodes:

@@ -15,6 +15,7 @@ from hiwm.levels.precision import half_precision
 from hiwm.levels.predictors.mlp import ResidualMLPPredictor
 from hiwm.open_loop import Unrolled, in_blocks, mapped
 from hiwm.planning.goals import squared_distance
+from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.solvers.cem import CEM
 from hiwm.planning.solvers.solver import Proposal, Scores
 
@@ -78,7 +79,7 @@ def searches(batch, device):
     @torch.no_grad()
     def ours(precision):
         with precision():
-            found = cem.solve(objective, proposal, SAMPLES, torch.Generator(device).manual_seed(0))
+            found = cem.solve(objective, proposal, SAMPLES, EpisodeNoise(range(batch)))
         return least_distance(predictor.rollout(latent, found.actions), goal).cpu()  # waits for a GPU
 
     def theirs(together):

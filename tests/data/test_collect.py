@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -311,3 +312,51 @@ def test_another_collection_does_not_continue_this_one(tmp_path, capfd):
 
 def interrupt(*_):
     raise KeyboardInterrupt
+
+
+class FailsInWorkers(Walk):
+    """Cannot be made in another process, as without a display."""
+
+    def __init__(self):
+        if multiprocessing.parent_process() is not None:
+            raise RuntimeError("no display in this process")
+        super().__init__()
+
+
+class EndsItsProcess(Walk):
+    """A worker that is killed, as by a machine out of memory."""
+
+    def step(self, action):
+        if multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+
+def test_an_environment_that_cannot_be_made_in_a_worker_is_named_once(capfd):
+    with pytest.raises(
+        ValueError, match=r"worker process: RuntimeError: no display in this process. Set dataset.workers=1"
+    ):
+        run(workers=2, make_env=FailsInWorkers)
+    assert "Traceback" not in capfd.readouterr().err
+    assert len(run(workers=1, make_env=FailsInWorkers)) == 10
+
+
+def test_a_worker_that_is_killed_ends_the_collection():
+    with pytest.raises(ValueError, match=r"dataset.workers is 2, and a worker process ended without a result"):
+        run(workers=2, make_env=EndsItsProcess)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_script_without_a_guard(tmp_path, workers):
+    """With one worker it works; with more it says what is missing, and ends."""
+    script = tmp_path / "job.py"
+    script.write_text(
+        "from hiwm.config import load_config\nfrom hiwm.experiment import collect\n"
+        f"collect(load_config({[*tiny.overrides(tmp_path), 'dataset.episodes=12', f'dataset.workers={workers}']}))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode == 0) == (workers == 1), done.stderr
+    assert (tmp_path / "datasets" / "tiny.h5").exists() == (workers == 1)
+    if workers > 1:
+        assert 'the script that runs has no `if __name__ == "__main__":`' in done.stderr
+        assert done.stderr.count("Traceback") <= 3  # one error and its causes, none from a worker

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from planning_tools import planner_config
+from planning_tools import noise, planner_config
 
 from hiwm.config import load_config
 from hiwm.hierarchy import Hierarchy, LevelSpec
@@ -190,7 +190,7 @@ def planner(walls=False, seed=0, **changes):
     bound = torch.ones(2)
     made = make_planner(hierarchy, CONFIG.changed(changes), (-bound, bound))
     made.models[1].actions = made.models[1].actions.bounded(-torch.ones(()), torch.ones(()))  # as far as level 0 can go
-    made.start(ObservationGoal([GOAL, GOAL]), torch.Generator().manual_seed(seed))
+    made.start(ObservationGoal([GOAL, GOAL]), noise(seed))
     return made
 
 
@@ -280,7 +280,7 @@ def test_all_levels_below_one_that_replans_do_so_too(agent, monkeypatch):
     replan = {f"level{k}": {"replan": steps} for k, steps in enumerate((3, 9, 9))}
     made = agent.with_planner(graph="none", budget=400, failure_penalty=1.0, **replan).planner
     goal = ObservationGoal(agent.hierarchy.encode({"state": torch.rand(2, 2)}))
-    made.start(goal, torch.Generator().manual_seed(0))
+    made.start(goal, noise())
     observe, failed = made._observe_subgoals, {3: 2, 6: 1}
     monkeypatch.setattr(made, "_observe_subgoals", lambda latents: (observe(latents), failed.get(made.step, -1))[1])
     plans = [made.plan({"state": torch.rand(2, 2)}) for _ in range(8)]
@@ -292,7 +292,7 @@ def test_new_episodes_know_nothing_of_what_failed():
     made = planner(failure_penalty=1.0, patience=1.0)
     first, _ = episode(made, 10, state=(0.45, 0.3))
     assert first[-1].levels[1].penalty is not None
-    made.start(ObservationGoal([GOAL, GOAL]), torch.Generator().manual_seed(0))
+    made.start(ObservationGoal([GOAL, GOAL]), noise())
     again, _ = episode(made, 10, state=(0.45, 0.3))
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one.action, other.action)
@@ -300,7 +300,7 @@ def test_new_episodes_know_nothing_of_what_failed():
 
 def test_episodes_that_go_on_keep_what_failed_in_them():
     made = planner(failure_penalty=1.0, patience=1.0)
-    made.start(ObservationGoal([GOAL.repeat(2, 1)] * 2), torch.Generator().manual_seed(0))
+    made.start(ObservationGoal([GOAL.repeat(2, 1)] * 2), noise())
     state = torch.tensor([[0.1, 0.9], [0.45, 0.3]])
     for _ in range(6):
         plan = made.plan({"state": state})

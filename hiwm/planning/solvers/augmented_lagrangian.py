@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hiwm.checks import at_least, within
+from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.solvers.solver import Proposal, Scores, Solution, Solver, take
 
 MAX_MULTIPLIER = 1e9  # without a feasible candidate multipliers would grow for ever (Birgin & Martinez 2014)
@@ -102,8 +103,8 @@ class AugmentedLagrangian(Solver[OuterIteration]):
     def start(self, proposal: Proposal) -> OuterIteration:
         return self._begin(proposal, proposal.mean, None)
 
-    def draw(self, proposal: Proposal, state: OuterIteration, samples: int, generator: torch.Generator) -> Tensor:
-        return self.solver.draw(state.proposal, state.inner, samples, generator)
+    def draw(self, proposal: Proposal, state: OuterIteration, samples: int, noise: EpisodeNoise) -> Tensor:
+        return self.solver.draw(state.proposal, state.inner, samples, noise)
 
     def project(self, proposal: Proposal, candidates: Tensor) -> Tensor:
         return self.solver.project(proposal, candidates)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hiwm.checks import at_least, within
 from hiwm.planning.action_space import likeliest
+from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.solvers.solver import Proposal, Scores, Solver, share_of, take
 
 
@@ -42,11 +43,11 @@ class CategoricalCEM(Solver[Tensor]):
             )
         return proposal.mean / total
 
-    def draw(self, proposal: Proposal, state: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+    def draw(self, proposal: Proposal, state: Tensor, samples: int, noise: EpisodeNoise) -> Tensor:
         shape = (len(state), samples, *state.shape[1:])
         # Draw an exponential time for each option, with its probability as the rate: the option with the shortest time is a
         # draw from the categorical distribution. `project` makes it a one-hot vector. With equal times, the most likely option wins.
-        time = torch.empty(shape, device=generator.device).exponential_(generator=generator).to(state)
+        time = noise.exponential(shape).to(state)
         time[:, 0] = 1
         return state.unsqueeze(1) / time.clamp_min(torch.finfo(time.dtype).tiny)
 

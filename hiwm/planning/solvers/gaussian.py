@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.solvers.solver import Proposal, Solver, share_of
 
 
@@ -26,11 +26,11 @@ class Gaussian:
         """The Gaussian of a proposal."""
         return Gaussian(proposal.mean, proposal.std)
 
-    def draw(self, samples: int, generator: torch.Generator) -> Tensor:
+    def draw(self, samples: int, noise: EpisodeNoise) -> Tensor:
         """Candidates (B, S, C, F); the first one is the mean."""
-        noise = standard_normal(self.mean, samples, generator)
-        noise[:, 0] = 0
-        return self.spread(noise)
+        drawn = standard_normal(self.mean, samples, noise)
+        drawn[:, 0] = 0
+        return self.spread(drawn)
 
     def spread(self, noise: Tensor) -> Tensor:
         """Candidates for standard normal noise, (B, S, C, F) -> (B, S, C, F)."""
@@ -49,14 +49,13 @@ class GaussianSolver(Solver[Gaussian]):
     def start(self, proposal: Proposal) -> Gaussian:
         return Gaussian.of(proposal)
 
-    def draw(self, proposal: Proposal, state: Gaussian, samples: int, generator: torch.Generator) -> Tensor:
-        return state.draw(samples, generator)
+    def draw(self, proposal: Proposal, state: Gaussian, samples: int, noise: EpisodeNoise) -> Tensor:
+        return state.draw(samples, noise)
 
     def elites(self, samples: int) -> int:
         return 1 if self.elite_share is None else share_of(samples, self.elite_share)
 
 
-def standard_normal(like: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-    """N(0, 1), (B, samples, C, F) for a tensor (B, C, F), drawn on the device of the generator."""
-    shape = (len(like), samples, *like.shape[1:])
-    return torch.randn(shape, generator=generator, device=generator.device).to(like)
+def standard_normal(like: Tensor, samples: int, noise: EpisodeNoise) -> Tensor:
+    """N(0, 1), (B, samples, C, F) for a tensor (B, C, F)."""
+    return noise.normal((len(like), samples, *like.shape[1:])).to(like)

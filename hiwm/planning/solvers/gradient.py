@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hiwm.checks import at_least, within
+from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.solvers.gaussian import Gaussian
 from hiwm.planning.solvers.solver import GRADIENT_PASSES, Proposal, Scores, Solver
 
@@ -61,8 +62,8 @@ class Gradient(Solver[Descent]):
     def start(self, proposal: Proposal) -> Descent:
         return Descent()
 
-    def draw(self, proposal: Proposal, state: Descent, samples: int, generator: torch.Generator) -> Tensor:
-        return Gaussian.of(proposal).draw(samples, generator) if state.points is None else state.points
+    def draw(self, proposal: Proposal, state: Descent, samples: int, noise: EpisodeNoise) -> Tensor:
+        return Gaussian.of(proposal).draw(samples, noise) if state.points is None else state.points
 
     def update(self, proposal: Proposal, state: Descent, candidates: Tensor, scores: Scores, elite: Tensor) -> Descent:
         penalised = scores.penalised()

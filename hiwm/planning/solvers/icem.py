@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hiwm.checks import at_least, within
+from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.solvers.gaussian import Gaussian, standard_normal
 from hiwm.planning.solvers.solver import Proposal, Scores, Solution, Solver, share_of, take
 
@@ -75,13 +76,13 @@ class ICEM(Solver[Carried]):
     def start(self, proposal: Proposal) -> Carried:
         return Carried(Gaussian.of(proposal))
 
-    def draw(self, proposal: Proposal, state: Carried, samples: int, generator: torch.Generator) -> Tensor:
+    def draw(self, proposal: Proposal, state: Carried, samples: int, noise: EpisodeNoise) -> Tensor:
         if state.elite is not None:
             samples = max(round(samples / self.decay**state.round), min(samples, 2 * state.elite.shape[1]))
-        noise = coloured(standard_normal(proposal.mean, samples, generator), self.exponent)
+        drawn = coloured(standard_normal(proposal.mean, samples, noise), self.exponent)
         if state.round in (0, self.iterations - 1):
-            noise[:, 0] = 0
-        return state.gaussian.spread(noise)
+            drawn[:, 0] = 0
+        return state.gaussian.spread(drawn)
 
     def update(self, proposal: Proposal, state: Carried, candidates: Tensor, scores: Scores, elite: Tensor) -> Carried:
         if state.elite is None or state.scores is None:

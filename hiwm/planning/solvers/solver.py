@@ -12,6 +12,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from hiwm.planning.noise import EpisodeNoise
+
 State = TypeVar("State")
 
 #: forward passes that a forward and a backward pass together take: the backward pass takes about two
@@ -136,7 +138,7 @@ class Solver(ABC, Generic[State]):
         """The state before the first round."""
 
     @abstractmethod
-    def draw(self, proposal: Proposal, state: State, samples: int, generator: torch.Generator) -> Tensor:
+    def draw(self, proposal: Proposal, state: State, samples: int, noise: EpisodeNoise) -> Tensor:
         """Candidates of a round, (B, at most `samples`, C, F). The first one of the first round is the proposal's mean."""
 
     @abstractmethod
@@ -173,7 +175,7 @@ class Solver(ABC, Generic[State]):
         objective: Objective,
         proposal: Proposal,
         samples: int,
-        generator: torch.Generator,
+        noise: EpisodeNoise,
         stop_at: float = math.inf,
     ) -> Solution:
         """Search, round after round.
@@ -182,7 +184,7 @@ class Solver(ABC, Generic[State]):
             objective: what to minimise; called once in each round.
             proposal: where to begin.
             samples: candidates S of a round.
-            generator: source of all randomness.
+            noise: source of all randomness.
             stop_at: time limit, on the clock of `time.perf_counter`. There is always a first round. Another one follows if it
                 would end in time, given that it takes as long as the last one.
 
@@ -194,7 +196,7 @@ class Solver(ABC, Generic[State]):
         with torch.enable_grad() if self.differentiates else torch.inference_mode():
             for index in range(self.iterations):
                 began = time.perf_counter()
-                candidates = self.draw(proposal, state, samples, generator)
+                candidates = self.draw(proposal, state, samples, noise)
                 if index == 0 and proposal.guesses is not None:
                     candidates = _insert(candidates, proposal.guesses)
                 candidates = self.project(proposal, candidates).detach().requires_grad_(self.differentiates)

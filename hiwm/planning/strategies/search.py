@@ -79,7 +79,7 @@ class Search(Strategy):
             proposal = replace(proposal, guesses=self._shifted(*self.last, problem, proposal.mean))
         for candidates in proposer.candidates(samples):
             proposal = proposal.with_guesses(candidates)
-        found = self.solver.solve(objective, proposal, samples, problem.generator, stop_at)
+        found = self.solver.solve(objective, proposal, samples, problem.noise, stop_at)
         self.last = found.kept, problem.step
         return Decision.of(model, rollout(found.actions.unsqueeze(1)), found.multipliers)
 

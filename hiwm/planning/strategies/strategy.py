@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hiwm.planning.costs import Evaluator
 from hiwm.planning.history import History
 from hiwm.planning.model import LevelModel
+from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.rollout import Rollout
 from hiwm.planning.targets import Target
 
@@ -30,7 +30,7 @@ class Problem:
         evaluate: rollout -> costs and constraint violations of its candidates; they become the plan's alternatives.
         calls: predictor calls per episode that the plan may take.
         step: environment step of the plan.
-        generator: source of all randomness.
+        noise: source of all randomness, a stream per episode.
         time_limit: seconds for the whole batch; None for no limit.
     """
 
@@ -41,7 +41,7 @@ class Problem:
     evaluate: Evaluator
     calls: float
     step: int
-    generator: torch.Generator
+    noise: EpisodeNoise
     time_limit: float | None = None
 
     @cached_property

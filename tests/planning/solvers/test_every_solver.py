@@ -8,7 +8,8 @@ import pytest
 import tiny
 import torch
 import yaml
-from solver_tools import SAMPLES, B, C, F, bowl, gaussian, generator, options, randn, spied
+from planning_tools import noise
+from solver_tools import SAMPLES, B, C, F, bowl, gaussian, options, randn, spied
 
 from hiwm.build import build
 from hiwm.planning.solvers.augmented_lagrangian import AugmentedLagrangian
@@ -40,14 +41,14 @@ def test_every_solver_has_a_config():
 
 def test_a_solution_may_be_differentiated_and_changed_in_place(solver, proposal):
     """A search runs in inference mode, and tensors made there allow neither."""
-    found = solver.solve(bowl(randn(B, C, F)), proposal, SAMPLES, generator())
+    found = solver.solve(bowl(randn(B, C, F)), proposal, SAMPLES, noise())
     for tensor in (found.actions, found.cost, found.kept):
         assert not tensor.is_inference()
         tensor.add_(1.0).requires_grad_().square().sum().backward()
 
 
 def test_shapes(solver, proposal):
-    found = solver.solve(bowl(randn(B, C, F)), proposal, SAMPLES, generator())
+    found = solver.solve(bowl(randn(B, C, F)), proposal, SAMPLES, noise())
     assert found.actions.shape == (B, C, F)
     assert found.cost.shape == (B,)
     assert found.violation is found.multipliers is None
@@ -59,7 +60,7 @@ def test_shapes(solver, proposal):
 def test_candidates_are_allowed_and_take_as_many_rollouts_as_it_says(solver, proposal):
     seen = []
     objective = spied(bowl(randn(B, C, F)), seen)
-    found = solver.solve(objective, proposal, SAMPLES, generator())
+    found = solver.solve(objective, proposal, SAMPLES, noise())
     assert len(seen) == solver.iterations
     rollouts = sum(candidates.shape[1] for candidates in seen) * (GRADIENT_PASSES if objective.gradients else 1)
     assert rollouts == pytest.approx(solver.cost_in_rounds * SAMPLES, abs=0.5 * len(seen))
@@ -81,14 +82,14 @@ def test_bounds_are_reached(solver, proposal):
     if isinstance(solver, CategoricalCEM):
         pytest.skip("one-hot vectors have no bounds")
     solver.iterations = 10 * solver.iterations
-    found = solver.solve(bowl(torch.full((B, C, F), 4.0)), proposal, 300, generator())
+    found = solver.solve(bowl(torch.full((B, C, F), 4.0)), proposal, 300, noise())
     assert (found.actions > 0.79).float().mean() > 0.5
 
 
 def test_batched_problems_do_not_influence_each_other(solver, proposal):
     one, two, other = randn(3, C, F, seed=7)
-    first = solver.solve(bowl(torch.stack([one, two, two])), proposal, SAMPLES, generator())
-    second = solver.solve(bowl(torch.stack([one, other, other])), proposal, SAMPLES, generator())
+    first = solver.solve(bowl(torch.stack([one, two, two])), proposal, SAMPLES, noise())
+    second = solver.solve(bowl(torch.stack([one, other, other])), proposal, SAMPLES, noise())
     assert torch.equal(first.actions[0], second.actions[0])
     assert torch.equal(first.cost[0], second.cost[0])
     assert not torch.equal(first.cost[1], second.cost[1])
@@ -100,7 +101,7 @@ def test_the_proposals_mean_is_a_candidate(solver, proposal, lucky):
     centre = solver.project(proposal, proposal.mean.unsqueeze(1)).squeeze(1)
     target = centre if lucky else randn(B, C, F, seed=2)
     objective = bowl(target)
-    found = solver.solve(spied(objective, seen), proposal, solver.min_samples, generator())
+    found = solver.solve(spied(objective, seen), proposal, solver.min_samples, noise())
     assert torch.equal(seen[0][:, 0], centre)
     assert (found.cost <= objective(centre.unsqueeze(1)).cost[:, 0]).all()
     if lucky:
@@ -112,7 +113,7 @@ def test_a_search_improves_on_the_mean(solver, proposal):
         objective = bowl(torch.tensor([0.0, 1.0]).expand(B, C, F))  # the other option of every choice
     else:
         objective = bowl(randn(B, C, F, seed=3).sign() * 0.5)
-    found = solver.solve(objective, proposal, 100, generator())
+    found = solver.solve(objective, proposal, 100, noise(1))
     assert (found.cost < 0.7 * objective(proposal.mean.unsqueeze(1)).cost[:, 0]).all()
 
 
@@ -122,13 +123,13 @@ def test_guesses_are_tried_first(solver, proposal):
     guesses = solver.project(proposal, guesses)
     objective = bowl(guesses[:, 1])
     warm = Proposal(proposal.mean, proposal.std, proposal.low, proposal.high, guesses)
-    found = solver.solve(spied(objective, seen), warm, SAMPLES, generator())
+    found = solver.solve(spied(objective, seen), warm, SAMPLES, noise())
     assert torch.equal(seen[0][:, 1:4], guesses)
     assert seen[0].shape[1] == SAMPLES
     assert torch.equal(found.actions, guesses[:, 1])
     # more than there is room for: the first ones, and the mean
     seen.clear()
-    solver.solve(spied(objective, seen), warm, max(2, solver.min_samples), generator())
+    solver.solve(spied(objective, seen), warm, max(2, solver.min_samples), noise())
     room = seen[0].shape[1] - 1
     assert torch.equal(seen[0][:, 1:], torch.cat([guesses, seen[0][:, 4:]], 1)[:, :room])
 
@@ -141,7 +142,7 @@ def test_same_generator_same_solution(solver, proposal):
     drawn = []
     for seed in (0, 0, 1):
         seen = []
-        solver.solve(spied(objective, seen), proposal, SAMPLES, generator(seed))
+        solver.solve(spied(objective, seen), proposal, SAMPLES, noise(seed))
         drawn.append(torch.cat(seen, 1))
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
@@ -161,7 +162,7 @@ def test_the_time_limit(solver, proposal, monkeypatch):
 
     for limit in (0.0, 0.5, 1.0, 1.9, 2.0, 2.5, 1000.0):
         seen.clear()
-        solver.solve(spied(objective, seen), proposal, SAMPLES, generator(), stop_at=now.seconds + limit)
+        solver.solve(spied(objective, seen), proposal, SAMPLES, noise(), stop_at=now.seconds + limit)
         assert len(seen) == min(max(1, int(limit)), solver.iterations)
 
 
@@ -172,7 +173,7 @@ def test_an_infeasible_candidate_is_not_the_result(solver, proposal):
         wish = candidates[..., 1].sum(-1)  # of a discrete choice the second option
         return Scores(-wish, (candidates[:, :, 0, 1] - 0.1).unsqueeze(-1))
 
-    found = solver.solve(objective, proposal, 50, generator())
+    found = solver.solve(objective, proposal, 50, noise())
     assert (found.violation <= 0).all()
     assert found.violation.shape == (B, 1)
     assert (found.actions[:, 0, 1] <= 0.1).all()
@@ -187,7 +188,7 @@ def test_if_no_candidate_is_feasible_the_least_violation_wins(solver, proposal):
         over = 5 + candidates[:, :, 1:, 0].clamp_max(1.5)
         return Scores(candidates.sum((-1, -2)), torch.cat([over, over - 100], -1))
 
-    found = solver.solve(spied(objective, seen), proposal, SAMPLES, generator())
+    found = solver.solve(spied(objective, seen), proposal, SAMPLES, noise())
     totals = torch.cat([objective(candidates).violation.clamp_min(0).sum(-1) for candidates in seen], 1)
     assert torch.equal(found.violation.clamp_min(0).sum(-1), totals.amin(1))
 
@@ -197,10 +198,10 @@ def test_a_cost_that_is_nan_is_the_worst(solver, proposal):
         values = bowl(randn(B, C, F))(candidates).cost
         return Scores(torch.where(torch.arange(values.shape[1]) % 2 == 1, torch.nan, values))
 
-    found = solver.solve(objective, proposal, SAMPLES, generator())
+    found = solver.solve(objective, proposal, SAMPLES, noise())
     assert found.cost.isfinite().all()
     assert found.actions.isfinite().all()
-    nothing = solver.solve(lambda c: Scores(0 * c.sum((-1, -2)) + torch.nan), proposal, SAMPLES, generator())
+    nothing = solver.solve(lambda c: Scores(0 * c.sum((-1, -2)) + torch.nan), proposal, SAMPLES, noise())
     assert (nothing.cost == torch.inf).all()
     assert nothing.actions.isfinite().all()
 

@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 import torch
-from solver_tools import C, F, bowl, gaussian, generator, options, randn
+from planning_tools import noise
+from solver_tools import C, F, bowl, gaussian, options, randn
 
 from hiwm.planning.solvers.augmented_lagrangian import AugmentedLagrangian
 from hiwm.planning.solvers.categorical import CategoricalCEM
@@ -32,7 +33,7 @@ def thorough(request):
 
 def test_a_quadratic(thorough):
     target, scale = 0.5 * randn(4, C, F, seed=5), torch.linspace(0.5, 2, C * F).reshape(C, F)
-    found = thorough[0].solve(bowl(target, scale), gaussian(4), thorough[1], generator())
+    found = thorough[0].solve(bowl(target, scale), gaussian(4), thorough[1], noise())
     torch.testing.assert_close(found.actions, target, atol=0.02, rtol=0)
     assert found.cost.max() < 1e-3
 
@@ -46,7 +47,7 @@ def test_a_coupled_quadratic_in_a_box(thorough):
         x = candidates[:, :, 0]
         return Scores(((x @ curvature) * x).sum(-1) / 2 - x @ slope)
 
-    found = thorough[0].solve(objective, gaussian(2, 1, 2, bound=0.5), thorough[1], generator())
+    found = thorough[0].solve(objective, gaussian(2, 1, 2, bound=0.5), thorough[1], noise())
     torch.testing.assert_close(found.actions, torch.full((2, 1, 2), 0.5), atol=0.02, rtol=0)
 
 
@@ -74,7 +75,7 @@ def test_linear_quadratic_regulator(thorough):
         return Scores(cost)
 
     torch.testing.assert_close(objective(torch.stack(best, 1).unsqueeze(1)).cost[:, 0], optimum)
-    found = thorough[0].solve(objective, gaussian(3, horizon, 1), thorough[1], generator())
+    found = thorough[0].solve(objective, gaussian(3, horizon, 1), thorough[1], noise())
     torch.testing.assert_close(found.cost, optimum, rtol=0.01, atol=0)
     torch.testing.assert_close(found.actions, torch.stack(best, 1), atol=0.12, rtol=0)
 
@@ -96,7 +97,7 @@ def test_a_constrained_quadratic_and_its_multipliers(inner, slack):
         return Scores(value, violation if slack else violation.clamp_min(0))
 
     solver = AugmentedLagrangian(solver=inner, outer_iterations=6)
-    found = solver.solve(objective, gaussian(), 150, generator())
+    found = solver.solve(objective, gaussian(), 150, noise())
     expected = target - multiplier[:, None, None] * normal
     torch.testing.assert_close(found.actions, expected, atol=0.06, rtol=0)
     # with the slack cut off a multiplier can only rise, here by what the search is not exact
@@ -124,6 +125,6 @@ def test_a_discrete_problem_by_enumeration(wrapped):
     solver = CategoricalCEM(iterations=8, elite_share=0.2)
     solver = AugmentedLagrangian(solver=solver, outer_iterations=2) if wrapped else solver
     # 8 rounds of 20 are twice the 81 sequences; drawn evenly, they would often miss the best
-    found = solver.solve(objective, options(5, size=size), 20, generator(1))
+    found = solver.solve(objective, options(5, size=size), 20, noise(2))
     assert torch.equal(found.actions, every[torch.arange(5), best.indices])
     assert torch.equal(found.cost, best.values)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from planning_tools import noise
 from solver_tools import SAMPLES, gaussian, generator, spied
 
 from hiwm.planning.solvers.random_shooting import RandomShooting
@@ -62,7 +63,7 @@ def test_the_first_of_equally_good_candidates_is_the_result(constrained):
         violation = candidates.new_full((*candidates.shape[:2], 1), 0.25) if constrained else None
         return Scores(candidates.new_ones(candidates.shape[:2]), violation)
 
-    found = RandomShooting(iterations=3).solve(spied(flat, seen), gaussian(), SAMPLES, generator())
+    found = RandomShooting(iterations=3).solve(spied(flat, seen), gaussian(), SAMPLES, noise())
     first, *later = seen
     assert (first == found.actions.unsqueeze(1)).all((2, 3)).any(1).all()
     for candidates in later:

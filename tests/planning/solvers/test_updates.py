@@ -6,7 +6,8 @@ import math
 
 import pytest
 import torch
-from solver_tools import C, F, bowl, gaussian, generator, randn, spied
+from planning_tools import noise
+from solver_tools import C, F, bowl, gaussian, randn, spied
 
 from hiwm.planning.solvers.categorical import CategoricalCEM
 from hiwm.planning.solvers.gradient import Gradient
@@ -21,7 +22,7 @@ def test_categorical_probabilities_follow_the_elite():
     proposal = Proposal(torch.tensor([[[1.0, 3.0]]]), torch.ones(()), torch.zeros(()), torch.ones(()))
     state = solver.start(proposal)
     assert state.tolist() == [[[0.25, 0.75]]]
-    drawn = solver.project(proposal, solver.draw(proposal, state, 20_000, generator()))
+    drawn = solver.project(proposal, solver.draw(proposal, state, 20_000, noise()))
     assert drawn.mean(1)[0, 0, 1].item() == pytest.approx(0.75, abs=0.015)
     assert drawn[0, 0].tolist() == [[0.0, 1.0]]
     candidates = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]]).reshape(1, 4, 1, 2)
@@ -87,7 +88,7 @@ def test_icem_draws_correlated_actions():
     neighbours = []
     for exponent in (0.0, 2.0):
         solver = ICEM(exponent=exponent)
-        drawn = solver.draw(proposal, solver.start(proposal), 500, generator())[:, 1:]
+        drawn = solver.draw(proposal, solver.start(proposal), 500, noise())[:, 1:]
         assert drawn.std().item() == pytest.approx(0.7, abs=0.03)
         neighbours.append((drawn[:, :, 1:] * drawn[:, :, :-1]).mean().item() / 0.7**2)
     assert neighbours[0] == pytest.approx(0, abs=0.03)
@@ -103,7 +104,7 @@ def test_icem_draws_fewer_candidates_and_keeps_elites():
         return Scores(values[-1])
 
     solver = ICEM(iterations=6, elite_share=0.1, decay=1.5, keep=0.5, inertia=0.0)
-    found = solver.solve(spied(objective, seen), gaussian(2), 100, generator())
+    found = solver.solve(spied(objective, seen), gaussian(2), 100, noise())
     assert [candidates.shape[1] for candidates in seen] == [100, 67, 44, 30, 20, 20]
     assert found.kept.shape == (2, 1 + 5, C, F)
     # the kept ones are the best of the last round and of those that were kept before
@@ -133,7 +134,7 @@ def test_gradient_steps_are_adams():
     target, scale = randn(2, C, F, seed=3), torch.linspace(0.1, 3, C * F).reshape(C, F)
     seen = []
     solver = Gradient(iterations=12, learning_rate=0.05)
-    solver.solve(spied(bowl(target, scale), seen), gaussian(2, std=2.0), 1, generator())
+    solver.solve(spied(bowl(target, scale), seen), gaussian(2, std=2.0), 1, noise())
     point = torch.zeros(2, C, F, requires_grad=True)
     adam = torch.optim.Adam([point], lr=0.1)
     for candidates in seen:
@@ -148,22 +149,22 @@ def test_gradient_becomes_feasible_although_the_cost_pulls_the_other_way():
         total = candidates.sum((-1, -2))
         return Scores(-total, torch.stack([total + 1, -100 - total], -1))
 
-    found = Gradient(iterations=30).solve(objective, gaussian(2), 1, generator())
+    found = Gradient(iterations=30).solve(objective, gaussian(2), 1, noise())
     assert (found.violation <= 0).all()
 
 
 def test_gradient_works_under_no_grad_and_refuses_a_cost_without_gradient():
     with torch.no_grad():
-        found = Gradient(iterations=100).solve(bowl(torch.ones(1, C, F)), gaussian(1), 2, generator())
+        found = Gradient(iterations=100).solve(bowl(torch.ones(1, C, F)), gaussian(1), 2, noise())
         assert found.cost.item() < 1e-2
         with pytest.raises(ValueError, match=r"planner.solver is Gradient but the cost has no gradient"):
-            Gradient().solve(lambda c: Scores(c.detach().sum((-1, -2))), gaussian(1), 2, generator())
+            Gradient().solve(lambda c: Scores(c.detach().sum((-1, -2))), gaussian(1), 2, noise())
 
 
 def test_random_shooting_draws_from_the_proposal():
     seen = []
     proposal = gaussian(2, std=0.5)
-    RandomShooting(iterations=2).solve(spied(bowl(randn(2, C, F)), seen), proposal, 4000, generator())
+    RandomShooting(iterations=2).solve(spied(bowl(randn(2, C, F)), seen), proposal, 4000, noise())
     for candidates in seen:
         assert candidates.mean().abs() < 0.01
         assert candidates.std().item() == pytest.approx(0.5, abs=0.01)

@@ -59,7 +59,7 @@ def test_levels_that_follow_take_the_actions_that_are_asked_for(agent):
             steps = torch.full((3,), max(1.0, left - h))
             action = agent.hierarchy.levels[k + 1].delegate(latent, level.target, steps)
             action = planner.models[k].actions.clamp(action)
-            torch.testing.assert_close(level.actions[:, h], action)
+            torch.testing.assert_close(level.actions[:, h], planner.models[k].executable(action.unsqueeze(1))[:, 0])
             latent = agent.hierarchy.levels[k].predict(latent, action)
             torch.testing.assert_close(level.predicted[:, h], latent)
         assert torch.equal(level.subgoal, level.predicted[:, 0])

@@ -84,7 +84,7 @@ def test_retrieval_without_a_spread_plans_a_real_sequence(agent, k):
     planner = start(hierarchy_planner(agent, one_level(k, "retrieval", std=NO_STD), changes), points(5, 2))
     actions = planner.plan({"state": points(5, 1)}).levels[k].actions
     bank = agent.heads.action_banks[k]
-    real = bank.actions[bank.steps >= actions.shape[1], : actions.shape[1]]
+    real = planner.models[k].executable(bank.actions[bank.steps >= actions.shape[1], : actions.shape[1]])
     assert (actions.unsqueeze(1) == real).all((2, 3)).any(1).all()
 
 

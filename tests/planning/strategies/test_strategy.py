@@ -70,7 +70,7 @@ def test_its_plans_are_carried_out(exact):
     torch.testing.assert_close(plan.cost, (plan.predicted - goal[:, None]).square().sum(-1).amin(1))
     (compasses,) = planner.strategies
     assert [problem.step for problem in compasses.problems] == [0, 5]
-    assert all(problem.generator is planner.generator for problem in compasses.problems)
+    assert all(problem.noise is planner.noise for problem in compasses.problems)
     # all predictions are counted: the candidates' and that of the plan
     assert plans[0].predictor_calls == 20 * (16 + 1)
 
