@@ -114,6 +114,7 @@ def copied(tiny_run, tmp_path):
     return load_config(tiny.overrides(tmp_path / "root", *more))
 
 
+@pytest.mark.filterwarnings("ignore:constrained_layout")  # long names leave no room in the figures
 def test_the_report_of_hostile_data_holds_no_element_of_theirs(copied):
     before = Elements(report(copied).read_text())
     with h5py.File(copied.dataset.path, "r+") as file:
