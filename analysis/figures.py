@@ -140,7 +140,10 @@ def episodes(
     grid = figure.subplots(len(traces), len(tasks), squeeze=False, sharex=True, sharey=True)
     for row, (agent, of_agent) in zip(grid, traces.items(), strict=True):
         for axes, task in zip(row, tasks, strict=True):
-            trace = next(trace for trace in of_agent if trace.task == task)
+            trace = next((trace for trace in of_agent if trace.task == task), None)
+            if trace is None:  # of a file that lacks some
+                axes.set_axis_off()
+                continue
             _map(axes, walls, decoder.states, labels)
             if agent in graphs:
                 _graph(axes, *graphs[agent], color=GRAPH)

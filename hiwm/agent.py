@@ -43,6 +43,7 @@ class AgentSpec:
     Args:
         environment: its config, `_target_` and arguments.
         action_low, action_high: bounds of primitive actions in the data.
+        dataset: fingerprint of the data, from which those of the levels follow.
         goal: columns of an observation that goals are about; empty for whole observations.
         goal_shapes: shape of each of these columns.
         discrete: whether actions are one of several options, one-hot vectors in the data.
@@ -51,6 +52,7 @@ class AgentSpec:
     environment: Mapping[str, Any]
     action_low: Sequence[float]
     action_high: Sequence[float]
+    dataset: str
     goal: Sequence[str] = ()
     goal_shapes: Sequence[Sequence[int]] = ()
     discrete: bool = False

@@ -89,7 +89,7 @@ def kinds(copied, config) -> dict[str, Kind]:
     def trained() -> Any:
         untrained = spec.build()
         metrics = load_trained(untrained, level)
-        return metrics, {name: value.tolist() for name, value in untrained.state_dict().items()}
+        return metrics and (metrics, {name: value.tolist() for name, value in untrained.state_dict().items()})
 
     def checkpoint() -> Any:
         state = load_checkpoint(level / "checkpoint.pt")

@@ -87,7 +87,7 @@ def _train_levels(
 def _agent_spec(config: Config, dataset: Trajectories, actions: np.ndarray) -> AgentSpec:
     low, high, discrete = actions.min(0).tolist(), actions.max(0).tolist(), is_one_hot(actions)
     shapes = [dataset.column(name).shape[1:] for name in config.goal.columns]
-    return AgentSpec(config.environment, low, high, config.goal.columns, shapes, discrete)
+    return AgentSpec(config.environment, low, high, dataset.fingerprint, config.goal.columns, shapes, discrete)
 
 
 def _build_graphs(config: Config, dataset: Trajectories, latents: Sequence[Trajectories]) -> list[LandmarkGraph]:

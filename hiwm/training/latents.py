@@ -85,9 +85,9 @@ def is_cache_of(path: Path, made_by: str) -> bool:
     """Whether the file is complete and holds the latents of these weights."""
     try:
         cache = open_dataset(path)
-    except DatasetError:
+        return cache.metadata.get(MADE_BY) == made_by and cache.metadata.get("fingerprint") == cache.fingerprint
+    except (ValueError, LookupError, OSError, RuntimeError, TypeError):  # what h5py raises for damaged files
         return False
-    return cache.metadata.get(MADE_BY) == made_by and cache.metadata.get("fingerprint") == cache.fingerprint
 
 
 def _blocks(ep_len: np.ndarray) -> list[tuple[int, int]]:
