@@ -76,7 +76,9 @@ def check_trained(config: Config) -> None:
     """Refuse a config that the saved hierarchy was not trained with."""
     path = config.folder / "config.yaml"
     if not path.exists():
-        raise ConfigError(f"no hierarchy at {config.folder}: {path.name} is missing; `hiwm train` makes one")
+        raise ConfigError(
+            f"no hierarchy at {config.folder / 'hierarchy'}: {path.name} is missing; `hiwm train` makes one"
+        )
     saved = yaml.safe_load(path.read_text())
     wanted = config.as_dict()
     for key in TRAINED:
