@@ -131,7 +131,7 @@ def test_mistakes_are_named_in_one_line(spoiled, override, named, capsys):
             "planner.level0.strategy={_target_:my.Strategy}",
             "planner.level0.strategy: _target_ 'my.Strategy' is not trusted",
         ),
-        ("planner.solver.iterations=0", "planner.solver: CEM.iterations is 0"),
+        ("planner.solver.iterations=0", "planner.solver.iterations is 0"),
         (
             "+evaluation.baselines.odd={graph:none,level1:{value_weight:2}}",
             "evaluation.baselines.odd: planner.level1.value_weight",

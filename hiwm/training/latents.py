@@ -11,7 +11,6 @@ import torch
 
 from hiwm.data.columns import keep_small
 from hiwm.data.store import Trajectories, Writer, open_dataset
-from hiwm.data.trajectories import DatasetError
 from hiwm.levels.device import upload
 from hiwm.levels.level import Level
 

@@ -170,7 +170,7 @@ def test_the_penalty_avoids_what_was_never_seen():
     here, goal = torch.full((6, 2), 0.2), torch.tensor([[0.4, 0.2]]).repeat(6, 1)
     errors = {}
     for weight in (0.0, 1.0):
-        part = start(planner_of(predictor, known, disagreement=weight), goal).plan({"state": here}).levels[0]
+        part = start(planner_of(predictor, known, disagreement_weight=weight), goal).plan({"state": here}).levels[0]
         state = predictor.start(here)
         _, _, variance = unroll(predictor, here, state, lambda h, _, chosen=part.actions: chosen[:, h], 8)
         away = (part.predicted - goal.unsqueeze(1)).square().sum(-1)
@@ -238,7 +238,11 @@ def test_a_weight_that_means_nothing_is_refused(predictor, calibrated, changes, 
 
 
 def test_a_level_without_an_entry_has_no_weight():
-    assert load_config([]).planner.level(3).disagreement == 0
+    assert load_config([]).planner.level(3).disagreement_weight == 0
+
+
+# a top level cannot propose with an inverse model
+TOP_SEARCH = "planner.level1.proposal={center: gaussian, std: 1}"
 
 
 def experiment(tiny_run, root, *more):
@@ -249,7 +253,7 @@ def experiment(tiny_run, root, *more):
 
 
 def test_training_calibrates_and_saves(tiny_run, tmp_path):
-    config = experiment(tiny_run, tmp_path, "planner.graph=none", "planner.level1.disagreement_weight=0.5")
+    config = experiment(tiny_run, tmp_path, "planner.graph=none", "planner.level1.disagreement_weight=0.5", TOP_SEARCH)
     train(config)
     agent = load_agent(config.folder / "hierarchy")
     assert agent.heads.calibrations[0] is None
@@ -272,7 +276,9 @@ def test_training_does_not_begin_where_the_planner_would_refuse(tiny_run, tmp_pa
         ValueError, match=r"planner.level1.disagreement_weight is 0.3; expected 0, because level 1 does not search"
     ):
         train(experiment(tiny_run, tmp_path, "planner.level1.disagreement_weight=0.3"))  # it hands landmarks down
-    changes = ("planner.graph=none", "planner.level1.disagreement_weight=0.3", "planner.level1.horizon=27")
+    changes = (
+        "planner.graph=none", "planner.level1.disagreement_weight=0.3", "planner.level1.horizon=27", TOP_SEARCH,
+    )  # fmt: skip
     with pytest.raises(
         ValueError, match=r"planner.level1.horizon is 27; expected at most \d+ with planner.level1.disagreement_weight"
     ):
