@@ -21,14 +21,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
 
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
-
-import hiwm.tensors
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 aten = torch.ops.aten
@@ -240,23 +237,6 @@ def _pin_memory(tensor: Tensor) -> Tensor:
     return pinned
 
 
-class _safe_open:
-    """safetensors' own, which moves what it reads to the device."""
-
-    def __init__(self, path: Any, framework: str, device: str) -> None:
-        self.file, self.device = safetensors.safe_open(path, framework), torch.device(device)
-        self.keys, self.metadata = self.file.keys, self.file.metadata
-
-    def __enter__(self) -> _safe_open:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.__exit__(None, None, None)
-
-    def get_tensor(self, name: str) -> Tensor:
-        return self.file.get_tensor(name).to(self.device)
-
-
 def on_cpu(values: Any) -> Any:
     """Nested values with every device tensor's data in its place."""
     return tree_map(_inner, values)
@@ -265,7 +245,7 @@ def on_cpu(values: Any) -> Any:
 @contextmanager
 def simulated_device() -> Iterator[Counts]:
     """Everything in this block finds one GPU."""
-    real_save, real_load, real_flatten = torch.save, torch.load, safetensors.torch._flatten_as_ptr
+    real_save, real_load = torch.save, torch.load
 
     def load(path: Any, map_location: Any = None, **kwargs: Any) -> Any:
         loaded = real_load(path, map_location="cpu", **kwargs)
@@ -276,8 +256,6 @@ def simulated_device() -> Iterator[Counts]:
     patches = [
         patch.object(torch, "save", lambda values, *args, **kwargs: real_save(on_cpu(values), *args, **kwargs)),
         patch.object(torch, "load", load),
-        patch.object(safetensors.torch, "_flatten_as_ptr", lambda tensors, kept: real_flatten(on_cpu(dict(tensors)), kept)),
-        patch.object(hiwm.tensors, "safe_open", _safe_open),
         patch.object(torch, "Generator", DeviceGenerator),
         # a wrapper cannot be a view in inference mode
         patch.object(torch, "inference_mode", lambda mode=True: torch.no_grad() if mode else nullcontext()),
