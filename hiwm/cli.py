@@ -116,7 +116,8 @@ def _guarded(command: str, run: Callable[[], int]) -> int:
         status, message = _explain(error)
         from hiwm.console import printable
 
-        print(f"hiwm {command}: {printable(message)}", file=sys.stderr)
+        if not isinstance(error, KeyboardInterrupt) or os.environ.get("RANK", "0") == "0":  # all ranks stop together
+            print(f"hiwm {command}: {printable(message)}", file=sys.stderr)
         return status
 
 

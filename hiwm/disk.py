@@ -33,19 +33,31 @@ def replacing(path: Path, size: int = 0) -> Iterator[Path]:
     free = shutil.disk_usage(path.parent).free
     if size > free:
         raise no_space(path, size)
+    with naming_file(path, size):
+        try:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException as error:
+            full = _is_full(error, path)
+            temporary.unlink(missing_ok=True)
+            if full:
+                raise no_space(path, size) from error
+            raise
+
+
+@contextmanager
+def naming_file(path: Path, size: int = 0) -> Iterator[None]:
+    """Name a file or folder in an error of the disk that names none, or only its temporary name."""
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        full = _is_full(error, path)
-        temporary.unlink(missing_ok=True)
-        if full:
+        yield
+    except OSError as error:
+        if error.filename not in (None, f"{path}.tmp"):
+            raise
+        if error.errno in FULL:
             raise no_space(path, size) from error
-        if isinstance(error, OSError) and error.filename in (None, str(temporary), temporary):
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def no_space(path: Path, needed: int = 0) -> OSError:
@@ -70,15 +82,12 @@ def _megabytes(size: int) -> str:
 
 def append_json(path: Path, record: Any) -> None:
     """Add one line of JSON to a log in one write. An incomplete last line, which a crash left, is cut off first."""
-    with open(path, "a+b", buffering=0) as file:
+    line = (json.dumps(record) + "\n").encode()
+    with naming_file(path), open(path, "a+b", buffering=0) as file:
         _cut_torn_line(file)
-        line = (json.dumps(record) + "\n").encode()
-        try:
-            written = file.write(line)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        written = file.write(line)
         if written != len(line):
-            raise no_space(path, len(line))
+            raise no_space(path)
 
 
 def read_json_lines(path: Path) -> list[Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
 from hiwm.cli import main
@@ -99,6 +101,37 @@ def test_a_full_disk_while_a_line_is_written_spoils_no_other_line(small_disk):
     records = read_json_lines(path)
     assert [record["step"] for record in records] == list(range(len(records)))
     assert len(records) > 1000
+
+
+@pytest.mark.parametrize("verb", ["collect", "train", "evaluate", "report"])
+def test_every_command_names_what_does_not_fit(tiny_run, tmp_path, monkeypatch, capsys, verb):
+    """Each fails at a write of a library that names no file."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    shutil.copytree(tiny_run.root, tmp_path / "root")
+    broken = {
+        "collect": "hiwm.data.store.Writer.append", "train": "hiwm.experiment.training._build_graphs",
+        "evaluate": "hiwm.experiment.evaluation.save_traces", "report": "matplotlib.figure.Figure.savefig",
+    }[verb]  # fmt: skip
+    monkeypatch.setattr(broken, full)
+    overrides = tiny.overrides(tmp_path / "root", "tracking=none", "evaluation.name=again", "evaluation.max_steps=3")
+    where = tmp_path / "root" / "tiny"
+    if verb == "report":
+        overrides.remove("evaluation.name=again")
+        overrides.remove("evaluation.max_steps=3")
+    if verb == "collect":
+        where = tmp_path / "root" / "datasets" / "tiny.h5"
+        where.unlink()
+    before = {path: path.read_bytes() for path in (tmp_path / "root").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert main([verb, *overrides]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"hiwm {verb}: {where}: No space left on the disk, ")
+    assert " MB free. Earlier files are intact. Free some space and run the same command" in line
+    assert {path: path.read_bytes() for path in before} == before
+    assert not [*(tmp_path / "root").rglob("*.lock"), *(tmp_path / "root").rglob("*.tmp")]
 
 
 @pytest.mark.parametrize(

@@ -260,3 +260,30 @@ def test_long_names_stay_different():
     one, two = legal("x" * 300 + "1"), legal("x" * 300 + "2")
     assert one != two
     assert len(one) == len(two) == 250
+
+
+def test_a_folder_from_elsewhere_sends_no_other_files(tmp_path):
+    (tmp_path / "secret").write_text("s")
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    (folder / "link").symlink_to("../secret")
+    (folder / "good").write_text("g")
+    with make_tracker(Experiment(folder, "elsewhere")) as tracker:
+        for path in (tmp_path / "secret", folder / "link", folder / "good"):
+            tracker.parent().artifact(path)
+    sent = [path.name for path in (folder / "mlartifacts").rglob("*") if path.is_file()]
+    assert sent == ["good"]
+
+
+def test_damaged_files_are_named(tmp_path, capsys):
+    assert main(["mlflow", "sync", str(tmp_path)]) == 2
+    assert f"{tmp_path} has no mlflow.jsonl" in capsys.readouterr().err
+    (tmp_path / "mlflow.jsonl").write_text('{"kind": "metrics"}\n')
+    assert main(["mlflow", "sync", str(tmp_path)]) == 2
+    assert "mlflow.jsonl is damaged" in capsys.readouterr().err
+    (tmp_path / "mlflow.jsonl").write_text("")
+    (tmp_path / "mlflow.json").write_text("{")
+    assert main(["mlflow", "sync", str(tmp_path)]) == 2
+    assert "mlflow.json is damaged" in capsys.readouterr().err
+    assert main(["mlflow"]) == 2
+    assert "expected `hiwm mlflow sync <folder>`" in capsys.readouterr().err

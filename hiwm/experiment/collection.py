@@ -13,6 +13,7 @@ from hiwm.console import Bar, say
 from hiwm.data.collect import Collection
 from hiwm.data.collect import collect as collect_episodes
 from hiwm.data.store import Trajectories, Writer, open_dataset
+from hiwm.disk import naming_file
 from hiwm.environment import environment_of, observed_columns
 from hiwm.experiment.session import one_process
 from hiwm.locks import locked
@@ -24,7 +25,7 @@ def collect(config: Config) -> Trajectories:
     """Collect the dataset of the config, continue an interrupted collection, or open the finished dataset."""
     one_process("collect")
     path = Path(config.dataset.path)
-    with nullcontext() if path.exists() else locked(path):  # other experiments may share the dataset
+    with nullcontext() if path.exists() else locked(path), naming_file(path):  # other experiments share it
         return _collect(config, path)
 
 

@@ -15,6 +15,7 @@ import torch
 
 import hiwm
 from hiwm.config import Config, ConfigError
+from hiwm.disk import naming_file
 from hiwm.locks import locked
 from hiwm.training.distributed import Processes, barrier, start_processes
 from hiwm.training.fingerprint import fingerprint
@@ -42,12 +43,15 @@ def exclusive(verb: Callable[[Config], Result]) -> Callable[[Config], Result]:
 
     @wraps(verb)
     def run(config: Config) -> Result:
-        processes = start(config)
-        with locked(config.folder) if processes.is_main else nullcontext():
-            if processes.is_main:
+        if "WORLD_SIZE" in os.environ:
+            start(config)  # so that the others can wait for the process that waits for the lock
+        main = os.environ.get("RANK", "0") == "0"
+        with locked(config.folder) if main else nullcontext():
+            if main:
                 _remove_leftovers(config.folder)
             barrier()
-            return verb(config)
+            with naming_file(config.folder):
+                return verb(config)
 
     return run
 

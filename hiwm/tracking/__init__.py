@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hiwm.console import say, shout
+from hiwm.locks import locked
 from hiwm.tracking.buffer import BUFFER, OPEN, Buffer, legal
 from hiwm.tracking.delivery import Delivery
 
@@ -191,20 +192,21 @@ def status_after(kind: type[BaseException] | None) -> str:
 def sync(folder: Path) -> int:
     """Deliver what MLflow has not got yet; returns the number of records that are left.
 
-    Runs that a killed command left open end as KILLED. No other process may record in the folder meanwhile.
+    Runs that a killed command left open end as KILLED. Waits while another command uses the folder.
 
     Raises:
         ValueError: nothing was recorded in the folder.
     """
     if not (folder / BUFFER).exists():
         raise ValueError(f"{folder} has no {BUFFER}; expected the folder of an experiment with tracking=mlflow")
-    Buffer(folder).close("KILLED")
-    delivery = Delivery(folder)
-    before = delivery.left()
-    delivery.closing.set()
-    delivery.start()
-    while delivery.is_alive():  # a join without a limit would not notice Ctrl-C
-        delivery.join(1)
+    with locked(folder):  # a command that runs delivers by itself
+        Buffer(folder).close("KILLED")
+        delivery = Delivery(folder)
+        before = delivery.left()
+        delivery.closing.set()
+        delivery.start()
+        while delivery.is_alive():  # a join without a limit would not notice Ctrl-C
+            delivery.join(1)
     left = delivery.left()
     say(f"MLflow: {before - left:,} records delivered to {delivery.describe()}")
     _say_left(delivery, folder)

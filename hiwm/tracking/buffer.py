@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import uuid
@@ -48,8 +49,11 @@ class Buffer:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / BUFFER
         self.runs: dict[str, BufferedRun] = {}
-        for record in read_json_lines(self.path):
-            self._remember(record)
+        try:
+            for record in read_json_lines(self.path):
+                self._remember(record)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.path} is damaged ({error!r}). Move it away; new runs begin without it") from error
 
     def run(
         self, experiment: str, name: str, parent: str | None, parameters: Mapping[str, str], tags: Mapping[str, str]
@@ -66,7 +70,7 @@ class Buffer:
         self._append(run, "metrics", values={legal(key): float(value) for key, value in values.items()}, step=step)
 
     def artifact(self, run: str, path: Path) -> None:
-        self._append(run, "artifact", path=str(path.resolve().relative_to(self.path.parent.resolve())))
+        self._append(run, "artifact", path=os.path.relpath(path, self.path.parent))
 
     def status(self, run: str, status: str) -> None:
         self._append(run, "status", status=status)

@@ -205,7 +205,10 @@ class Delivery(threading.Thread):
             self.client.log_batch(run, metrics=some)
 
     def _send_artifact(self, run: str, path: Path) -> None:
-        if path.is_dir():
+        inside = [path, *path.rglob("*")]  # a folder from elsewhere must not send other files of this machine
+        if any(not each.resolve().is_relative_to(self.folder) for each in inside):
+            self.refused.append(f"artifact: {path} leads out of {self.folder}")
+        elif path.is_dir():
             self.client.log_artifacts(run, str(path), path.name)
         elif path.exists():  # a later command may have removed it
             self.client.log_artifact(run, str(path))
@@ -253,6 +256,8 @@ def _read(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return {}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}). Remove it to deliver everything once more") from error
 
 
 def _chunks(values: Iterable[Any], size: int) -> Iterable[list[Any]]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hiwm.data.clips import ClipSampler
 
@@ -54,8 +54,15 @@ class DivergenceCheck:
         else:
             self.first = torch.where((self.first < 0) & ~torch.isfinite(norm), step, self.first)
 
+    def weights(self, step: int, module: nn.Module) -> None:
+        """Raise if a step has made a weight, or a gradient before it, that is not finite; called before weights are saved."""
+        self.check()
+        for name, value in module.state_dict().items():
+            if not torch.isfinite(value).all():
+                self._stop(step, name, math.nan)
+
     def check(self) -> None:
-        """Raise if a gradient was not finite; called before anything is saved."""
+        """Raise if a gradient was not finite."""
         if self.device.type != "cpu" and (step := int(self.first)) >= 0:
             self._stop(step, "the norm of the gradient", math.nan)
 

@@ -173,14 +173,14 @@ def optimize(
             if step % config.evaluate_every == 0 or step == config.steps:
                 metrics = evaluate()
                 watch.losses(max(0, step - 1), {name: x for name, x in metrics.items() if LOSS in name})
-                report(
-                    Progress(step, config.steps, {f"validation/{name}": value for name, value in metrics.items()}, home)
-                )
+                named = {f"validation/{name}": value for name, value in metrics.items()}
+                report(Progress(step, config.steps, named, home))
             if step == config.steps:
                 break
-            signal = vote(stop.number)
-            if signal or (processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds):
-                watch.check()
+            if (signal := vote(stop.number)) or (
+                processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds
+            ):
+                watch.weights(max(0, step - 1), module)
                 if processes.is_main:
                     state.save(home / CHECKPOINT, step, metrics)
                 last_save = time.monotonic()

@@ -28,7 +28,7 @@ def test_it_resumes_in_a_clone_with_uncommitted_changes(config, monkeypatch, cap
             raise KeyboardInterrupt
 
     monkeypatch.setattr("hiwm.experiment.evaluation.commit", lambda: "0123abc+")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
         patch.setattr("hiwm.experiment.evaluation.Bars.__call__", stops)
         evaluate(config)
     kept = len([*config.folder.glob("again-*.parts/**/*.json")])
@@ -40,7 +40,7 @@ def test_it_resumes_in_a_clone_with_uncommitted_changes(config, monkeypatch, cap
 
 
 def test_it_starts_anew_with_other_code(config, monkeypatch, capsys):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
         patch.setattr(
             "hiwm.experiment.evaluation._keep_other_results", lambda path: (_ for _ in ()).throw(KeyboardInterrupt)
         )
