@@ -237,6 +237,12 @@ def _pin_memory(tensor: Tensor) -> Tensor:
     return pinned
 
 
+@contextmanager
+def _inference_mode(mode: bool = True) -> Iterator[None]:
+    with torch.no_grad() if mode else nullcontext():
+        yield
+
+
 def on_cpu(values: Any) -> Any:
     """Nested values with every device tensor's data in its place."""
     return tree_map(_inner, values)
@@ -258,7 +264,7 @@ def simulated_device() -> Iterator[Counts]:
         patch.object(torch, "load", load),
         patch.object(torch, "Generator", DeviceGenerator),
         # a wrapper cannot be a view in inference mode
-        patch.object(torch, "inference_mode", lambda mode=True: torch.no_grad() if mode else nullcontext()),
+        patch.object(torch, "inference_mode", _inference_mode),
         patch.object(Tensor, "pin_memory", _pin_memory),
         *(
             patch.object(torch.cuda, name, function)
