@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import sys
+import warnings
 
 import pytest
 import tiny
@@ -22,7 +23,9 @@ def test_without_a_gpu_it_says_so_in_one_line(capsys):
 
 def test_every_number_is_in_the_table(tmp_path, monkeypatch):
     try:
-        import stable_worldmodel.solver.cem as theirs
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import stable_worldmodel.solver.cem as theirs
     except ImportError:  # it needs a torchvision for the same torch
         theirs = None
         monkeypatch.setattr(bench_gpu, "planning", lambda device: iter(()))
