@@ -100,6 +100,10 @@ class DeviceTensor(Tensor):
         COUNTS.wait()
         return self.inner.tolist()
 
+    def __format__(self, how: str) -> str:
+        COUNTS.wait()
+        return format(self.inner.item(), how) if self.dim() == 0 else repr(self)
+
     def get_device(self) -> int:
         return 0
 
