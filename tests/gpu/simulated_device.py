@@ -219,14 +219,10 @@ class _Names(TorchFunctionMode):
         if func is torch.device:
             return func(*args, **kwargs)
         _check_generator(args, kwargs)
-        if (
-            func in (torch.tensor, torch.as_tensor)
-            and not isinstance(args[0], Tensor)
-            and kwargs.get("device") is not None
-        ):
-            return func(*args, **(kwargs | {"device": "cpu"})).to(
-                kwargs["device"]
-            )  # C++ would make an empty meta tensor
+        wanted = kwargs.get("device")
+        if wanted is not None and func in (torch.tensor, torch.as_tensor) and not isinstance(args[0], Tensor):
+            # C++ would make a meta tensor without data
+            return func(*args, **(kwargs | {"device": "cpu"})).to(_named(wanted))
         return func(*map(_named, args), **{name: _named(x) for name, x in kwargs.items()})
 
 
