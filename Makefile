@@ -26,7 +26,7 @@ bench: $(VENV)/dev  ## speed and memory, as ratios measured side by side
 
 gpu: $(VENV)/dev  ## on a machine with a GPU: the tests of tests/gpu on it, then speed, memory and exactness in a table
 	$(BIN)/python tests/benchmarks/bench_gpu.py
-	$(BIN)/pip install -q -c constraints.txt stable-worldmodel==0.1.1
+	$(BIN)/pip install -q -c constraints.txt stable-worldmodel==0.1.1 torchvision
 	HIWM_GPU=1 $(BIN)/pytest tests/gpu
 	$(BIN)/python tests/benchmarks/bench_gpu.py analysis/results/gpu.csv
 

@@ -56,6 +56,7 @@ class ActionBank(Head):
         tensors = {"low": low, "high": high, "start": start, "actions": actions, "steps": steps}
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor)
+        self._long_enough: dict[tuple[int, torch.device], Tensor] = {}
 
     @property
     def longest(self) -> int:
@@ -73,10 +74,17 @@ class ActionBank(Head):
         Returns:
             Their first `horizon` actions, nearest first, (B, n, H, A).
         """
-        rows = (self.steps >= horizon).nonzero().squeeze(1)
+        rows = self._rows(horizon)
         distance = torch.cdist(latent, self.start[rows])
         near = distance.topk(min(number, len(rows)), dim=1, largest=False).indices
         return self.actions[rows[near], :horizon]
+
+    def _rows(self, horizon: int) -> Tensor:
+        """Sequences of at least so many actions, (N,); found once, because a GPU's answer is waited for."""
+        key = horizon, self.steps.device
+        if key not in self._long_enough:
+            self._long_enough[key] = (self.steps >= horizon).nonzero().squeeze(1)
+        return self._long_enough[key]
 
 
 def build_action_bank(latents: Trajectories, period: int, config: ActionBankConfig, seed: int) -> ActionBank:

@@ -57,8 +57,10 @@ class DivergenceCheck:
     def weights(self, step: int, module: nn.Module) -> None:
         """Raise if a step has made a weight, or a gradient before it, that is not finite; called before weights are saved."""
         self.check()
-        for name, value in module.state_dict().items():
-            if not torch.isfinite(value).all():
+        named = module.state_dict()
+        finite = torch.stack([torch.isfinite(value).all() for value in named.values()])
+        for name, good in zip(named, finite.tolist(), strict=True):  # one wait for a GPU
+            if not good:
                 self._stop(step, name, math.nan)
 
     def check(self) -> None:

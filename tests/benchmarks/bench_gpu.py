@@ -120,7 +120,7 @@ def level_and_clip(overrides: list[str], shape: tuple[int, ...], windows: int) -
     steps = torch.randint(1, 5, (windows,), generator=generator)
     pairs = Pairs(frames(windows), torch.randn(windows, ACTION, generator=generator), frames(windows), steps)
     actions = torch.randn(windows, level.horizon, 1, ACTION, generator=generator)
-    return level, Clip(frames(windows, level.horizon + 1), actions, pairs)
+    return level, Clip(frames(windows, level.horizon + 1), actions, None if level.inverse is None else pairs)
 
 
 def planning(device: torch.device) -> Iterator[Row]:

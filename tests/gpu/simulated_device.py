@@ -21,14 +21,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
 
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
-
-import hiwm.tensors
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 aten = torch.ops.aten
@@ -102,6 +99,10 @@ class DeviceTensor(Tensor):
     def tolist(self) -> Any:
         COUNTS.wait()
         return self.inner.tolist()
+
+    def __format__(self, how: str) -> str:
+        COUNTS.wait()
+        return format(self.inner.item(), how) if self.dim() == 0 else repr(self)
 
     def get_device(self) -> int:
         return 0
@@ -218,14 +219,10 @@ class _Names(TorchFunctionMode):
         if func is torch.device:
             return func(*args, **kwargs)
         _check_generator(args, kwargs)
-        if (
-            func in (torch.tensor, torch.as_tensor)
-            and not isinstance(args[0], Tensor)
-            and kwargs.get("device") is not None
-        ):
-            return func(*args, **(kwargs | {"device": "cpu"})).to(
-                kwargs["device"]
-            )  # C++ would make an empty meta tensor
+        wanted = kwargs.get("device")
+        if wanted is not None and func in (torch.tensor, torch.as_tensor) and not isinstance(args[0], Tensor):
+            # C++ would make a meta tensor without data
+            return func(*args, **(kwargs | {"device": "cpu"})).to(_named(wanted))
         return func(*map(_named, args), **{name: _named(x) for name, x in kwargs.items()})
 
 
@@ -240,21 +237,10 @@ def _pin_memory(tensor: Tensor) -> Tensor:
     return pinned
 
 
-class _safe_open:
-    """safetensors' own, which moves what it reads to the device."""
-
-    def __init__(self, path: Any, framework: str, device: str) -> None:
-        self.file, self.device = safetensors.safe_open(path, framework), torch.device(device)
-        self.keys, self.metadata = self.file.keys, self.file.metadata
-
-    def __enter__(self) -> _safe_open:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.__exit__(None, None, None)
-
-    def get_tensor(self, name: str) -> Tensor:
-        return self.file.get_tensor(name).to(self.device)
+@contextmanager
+def _inference_mode(mode: bool = True) -> Iterator[None]:
+    with torch.no_grad() if mode else nullcontext():
+        yield
 
 
 def on_cpu(values: Any) -> Any:
@@ -265,7 +251,7 @@ def on_cpu(values: Any) -> Any:
 @contextmanager
 def simulated_device() -> Iterator[Counts]:
     """Everything in this block finds one GPU."""
-    real_save, real_load, real_flatten = torch.save, torch.load, safetensors.torch._flatten_as_ptr
+    real_save, real_load = torch.save, torch.load
 
     def load(path: Any, map_location: Any = None, **kwargs: Any) -> Any:
         loaded = real_load(path, map_location="cpu", **kwargs)
@@ -276,11 +262,9 @@ def simulated_device() -> Iterator[Counts]:
     patches = [
         patch.object(torch, "save", lambda values, *args, **kwargs: real_save(on_cpu(values), *args, **kwargs)),
         patch.object(torch, "load", load),
-        patch.object(safetensors.torch, "_flatten_as_ptr", lambda tensors, kept: real_flatten(on_cpu(dict(tensors)), kept)),
-        patch.object(hiwm.tensors, "safe_open", _safe_open),
         patch.object(torch, "Generator", DeviceGenerator),
         # a wrapper cannot be a view in inference mode
-        patch.object(torch, "inference_mode", lambda mode=True: torch.no_grad() if mode else nullcontext()),
+        patch.object(torch, "inference_mode", _inference_mode),
         patch.object(Tensor, "pin_memory", _pin_memory),
         *(
             patch.object(torch.cuda, name, function)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import sys
+import warnings
 
 import pytest
 import tiny
@@ -20,8 +21,14 @@ def test_without_a_gpu_it_says_so_in_one_line(capsys):
     assert "no CUDA device" in line
 
 
-def test_every_number_is_in_the_table(tmp_path):
-    pytest.importorskip("stable_worldmodel.solver.cem")
+def test_every_number_is_in_the_table(tmp_path, monkeypatch):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import stable_worldmodel.solver.cem as theirs
+    except ImportError:  # it needs a torchvision for the same torch
+        theirs = None
+        monkeypatch.setattr(bench_gpu, "planning", lambda device: iter(()))
     assert bench_gpu.main([str(tmp_path / "gpu.csv"), "--device", "cpu", "--small"]) == 0
     with open(tmp_path / "gpu.csv", newline="") as file:
         header, *rows = csv.reader(file)
@@ -30,7 +37,7 @@ def test_every_number_is_in_the_table(tmp_path):
     for case in bench_gpu.TRAINED:
         assert number["training", case, "frames/s"] > 0
         assert 0 < number["training", case, "% of the matmul rate"] < 100
-    for batch in (1, 50):
+    for batch in (1, 50) if theirs else ():
         for name in ("ours", f"theirs, {batch} at once"):
             assert number["planning", f"{batch} environments, {name}", "ms/plan"] > 0
     assert all(value == 0 for (what, *_), value in number.items() if what == "agreement")  # of the CPU with itself

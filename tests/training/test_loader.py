@@ -81,8 +81,9 @@ def test_a_share_is_that_part_of_the_whole_batch(tiny_run):
 
 def stepped(accumulate, rank=None):
     """Parameters and losses after a step of a level whose losses are means over windows."""
-    overrides, k, inputs, stride = level_tools.CASES["regularizer=none"]
-    level = level_tools.build(load_config(overrides).levels[f"level{k}"], inputs, stride)
+    plain = ["regularizer@levels.level1=none", "macro@levels.level1=none"]
+    inputs = {"latent": (5,)}
+    level = level_tools.build(load_config(plain).levels["level1"], inputs, 3)
     clip = test_level.make_clip(level, inputs, WINDOWS)
     if rank is not None:
         clip = clip.map(lambda x: x.chunk(2)[rank])

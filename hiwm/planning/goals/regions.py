@@ -47,13 +47,15 @@ class LabelledRegion(Region):
             )
         if forbidden.all() or not forbidden.any():
             raise ValueError("all states have the same label; expected some that are forbidden and some that are not")
-        self.states, self.labels = states, forbidden
+        self.states = states
+        # rows of the allowed and of the forbidden states; a mask as an index would wait for a GPU at every use
+        self.allowed, self.forbidden = (~forbidden).nonzero()[:, 0], forbidden.nonzero()[:, 0]
         self.readouts = readouts
 
     def depth(self, level: int, latent: Tensor, margin: float = 0.0) -> Tensor:
         readout = self.readouts[level]
         distance = torch.cdist(readout(latent).flatten(0, -2) / readout.std, self.states / readout.std)  # (..., N)
-        allowed, forbidden = (distance[:, label].amin(1) for label in (~self.labels, self.labels))
+        allowed, forbidden = (distance[:, rows].amin(1) for rows in (self.allowed, self.forbidden))
         return ((allowed - forbidden) / 2 + margin).reshape(latent.shape[:-1])
 
     def select(self, rows: Tensor) -> LabelledRegion:

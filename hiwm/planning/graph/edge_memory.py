@@ -20,7 +20,7 @@ NEIGHBOURHOOD = 2.0  # mean edge lengths, at most, between the ends of a failed 
 
 
 class EdgeMemory:
-    """Costs that are added to the edges of a graph, and edges that were discovered.
+    """Costs that are added to the edges of a graph, and edges that were discovered; kept on the CPU.
 
     Args:
         graph: built from the data; it is not changed.
@@ -36,19 +36,23 @@ class EdgeMemory:
                 "stochastic transitions a failed path may be bad luck"
             )
         self.original = graph
+        self.latents, self.edge_length = graph.latents.cpu(), graph.edge_length.cpu()
         self.forget()
 
     def forget(self) -> None:
         """Return to the graph as the data have it."""
-        self.edges = self.original.edges
-        self.weights = self.original.weights
+        self.edges = self.original.edges.cpu()
+        self.weights = self.original.weights.cpu()
+        self.num_known = len(self.weights)
         #: cost added to each edge, (E,)
         self.added = torch.zeros_like(self.weights)
 
     @property
     def graph(self) -> LandmarkGraph:
         """The graph with the added costs and edges."""
-        data = Data(x=self.original.latents, edge_index=self.edges, edge_attr=self.weights + self.added)
+        device = self.original.latents.device
+        edges, costs = self.edges.to(device), (self.weights + self.added).to(device)
+        data = Data(x=self.original.latents, edge_index=edges, edge_attr=costs)
         return LandmarkGraph(data, self.original.edge_steps)
 
     def failed(self, start: Tensor, end: Tensor, cost: float) -> None:
@@ -59,11 +63,11 @@ class EdgeMemory:
         a closed door tried them one by one, and then added costs to open edges.
 
         Args:
-            start: node at the beginning of each edge, (N,).
-            end: node at its end, (N,).
+            start: node at the beginning of each edge, (N,), on the CPU.
+            end: node at its end, likewise.
             cost: to add, in edges.
         """
-        at, reach = self.original.latents, NEIGHBOURHOOD * self.original.edge_length
+        at, reach = self.latents, NEIGHBOURHOOD * self.edge_length
         near_start = torch.cdist(at[start], at)[:, self.edges[0]] <= reach  # (N, E)
         near_end = torch.cdist(at[end], at)[:, self.edges[1]] <= reach
         self.added = self.added + cost * (near_start & near_end).any(0)
@@ -74,20 +78,19 @@ class EdgeMemory:
         A new edge costs as much as an edge of its length.
 
         Args:
-            start: node at the beginning of each edge, (N,).
-            end: node at its end, (N,).
+            start: node at the beginning of each edge, (N,), on the CPU.
+            end: node at its end, likewise.
         """
         crossed = torch.unique(torch.stack([start, end])[:, start != end], dim=1)
-        num_nodes = len(self.original.latents)
+        num_nodes = len(self.latents)
         names, known = crossed[0] * num_nodes + crossed[1], self.edges[0] * num_nodes + self.edges[1]
         cleared = torch.isin(known, names) & (self.added > 0)
         self.added = torch.where(cleared, 0.0, self.added)
         new = crossed[:, ~torch.isin(names, known)]
         if new.shape[1]:
-            latents = self.original.latents
-            length = (latents[new[0]] - latents[new[1]]).norm(dim=1) / self.original.edge_length
+            length = (self.latents[new[0]] - self.latents[new[1]]).norm(dim=1) / self.edge_length
             self.edges = torch.cat([self.edges, new], 1)
-            self.weights = torch.cat([self.weights, 1 + (self.original.weights.mean() - 1) * length])
+            self.weights = torch.cat([self.weights, 1 + (self.weights[: self.num_known].mean() - 1) * length])
             self.added = torch.cat([self.added, torch.zeros_like(length)])
 
     def save(self, path: Path) -> None:
@@ -96,10 +99,10 @@ class EdgeMemory:
 
     def load(self, path: Path) -> None:
         """Read what `save` wrote; raises a ValueError for a file that belongs to another graph."""
-        saved = load_tensors(path, device=str(self.weights.device))
+        saved = load_tensors(path)
         number = self.original.edges.shape[1]
         if missing := {"edges", "weights", "added"} - set(saved):
             raise ValueError(f"{path}: the tensor {min(missing)!r} is missing; remove the file")
-        if len(saved["weights"]) < number or not torch.equal(saved["edges"][:, :number], self.original.edges):
+        if len(saved["weights"]) < number or not torch.equal(saved["edges"][:, :number], self.original.edges.cpu()):
             raise ValueError(f"{path} is the edge memory of another landmark graph; remove it or train with its config")
         self.edges, self.weights, self.added = saved["edges"], saved["weights"], saved["added"]

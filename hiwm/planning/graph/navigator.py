@@ -141,17 +141,19 @@ class GraphNavigator:
         """Record crossed edges and failed paths since the last plans; the episodes are at `current_node`, (B,)."""
         edge_steps = self.graph.edge_steps
         self.history = [(past, node) for past, node in self.history if past >= step - edge_steps]
-        if self.history and self.history[0][0] == step - edge_steps:
-            # paths use it from the next failure or goal on: an episode that has just crossed an edge needs no other path
-            memory.crossed(self.history[0][1], current_node)
+        past = self.history[0][1] if self.history and self.history[0][0] == step - edge_steps else current_node
         self.history.append((step, current_node))
         cost = self._cost(current_node)
         self.progress_step = torch.where(cost < self.lowest_cost, step, self.progress_step)
         self.lowest_cost = torch.minimum(cost, self.lowest_cost)
         late = (step - self.progress_step > self.patience) & (current_node != self.goal_node)
-        if late.any():
-            onward = self.next_node[current_node, self.goal_column]
-            memory.failed(current_node[late], onward[late], self.failure_penalty)
+        onward = self.next_node[current_node, self.goal_column]
+        # one copy from a GPU instead of waiting for many numbers
+        past, node, onward, is_late = torch.stack([past, current_node, onward, late.long()]).cpu()
+        # paths use it from the next failure or goal on: an episode that has just crossed an edge needs no other path
+        memory.crossed(past, node)
+        if is_late.any():
+            memory.failed(node[is_late > 0], onward[is_late > 0], self.failure_penalty)
             self._find_paths(self.goal)
             self.lowest_cost = self._cost(current_node)  # by the new costs
             self.progress_step = torch.where(late, step, self.progress_step)

@@ -7,6 +7,7 @@ nodes of the graph as states and clusters of the level's actions as actions.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ import torch
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 from torch_geometric.utils import scatter
+
+from hiwm.planning.graph.shortest_paths import SWEEPS_PER_CHECK
 
 PRECISION = 1e-3  # in edges: value iteration lowers costs, and ends when none falls by more than this
 
@@ -66,13 +69,16 @@ class StochasticTransitions:
         lost = (scatter(torch.ones_like(self.node), self.node, 0, num_nodes + 1) == 0).unsqueeze(1)
         if closed is not None:
             lost = lost | torch.cat([closed, torch.ones_like(closed[:1])])
-        while True:
+        best = cost
+        for sweep in itertools.count(1):
             best = scatter(self.action_costs(cost), self.node, 0, num_nodes + 1, reduce="min")
             best = best.masked_fill(lost, self.lost_cost).clamp(max=self.lost_cost)
             best[goal, columns] = 0.0
-            if (cost - best).max() < PRECISION:
-                return torch.where(best < self.lost_cost - PRECISION, best, torch.inf)[:num_nodes]
+            looks = cost.device.type == "cpu" or sweep % SWEEPS_PER_CHECK == 0
+            if looks and (cost - best).max() < PRECISION:
+                break
             cost = best
+        return torch.where(best < self.lost_cost - PRECISION, best, torch.inf)[:num_nodes]
 
     def action_costs(self, cost: Tensor) -> Tensor:
         """Expected cost of every pair of a node and an action, (M + 1, G) -> (P, G)."""

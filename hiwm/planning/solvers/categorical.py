@@ -32,11 +32,14 @@ class CategoricalCEM(Solver[Tensor]):
         self.iterations = iterations
         self.elite_share = elite_share
         self.smoothing = smoothing
+        self._checked = False
 
     def start(self, proposal: Proposal) -> Tensor:
         """The probabilities, (B, C, F)."""
         total = proposal.mean.sum(-1, keepdim=True)
-        if (proposal.mean < 0).any() or not (total > 0).all():
+        looks = not self._checked or total.device.type == "cpu"  # on a GPU only once, because to look is to wait
+        self._checked = True
+        if looks and ((proposal.mean < 0).any() or not (total > 0).all()):
             raise ValueError(
                 "CategoricalCEM gets a proposal with negative numbers or options that sum to 0; expected probabilities of discrete "
                 "options. For continuous actions, set planner.solver to cem"
