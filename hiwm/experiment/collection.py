@@ -48,8 +48,8 @@ def _collect(config: Config, path: Path) -> Trajectories:
             f"dataset.path is {path}, which does not exist; expected a path that ends in .h5, because `hiwm collect` writes no .npz"
         )
     check(config)
-    check_evaluating(config)
     check_columns(config, list(check_collecting(config)), config.environment["_target_"])
+    check_evaluating(config)
     check_longest(config.hierarchy, config.dataset.steps, "the episodes to collect")
     make_policy = partial(build_as, Policy, "dataset.policy", config.dataset.policy, config.allow)
     make_policy()  # refuses a mistake before any work
