@@ -31,7 +31,7 @@ from hiwm.hierarchy import LevelSpec
 from hiwm.levels.clip import Clip, Pairs
 from hiwm.planning.goals import ObservationGoal
 from hiwm.training.loader import batches
-from hiwm.training.loop import TrainingConfig, _State
+from hiwm.training.loop import _State
 
 HEADER = ("what", "case", "value", "unit", "device", "torch")
 NO_GPU = "make gpu: torch finds no CUDA device here; expected a machine with an NVIDIA GPU and a CUDA build of torch"
@@ -84,7 +84,7 @@ def training(device: torch.device, small: bool, rate: float) -> Iterator[Row]:
         level, clip = level_and_clip(overrides, shape, windows)
         level.to(device).fit_step(torch.randn(windows, level.horizon + 1, level.encoder.dim, device=device))
         steps = 4 if small else 50
-        state = _State(level, TrainingConfig(steps=10 * steps, batch=windows), device)
+        state = _State(level, load_config([]).training.changed({"steps": 10 * steps, "batch": windows}), device)
 
         def step(clip: Clip, state=state, level=level) -> None:
             state.step(level, clip, torch.Generator(device).manual_seed(0))

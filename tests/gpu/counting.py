@@ -28,19 +28,20 @@ import test_level
 import test_masked
 import test_recorded_plans as recorded
 from simulated_device import CUDA, Counts, simulated_device
+from tiny import shipped
 
 from hiwm.agent import Agent, load_agent
 from hiwm.config import load_config
 from hiwm.data.store import open_dataset
 from hiwm.evaluation.evaluate import make_agents
 from hiwm.experiment import train
-from hiwm.heads.action_prior import ActionPriorConfig, fit_action_prior
+from hiwm.heads.action_prior import fit_action_prior
 from hiwm.heads.optimize import FitData
-from hiwm.heads.value import ValueConfig, fit_value
-from hiwm.training.loop import TrainingConfig, _State
+from hiwm.heads.value import fit_value
+from hiwm.training.loop import _State
 
 REAL = "HIWM_GPU" in os.environ  # `make gpu`
-ONCE = TrainingConfig(steps=10, batch=8)
+ONCE = shipped("training", steps=10, batch=8)
 # the mazes share their code, but for teleporters, whose costs are expected ones
 EXPERIMENTS = [
     name
@@ -98,9 +99,9 @@ def head_step(name: str, cache: Path, counts: Counts) -> Counts:
         data = FitData(open_dataset(cache), validation=0.2, seed=0, device=CUDA)
         if name == "value":
             part = np.array(data.latents.column("latent"))[:, :2]
-            fit_value(data, part, 1, ValueConfig(levels=[0], steps=steps, batch=16, width=8))
+            fit_value(data, part, 1, shipped("value", levels=[0], steps=steps, batch=16, width=8))
         else:
-            fit_action_prior(data, 1, ActionPriorConfig(levels=[0], steps=steps, batch=16, width=8))
+            fit_action_prior(data, 1, shipped("action_prior", levels=[0], steps=steps, batch=16, width=8))
         found.append(counts.copy())
     less, many = found
     return Counts(*((getattr(many, key) - getattr(less, key)) // 10 for key in ("uploads", "downloads", "waits")))

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 import two_processes
+from tiny import shipped
 from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(tiny.TESTS / "levels"))
@@ -22,7 +23,7 @@ from hiwm.data.store import open_dataset
 from hiwm.levels.clip import Clip
 from hiwm.training.distributed import Processes
 from hiwm.training.loader import batches
-from hiwm.training.loop import TrainingConfig, _State
+from hiwm.training.loop import _State
 
 CPU = torch.device("cpu")
 WINDOWS = 8
@@ -87,7 +88,7 @@ def stepped(accumulate, rank=None):
     clip = test_level.make_clip(level, inputs, WINDOWS)
     if rank is not None:
         clip = clip.map(lambda x: x.chunk(2)[rank])
-    state = _State(level, TrainingConfig(batch=WINDOWS, accumulate=accumulate), CPU)
+    state = _State(level, shipped("training", batch=WINDOWS, accumulate=accumulate), CPU)
     wrapped = level if rank is None else DistributedDataParallel(level)
     losses, _ = state.step(wrapped, clip, torch.Generator().manual_seed(0))
     return torch.nn.utils.parameters_to_vector(level.parameters()).detach(), losses
@@ -112,9 +113,9 @@ def test_parts_of_two_processes_are_the_same_step(tmp_path):
 
 def test_parts_that_do_not_share_the_batch_evenly_are_refused():
     with pytest.raises(ValueError, match=r"training\.batch is 12; expected a multiple of the 2 processes times 4"):
-        TrainingConfig(batch=12, accumulate=4).check(Processes(0, 2, CPU))
+        shipped("training", batch=12, accumulate=4).check(Processes(0, 2, CPU))
 
 
 def test_levels_from_before_there_were_parts_keep_their_fingerprints():
-    assert "accumulate" not in TrainingConfig().shaping
-    assert TrainingConfig(accumulate=2).shaping["accumulate"] == 2
+    assert "accumulate" not in shipped("training").shaping
+    assert shipped("training", accumulate=2).shaping["accumulate"] == 2
