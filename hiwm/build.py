@@ -175,6 +175,8 @@ def build(config: Any, allow: Sequence[str] = (), *, kinds: Sequence[str] = KIND
         return called(**arguments, **sizes)
     except TypeError as error:
         raise ValueError(f"{target}: {error}; its config keys are {sorted(map(str, arguments))}") from error
+    except NotImplementedError:
+        raise  # the meta device lacks an operation; see `load_hierarchy`
     except (RuntimeError, ArithmeticError, LookupError, AttributeError, AssertionError, MemoryError) as error:
         if _allowed(target, allow):
             raise  # a mistake in the user's own code, which its traceback shows best

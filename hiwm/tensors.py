@@ -98,7 +98,7 @@ def no_larger_than(tensors: Mapping[str, Tensor]) -> Iterator[None]:
     A file may name sizes that its tensors do not have; without a limit they would fill the memory before any comparison.
     """
     total = sum(value.numel() for value in tensors.values())
-    left = 2 * total + 10_000  # parts may make copies of one another
+    left = 4 * total + 10_000  # a level is built twice, on the meta device first, and an ensemble copies its members
 
     def count(module: nn.Module, name: str, value: Tensor | None) -> None:
         nonlocal left
