@@ -39,7 +39,7 @@ class StateDecoder:
     def decode(self, level: int, latent: np.ndarray | Tensor) -> np.ndarray:
         """(N, D of the level) -> states (N, C)."""
         wanted = torch.as_tensor(latent, dtype=torch.float32)
-        nearest = [torch.cdist(block, self.latents[level]).argmin(1) for block in wanted.split(512)]
+        nearest = [torch.cdist(block, self.latents[level]).argmin(1) for block in wanted.split(128)]
         return self.states[torch.cat(nearest).numpy()]
 
 

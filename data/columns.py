@@ -257,6 +257,8 @@ class JoinedColumn(Column):
             some = rows[start : start + step]
             parts = [np.asarray(source[some]).reshape(len(some), -1) for source in self.sources]
             found[start : start + step] = np.concatenate(parts, 1)[:, self.elements]
+            for source in self.sources:
+                keep_small(source)
         return found
 
 
