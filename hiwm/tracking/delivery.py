@@ -131,7 +131,11 @@ class Delivery(threading.Thread):
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                record = json.loads(line)
+                try:
+                    record = json.loads(line)
+                except ValueError:  # spoiled by a crash
+                    end += len(line)
+                    continue
                 number += len(record.get("values", ()))
                 if records and (record["kind"] != "metrics" or number > METRICS_AT_ONCE):
                     break
