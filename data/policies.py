@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -12,6 +12,7 @@ Space = gymnasium.spaces.Box | gymnasium.spaces.Discrete
 UNBOUNDED = 1e18  # some environments write the largest float where they mean infinity
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Chooses the actions of `collect`; all randomness comes from the seeds of the episodes."""
 

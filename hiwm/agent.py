@@ -123,7 +123,8 @@ class Agent:
             num_levels: use only the lowest levels; None: all of them.
             changes: keys of `PlannerConfig`; mappings are merged, e.g. `level1={"horizon": 5}`.
         """
-        config = self.config.changed(changes)
+        levels = len(self.hierarchy) if num_levels is None else num_levels
+        config = self.config.of_levels(levels, changes)
         return Agent(self.hierarchy, self.heads, self.graphs, config, self.spec, num_levels, self.seed, self.allow)
 
     def reset(self, goal: Observation | Goal | str | Sequence[str], episodes: Sequence[int] | None = None) -> None:
@@ -165,7 +166,7 @@ class Agent:
             if missing := [name for name in self.spec.goal if name not in goal]:
                 raise ValueError(f"the goal has {sorted(goal)}; expected {missing[0]!r} too")
             return self.part_goal(goal), self._is_single(goal)
-        uses_value = any(self.config.level(k).value for k in range(len(self.hierarchy)))
+        uses_value = any(self.config.level(k).value_weight for k in range(len(self.hierarchy)))
         if uses_value and [*self.inputs] == [*self.spec.goal]:
             part = {self.spec.goal[0]: np.asarray(goal)}
             return self.part_goal(part), self._is_single(part)
@@ -308,13 +309,22 @@ class Agent:
         temporary.rename(folder)
 
 
-def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = ()) -> Agent:
+def load_agent(
+    folder: str | Path,
+    device: str = "cpu",
+    allow: Sequence[str] = (),
+    *,
+    planner: PlannerConfig | None = None,
+    seed: int = 0,
+) -> Agent:
     """Load an agent, e.g. from "runs/<experiment>/hierarchy"; runs no code from the files.
 
     Args:
         folder: what `hiwm train` or `Agent.save` wrote.
         device: "cpu", "cuda", ...
         allow: packages trusted for the parts' classes besides hiwm's own.
+        planner: how to plan; None: as saved, with the saved edge memory.
+        seed: of the search.
 
     Raises:
         ValueError: another version of hiwm wrote it.
@@ -326,13 +336,13 @@ def load_agent(folder: str | Path, device: str = "cpu", allow: Sequence[str] = (
     files = [folder / f"{GRAPH}{k}.safetensors" for k in range(len(hierarchy))]
     graphs = [LandmarkGraph.load(file, device) for file in files if file.exists()]
     try:
-        config, spec = PlannerConfig(**described["planner"]), AgentSpec(**described["spec"])
+        config, spec = planner or PlannerConfig(**described["planner"]), AgentSpec(**described["spec"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{folder / 'agent.yaml'} is from another version of hiwm: {error}. `hiwm train` saves the same levels again"
         ) from error
-    agent = Agent(hierarchy, heads, graphs, config, spec, allow=allow)
-    if agent.edge_memory is not None and (folder / EDGE_MEMORY).exists():
+    agent = Agent(hierarchy, heads, graphs, config, spec, seed=seed, allow=allow)
+    if planner is None and agent.edge_memory is not None and (folder / EDGE_MEMORY).exists():
         agent.edge_memory.load(folder / EDGE_MEMORY)
     return agent
 

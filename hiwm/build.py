@@ -104,7 +104,7 @@ def drop_foreign_arguments(config: Mapping[str, Any], overrides: Sequence[str], 
         overrides: in the grammar of Hydra, e.g. ["planner.solver._target_=my.Solver", "+planner.solver.width=3"].
         allow: packages trusted besides hiwm's own; see `locate`.
     """
-    given = set(_given_keys(overrides))
+    given = set(given_keys(overrides))
     result = dict(config)
     for key in sorted(given):
         *path, last = key.split(".")
@@ -119,7 +119,7 @@ def drop_foreign_arguments(config: Mapping[str, Any], overrides: Sequence[str], 
     return result
 
 
-def _given_keys(overrides: Sequence[str]) -> Iterator[str]:
+def given_keys(overrides: Sequence[str]) -> Iterator[str]:
     """Dotted names of all values that overrides give; a mapping gives those within it."""
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         if not override.is_delete() and override.package is None:  # with a package it chooses a group

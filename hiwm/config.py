@@ -7,16 +7,17 @@ import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from hiwm.build import drop_foreign_arguments
+from hiwm.build import drop_foreign_arguments, given_keys
 from hiwm.envs.gym import suggested
 from hiwm.evaluation.config import EvaluationConfig
 from hiwm.heads.action_bank import ActionBankConfig
@@ -24,9 +25,9 @@ from hiwm.heads.action_prior import ActionPriorConfig
 from hiwm.heads.state_readout import GoalConfig
 from hiwm.heads.text import TextConfig
 from hiwm.heads.value import ValueConfig
-from hiwm.planning.config import PlannerConfig
+from hiwm.planning.config import PlannerConfig, absent_level
 from hiwm.planning.graph.landmarks import GraphConfig
-from hiwm.settings import Settings
+from hiwm.settings import Settings, is_open
 from hiwm.training.loop import TrainingConfig
 from hiwm.training.specs import HierarchyConfig
 
@@ -60,9 +61,9 @@ class DatasetConfig(Settings):
     column: str
     policy: dict[str, Any]
     behaviour: dict[str, Any]
-    seed: int = 0
-    validation: float = Field(default=0.1, gt=0, lt=1)
-    workers: int = Field(default=2, ge=1)
+    seed: int
+    validation: float = Field(gt=0, lt=1)
+    workers: int = Field(ge=1)
 
 
 class Config(Settings):
@@ -120,6 +121,13 @@ class Config(Settings):
             raise ValueError(f"{info.field_name} is empty; expected at least one entry")
         return values
 
+    @model_validator(mode="after")
+    def _planner_of_levels(self) -> Config:
+        for k in self.planner.levels:
+            if f"level{k}" not in self.levels:
+                raise ValueError(absent_level(f"planner.level{k}", len(self.levels)))
+        return self
+
     @property
     def folder(self) -> Path:
         """Where the experiment's results lie."""
@@ -150,26 +158,17 @@ def load_config(overrides: Sequence[str]) -> Config:
     OmegaConf.register_new_resolver("choose", _choose, replace=True)
     if _chosen("environment", overrides) and not _chosen("experiment", overrides):
         overrides = ["experiment=custom", *overrides]  # the default is a point maze
-    plain = _compose(overrides)
-    if (plain.get("environment") or {}).get("_target_") == GYM:
-        plain = _compose([*_of_gym(plain["environment"], overrides), *overrides])
-    values = {str(key): value for key, value in plain.items()}
+    try:
+        values = _composed(overrides)
+        if (values.get("environment") or {}).get("_target_") == GYM:
+            values = _composed([*_of_gym(values["environment"], overrides), *overrides])
+        values["planner"] = _without_absent_levels(values, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explained(error, list(overrides))) from error
     try:
         return Config(**drop_foreign_arguments(values, overrides, values.get("allow") or ()))
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def _compose(overrides: Sequence[str]) -> dict[Any, Any]:
-    """The composed config in plain containers."""
-    try:
-        with initialize_config_module("hiwm.configs", version_base="1.3"):
-            composed = compose("config", list(overrides))
-        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explained(error, list(overrides))) from error
-    assert isinstance(plain, dict)
-    return plain
 
 
 def _chosen(key: str, overrides: Sequence[str]) -> bool:
@@ -184,6 +183,34 @@ def _of_gym(environment: Mapping[str, Any], overrides: Sequence[str]) -> list[st
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return [f"{key}={json.dumps(value)}" for key, value in found.items() if not _chosen(key, overrides)]
+
+
+def _composed(overrides: Sequence[str]) -> dict[str, Any]:
+    """Plain containers, composed by Hydra."""
+    with initialize_config_module("hiwm.configs", version_base="1.3"):
+        composed = compose("config", list(overrides))
+    return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+
+
+def _without_absent_levels(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The section `planner` without entries of absent levels that nobody asked for.
+
+    These are the entries of `config.yaml`, and those of levels that the command line removes (`~levels.level2`). `Config`
+    refuses other ones: those that an experiment has, or that the command line gives.
+    """
+    planner = dict(values["planner"])
+    absent = [key for key in planner if re.fullmatch(r"level\d+", key) and key not in values["levels"]]
+    if not absent:
+        return planner
+    shipped = _composed(["~experiment"])["planner"]
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    removed = {f"{each.package or each.key_or_group}" for each in parsed if each.is_delete()}
+    given = {".".join(key.split(".")[:2]) for key in given_keys(overrides)}
+    for key in absent:
+        unasked = planner[key] == shipped.get(key) or f"levels.{key}" in removed
+        if unasked and f"planner.{key}" not in given:
+            del planner[key]
+    return planner
 
 
 def _choose(key: str, table: Mapping[str, Any]) -> Any:
@@ -201,18 +228,31 @@ def _explained(error: Exception, overrides: list[str]) -> str:
         return message
     with initialize_config_module("hiwm.configs", version_base="1.3"):
         there: Any = compose("config", [override for override in overrides if unknown[1] not in override])
-    path = unknown[1].split(".")
+    path, levels = unknown[1].split("."), there["levels"]
     for i, name in enumerate(path):
+        whole, key = ".".join(path[:i]), ".".join(path[: i + 1])
         if not isinstance(there, Mapping | DictConfig):
-            break
+            mapping = f"{path[i]}: ..." if i == len(path) - 1 else f"{path[i]}: {{...}}"
+            do = (
+                f"; expected a mapping. Write {whole}={{{mapping}}}"
+                if is_open(Config, path[: i + 1])
+                else " and has no keys"
+            )
+            return f"{whole} is {'null' if there is None else there}{do}"
         if name not in there:
             keys = sorted(map(str, there))
-            whole = ".".join(path[: i + 1])
             known = f"one of {', '.join(keys)}" if keys else "no key"
-            new = f". Write +{whole}=... for a key that the config leaves out" if path[0] == "levels" and i > 1 else ""
-            return f"unknown key {whole}; expected {known}{new}" + _nearest(name, keys)
+            return f"unknown key {key}; expected {known}{_how_to_add(path[: i + 1], unknown[1], levels)}{_nearest(name, keys)}"
         there = there[name]
     return message
+
+
+def _how_to_add(path: Sequence[str], whole: str, levels: Mapping[str, Any]) -> str:
+    """How to add a key at a path, to give `whole`; empty where a config has no other keys than the shipped ones."""
+    if path[0] == "levels" and len(path) < 4:  # a level, or one of its parts
+        return f". Write +level@{whole}=abstract to add a level" if re.fullmatch(r"levels\.level\d+", whole) else ""
+    missing = path[0] == "planner" and len(path) == 2 and path[1] in levels
+    return f". Write +{whole}=... for a key that the config leaves out" if missing or is_open(Config, path) else ""
 
 
 def _nearest(name: str, names: list[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium
 
-from hiwm.build import build, locate
+from hiwm.build import build_as, locate
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
 from hiwm.data.store import Trajectories
@@ -22,8 +22,11 @@ def environment_of(config: Config, more: Mapping[str, Any] | None = None) -> Cal
     target = description.get("_target_")
     if target is None:
         raise ConfigError("environment has no _target_; expected the class of the environment")
-    locate(target, config.allow)
-    return partial(build, description, config.allow)
+    try:
+        locate(target, config.allow)
+    except ValueError as error:
+        raise ConfigError(f"environment: {error}") from error
+    return partial(build_as, gymnasium.Env, "environment", description, config.allow)
 
 
 def check_collecting(config: Config) -> dict[str, tuple[int, ...]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,11 +14,15 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hiwm.build import build
+from hiwm.build import build_as
+from hiwm.levels.inverse import InverseModel
 from hiwm.levels.level import Level
+from hiwm.levels.parts import ActionEncoder, Encoder, Predictor, Regularizer
+from hiwm.levels.target import EMATarget
 from hiwm.tensors import load_tensors
 
 Inputs = Mapping[str, Tensor]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,39 +43,46 @@ class LevelSpec:
     dim_below: int
     fingerprint: str
 
-    def build(self, allow: Sequence[str] = ()) -> Level:
-        """A new level with untrained weights."""
+    def build(self, allow: Sequence[str] = (), key: str = "level") -> Level:
+        """A new level with untrained weights; `key` is that of the level in the configuration, for error messages."""
         parts = dict(self.config)
-        encoder = build(parts["encoder"], allow, inputs=self.inputs)
-        actions = build(
-            parts["action_encoder"], allow, dim_latent=encoder.dim, dim_below=self.dim_below, stride=self.stride
-        )
-        return Level(
-            stride=self.stride,
-            horizon=parts["horizon"],
-            inputs=self.inputs,
-            min_std=parts["min_std"],
-            encoder=encoder,
-            action_encoder=actions,
-            predictor=build(parts["predictor"], allow, dim_latent=encoder.dim, dim_action=actions.dim),
-            inverse=None
-            if parts["inverse"] is None
-            else build(
-                parts["inverse"],
-                allow,
-                dim_source=prod(self.inputs["latent"]) if tuple(self.inputs) == ("latent",) else encoder.dim,
-                dim_target=encoder.dim,
-                dim_action=self.dim_below,
-            ),
-            target=None if parts["target"] is None else build(parts["target"], allow, encoder=encoder),
-            regularizers={
-                name: build(
-                    part, allow, inputs=self.inputs, dim_latent=encoder.dim, dim_chunk=self.stride * self.dim_below
-                )
-                for name, part in parts["regularizers"].items()
-            },
-            loss_weights=parts["loss_weights"],
-        )
+
+        def part(kind: type[T], name: str, config: Any, **runtime: Any) -> T:
+            return build_as(kind, f"{key}.{name}", config, allow, **runtime)
+
+        encoder = part(Encoder, "encoder", parts["encoder"], inputs=self.inputs)
+        below = {"dim_below": self.dim_below, "stride": self.stride}
+        actions = part(ActionEncoder, "action_encoder", parts["action_encoder"], dim_latent=encoder.dim, **below)
+        dims = {"dim_latent": encoder.dim, "dim_action": actions.dim}
+        predictor = part(Predictor, "predictor", parts["predictor"], **dims)
+        inverse = target = None
+        if parts["inverse"] is not None:
+            source = prod(self.inputs["latent"]) if tuple(self.inputs) == ("latent",) else encoder.dim
+            sizes = {"dim_source": source, "dim_target": encoder.dim, "dim_action": self.dim_below}
+            inverse = part(InverseModel, "inverse", parts["inverse"], **sizes)
+        if parts["target"] is not None:
+            target = part(EMATarget, "target", parts["target"], encoder=encoder)
+        sizes = {"inputs": self.inputs, "dim_latent": encoder.dim, "dim_chunk": self.stride * self.dim_below}
+        regularizers = {
+            name: part(Regularizer, f"regularizers.{name}", config, **sizes)
+            for name, config in parts["regularizers"].items()
+        }
+        try:
+            return Level(
+                stride=self.stride,
+                horizon=parts["horizon"],
+                inputs=self.inputs,
+                min_std=parts["min_std"],
+                encoder=encoder,
+                action_encoder=actions,
+                predictor=predictor,
+                inverse=inverse,
+                target=target,
+                regularizers=regularizers,
+                loss_weights=parts["loss_weights"],
+            )
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from error
 
 
 class Hierarchy(nn.Module):
@@ -170,7 +181,7 @@ def load_hierarchy(folder: str | Path, allow: Sequence[str] = (), device: str = 
         specs.append(LevelSpec(**entry))
     levels = []
     for k, spec in enumerate(specs):
-        level = spec.build(allow)
+        level = spec.build(allow, f"levels.level{k}")
         level.load_state_dict(load_tensors(folder / f"level{k}.safetensors"))
         levels.append(level)
     return Hierarchy(levels, specs).to(device).eval().requires_grad_(False)

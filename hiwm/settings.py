@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -92,16 +92,37 @@ def _explained(error: ValidationError, kind: type[Settings]) -> ValueError:
     return SettingsError(path, text, kind.section)
 
 
+def is_open(kind: Any, path: Sequence[str]) -> bool:
+    """Whether a section of this kind may have any key at a path, because it lies in a mapping without fixed keys."""
+    for name in path[:-1]:
+        annotation = _annotation(kind, name)
+        inner = _section(annotation)
+        if inner is None:
+            return any(get_origin(part) in (dict, Mapping) for part in (annotation, *get_args(annotation)))
+        kind = inner
+    return False
+
+
 def _keys(kind: Any, location: tuple[int | str, ...]) -> list[str]:
     """Names of the fields at a location within a section."""
     for part in location:
-        found = getattr(kind, "model_fields", {}).get(part)
-        if found is None:
+        kind = _section(_annotation(kind, part))
+        if kind is None:
             return []
-        kind = next(
-            (t for t in (found.annotation, *getattr(found.annotation, "__args__", ())) if _is_settings(t)), None
-        )
-    return sorted(kind.model_fields) if _is_settings(kind) else []
+    return sorted(kind.model_fields)
+
+
+def _annotation(kind: type[Settings], name: int | str) -> Any:
+    """The type of a key of a section; None if there is no such key."""
+    if name in kind.model_fields:
+        return kind.model_fields[str(name)].annotation
+    more = get_type_hints(kind)["__pydantic_extra__"] if kind.model_config.get("extra") == "allow" else None
+    return get_args(more)[1] if more else None
+
+
+def _section(annotation: Any) -> Any:
+    """The section among the types that a key may have; None if there is none."""
+    return next((part for part in (annotation, *get_args(annotation)) if _is_settings(part)), None)
 
 
 def _is_settings(kind: Any) -> bool:

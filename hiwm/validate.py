@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from hiwm.heads.calibration import calibrated_steps
 from hiwm.heads.heads import Heads
 from hiwm.heads.text import check_text
 from hiwm.hierarchy import Hierarchy
-from hiwm.planning.assemble import make_models, make_strategies
+from hiwm.planning.assemble import make_models, make_strategies, split_budget
+from hiwm.planning.config import PlannerConfig
 from hiwm.planning.counter import ForwardCounter
-from hiwm.planning.validate import check_config, check_disagreement, check_fitted, check_levels
+from hiwm.planning.validate import check_config, check_heads, check_levels
 from hiwm.tracking import flatten
 from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.training.specs import describe
@@ -34,28 +36,12 @@ def check(config: Config) -> None:
     """Refuse, before any work, what the config alone shows that training or planning would refuse."""
     Diagnostics.from_config(config.diagnostics, config.allow)
     levels = len(config.hierarchy.levels)
-    check_config(config.planner, levels)
     config.action_prior.check(levels)
     config.value.check(levels, config.goal.columns)
-    check_fitted(config.planner, levels, config.action_prior.levels, config.value.levels)
-    _check_action_bank(config)
-    if (
-        config.planner.failure_penalty
-        and config.planner.graph != "none"
-        and config.graph.transitions != "deterministic"
-    ):
-        raise ConfigError(
-            f"graph.transitions is {config.graph.transitions!r}; expected deterministic, because planner.failure_penalty is "
-            f"{config.planner.failure_penalty} and a failed path cannot be told from bad luck. Or set the penalty to 0"
-        )
-    named = {} if config.evaluation.goal is None else {"evaluation.goal": config.evaluation.goal}
-    for k in range(levels):
-        named |= {f"planner.level{k}.costs.{name}": dict(cost) for name, cost in config.planner.level(k).costs.items()}
-    for key, described in named.items():
-        try:
-            locate(str(described.get("_target_")), config.allow)
-        except ValueError as error:
-            raise ConfigError(f"{key}: {error}") from error
+
+    _for_every_agent(config, partial(_check_agent, config))
+    if config.evaluation.goal is not None:
+        _check_trusted("evaluation.goal", config.evaluation.goal, config.allow)
     if config.text.learn:
         try:
             check_text()
@@ -63,9 +49,38 @@ def check(config: Config) -> None:
             raise ConfigError(f"text.learn is true: {error}") from error
 
 
+def _check_agent(config: Config, planner: PlannerConfig, num_levels: int) -> None:
+    """Refuse how an agent with so many levels is to plan, before there are data or levels."""
+    check_config(planner, num_levels)
+    banks = [config.action_bank.length] * num_levels
+    check_heads(planner, num_levels, config.action_prior.levels, config.value.levels, banks)
+    make_strategies(planner, num_levels - 1, discrete=False, allow=config.allow)
+    for k in range(num_levels):
+        for name, cost in planner.level(k).costs.items():
+            _check_trusted(f"planner.level{k}.costs.{name}", cost, config.allow)
+    if planner.failure_penalty and planner.graph != "none" and config.graph.transitions != "deterministic":
+        raise ConfigError(
+            f"graph.transitions is {config.graph.transitions!r}; expected deterministic, because planner.failure_penalty is "
+            f"{planner.failure_penalty} and a failed path cannot be distinguished from bad luck. Or set the penalty to 0"
+        )
+
+
+def _check_trusted(key: str, described: Mapping[str, Any], allow: Sequence[str]) -> None:
+    """Refuse a class that cannot be located."""
+    try:
+        locate(str(described.get("_target_")), allow)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
 def check_trained(config: Config) -> None:
     """Refuse a config that the saved hierarchy was not trained with."""
-    saved = yaml.safe_load((config.folder / "config.yaml").read_text())
+    path = config.folder / "config.yaml"
+    if not path.exists():
+        raise ConfigError(
+            f"no hierarchy at {config.folder / 'hierarchy'}: {path.name} is missing; `hiwm train` makes one"
+        )
+    saved = yaml.safe_load(path.read_text())
     wanted = config.as_dict()
     for key in TRAINED:
         if key not in saved:  # of an older version; the planner refuses what it needs
@@ -88,36 +103,40 @@ def check_columns(config: Config, there: Sequence[str], where: object) -> None:
             )
 
 
-def _check_action_bank(config: Config) -> None:
-    """Refuse before training what the planner would refuse after it."""
-    planner, top = config.planner, len(config.hierarchy.levels) - 1
-    for k in range(top + 1):
-        horizon = planner.level(k).horizon
-        if planner.searches(k, top) and planner.proposal(k, top).needs_bank and horizon > config.action_bank.length:
-            raise ConfigError(
-                f"action_bank.length is {config.action_bank.length}; expected at least planner.level{k}.horizon, {horizon}, "
-                f"because planner.level{k}.proposal asks for retrieval"
-            )
-
-
 def check_untrained(config: Config, dataset: Trajectories, actions: np.ndarray) -> None:
     """Refuse before training what the planner would refuse after it, with untrained levels."""
     specs = describe(config.hierarchy, config.training, dataset, config.seed)
-    hierarchy = Hierarchy([spec.build(config.allow) for spec in specs], specs)
-    check_levels(config.planner, hierarchy)
-    for k, level in enumerate(hierarchy.levels):
-        if config.planner.level(k).disagreement:
-            steps = calibrated_steps(level.predictor, dataset, hierarchy.periods[k], config.dataset.validation)
-            check_disagreement(config.planner, k, level.predictor, steps)
+    whole = Hierarchy([spec.build(config.allow) for spec in specs], specs)
+    calibrated = [
+        calibrated_steps(level.predictor, dataset, period, config.dataset.validation)
+        for level, period in zip(whole.levels, whole.periods, strict=True)
+    ]
     bounds = torch.zeros(actions.shape[1]), torch.zeros(actions.shape[1])
     discrete = is_one_hot(actions)
-    models = make_models(config.planner, hierarchy, Heads(), bounds, discrete, ForwardCounter())
-    make_strategies(config.planner, models, discrete, config.allow)
+
+    def check_planner(planner: PlannerConfig, num_levels: int) -> None:
+        hierarchy = whole.truncate(num_levels)
+        check_levels(planner, hierarchy, calibrated)
+        models = make_models(planner, hierarchy, Heads(), bounds, discrete, ForwardCounter())
+        split_budget(planner, models, make_strategies(planner, num_levels - 1, discrete, config.allow))
+
+    _for_every_agent(config, check_planner)
     check_longest(config.hierarchy, int(dataset.ep_len.max()), dataset.path)
     if config.graph.num_nodes > dataset.num_steps:
         raise ConfigError(
             f"graph.num_nodes is {config.graph.num_nodes}; expected at most the rows of the data, {dataset.num_steps}"
         )
+
+
+def _for_every_agent(config: Config, check_planner: Callable[[PlannerConfig, int], None]) -> None:
+    """Check the planner and the number of levels of the hierarchical agent and of each baseline of the evaluation."""
+    levels = len(config.hierarchy.levels)
+    check_planner(config.planner, levels)
+    for name in config.evaluation.baselines:
+        try:
+            check_planner(*config.evaluation.planner_of(name, config.planner, levels))
+        except ValueError as error:
+            raise ConfigError(f"evaluation.baselines.{name}: {error}") from error
 
 
 def check_environment(config: Config, found: Any, where: object) -> None:

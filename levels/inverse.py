@@ -33,7 +33,7 @@ class InverseModel(nn.Module):
         dim_target: int,
         dim_action: int,
         reach: int,
-        width: int = 256,
+        width: int = 128,
         depth: int = 3,
         entities: int | None = None,
     ) -> None:

@@ -55,8 +55,17 @@ def per_level(**lists: list[Any]) -> dict[str, dict[str, Any]]:
 
 
 GAUSSIAN = {"level0": search(std=0.7), "level1": search(), "level2": search()}
-INVERSE = {f"level{k}": search("inverse") for k in range(3)}
-FLAT = PlannerConfig(
+INVERSE = {"level0": search("inverse"), "level1": search("inverse"), "level2": search()}
+
+
+def planner_config(**changes: Any) -> PlannerConfig:
+    """The shipped planner without a graph, with changes; a level without an entry has the defaults of `LevelPlanning`."""
+    shipped = load_config([]).planner.as_dict()
+    shipped = {key: value for key, value in shipped.items() if key in PlannerConfig.model_fields}
+    return PlannerConfig(**{**shipped, "graph": "none", **changes})
+
+
+FLAT = planner_config(
     hops=1, budget=200.0, solver=CEM, level0={"horizon": 20, "replan": 5, "hold": 5, "proposal": {"std": 0.7}}
 )
 

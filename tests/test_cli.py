@@ -120,10 +120,24 @@ def test_mistakes_are_named_in_one_line(spoiled, override, named, capsys):
         ("action_prior.levels=[7]", "action_prior.levels is [7]"),
         ("value.levels=[2]", "goal.columns is empty"),
         ("planner.level2.proposal.center=flow planner.graph=none", "action_prior.levels=[2]"),
-        ("planner.level2.value=5 planner.graph=none", "value.levels=[2]"),
+        ("planner.level2.value_weight=5 planner.graph=none", "value.levels=[2]"),
         ("planner.level1.proposal.center=bank", "planner.level1.proposal.center is 'bank'; expected gaussian, inverse"),
-        ("planner.level0.proposal.center=retrieval action_bank.length=5", "action_bank.length is 5"),
+        (
+            "planner.level0.proposal.center=retrieval action_bank.length=5",
+            "planner.level0.horizon is 6; expected at most 5",
+        ),
         ("goal.columns=[place]", "goal.columns contains 'place'; expected some of ['state'], the columns of "),
+        (
+            "planner.level0.strategy={_target_:my.Strategy}",
+            "planner.level0.strategy: _target_ 'my.Strategy' is not trusted",
+        ),
+        ("planner.solver.iterations=0", "planner.solver.iterations is 0"),
+        (
+            "+evaluation.baselines.odd={graph:none,level1:{value_weight:2}}",
+            "evaluation.baselines.odd: planner.level1.value_weight",
+        ),
+        ("environment._target_=nowhere.Room", "environment: _target_ 'nowhere.Room' is not trusted"),
+        ("dataset.policy._target_=nowhere.Policy", "dataset.policy: _target_ 'nowhere.Policy' is not trusted"),
     ],
 )
 def test_mistakes_visible_in_the_config_are_refused_before_collection(tmp_path, override, named, capsys):
@@ -135,8 +149,8 @@ def test_a_bank_of_shorter_sequences_than_the_horizon_is_refused_before_training
     for proposal in ("center=retrieval", "candidates=[retrieval]"):
         line = refused(capsys, "train", *spoiled, f"planner.level0.proposal.{proposal}", "action_bank.length=5")
         assert (
-            "action_bank.length is 5; expected at least planner.level0.horizon, 6, because planner.level0.proposal asks for "
-            "retrieval"
+            "planner.level0.horizon is 6; expected at most 5, the longest sequence of real actions of level 0, because "
+            "planner.level0.proposal asks for retrieval"
         ) in line
 
 
@@ -146,7 +160,7 @@ def test_a_bank_of_shorter_sequences_than_the_horizon_is_refused_before_training
         (["planner.budget=1"], "planner.budget gives level 0 0 candidates in a round; expected at least 4"),
         ([f"planner.level{k}.replan=60" for k in range(3)], "planner.level0.replan is 60; expected at most its horizon, 6"),
         (["planner.level0.hold=4"], "planner.level0.hold is 4; expected a divisor of the horizon, 6"),
-        (["levels.level1.inverse=null", "~levels.level1.loss_weights.inverse"], "planner.level0 asks the inverse model (strategy"),
+        (["levels.level1.inverse=null", "~levels.level1.loss_weights.inverse"], "planner.level0.proposal.center is inverse; expected a search without"),
         (["planner.solver.iterations=0"], "planner.solver.iterations is 0; expected at least 1"),
         (["planner.failure_penalty=1", "graph.transitions=stochastic"], "graph.transitions is 'stochastic'; expected deterministic"),
         (["levels.level1.stride=30", "levels.level2.stride=3"], "needs episodes of"),

@@ -1,19 +1,30 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 import types
 
 import pytest
 import tiny
 import torch
+import yaml
 
 from hiwm.build import build, drop_foreign_arguments, locate
-from hiwm.config import Config, ConfigError, load_config
+from hiwm.config import Config, ConfigError, DatasetConfig, load_config
+from hiwm.evaluation.config import EvaluationConfig, Forbidden
 from hiwm.evaluation.evaluate import make_agents
+from hiwm.heads.action_bank import ActionBankConfig
+from hiwm.heads.action_prior import ActionPriorConfig
+from hiwm.heads.state_readout import GoalConfig
+from hiwm.heads.text import TextConfig
+from hiwm.heads.value import ValueConfig
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.planning.config import LevelPlanning, PlannerConfig
+from hiwm.planning.graph.landmarks import GraphConfig
 from hiwm.planning.validate import check_config
+from hiwm.training.loop import TrainingConfig
+from hiwm.validate import check
 
 EXPERIMENTS = sorted(path.stem for path in (tiny.ROOT / "configs" / "experiment").glob("*.yaml"))
 #: an experiment, and what else makes one of the shipped ones
@@ -22,6 +33,7 @@ SHIPPED = [(name, []) for name in EXPERIMENTS if name != "pointmaze"] + [
     for maze in ("medium", "large", "giant", "teleport")
     for behaviour in ("navigate", "stitch")
 ]
+FIT = [ActionPriorConfig, GoalConfig, TextConfig, ValueConfig]
 EVALUATIONS = sorted(path.stem for path in (tiny.ROOT / "configs" / "evaluation").glob("*.yaml"))
 
 
@@ -90,12 +102,7 @@ def test_evaluations(evaluation):
     about = {"depth": ["experiment=fourroom-deep"], "manipulation": ["experiment=cube-single"]}
     config = load_config([*about.get(evaluation, []), f"evaluation={evaluation}"])
     assert config.evaluation.baselines
-    levels = {f"level{k}" for k in range(len(config.levels))}
-    names = {*PlannerConfig.model_fields, *levels, "num_levels", "margin"}
-    for name, changes in config.evaluation.baselines.items():
-        assert set(changes) <= names, name
-        own = {key: value for key, value in changes.items() if key not in ("num_levels", "margin")}
-        check_config(config.planner.changed(own), changes.get("num_levels", len(config.levels)))
+    check(config)
 
 
 @pytest.mark.parametrize("evaluation", ["ogbench", "ablation"])
@@ -123,6 +130,35 @@ def test_files_of_other_seeds_lie_apart():
         ("levels.level1.predictor.widht=1", "unknown key levels.level1.predictor.widht; .* Did you mean width"),
         ("levels.level1.training.steps=5", r"expected no key. Write \+levels.level1.training.steps=... for a key"),
         ("levels.level9.horizon=1", "unknown key levels.level9; expected one of level0, level1, level2"),
+        (
+            "levels.level3=2",
+            r"expected one of level0, level1, level2. Write \+level@levels.level3=abstract to add a level",
+        ),
+        (
+            "diagnostics.mine._target_=x",
+            r"diagnostics.mine; expected no key. Write \+diagnostics.mine._target_=... for a",
+        ),
+        ("environment.colour=red", r"expected one of _target_, maze. Write \+environment.colour=..."),
+        ("dataset.policy.speed=1", r"Write \+dataset.policy.speed=..."),
+        ("planner.level1.costs.mine._target_=x", r"Write \+planner.level1.costs.mine._target_=..."),
+        ("planner.solver.width=1", r"Write \+planner.solver.width=..."),
+        ("evaluation.baselines.mine.num_levels=1", r"Write \+evaluation.baselines.mine.num_levels=..."),
+        ("planner.hopz=1", r"unknown key planner.hopz; expected one of [\w, ]*. Did you mean hops\?$"),
+        (
+            "planner.level0.strategy._target_=my.S",
+            r"strategy is search; .*Write planner.level0.strategy={_target_: ...}$",
+        ),
+        ("evaluation.goal._target_=my.G", r"evaluation.goal is null; .*Write evaluation.goal={_target_: ...}$"),
+        ("threads.many=1", "threads is null and has no keys$"),
+        ("planner.level5.horizon=1", r"unknown key planner.level5; expected one of [\w, ]*. Did you mean level2\?$"),
+        (
+            "+planner.level5.horizon=1",
+            "unknown key planner.level5; expected one of level0, level1, level2, the levels that",
+        ),
+        (
+            "+planner@planner.level5=level",
+            "unknown key planner.level5; expected one of level0, level1, level2, the levels",
+        ),
         ("+extra=3", "unknown key extra"),
         ("training.steps=many", "training.steps is 'many'; expected a whole number"),
         ("training.steps=2.5", "training.steps is 2.5; expected a whole number"),
@@ -161,6 +197,94 @@ def test_one_entry_adds_a_level():
     check_config(four.planner, 4)  # without an entry in the planner: the defaults
     assert four.planner.level(3) == LevelPlanning()
     assert four.planner.replan(3) == four.planner.replan(2)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "removed"),
+    [("pointmaze", "~levels.level2"), ("pointmaze", "~level@levels.level2"), ("fourroom", "~levels.level2")],
+)
+def test_the_planner_has_no_settings_of_a_level_that_is_removed(removed, experiment):
+    config = load_config([f"experiment={experiment}", removed])
+    assert config.planner.levels == [0, 1]
+    assert load_config([]).planner.levels == [0, 1, 2]
+    with pytest.raises(ConfigError, match=r"unknown key planner.level2; expected one of level0, level1, the levels"):
+        load_config([f"experiment={experiment}", removed, "planner.level2.horizon=6"])
+
+
+def test_an_entry_of_an_added_level_says_how_to_add_it():
+    with pytest.raises(ConfigError, match=r"Write \+planner.level3.horizon=... for a key that the config leaves out"):
+        load_config(["+level@levels.level3=abstract", "planner.level3.horizon=3"])
+    four = load_config(["+level@levels.level3=abstract", "+planner.level3.horizon=3"])
+    assert four.planner.levels == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("baseline", "message"),
+    [
+        ("{graph: sideways}", "planner.graph is 'sideways'; expected none, follow, search"),
+        ("{hopz: 2}", "unknown key planner.hopz"),
+        ("{num_levels: 4}", "num_levels is 4; expected 1 to 3"),
+        (
+            "{num_levels: 2, level2: {horizon: 3}}",
+            "unknown key planner.level2; expected one of level0, level1, the levels",
+        ),
+        ("{graph: none, level1: {horizon: 5, hold: 2}}", "planner.level1.horizon is 5; expected a multiple of"),
+        ("{graph: none, level2: {proposal: {center: flow}}}", "level 2 learns no action prior"),
+    ],
+)
+def test_baselines_are_checked_before_any_work(baseline, message):
+    config = load_config([f"+evaluation.baselines.mine={baseline}"])
+    with pytest.raises(ConfigError, match=f"^evaluation.baselines.mine: .*{message}"):
+        check(config)
+
+
+#: configs that choose other values than their class has, on purpose
+VARIANTS = {"mlp16", "vit_patches", "mppi_tdmpc2"}
+PARTS = [
+    path
+    for path in sorted((tiny.ROOT / "configs").glob("*/*.yaml"))
+    if path.parent.name in ("encoder", "action_encoder", "predictor", "solver") and path.stem not in VARIANTS
+]
+
+
+@pytest.mark.parametrize("path", PARTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_part_has_the_same_defaults_in_python_and_yaml(path):
+    values = yaml.safe_load(path.read_text())
+    parameters = inspect.signature(locate(values.pop("_target_"))).parameters
+    for key, value in values.items():
+        default = parameters[key].default
+        if default is not inspect.Parameter.empty:
+            assert (list(default) if isinstance(default, tuple) else default) == value, key
+
+
+def test_the_levels_have_the_same_defaults_in_python_and_yaml():
+    described = yaml.safe_load((tiny.ROOT / "configs/planner/level.yaml").read_text())
+    described["proposal"]["candidates"] = tuple(described["proposal"]["candidates"])
+    assert described == LevelPlanning().as_dict()
+    for level in ("state", "abstract"):
+        inverse = yaml.safe_load((tiny.ROOT / f"configs/level/{level}.yaml").read_text())["inverse"]
+        parameters = inspect.signature(locate(inverse.pop("_target_"))).parameters
+        optional = [key for key in inverse if parameters[key].default is not inspect.Parameter.empty]
+        assert len(optional) == 2
+        assert {key: inverse[key] for key in optional} == {key: parameters[key].default for key in optional}
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        Config,
+        DatasetConfig,
+        EvaluationConfig,
+        Forbidden,
+        GraphConfig,
+        TrainingConfig,
+        PlannerConfig,
+        ActionBankConfig,
+        *FIT,
+    ],
+)
+def test_the_values_of_a_section_are_in_yaml_alone(section):
+    assert [name for name, field in section.model_fields.items() if not field.is_required()] == []
 
 
 class Strict:

@@ -57,7 +57,7 @@ def test_table_has_the_numbers_of_the_evaluation(page, tiny_run):
 def test_the_plans_of_the_hierarchy_are_explained(page, tiny_run):
     for trace in load_traces(tiny_run.folder / "evaluation.npz")["hierarchical"]:
         (shown,) = re.findall(
-            rf"in task {trace.task}: its first, middle and last plan</summary>(.*?)</details>", page, re.S
+            rf"in task {trace.task}: first, middle and last plan</summary>(.*?)</details>", page, re.S
         )
         plans = [html.unescape(plan) for plan in re.findall(r"<pre class=\"why\">(.*?)</pre>", shown, re.S)]
         assert plans == [trace.why[0], trace.why[len(trace.why) // 2], trace.why[-1]]

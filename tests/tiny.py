@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +161,15 @@ def overrides(root: Path, *more: str) -> list[str]:
 def replaced(section: Any, **changes: Any) -> Any:
     """A section of the configuration with other values. Unlike `changed`, it replaces mappings as a whole."""
     return type(section)(**{**section.as_dict(), **changes})
+
+
+def shipped(section: str, /, **changes: Any) -> Any:
+    """A section of the shipped configuration, e.g. "training", with other values."""
+    return getattr(_shipped(), section).changed(changes)
+
+
+@cache
+def _shipped() -> Any:
+    from hiwm.config import load_config
+
+    return load_config([])

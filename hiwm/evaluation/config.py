@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from hiwm.planning.config import PlannerConfig
 from hiwm.settings import Settings
 
 AtLeastOne = Annotated[int, Field(ge=1)]
@@ -42,9 +43,9 @@ class Forbidden(Settings):
 
     section: ClassVar[str] = "evaluation.forbidden"
 
-    low: list[float] = Field(default_factory=list)
-    high: list[float] = Field(default_factory=list)
-    margin: float | None = Field(default=None, ge=0)
+    low: list[float]
+    high: list[float]
+    margin: float | None = Field(ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> Forbidden:
@@ -61,7 +62,7 @@ class Forbidden(Settings):
 
 
 class EvaluationConfig(Settings):
-    """Protocol of an evaluation. The default is OGBench's: five tasks, 50 episodes each, success at the first arrival.
+    """Protocol of an evaluation, one of `configs/evaluation/`.
 
     Args:
         name: the results are saved in `<name>.json`, the recorded episodes in `<name>.npz`.
@@ -86,20 +87,20 @@ class EvaluationConfig(Settings):
 
     section: ClassVar[str] = "evaluation"
 
-    name: str = "evaluation"
-    num_tasks: AtLeastOne = 5
-    episodes: AtLeastOne = 50
-    baseline_episodes: AtLeastOne = 10
-    max_steps: AtLeastOne = 1000
-    num_envs: AtLeastOne = 50
-    seed: int = 0
-    flat_budget: float = Field(default=1.0, ge=0)
-    environment: dict[str, Any] = Field(default_factory=dict)
-    attempts: AtLeastOne = 1
-    edge_memory: str | None = None
-    forbidden: Forbidden = Forbidden()
-    goal: dict[str, Any] | None = None
-    baselines: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    name: str
+    num_tasks: AtLeastOne
+    episodes: AtLeastOne
+    baseline_episodes: AtLeastOne
+    max_steps: AtLeastOne
+    num_envs: AtLeastOne
+    seed: int
+    flat_budget: float = Field(ge=0)
+    environment: dict[str, Any]
+    attempts: AtLeastOne
+    edge_memory: str | None
+    forbidden: Forbidden
+    goal: dict[str, Any] | None
+    baselines: dict[str, dict[str, Any]]
 
     @field_validator("name")
     @classmethod
@@ -113,3 +114,16 @@ class EvaluationConfig(Settings):
         if self.forbidden.box is None:
             return None
         return self.baselines.get(agent, {}).get("margin", self.forbidden.margin)
+
+    def planner_of(self, baseline: str, planner: PlannerConfig, num_levels: int) -> tuple[PlannerConfig, int]:
+        """How a baseline plans and with how many levels, from the hierarchical agent's planner and number of levels.
+
+        Raises:
+            ValueError: an unknown key, a value out of range, or a level that the baseline does not have.
+        """
+        changes = {"budget": planner.budget * self.flat_budget, **self.baselines[baseline]}
+        levels = changes.pop("num_levels", num_levels)
+        if not isinstance(levels, int) or not 1 <= levels <= num_levels:
+            raise ValueError(f"num_levels is {levels!r}; expected 1 to {num_levels}")
+        changes.pop("margin", None)
+        return planner.of_levels(levels, changes), levels

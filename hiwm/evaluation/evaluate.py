@@ -24,10 +24,11 @@ HIERARCHICAL = "hierarchical"
 def make_agents(agent: Agent, config: EvaluationConfig) -> dict[str, Agent]:
     """The hierarchical agent and its baselines, which share its levels and get `flat_budget` times its planning budget."""
     agents = {HIERARCHICAL: agent}
-    for name, baseline in config.baselines.items():
-        changes = {key: value for key, value in baseline.items() if key != "margin"}
+    parts = agent.hierarchy, agent.heads, agent.graphs
+    for name in config.baselines:
         try:
-            agents[name] = agent.with_planner(**{"budget": agent.config.budget * config.flat_budget, **changes})
+            planner, levels = config.planner_of(name, agent.config, len(agent.hierarchy))
+            agents[name] = Agent(*parts, planner, agent.spec, levels, agent.seed, agent.allow)
         except ValueError as error:
             raise ValueError(f"evaluation.baselines.{name}: {error}") from error
     for name, each in agents.items():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hiwm.agent import Agent, Observation
-from hiwm.build import build
+from hiwm.build import build_as
 from hiwm.evaluation.config import Box, EvaluationConfig
 from hiwm.planning.goals import Goal, KeepOut
 
@@ -23,9 +23,7 @@ def make_goal(agent: Agent, config: EvaluationConfig, name: str, observation: Ob
     """
     wanted: Observation | Goal = observation
     if config.goal is not None:
-        wanted = build(config.goal, agent.allow, agent=agent, observation=observation)
-        if not isinstance(wanted, Goal):
-            raise ValueError(f"evaluation.goal makes a {type(wanted).__name__}; expected a hiwm.planning.goals.Goal")
+        wanted = build_as(Goal, "evaluation.goal", config.goal, agent.allow, agent=agent, observation=observation)
     box, margin = config.forbidden.box, config.margin(name)
     return wanted if box is None or margin is None else keep_out(agent, wanted, box, margin)
 

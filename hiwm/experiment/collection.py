@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hiwm.build import build
+from hiwm.build import build_as
 from hiwm.config import Config, ConfigError
 from hiwm.console import Bar, say
 from hiwm.data.collect import Collection, end_repeated_script
 from hiwm.data.collect import collect as collect_episodes
+from hiwm.data.policies import Policy
 from hiwm.data.store import Trajectories, Writer, open_dataset
 from hiwm.environment import check_collecting, check_evaluating, environment_of
 from hiwm.experiment.session import one_process
@@ -42,10 +43,12 @@ def collect(config: Config) -> Trajectories:
     check_evaluating(config)
     check_columns(config, list(check_collecting(config)), config.environment["_target_"])
     check_longest(config.hierarchy, config.dataset.steps, "the episodes to collect")
+    make_policy = partial(build_as, Policy, "dataset.policy", config.dataset.policy, config.allow)
+    make_policy()  # refuses a mistake before any work
     path.parent.mkdir(parents=True, exist_ok=True)
     collection = Collection(
         make_env=environment_of(config, config.dataset.behaviour),
-        make_policy=partial(build, config.dataset.policy, config.allow),
+        make_policy=make_policy,
         episodes=config.dataset.episodes,
         steps=config.dataset.steps,
         seed=config.dataset.seed,

@@ -70,12 +70,10 @@ def evaluate(config: Config) -> dict[str, Any]:
 def _agent(config: Config, device: str) -> Agent:
     """The saved agent, with the planner of the config."""
     home = config.folder / "hierarchy"
-    saved = load_agent(home, device, config.allow)
-    check_environment(config, saved.spec.environment, home)
     check_trained(config)
-    return Agent(
-        saved.hierarchy, saved.heads, saved.graphs, config.planner, saved.spec, seed=config.seed, allow=config.allow
-    )
+    agent = load_agent(home, device, config.allow, planner=config.planner, seed=config.seed)
+    check_environment(config, agent.spec.environment, home)
+    return agent
 
 
 class Bars:

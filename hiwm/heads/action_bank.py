@@ -31,8 +31,8 @@ class ActionBankConfig(Settings):
     """
 
     section: ClassVar[str] = "action_bank"
-    size: int = Field(2_000, ge=1)
-    length: int = Field(20, ge=1)
+    size: int = Field(ge=1)
+    length: int = Field(ge=1)
 
 
 class ActionBank(Head):

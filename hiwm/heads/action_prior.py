@@ -14,7 +14,6 @@ import math
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -36,8 +35,7 @@ class ActionPriorConfig(FitConfig):
     """
 
     section: ClassVar[str] = "action_prior"
-    levels: list[int] = Field(default_factory=list)
-    steps: int = Field(4000, ge=1)
+    levels: list[int]
 
     def check(self, num_levels: int) -> None:
         """Raise a ValueError if the hierarchy lacks one of the levels, or if one has no macro-actions."""

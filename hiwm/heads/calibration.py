@@ -1,14 +1,14 @@
-"""Measures how wrong an ensemble is where its members disagree, on held-out episodes after training.
+"""Calibrates an ensemble's disagreement against its errors, on held-out episodes after training.
 
-Members that saw much the same data agree more than they are right. One factor per step ahead corrects the size of the
-disagreement,
+Members that were trained on similar data agree more than they are right. One factor per step ahead corrects the size of
+the disagreement,
 
     E |error|^2 = scale_h * disagreement_h,     disagreement_h = sum over D of the members' variance at step h,
 
 (variance scaling; Laves et al. 2020, arXiv 2006.13092), so that disagreement has the unit of a squared distance. The factors
 are fitted on half of the held-out episodes. The other half measures how well they hold.
 
-If the truth and K members are Gaussian about one mean, the error over the members' standard deviation follows Student's t with
+If the true latent and the predictions of K members are Gaussian about one mean, the error over the members' standard deviation follows Student's t with
 K - 1 degrees of freedom times sqrt(scale), because K members know their variance only roughly. The scale is the most likely one
 under that distribution. The plain ratio of mean squared error to mean disagreement estimates the same scale. But a few jumps
 that no member could predict (a teleporter) dominate that ratio, and disagreement cannot show such jumps.
@@ -34,20 +34,22 @@ from hiwm.open_loop import unroll
 
 NOMINAL = (0.5, 0.8, 0.9, 0.95)
 STEPS = 20  # most steps ahead
-SHARE = 0.75  # most of an episode that those steps may take, so that the longest rollouts too start at many moments
+SHARE = (
+    0.75  # largest share of an episode that those steps take, so that the longest rollouts still start at many moments
+)
 WINDOWS = 4096  # most rollouts of each half
 ROUNDS = 200  # of the fit, which converges in about fifty
 TINY = 1e-12  # where a latent never changes, error and variance are rounding errors
 
 
 class Calibration(Head):
-    """What the disagreement of a level's members is worth. H steps ahead; N nominal shares, `NOMINAL`.
+    """Expected errors of an ensemble, given its disagreement, for H steps ahead, and their coverage at N shares, `NOMINAL`.
 
-    Coverage is measured for two kinds of regions. *Intervals* hold one latent dimension and use that Student's t. Gaussian errors
-    lie in them exactly as often as they should, however the dimensions depend on one another, because the mean over dimensions
-    is counted. *Balls* hold the whole latent; their radius is a quantile of the fitted half (split conformal). Balls assume no
-    shape of the errors, only moments that are exchangeable. Moments of one episode are so only in part, which the other half
-    measures.
+    Coverage is measured for two kinds of regions. *Intervals* hold one latent dimension and use that Student's t. They hold
+    Gaussian errors exactly as often as they should, even if dimensions depend on one another, because coverage is the mean over
+    dimensions. *Balls* hold the whole latent; their radius is a quantile of the fitted half (split conformal). Balls assume no
+    shape of the errors, only that steps are exchangeable. Steps of one episode are exchangeable only in part; the other half
+    measures the effect.
 
     Args:
         scale: expected squared error over disagreement, (H,).
@@ -100,7 +102,7 @@ class Calibration(Head):
 
 @dataclass(frozen=True)
 class PredictionErrors:
-    """What W rollouts predicted for one step ahead, compared with what came.
+    """Errors of W rollouts at one step ahead.
 
     Args:
         error: squared error of the members' mean, (W, D).
@@ -121,7 +123,7 @@ def fit_calibration(level: Level, latents: Trajectories, period: int, validation
         validation: share of the episodes held out.
 
     Returns:
-        None for other predictors, and where the held-out episodes are too few or too short.
+        None for a predictor that is no ensemble, and if the held-out episodes are too few or too short.
     """
     steps = calibrated_steps(level.predictor, latents, period, validation)
     if not steps:
@@ -135,7 +137,7 @@ def calibrated_steps(predictor: Predictor, episodes: Trajectories, period: int, 
     """Count the steps ahead for which a predictor can be calibrated; arguments as in `fit_calibration`.
 
     Returns:
-        0 where the predictor is no ensemble, or the held-out episodes are too few or too short.
+        0 if the predictor is no ensemble, or the held-out episodes are too few or too short.
     """
     held_out = episodes.split(validation)[1]
     if predictor.num_members < 2 or len(held_out.ep_len) < 2:
@@ -149,10 +151,10 @@ def calibrate(fitted: Sequence[PredictionErrors], checked: Sequence[PredictionEr
     freedom = num_members - 1
     widths = student_t.ppf((1 + np.array(NOMINAL)) / 2, freedom) ** 2
     steps = []
-    for seen, new in zip(fitted, checked, strict=True):
-        differ = seen.variance > TINY
-        scale = _most_likely_scale(seen.error[differ] / seen.variance[differ], freedom)
-        radius = _quantiles(seen.error.sum(-1) / seen.variance.sum(-1).clamp_min(TINY))
+    for old, new in zip(fitted, checked, strict=True):
+        differ = old.variance > TINY
+        scale = _most_likely_scale(old.error[differ] / old.variance[differ], freedom)
+        radius = _quantiles(old.error.sum(-1) / old.variance.sum(-1).clamp_min(TINY))
         error, disagreement = new.error.sum(-1), new.variance.sum(-1)  # (W,)
         steps.append(
             {
@@ -191,29 +193,30 @@ def _quantiles(scores: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _prediction_errors(level: Level, episodes: Trajectories, period: int, steps: int) -> list[PredictionErrors]:
-    """Errors at every step of evenly spaced open-loop rollouts, which start after as many real latents as the predictor takes.
+    """Errors at every step of open-loop rollouts with evenly spaced starts, each after a context of real latents.
 
     A rollout ends with its episode, so that later steps have fewer entries.
     """
-    predictor, seen = level.predictor, level.predictor.context
-    moments = np.arange(seen + steps) * period
+    predictor, context = level.predictor, level.predictor.context
+    moments = np.arange(context + steps) * period
     starts, ends = np.concatenate(
         [
             np.stack([offset + np.arange(count), np.full(count, offset + length)], 1)
             for offset, length in zip(episodes.ep_offset, episodes.ep_len, strict=True)
-            if (count := max(0, length - seen * period))
+            if (count := max(0, length - context * period))
         ]
     ).T
     chosen = np.linspace(0, len(starts) - 1, min(WINDOWS, len(starts))).round().astype(np.int64)
     rows = starts[chosen, None] + moments
-    there = rows < ends[chosen, None]
+    within = rows < ends[chosen, None]
     rows = np.minimum(rows, ends[chosen, None] - 1)
     device = predictor.scale.device
     latent = torch.from_numpy(episodes.column("latent")[rows]).to(device)
     action = torch.from_numpy(episodes.column("action")[rows[:, :-1]]).to(device)
-    state = predictor.remember(latent[:, :seen], action[:, : seen - 1])
-    _, latents, variance = unroll(predictor, latent[:, seen - 1], state, lambda h, _: action[:, seen - 1 + h], steps)
+    state = predictor.remember(latent[:, :context], action[:, : context - 1])
+    present = context - 1
+    _, latents, variance = unroll(predictor, latent[:, present], state, lambda h, _: action[:, present + h], steps)
     assert variance is not None, "the caller checks that there are members"
-    error, variance = (latents - latent[:, seen:]).double().square(), variance.double()
-    valid = torch.from_numpy(there[:, seen:]).to(device)
+    error, variance = (latents - latent[:, context:]).double().square(), variance.double()
+    valid = torch.from_numpy(within[:, context:]).to(device)
     return [PredictionErrors(error[valid[:, h], h], variance[valid[:, h], h]) for h in range(steps)]

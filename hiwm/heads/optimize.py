@@ -29,11 +29,11 @@ class FitConfig(Settings):
         learning_rate: peak of a one-cycle schedule.
     """
 
-    width: int = Field(256, ge=1)
-    depth: int = Field(3, ge=1)
-    steps: int = Field(2000, ge=1)
-    batch: int = Field(1024, ge=1)
-    learning_rate: float = Field(1e-3, ge=0)
+    width: int = Field(ge=1)
+    depth: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    learning_rate: float = Field(ge=0)
 
 
 class FitData:

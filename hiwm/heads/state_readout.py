@@ -12,7 +12,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,8 +32,7 @@ class GoalConfig(FitConfig):
     """
 
     section: ClassVar[str] = "goal"
-    columns: list[str] = Field(default_factory=list)
-    depth: int = Field(2, ge=1)
+    columns: list[str]
 
 
 class StateReadout(Head):

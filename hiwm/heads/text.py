@@ -41,11 +41,8 @@ class TextConfig(FitConfig):
     """
 
     section: ClassVar[str] = "text"
-    learn: bool = False
-    dim: int = Field(64, ge=1)
-    depth: int = Field(2, ge=1)
-    steps: int = Field(1500, ge=1)
-    batch: int = Field(512, ge=1)
+    learn: bool
+    dim: int = Field(ge=1)
 
 
 class TextHead(Head):

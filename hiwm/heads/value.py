@@ -43,13 +43,11 @@ class ValueConfig(FitConfig):
     """
 
     section: ClassVar[str] = "value"
-    levels: list[int] = Field(default_factory=list)
-    steps: int = Field(12000, ge=1)
-    batch: int = Field(512, ge=1)
-    discount: float = Field(0.9, gt=0, lt=1)
-    expectile: float = Field(0.9, gt=0, lt=1)
-    tolerance: float = Field(0.3, gt=0)
-    target_rate: float = Field(0.01, gt=0, le=1)
+    levels: list[int]
+    discount: float = Field(gt=0, lt=1)
+    expectile: float = Field(gt=0, lt=1)
+    tolerance: float = Field(gt=0)
+    target_rate: float = Field(gt=0, le=1)
 
     def check(self, num_levels: int, columns: Sequence[str]) -> None:
         """Raise a ValueError if the hierarchy lacks one of the levels, or if goals are not about a part of the state."""

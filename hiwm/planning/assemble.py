@@ -10,7 +10,7 @@ from torch import Tensor
 from hiwm.build import build_as
 from hiwm.heads.heads import Heads
 from hiwm.hierarchy import Hierarchy
-from hiwm.planning.config import PlannerConfig
+from hiwm.planning.config import STRATEGIES, PlannerConfig
 from hiwm.planning.contracts import OwnCost
 from hiwm.planning.costs import Cost, DisagreementCost, ValueCost
 from hiwm.planning.counter import ForwardCounter
@@ -20,9 +20,6 @@ from hiwm.planning.model import LevelModel
 from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.shrinking_horizon import FixedHorizon, Horizon, ShrinkingHorizon
 from hiwm.planning.solvers.solver import Solver
-from hiwm.planning.strategies.follow_graph import FollowGraph
-from hiwm.planning.strategies.follow_inverse import FollowInverse
-from hiwm.planning.strategies.search import Search
 from hiwm.planning.strategies.strategy import Strategy
 from hiwm.planning.targets import Navigator, StraightToGoal
 from hiwm.planning.validate import check_planner
@@ -56,7 +53,8 @@ def make_planner(
     counter, top = ForwardCounter(), len(hierarchy) - 1
     bounds = bounds[0].flatten(), bounds[1].flatten()
     models = make_models(config, hierarchy, heads, bounds, discrete, counter)
-    strategies = make_strategies(config, models, discrete, allow)
+    strategies = make_strategies(config, top, discrete, allow)
+    calls = split_budget(config, models, strategies)
     navigator: Navigator = StraightToGoal(top, models[top].looks_ahead)
     if config.graph != "none":
         navigator = GraphNavigator(graphs[top], top, config.hops, config.failure_penalty, config.patience)
@@ -65,9 +63,7 @@ def make_planner(
         steps = [model.horizon for model in models]
         horizon = ShrinkingHorizon(hierarchy.periods, steps, [strategy.searches for strategy in strategies])
     costs = [make_costs(config, model, hierarchy, heads, allow) for model in models]
-    return HierarchicalPlanner(
-        hierarchy, config, models, strategies, costs, navigator, horizon, counter, split_budget(config, strategies)
-    )
+    return HierarchicalPlanner(hierarchy, config, models, strategies, costs, navigator, horizon, counter, calls)
 
 
 def make_models(
@@ -85,35 +81,40 @@ def make_models(
     ]
 
 
-def make_strategies(
-    config: PlannerConfig, models: Sequence[LevelModel], discrete: bool, allow: Sequence[str] = ()
-) -> list[Strategy]:
+def make_strategies(config: PlannerConfig, top: int, discrete: bool, allow: Sequence[str] = ()) -> list[Strategy]:
     """How each level plans, bottom first; `discrete`: the actions of level 0 are one-hot vectors.
 
-    Raises:
-        ValueError: a strategy cannot plan with its model and its share of the budget; the message names the key.
+    A strategy of your own has what its constructor names, like the shipped ones: `solver`, `proposal`, `hold`, `warm_start`,
+    unless `planner.level<k>.strategy` gives arguments of these names.
     """
     if discrete and config.discrete_solver is None:
         raise ValueError("planner.discrete_solver is null; expected a solver, because the actions are discrete")
     solver: Solver[Any] = build_as(Solver, "planner.solver", config.solver, allow)
     strategies: list[Strategy] = []
-    top = len(models) - 1
-    for k in range(len(models)):
-        level, proposal = config.level(k), config.proposal(k, top)
-        if config.follows_graph(k, top):
-            strategies.append(FollowGraph())
-        elif not isinstance(level.strategy, str):
-            strategies.append(build_as(Strategy, f"planner.level{k}.strategy", level.strategy, allow))
-        elif config.follows_inverse(k, top):
-            strategies.append(FollowInverse())
-        else:
-            own = solver
-            if discrete and k == 0:
-                own = build_as(Solver, "planner.discrete_solver", config.discrete_solver or {}, allow)
-            strategies.append(Search(own, proposal, level.hold, config.warm_start))
-    for strategy, model, calls in zip(strategies, models, split_budget(config, strategies), strict=True):
-        strategy.check(model, calls)
+    for k in range(top + 1):
+        level, described = config.level(k), config.strategy(k, top)
+        own = solver
+        if discrete and k == 0:
+            own = build_as(Solver, "planner.discrete_solver", config.discrete_solver or {}, allow)
+        if isinstance(described, str):
+            described = {"_target_": STRATEGIES[described]}
+        known = {"solver": own, "proposal": level.proposal, "hold": level.hold, "warm_start": config.warm_start}
+        known = {name: value for name, value in known.items() if name not in described}
+        strategies.append(build_as(Strategy, f"planner.level{k}.strategy", described, allow, **known))
     return strategies
+
+
+def split_budget(config: PlannerConfig, models: Sequence[LevelModel], strategies: Sequence[Strategy]) -> list[float]:
+    """Predictor calls per episode that one plan of each level may take, so that all levels together keep the budget.
+
+    Raises:
+        ValueError: a strategy cannot plan with its model and its share; the message names the key.
+    """
+    searching = max(1, sum(strategy.searches for strategy in strategies))
+    calls = [config.budget / searching * config.replan(k) for k in range(len(strategies))]
+    for strategy, model, share in zip(strategies, models, calls, strict=True):
+        strategy.check(model, share)
+    return calls
 
 
 def make_costs(
@@ -122,11 +123,11 @@ def make_costs(
     """What a level minimises besides the distance to its target; a cost of your own may ask for `hierarchy`, `level`, `heads`."""
     level = config.level(model.k)
     costs: dict[str, Cost] = {}
-    if level.value:
-        costs["value"] = ValueCost(model, level.value)
-    if level.disagreement:
+    if level.value_weight:
+        costs["value"] = ValueCost(model, level.value_weight)
+    if level.disagreement_weight:
         assert model.calibration is not None, "check_planner refuses a disagreement without a calibration"
-        costs["disagreement"] = DisagreementCost(model.calibration, level.disagreement)
+        costs["disagreement"] = DisagreementCost(model.calibration, level.disagreement_weight)
     for name, described in level.costs.items():
         key = f"planner.level{model.k}.costs.{name}"
         if name in SHIPPED_COSTS:
@@ -136,9 +137,3 @@ def make_costs(
         cost = build_as(Cost, key, described, allow, hierarchy=hierarchy, level=model.k, heads=heads)
         costs[name] = OwnCost(key, cost)
     return costs
-
-
-def split_budget(config: PlannerConfig, strategies: Sequence[Strategy]) -> list[float]:
-    """Predictor calls per episode that one plan of each level may take, so that all levels together keep the budget."""
-    searching = max(1, sum(strategy.searches for strategy in strategies))
-    return [config.budget / searching * config.replan(k) for k in range(len(strategies))]

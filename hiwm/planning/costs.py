@@ -30,7 +30,7 @@ class Cost(ABC):
 
     @abstractmethod
     def __call__(self, rollout: Rollout) -> Tensor:
-        """Costs of every candidate and step, (B, S, H); lower is better."""
+        """Costs of every candidate and step, (B, S, H); lower is better, inf never chosen, NaN an error."""
 
 
 class SubgoalCost(Cost):
@@ -74,7 +74,7 @@ class ValueCost(Cost):
     def start(self, goal: Goal) -> None:
         if goal.part is None:
             raise ValueError(
-                f"planner.level{self.level}.value is {self.weight}; expected 0, because {type(goal).__name__} is not a goal on a "
+                f"planner.level{self.level}.value_weight is {self.weight}; expected 0, because {type(goal).__name__} is not a goal on a "
                 "part of the state (`Agent.part_goal`, or a dict where goal.columns names the part)"
             )
         self.part = goal.part

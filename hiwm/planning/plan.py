@@ -38,7 +38,7 @@ class LevelPlan(BatchRecord):
         alternatives: other subgoals that the search evaluated; None at level 0 and without a search.
         path: over the landmark graph; None without a graph.
         value: predicted steps of this level to the goal, now and after each action, (B, H + 1); None without
-            `planner.level<k>.value`.
+            `planner.level<k>.value_weight`.
         outcome: of the level's last subgoal; None at level 0.
         goal_within: steps of this level within which it must meet the goal, (B,); 0 where it plans towards a subgoal. None
             without `planner.shrinking_horizon`.

@@ -67,8 +67,8 @@ class HierarchicalPlanner:
         """Begin B episodes towards their goals, with the random numbers of each."""
         if self.strategies[self.top].needs_inverse and self.config.graph == "none" and goal.latent(self.top) is None:
             raise ValueError(
-                f"planner.level{self.top} uses the inverse model, which needs a goal that is a whole observation; "
-                f"{type(goal).__name__} is none. Use strategy search and a proposal without it"
+                f"the goal is a {type(goal).__name__}; expected a whole observation, because planner.level{self.top} uses the inverse "
+                f"model. Or set planner.level{self.top}.strategy=search and a proposal without inverse"
             )
         self.goal, self.noise, self.step = goal, noise, 0
         self.history = History(self.hierarchy, partial(encode_through, self.encoders))

@@ -13,99 +13,105 @@ from hiwm.planning.graph.landmarks import LandmarkGraph
 
 def check_planner(config: PlannerConfig, hierarchy: Hierarchy, heads: Heads, graphs: Sequence[LandmarkGraph]) -> None:
     """Raise a ValueError that names the key if trained levels with these heads and graphs cannot do what the config says."""
-    number = len(hierarchy)
-    check_levels(config, hierarchy)
-    if config.graph != "none" and len(graphs) < number:
+    levels = range(len(hierarchy))
+    banks = [head_of(heads.action_banks, k) for k in levels]
+    calibrations = [head_of(heads.calibrations, k) for k in levels]
+    priors, values = (
+        [k for k in levels if head_of(entries, k) is not None] for entries in (heads.action_priors, heads.values)
+    )
+    check_config(config, len(hierarchy))
+    check_heads(config, len(hierarchy), priors, values, [bank.longest if bank else 0 for bank in banks])
+    check_levels(config, hierarchy, [calibration.steps if calibration else 0 for calibration in calibrations])
+    if config.graph != "none" and len(graphs) < len(hierarchy):
         raise ValueError(
             f"planner.graph is {config.graph!r} but the top level has no landmark graph; expected none, or run `hiwm train` again"
         )
-    for k in range(number):
-        if config.searches(k, number - 1):
-            _check_bank(config, k, number - 1, heads)
-        if config.level(k).disagreement:
-            calibration = head_of(heads.calibrations, k)
-            check_disagreement(config, k, hierarchy.levels[k].predictor, calibration.steps if calibration else 0)
-    fitted = (
-        [k for k in range(number) if head_of(entries, k) is not None] for entries in (heads.action_priors, heads.values)
-    )
-    check_fitted(config, number, *fitted)
-
-
-def check_levels(config: PlannerConfig, hierarchy: Hierarchy) -> None:
-    """Raise a ValueError that names the key if levels like these, trained or not, could not do what the config says."""
-    check_config(config, len(hierarchy))
-    _check_level_0(config, hierarchy)
-    _check_inverse_models(config, hierarchy)
 
 
 def check_config(config: PlannerConfig, num_levels: int) -> None:
     """Raise a ValueError that names the key if no hierarchy of `num_levels` levels could do what the config says."""
     top = num_levels - 1
     for k in range(num_levels):
-        level, where = config.level(k), f"planner.level{k}"
+        level, where, strategy = config.level(k), f"planner.level{k}", config.strategy(k, top)
         if k and level.horizon % level.hold:
             raise ValueError(f"{where}.horizon is {level.horizon}; expected a multiple of {where}.hold, {level.hold}")
         if config.replan(k) % config.replan(0):
             raise ValueError(
                 f"{where}.replan is {config.replan(k)}; expected a multiple of planner.level0.replan, {config.replan(0)}"
             )
-        if level.proposal.center == "flow" and k == 0:
-            raise ValueError(f"{where}.proposal.center is flow; expected gaussian, inverse or retrieval at level 0")
-        if config.searches(k, top):
-            continue
-        if not isinstance(level.strategy, str):
+        if level.goal_weight and k == top:
+            raise ValueError(
+                f"{where}.goal_weight is {level.goal_weight}; expected 0 at the top level, whose target is the goal or a "
+                "landmark on the way to it"
+            )
+        if strategy == "follow_graph" and not isinstance(level.strategy, str):
             raise ValueError(
                 f"{where}.strategy is {dict(level.strategy)}; expected planner.graph none or search, because with follow the top "
                 "level hands landmarks down as they are"
             )
-        # the level follows its inverse model or hands landmarks down
-        unread = [key for key in ("value", "disagreement", "costs") if getattr(level, key)]
-        if unread:
+        if strategy in ("follow_graph", "follow_inverse"):
+            _check_unread(config, k)
+        if strategy == "search" and level.proposal.center == "flow" and k == 0:
+            raise ValueError(f"{where}.proposal.center is flow; expected gaussian, inverse or retrieval at level 0")
+        if 0 < k == top and (asks := _asks_inverse(config, k, top)):
             raise ValueError(
-                f"{where}.{unread[0]} is {getattr(level, unread[0])}; expected {'{}' if unread[0] == 'costs' else 0}, because level {k} does not search: it follows "
-                f"the inverse model ({where}.strategy) or hands landmarks down (planner.graph follow)"
-            )
-        if level.proposal.center == "flow":
-            raise ValueError(
-                f"{where}.proposal.center is flow, but level {k} does not search; expected strategy search, and planner.graph "
-                "none or search"
+                f"{asks}; expected a search without the inverse model at the top level, because no level above asks for actions. "
+                f"Set {where}.strategy=search '{where}.proposal={{center: gaussian, std: 1, candidates: []}}'"
             )
 
 
-def check_fitted(config: PlannerConfig, num_levels: int, priors: Collection[int], values: Collection[int]) -> None:
-    """Raise a ValueError if the config asks for an action prior or a value that no level learns."""
+def check_heads(
+    config: PlannerConfig, num_levels: int, priors: Collection[int], values: Collection[int], longest: Sequence[int]
+) -> None:
+    """Raise a ValueError that names the key if the config asks for a head that no level has, or will have.
+
+    Args:
+        config: how to plan.
+        num_levels: levels that plan.
+        priors: levels with an action prior.
+        values: levels with a value.
+        longest: actions of the longest sequence in the action bank of each level; 0 where there is no bank.
+    """
     for k in range(num_levels):
         level, where = config.level(k), f"planner.level{k}"
+        if level.value_weight and k not in values:
+            raise ValueError(
+                f"{where}.value_weight is {level.value_weight} but level {k} learns no value; expected 0, or `hiwm train` with "
+                f"value.levels=[{k}]"
+            )
+        if config.strategy(k, num_levels - 1) != "search":
+            continue
         if level.proposal.center == "flow" and k not in priors:
             raise ValueError(
                 f"{where}.proposal.center is flow but level {k} learns no action prior; expected another center, or `hiwm train` "
                 f"with action_prior.levels=[{k}]"
             )
-        if level.value and k not in values:
+        if level.proposal.needs_bank and not longest[k]:
             raise ValueError(
-                f"{where}.value is {level.value} but level {k} learns no value; expected 0, or `hiwm train` with "
-                f"value.levels=[{k}]"
+                f"{where}.proposal asks for retrieval, but no real actions of level {k} are saved; expected another proposal, or "
+                "run `hiwm train` again"
+            )
+        if level.proposal.needs_bank and level.horizon > longest[k]:
+            raise ValueError(
+                f"{where}.horizon is {level.horizon}; expected at most {longest[k]}, the longest sequence of real actions of level "
+                f"{k}, because {where}.proposal asks for retrieval. Train with a larger action_bank.length, unless the episodes are "
+                "too short for it"
             )
 
 
-def check_disagreement(config: PlannerConfig, k: int, predictor: Predictor, steps: int) -> None:
-    """Refuse a weight of level k's disagreement if it is not calibrated for its horizon; `steps` ahead are, 0 for none."""
-    level, where = config.level(k), f"planner.level{k}.disagreement is {config.level(k).disagreement}"
-    if predictor.num_members < 2:
-        raise ValueError(
-            f"{where}; expected 0, because the predictor of level {k}, {type(predictor).__name__}, is not an ensemble. Train with "
-            f"predictor@levels.level{k}.predictor=ensemble"
-        )
-    if not steps:
-        raise ValueError(
-            f"{where}; expected 0, because the ensemble of level {k} is not calibrated. Run `hiwm train` again with two or more "
-            "held-out episodes (dataset.validation) that hold one of its steps"
-        )
-    if level.horizon > steps:
-        raise ValueError(
-            f"planner.level{k}.horizon is {level.horizon}; expected at most {steps} with planner.level{k}.disagreement, the steps "
-            "ahead that the ensemble is calibrated for"
-        )
+def check_levels(config: PlannerConfig, hierarchy: Hierarchy, calibrated: Sequence[int]) -> None:
+    """Raise a ValueError that names the key if levels like these, trained or not, could not do what the config says.
+
+    Args:
+        config: how to plan.
+        hierarchy: the levels that plan.
+        calibrated: steps ahead for which the ensemble of each level is calibrated; 0 for none.
+    """
+    _check_level_0(config, hierarchy)
+    _check_inverse_models(config, hierarchy)
+    for k, level in enumerate(hierarchy.levels):
+        if config.level(k).disagreement_weight:
+            _check_disagreement(config, k, level.predictor, calibrated[k])
 
 
 def _check_level_0(config: PlannerConfig, hierarchy: Hierarchy) -> None:
@@ -124,30 +130,63 @@ def _check_level_0(config: PlannerConfig, hierarchy: Hierarchy) -> None:
 def _check_inverse_models(config: PlannerConfig, hierarchy: Hierarchy) -> None:
     top = len(hierarchy) - 1
     for k in range(top + 1):
-        if not config.needs_inverse(k, top):
+        if not (asks := _asks_inverse(config, k, top)):
             continue
-        where = f"planner.level{k} asks the inverse model (strategy follow_inverse, or proposal inverse)"
         if top == 0 and hierarchy.strides[0] > 1:
             raise ValueError(
-                f"{where}; expected a search without it, because a single level of stride {hierarchy.strides[0]} has no level "
-                "above to propose its chunks of actions"
+                f"{asks}; expected a search without the inverse model, because a single level of stride {hierarchy.strides[0]} "
+                "has no level above to propose its chunks of actions"
             )
         above = min(k + 1, top)
         if hierarchy.levels[above].inverse is None:
-            raise ValueError(f"{where}; expected a search without it, because level {above} has no inverse model")
+            raise ValueError(
+                f"{asks}; expected a search without the inverse model, because level {above} has none (levels.level{above}.inverse)"
+            )
 
 
-def _check_bank(config: PlannerConfig, k: int, top: int, heads: Heads) -> None:
-    proposal, horizon, bank = config.proposal(k, top), config.level(k).horizon, head_of(heads.action_banks, k)
-    if not proposal.needs_bank:
-        return
-    if bank is None:
+def _asks_inverse(config: PlannerConfig, k: int, top: int) -> str:
+    """`<key> is <value>` of the setting by which level k asks an inverse model; empty if it asks none."""
+    where, strategy, proposal = f"planner.level{k}", config.strategy(k, top), config.level(k).proposal
+    if strategy == "follow_inverse":
+        return f"{where}.strategy is follow_inverse"
+    if strategy != "search" or not proposal.needs_inverse:
+        return ""
+    if proposal.center == "inverse":
+        return f"{where}.proposal.center is inverse"
+    return f"{where}.proposal.candidates is {list(proposal.candidates)}"
+
+
+def _check_unread(config: PlannerConfig, k: int) -> None:
+    """Refuse what only a search reads at a level that follows its inverse model or hands landmarks down."""
+    level, where = config.level(k), f"planner.level{k}"
+    for key in ("value_weight", "disagreement_weight", "costs"):
+        if value := getattr(level, key):
+            raise ValueError(
+                f"{where}.{key} is {value}; expected {'{}' if key == 'costs' else 0}, because level {k} does not search: it "
+                f"follows the inverse model ({where}.strategy) or hands landmarks down (planner.graph follow)"
+            )
+    if level.proposal.center == "flow":
         raise ValueError(
-            f"planner.level{k}.proposal asks for retrieval, but no real actions of level {k} are saved; expected another "
-            "proposal, or run `hiwm train` again"
+            f"{where}.proposal.center is flow, but level {k} does not search; expected strategy search, and planner.graph none or "
+            "search"
         )
-    if horizon > bank.longest:
+
+
+def _check_disagreement(config: PlannerConfig, k: int, predictor: Predictor, steps: int) -> None:
+    """Refuse a weight of level k's disagreement if it is not calibrated for its horizon; `steps` ahead are, 0 for none."""
+    level, where = config.level(k), f"planner.level{k}.disagreement_weight is {config.level(k).disagreement_weight}"
+    if predictor.num_members < 2:
         raise ValueError(
-            f"planner.level{k}.horizon is {horizon}; expected at most {bank.longest}, the longest sequence in the bank of level "
-            f"{k}. Train with a larger action_bank.length, unless the episodes are too short for it"
+            f"{where}; expected 0, because the predictor of level {k}, {type(predictor).__name__}, is not an ensemble. Train with "
+            f"predictor@levels.level{k}.predictor=ensemble"
+        )
+    if not steps:
+        raise ValueError(
+            f"{where}; expected 0, because the ensemble of level {k} is not calibrated. Run `hiwm train` again with two or more "
+            "held-out episodes (dataset.validation) that hold one of its steps"
+        )
+    if level.horizon > steps:
+        raise ValueError(
+            f"planner.level{k}.horizon is {level.horizon}; expected at most {steps} with planner.level{k}.disagreement_weight, the steps "
+            "ahead that the ensemble is calibrated for"
         )

@@ -48,15 +48,15 @@ class TrainingConfig(Settings):
     """
 
     section: ClassVar[str] = "training"
-    steps: int = Field(2000, ge=1)
-    batch: int = Field(512, ge=1)
-    learning_rate: float = Field(1e-3, ge=0)
-    warmup: float = Field(0.1, ge=0)
-    weight_decay: float = 1e-4
-    clip_norm: float = Field(1.0, ge=0)
-    evaluate_every: int = Field(500, ge=1)
-    checkpoint_seconds: float = 60.0
-    joint: bool = False
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    learning_rate: float = Field(ge=0)
+    warmup: float = Field(ge=0)
+    weight_decay: float
+    clip_norm: float = Field(ge=0)
+    evaluate_every: int = Field(ge=1)
+    checkpoint_seconds: float
+    joint: bool
 
     def of_level(self, changes: Mapping[str, Any]) -> TrainingConfig:
         """A copy with the settings of one level on top; a level cannot set `joint`."""

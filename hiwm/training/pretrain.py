@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hiwm.build import build
+from hiwm.build import build_as
 from hiwm.data.clips import ClipSampler
 from hiwm.data.store import Trajectories
 from hiwm.hierarchy import LevelSpec
@@ -43,8 +43,8 @@ def check_pretraining(
     for key in KEYS:
         if not isinstance(config[key], Mapping):
             raise ValueError(f"{where}.{key} is {config[key]!r}; expected a mapping")
+    frames = make_objective(level, config, allow).frames
     try:
-        frames = make_objective(level, config, allow).frames
         training.of_level(config["training"])
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
@@ -130,4 +130,5 @@ def _sampler(level: Level, spec: LevelSpec, objective: MaskedPrediction, episode
 
 def make_objective(level: Level, config: Mapping[str, Any], allow: Sequence[str]) -> MaskedPrediction:
     """The objective of the pretraining; it shares the trunk and the standardisation with the level."""
-    return build(config["objective"], allow, encoder=level.encoder, standardize=level.standardize)
+    key, parts = "levels.level0.pretraining.objective", {"encoder": level.encoder, "standardize": level.standardize}
+    return build_as(MaskedPrediction, key, config["objective"], allow, **parts)

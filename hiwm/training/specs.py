@@ -42,8 +42,8 @@ class HierarchyConfig:
     levels: Sequence[Mapping[str, Any]]
     inputs: Sequence[str]
     state: Sequence[str]
-    validation: float = 0.1
-    allow: Sequence[str] = ()
+    validation: float
+    allow: Sequence[str]
 
     def __post_init__(self) -> None:
         for k, parts in enumerate(self.levels):
@@ -82,10 +82,7 @@ def describe(
         identity = [ACTIONS, parts, given["stride"], own.shaping, below, list(config.inputs), config.validation, seed]
         below = fingerprint(identity)
         spec = LevelSpec(parts, given["stride"], inputs, dim_below, below)
-        try:
-            level = spec.build(config.allow)
-        except ValueError as error:
-            raise ValueError(f"levels.level{k}: {error}") from error
+        level = spec.build(config.allow, f"levels.level{k}")
         _check_level(k, level, parts, joint=training.joint)
         if parts["pretraining"] is not None:
             check_pretraining(k, level, parts["pretraining"], config.allow, own, trajectories)

@@ -33,7 +33,7 @@ class MLPActionEncoder(ActionEncoder):
         stride: int,
         dim: int,
         conditional: bool = True,
-        width: int = 256,
+        width: int = 128,
         depth: int = 2,
     ) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ class MLPEncoder(Encoder):
     """
 
     def __init__(
-        self, *, inputs: Mapping[str, tuple[int, ...]], dim: int, width: int = 256, depth: int = 2, skip: bool = False
+        self, *, inputs: Mapping[str, tuple[int, ...]], dim: int, width: int = 128, depth: int = 2, skip: bool = False
     ) -> None:
         super().__init__()
         self.flatten = IdentityEncoder(inputs=inputs)

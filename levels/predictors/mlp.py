@@ -19,7 +19,7 @@ class ResidualMLPPredictor(Predictor):
         depth: hidden layers.
     """
 
-    def __init__(self, *, dim_latent: int, dim_action: int, width: int = 256, depth: int = 3) -> None:
+    def __init__(self, *, dim_latent: int, dim_action: int, width: int = 128, depth: int = 3) -> None:
         super().__init__(dim_latent)
         self.net = mlp(dim_latent + dim_action, width, depth, dim_latent)
 

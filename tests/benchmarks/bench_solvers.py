@@ -13,7 +13,7 @@ import torch
 
 from hiwm.levels.precision import half_precision
 from hiwm.levels.predictors.mlp import ResidualMLPPredictor
-from hiwm.open_loop import in_blocks, mapped
+from hiwm.open_loop import Unrolled, in_blocks, mapped
 from hiwm.planning.goals import squared_distance
 from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.solvers.cem import CEM
@@ -71,7 +71,9 @@ def test_milliseconds_a_search(batch):
     def objective(candidates):
         state = mapped(predictor.start(latent), lambda rows: rows.repeat_interleave(SAMPLES, 0))
         actions = candidates.flatten(0, 1)
-        _, latents, _ = in_blocks(lambda _, s, a: (a, predictor.rollout_from(s, a), None), state, state, actions)
+        _, latents, _ = in_blocks(
+            lambda _, s, a: Unrolled(a, predictor.rollout_from(s, a), None), state, state, actions
+        )
         return Scores(least_distance(latents, goal.repeat_interleave(SAMPLES, 0)).unflatten(0, (-1, SAMPLES)))
 
     @torch.no_grad()

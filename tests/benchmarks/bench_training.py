@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tiny import shipped
 
 from hiwm.config import load_config
 from hiwm.data.clips import ClipSampler
 from hiwm.data.store import Writer, open_dataset
 from hiwm.training.distributed import start_processes
 from hiwm.training.latents import cache_latents
-from hiwm.training.loop import TrainingConfig, train_level
+from hiwm.training.loop import train_level
 from hiwm.training.specs import describe
 from hiwm.training.stages import fit_level, spread_episodes
 
@@ -55,7 +56,7 @@ def sampler(data, level, inputs, period):
 def test_training(tmp_path):
     dataset = frames(tmp_path / "frames.h5")
     config = load_config(["experiment=fourroom"])
-    training = TrainingConfig(steps=STEPS, batch=64, evaluate_every=10**9, checkpoint_seconds=1e9)
+    training = shipped("training", steps=STEPS, batch=64, evaluate_every=10**9, checkpoint_seconds=1e9)
     specs = describe(config.hierarchy, training, dataset, 0)
     pixels, above = specs[0].build(), specs[1].build()
     below = sampler(dataset, pixels, ["pixels"], 1)
@@ -75,7 +76,7 @@ def test_training(tmp_path):
             pixels.encoder(inputs).square().mean().backward()
 
     held_out = seconds(lambda: train_level(
-        pixels, below, below, episodes, TrainingConfig(steps=1, batch=64, checkpoint_seconds=1e9), seed=0,
+        pixels, below, below, episodes, shipped("training", steps=1, batch=64, checkpoint_seconds=1e9), seed=0,
         processes=start_processes("cpu"), home=tmp_path, report=lambda _: None,
     ))  # fmt: skip
     whole, encoder = seconds(loop) - held_out, seconds(bare)

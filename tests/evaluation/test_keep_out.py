@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import TinyRoom, replaced
+from tiny import TinyRoom, replaced, shipped
 
 from hiwm.agent import Agent
-from hiwm.evaluation.config import EvaluationConfig, Forbidden
+from hiwm.evaluation.config import Forbidden
 from hiwm.evaluation.evaluate import evaluate, make_agents, summarize
 from hiwm.evaluation.goals import keep_out
 from hiwm.heads.state_readout import StateReadout
@@ -25,13 +25,13 @@ def test_steps_in_a_forbidden_box_are_counted(agent, tiny_run, tmp_path):
 
     config = replaced(
         tiny_run.config.evaluation, num_tasks=2, episodes=1, max_steps=4,
-        forbidden={"low": [0.1, 0.1], "high": [0.3, 0.3]}, baselines={},
+        forbidden={"low": [0.1, 0.1], "high": [0.3, 0.3], "margin": None}, baselines={},
     )  # fmt: skip
     outcome = evaluate(make_agents(agent, config), Still, config, [], silent, tmp_path / "parts")["hierarchical"]
     assert outcome.inside == [4, 4]
     numbers = summarize(outcome)["violations"]
     assert (numbers["share"], numbers["episodes"], numbers["steps"]) == (1, 2, 4)
-    elsewhere = replaced(config, forbidden={"low": [0.6, 0.6], "high": [1.0, 1.0]})
+    elsewhere = replaced(config, forbidden={"low": [0.6, 0.6], "high": [1.0, 1.0], "margin": None})
     outcome = evaluate(make_agents(agent, elsewhere), Still, elsewhere, [], silent, tmp_path / "elsewhere")[
         "hierarchical"
     ]
@@ -51,7 +51,7 @@ def with_readouts(agent):
 
 
 def test_goals_with_a_forbidden_box_keep_out_of_it(with_readouts):
-    box = Forbidden(low=[0.4, 0.0], high=[0.6, 0.5]).box
+    box = Forbidden(low=[0.4, 0.0], high=[0.6, 0.5], margin=None).box
     columns = {"x": np.zeros(3, np.float32), "y": np.zeros((3, 1), np.float32)}
     for observation in (columns, np.zeros((3, 2), np.float32)):  # a part of the state, and a whole observation
         goal = keep_out(with_readouts, observation, box, 0.1)
@@ -85,7 +85,7 @@ def test_agents_keep_out_of_the_box_with_their_own_margin(with_readouts, tiny_ru
     outcomes = evaluate(make_agents(with_readouts, config), TinyRoom, config, [], silent, tmp_path)
     assert margins == [(3, 0.1), (1, 0.3)]
     assert all(outcome.inside == [0] for outcome in outcomes.values())
-    assert replaced(config, forbidden={}).margin("wider") is None
+    assert replaced(config, forbidden=shipped("evaluation").forbidden.as_dict()).margin("wider") is None
 
 
 def test_agents_that_keep_out_of_a_box_need_readouts(agent, with_readouts, tiny_run):
@@ -115,4 +115,4 @@ def test_agents_that_keep_out_of_a_box_need_readouts(agent, with_readouts, tiny_
 )  # fmt: skip
 def test_a_protocol_that_cannot_be_run_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        EvaluationConfig(**changes)
+        shipped("evaluation", **changes)

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import shipped
 
 from hiwm.data.store import Trajectories
 from hiwm.heads import action_bank
-from hiwm.heads.action_bank import ActionBank, ActionBankConfig, build_action_bank
+from hiwm.heads.action_bank import ActionBank, build_action_bank
 
 PERIOD = 4
 LENGTHS = [3, 30, 4, 9, 5, 21, 13]  # the first and the third hold no action at all
@@ -36,7 +37,7 @@ def real_actions(data):
 def test_quantiles_are_those_of_the_last_real_actions(recent, monkeypatch):
     monkeypatch.setattr(action_bank, "RECENT", recent)
     data = cache()
-    bank = build_action_bank(data, PERIOD, ActionBankConfig(), seed=0)
+    bank = build_action_bank(data, PERIOD, shipped("action_bank"), seed=0)
     last = real_actions(data)[-recent:]
     assert len(last) == min(recent, sum(max(0, n - PERIOD) for n in LENGTHS))
     np.testing.assert_allclose(bank.low, np.quantile(last, 0.02, axis=0), rtol=1e-4)
@@ -45,7 +46,7 @@ def test_quantiles_are_those_of_the_last_real_actions(recent, monkeypatch):
 
 def test_sequences_are_those_of_the_data():
     data = cache()
-    bank = build_action_bank(data, PERIOD, ActionBankConfig(length=5), seed=0)
+    bank = build_action_bank(data, PERIOD, shipped("action_bank", length=5), seed=0)
     action = data.column("action")
     assert len(bank.start) == len(real_actions(data))  # a small dataset is kept whole
     for start, sequence, steps in zip(bank.start, bank.actions, bank.steps, strict=True):
@@ -59,13 +60,15 @@ def test_sequences_are_those_of_the_data():
 
 def test_the_longest_sequence_is_what_the_episodes_hold():
     data = cache()
-    assert build_action_bank(data, PERIOD, ActionBankConfig(length=100), seed=0).longest == 7  # of 30 rows
-    assert build_action_bank(data, PERIOD, ActionBankConfig(length=3), seed=0).longest == 3
+    assert build_action_bank(data, PERIOD, shipped("action_bank", length=100), seed=0).longest == 7  # of 30 rows
+    assert build_action_bank(data, PERIOD, shipped("action_bank", length=3), seed=0).longest == 3
 
 
 def test_the_bank_is_drawn_by_the_seed():
     data = cache()
-    first, again, other = (build_action_bank(data, PERIOD, ActionBankConfig(size=12), seed).start for seed in (0, 0, 1))
+    first, again, other = (
+        build_action_bank(data, PERIOD, shipped("action_bank", size=12), seed).start for seed in (0, 0, 1)
+    )
     assert first.shape == (12, 2)
     assert len(torch.unique(first, dim=0)) == 12
     assert torch.equal(first, again)
@@ -73,7 +76,7 @@ def test_the_bank_is_drawn_by_the_seed():
 
 
 def test_nearest_sequences_are_long_enough():
-    bank = build_action_bank(cache(), PERIOD, ActionBankConfig(), seed=0)
+    bank = build_action_bank(cache(), PERIOD, shipped("action_bank"), seed=0)
     latent = torch.tensor([[10.0, 1.0], [70.0, 5.0]])
     near = bank.nearest(latent, 3, horizon=3)
     assert near.shape == (2, 3, 3, 3)
@@ -87,7 +90,7 @@ def test_nearest_sequences_are_long_enough():
 
 
 def test_saved_and_loaded_are_the_same(tmp_path):
-    bank = build_action_bank(cache(), PERIOD, ActionBankConfig(size=12), seed=0)
+    bank = build_action_bank(cache(), PERIOD, shipped("action_bank", size=12), seed=0)
     bank.save(tmp_path / "bank.safetensors")
     loaded = ActionBank.load(tmp_path / "bank.safetensors")
     assert loaded.state_dict().keys() == {"low", "high", "start", "actions", "steps"}
@@ -97,10 +100,10 @@ def test_saved_and_loaded_are_the_same(tmp_path):
 
 def test_episodes_without_an_action_are_refused():
     with pytest.raises(ValueError, match="the longest episode has 4 rows; expected more than 4"):
-        build_action_bank(cache([3, 4]), PERIOD, ActionBankConfig(), seed=0)
+        build_action_bank(cache([3, 4]), PERIOD, shipped("action_bank"), seed=0)
 
 
 @pytest.mark.parametrize(("key", "value"), [("size", 0), ("length", 0)])
 def test_config_names_the_key(key, value):
     with pytest.raises(ValueError, match=rf"action_bank.{key} is {value}; expected at least 1"):
-        ActionBankConfig(**{key: value})
+        shipped("action_bank", **{key: value})

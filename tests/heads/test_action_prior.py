@@ -5,12 +5,13 @@ import pytest
 import tiny
 import torch
 from planning_tools import HIGH, LOW, points, start
+from tiny import shipped
 
 from hiwm.agent import load_agent
 from hiwm.config import load_config
 from hiwm.data.store import Trajectories
 from hiwm.experiment import collect, train
-from hiwm.heads.action_prior import ActionPrior, ActionPriorConfig, fit_action_prior
+from hiwm.heads.action_prior import ActionPrior, fit_action_prior
 from hiwm.heads.optimize import FitData
 from hiwm.planning.assemble import make_planner
 from hiwm.planning.validate import check_config
@@ -34,7 +35,7 @@ def latents(tmp_path_factory):
 
 
 def fit(latents):
-    config = ActionPriorConfig(levels=[1], width=64, depth=2, steps=1500, batch=256, learning_rate=3e-3)
+    config = shipped("action_prior", levels=[1], width=64, depth=2, steps=1500, batch=256, learning_rate=3e-3)
     data = FitData(latents, validation=0.2, seed=0, device=torch.device("cpu"))
     return fit_action_prior(data, PERIOD, config)
 
@@ -198,7 +199,7 @@ def test_what_cannot_be_is_refused(trained, tmp_path):
     with pytest.raises(
         ValueError, match=r"action_prior.levels is \[1, 3\]; expected levels from 1 to 2, which have macro-actions"
     ):
-        ActionPriorConfig(levels=[1, 3]).check(3)
+        shipped("action_prior", levels=[1, 3]).check(3)
     with pytest.raises(ValueError, match=r"action_prior.levels is \[0\]; expected levels from 1 to 2"):
         train(load_config(tiny.overrides(tmp_path, "tracking=none", "action_prior.levels=[0]")))
     assert not (tmp_path / "tiny" / "levels").exists()

@@ -73,7 +73,7 @@ def test_rare_jumps_that_nobody_foresees_do_not_decide_the_scale():
     assert (found.ratio > 2).all()  # but the ratio tells of them
 
 
-def test_doubt_is_that_of_the_most_uncertain_step_so_far():
+def test_the_expected_error_is_that_of_the_most_uncertain_step_so_far():
     known = calibrate(draw(100, 1.0, 0), draw(100, 1.0, 1), MEMBERS)
     known = Calibration(**{**known.state_dict(), "scale": torch.tensor([1.0, 2.0, 4.0])})
     variance = torch.tensor([[[0.5, 0.5], [1.0, 1.0], [0.1, 0.1]]])
@@ -168,20 +168,20 @@ def test_the_penalty_avoids_what_was_never_seen():
     predictor = ensemble(-0.2, 0.0, 0.2)
     known = fit_calibration(hierarchy_of(predictor).levels[0], walked(), 1, 0.5)
     here, goal = torch.full((6, 2), 0.2), torch.tensor([[0.4, 0.2]]).repeat(6, 1)
-    doubts = {}
+    errors = {}
     for weight in (0.0, 1.0):
-        part = start(planner_of(predictor, known, disagreement=weight), goal).plan({"state": here}).levels[0]
+        part = start(planner_of(predictor, known, disagreement_weight=weight), goal).plan({"state": here}).levels[0]
         state = predictor.start(here)
         _, _, variance = unroll(predictor, here, state, lambda h, _, chosen=part.actions: chosen[:, h], 8)
         away = (part.predicted - goal.unsqueeze(1)).square().sum(-1)
         counted = away + weight * known.expected_error(variance)
-        # the cost is the least, over the horizon, of the distance and the doubt up to there
+        # the cost is the least, over the horizon, of the distance and the expected error up to there
         torch.testing.assert_close(part.cost, counted.amin(1))
         torch.testing.assert_close(part.disagreement, variance.sum(-1))
         reached = counted.argmin(1, keepdim=True)
         assert away.gather(1, reached).max() < 0.05**2
-        doubts[weight] = known.expected_error(variance).gather(1, reached)
-    assert doubts[0.0].median() > 20 * doubts[1.0].median()
+        errors[weight] = known.expected_error(variance).gather(1, reached)
+    assert errors[0.0].median() > 20 * errors[1.0].median()
 
 
 def test_a_weight_of_none_changes_nothing_and_no_rollout_is_done_twice():
@@ -189,7 +189,11 @@ def test_a_weight_of_none_changes_nothing_and_no_rollout_is_done_twice():
     known = fit_calibration(hierarchy_of(predictor).levels[0], walked(), 1, 0.5)
     here, goal = torch.full((2, 2), 0.2), torch.tensor([[0.4, 0.2]]).repeat(2, 1)
     plans = []
-    for weight, calibration in (({}, None), ({"disagreement": 0.0}, known), ({"disagreement": 1.0}, known)):
+    for weight, calibration in (
+        ({}, None),
+        ({"disagreement_weight": 0.0}, known),
+        ({"disagreement_weight": 1.0}, known),
+    ):
         planner = start(planner_of(predictor, calibration, **weight), goal)
         (model,) = planner.models
         counted = Counted(predictor)
@@ -218,23 +222,27 @@ class Counted:
 @pytest.mark.parametrize(
     ("predictor", "calibrated", "changes", "message"),
     [
-        (Linear(2), False, {}, r"planner.level0.disagreement is 0.3; expected 0, because the predictor of level 0, Linear, is not an"),
-        (ensemble(-1, 1), False, {}, r"planner.level0.disagreement is 0.3; expected 0, because the ensemble of level 0 is not"),
-        (ensemble(-1, 1), True, {"horizon": 21}, r"planner.level0.horizon is 21; expected at most 20 with planner.level0.disagreement"),
-        (ensemble(-1, 1), True, {"strategy": "follow_inverse"}, r"planner.level0.disagreement is 0.3; expected 0, because level 0 does"),
-        (ensemble(-1, 1), True, {"disagreement": -1.0}, r"planner.level0.disagreement is -1.0; expected at least 0"),
+        (Linear(2), False, {}, r"planner.level0.disagreement_weight is 0.3; expected 0, because the predictor of level 0, Linear, is not an"),
+        (ensemble(-1, 1), False, {}, r"planner.level0.disagreement_weight is 0.3; expected 0, because the ensemble of level 0 is not"),
+        (ensemble(-1, 1), True, {"horizon": 21}, r"planner.level0.horizon is 21; expected at most 20 with planner.level0.disagreement_weight"),
+        (ensemble(-1, 1), True, {"strategy": "follow_inverse"}, r"planner.level0.disagreement_weight is 0.3; expected 0, because level 0 does"),
+        (ensemble(-1, 1), True, {"disagreement_weight": -1.0}, r"planner.level0.disagreement_weight is -1.0; expected at least 0"),
     ],
 )  # fmt: skip
 def test_a_weight_that_means_nothing_is_refused(predictor, calibrated, changes, message):
     hierarchy = hierarchy_of(predictor)
     known = fit_calibration(hierarchy.levels[0], walked(), 1, 0.5) if calibrated else None
-    level0 = {"hold": 1, "disagreement": 0.3, **changes}
+    level0 = {"hold": 1, "disagreement_weight": 0.3, **changes}
     with pytest.raises(ValueError, match=message):
         make_planner(hierarchy, FLAT.changed({"level0": level0}), (LOW, HIGH), Heads(calibrations=[known]))
 
 
 def test_a_level_without_an_entry_has_no_weight():
-    assert load_config([]).planner.level(3).disagreement == 0
+    assert load_config([]).planner.level(3).disagreement_weight == 0
+
+
+# a top level cannot propose with an inverse model
+TOP_SEARCH = "planner.level1.proposal={center: gaussian, std: 1}"
 
 
 def experiment(tiny_run, root, *more):
@@ -245,7 +253,7 @@ def experiment(tiny_run, root, *more):
 
 
 def test_training_calibrates_and_saves(tiny_run, tmp_path):
-    config = experiment(tiny_run, tmp_path, "planner.graph=none", "planner.level1.disagreement=0.5")
+    config = experiment(tiny_run, tmp_path, "planner.graph=none", "planner.level1.disagreement_weight=0.5", TOP_SEARCH)
     train(config)
     agent = load_agent(config.folder / "hierarchy")
     assert agent.heads.calibrations[0] is None
@@ -263,14 +271,16 @@ def test_training_calibrates_and_saves(tiny_run, tmp_path):
 
 def test_training_does_not_begin_where_the_planner_would_refuse(tiny_run, tmp_path):
     with pytest.raises(ValueError, match=r"predictor of level 0, ResidualMLPPredictor, is not an ensemble"):
-        train(experiment(tiny_run, tmp_path, "planner.level0.disagreement=0.3"))
+        train(experiment(tiny_run, tmp_path, "planner.level0.disagreement_weight=0.3"))
     with pytest.raises(
-        ValueError, match=r"planner.level1.disagreement is 0.3; expected 0, because level 1 does not search"
+        ValueError, match=r"planner.level1.disagreement_weight is 0.3; expected 0, because level 1 does not search"
     ):
-        train(experiment(tiny_run, tmp_path, "planner.level1.disagreement=0.3"))  # it hands landmarks down
-    changes = ("planner.graph=none", "planner.level1.disagreement=0.3", "planner.level1.horizon=27")
+        train(experiment(tiny_run, tmp_path, "planner.level1.disagreement_weight=0.3"))  # it hands landmarks down
+    changes = (
+        "planner.graph=none", "planner.level1.disagreement_weight=0.3", "planner.level1.horizon=27", TOP_SEARCH,
+    )  # fmt: skip
     with pytest.raises(
-        ValueError, match=r"planner.level1.horizon is 27; expected at most \d+ with planner.level1.disagreement"
+        ValueError, match=r"planner.level1.horizon is 27; expected at most \d+ with planner.level1.disagreement_weight"
     ):
         train(experiment(tiny_run, tmp_path, *changes))
     assert not (tmp_path / "tiny" / "levels").exists()

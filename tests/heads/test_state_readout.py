@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from tiny import shipped
 
 from hiwm.data.store import Trajectories
 from hiwm.heads.optimize import FitData
-from hiwm.heads.state_readout import GoalConfig, StateReadout, fit_state_readout, goal_part
+from hiwm.heads.state_readout import StateReadout, fit_state_readout, goal_part
 from hiwm.levels.parts import Predictor
 
 
@@ -54,7 +55,7 @@ class Looking(Predictor):
 
 
 def fit(dataset, part, share=1.0, predictor=None):
-    config, predictor = GoalConfig(columns=["cube"], width=64, steps=600, batch=256), predictor or Halfway(share)
+    config, predictor = shipped("goal", columns=["cube"], width=64, steps=600, batch=256), predictor or Halfway(share)
     data = FitData(dataset, validation=0.2, seed=0, device=torch.device("cpu"))
     return fit_state_readout(data, predictor, 2, part, config)
 

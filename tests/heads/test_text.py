@@ -4,15 +4,16 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from tiny import shipped
 
 from hiwm.data.store import Trajectories
 from hiwm.envs.captions import Caption
 from hiwm.heads import text
 from hiwm.heads.optimize import FitData
-from hiwm.heads.text import DIM_TEXT, TextConfig, TextHead, contrast, embed, fit_texts
+from hiwm.heads.text import DIM_TEXT, TextHead, contrast, embed, fit_texts
 from hiwm.planning.goals.text import TextGoal
 
-SMALL = TextConfig(learn=True, dim=16, width=32, depth=1, steps=300, batch=256)
+SMALL = shipped("text", learn=True, dim=16, width=32, depth=1, steps=300, batch=256)
 CPU = torch.device("cpu")
 SENTENCES = (
     "the ball is {}",

@@ -7,16 +7,18 @@ import pytest
 import tiny
 import torch
 from planning_tools import points
+from tiny import shipped
 
 from hiwm.agent import Agent, load_agent
 from hiwm.config import load_config
 from hiwm.data.store import Trajectories
 from hiwm.experiment import collect, train
 from hiwm.heads.optimize import FitData
-from hiwm.heads.value import Value, ValueConfig, backup, fit_value, hindsight
+from hiwm.heads.value import Value, backup, fit_value, hindsight
 from hiwm.planning.goals import AnyOf, BoxRegion, KeepOut, PartGoal, Waypoints
 
-CONFIG = ValueConfig(
+CONFIG = shipped(
+    "value",
     levels=[1],
     width=64,
     depth=2,
@@ -172,7 +174,7 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     options = (
         "tracking=none", "goal.columns=[state]", "value.levels=[1,2]", "value.steps=50", "value.width=16",
-        "planner.graph=none", "planner.level2.value=5",
+        "planner.graph=none", "planner.level2.value_weight=5",
     )  # fmt: skip
     config = load_config(tiny.overrides(root, *options))
     collect(config)
@@ -192,7 +194,7 @@ def test_a_search_counts_the_steps_to_the_goal(trained):
     torch.testing.assert_close(top.cost, away.amin(1), rtol=1e-4, atol=1e-4)
     now, then = left[0, :2].tolist()
     assert f"predicts {now:.1f} of its steps to the goal, then {then:.1f}" in trained.plan.explain()
-    indifferent = trained.with_planner(level2={"value": 0})
+    indifferent = trained.with_planner(level2={"value_weight": 0})
     indifferent.reset(goal)
     indifferent.act(points(3, 1).numpy())
     assert indifferent.plan.levels[2].value is None
@@ -211,27 +213,29 @@ def test_goals_say_what_the_part_is_to_be(trained):
     for goal in (box, AnyOf([first, second]), Waypoints([first, box], tolerance=0.0)):
         assert goal.part is None
         with pytest.raises(
-            ValueError, match=rf"planner.level2.value is 5.0; .* because {type(goal).__name__} is not a goal"
+            ValueError, match=rf"planner.level2.value_weight is 5.0; .* because {type(goal).__name__} is not a goal"
         ):
             trained.reset(goal)
 
 
 def test_what_cannot_be_is_refused(trained):
-    without, config = replace(trained.heads, values=()), trained.config.changed({"level1": {"value": 5}})
+    without, config = replace(trained.heads, values=()), trained.config.changed({"level1": {"value_weight": 5}})
     with pytest.raises(
-        ValueError, match=r"planner.level1.value is 5.0 but level 1 learns no value; .*value.levels=\[1\]"
+        ValueError, match=r"planner.level1.value_weight is 5.0 but level 1 learns no value; .*value.levels=\[1\]"
     ):
         Agent(trained.hierarchy, without, trained.graphs, config, trained.spec)
-    with pytest.raises(ValueError, match=r"planner.level0.value is 1.0; expected 0, because level 0 does not search"):
-        trained.with_planner(level0={"value": 1, "strategy": "follow_inverse"})
+    with pytest.raises(
+        ValueError, match=r"planner.level0.value_weight is 1.0; expected 0, because level 0 does not search"
+    ):
+        trained.with_planner(level0={"value_weight": 1, "strategy": "follow_inverse"})
     with pytest.raises(ValueError, match=r"value.levels is \[3\]; expected levels from 0 to 2"):
-        ValueConfig(levels=[3]).check(3, ["state"])
+        shipped("value", levels=[3]).check(3, ["state"])
     with pytest.raises(
         ValueError, match=r"value.levels is \[1\] and goal.columns is empty; expected goal.columns that name"
     ):
-        ValueConfig(levels=[1]).check(3, [])
+        shipped("value", levels=[1]).check(3, [])
     with pytest.raises(ValueError, match=r"value.expectile is 1.0; expected less than 1"):
-        ValueConfig(expectile=1.0)
+        shipped("value", expectile=1.0)
 
 
 def test_a_state_is_as_far_as_the_most_cautious_network_predicts():

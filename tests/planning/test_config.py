@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from planning_tools import FLAT
+from planning_tools import FLAT, planner_config
 
-from hiwm.planning.config import PlannerConfig, ProposalConfig
+from hiwm.planning.config import ProposalConfig
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,12 @@ from hiwm.planning.config import PlannerConfig, ProposalConfig
         ({"level0": {"horizon": 0}}, r"planner.level0.horizon is 0; expected at least 1"),
         ({"level0": {"horizon": 2.5}}, r"planner.level0.horizon is 2.5; expected a whole number"),
         ({"level": {"horizon": 2}}, r"unknown key planner.level; expected one of graph, .*level0, level1"),
-        ({"level0": {"repeat": 2}}, r"unknown key planner.level0.repeat"),
+        ({"level0": {"repeat": 2}}, r"unknown key planner.level0.repeat; expected one of costs, .*, strategy"),
+        ({"level0": {"strategy": 3}}, r"planner.level0.strategy is 3; expected search, follow_inverse, or a mapping"),
+        (
+            {"level0": {"strategy": "follow_graph"}},
+            r"planner.level0.strategy is 'follow_graph'; expected search, follow",
+        ),
         (
             {"graph": "follow", "shrinking_horizon": True},
             r"planner.shrinking_horizon is true; expected false with planner.graph 'follow'",
@@ -43,20 +48,27 @@ def test_changes_are_merged_level_by_level():
 
 
 def test_a_level_replans_with_the_level_below_unless_it_has_its_own_interval():
-    assert [PlannerConfig().replan(k) for k in range(3)] == [5, 5, 5]
-    config = PlannerConfig(level0={"replan": 2}, level2={"replan": 6})
+    assert [planner_config().replan(k) for k in range(3)] == [1, 1, 1]
+    config = planner_config(level0={"replan": 2}, level2={"replan": 6})
     assert [config.replan(k) for k in range(4)] == [2, 2, 6, 6]
 
 
-def test_levels_search_unless_they_follow():
-    config = PlannerConfig(graph="follow", level0={"strategy": "follow_inverse"}, level2={"strategy": "follow_inverse"})
-    assert [config.searches(k, 2) for k in range(3)] == [False, True, False]
-    # above level 0 a top level has no level above to ask
-    assert config.changed({"graph": "search"}).searches(2, 2)
-    assert not config.changed({"graph": "search"}).follows_inverse(2, 2)
+def test_the_graph_and_the_level_decide_on_the_strategy():
+    config = planner_config(
+        graph="follow", level0={"strategy": "follow_inverse"}, level2={"strategy": {"_target_": "my.S"}}
+    )
+    assert [config.strategy(k, 2) for k in range(3)] == ["follow_inverse", "search", "follow_graph"]
+    assert config.changed({"graph": "search"}).strategy(2, 2) == {"_target_": "my.S"}
     # a single level always has to search for landmarks, or follows its own inverse model
-    assert not config.follows_graph(0, 0)
-    assert config.follows_inverse(0, 0)
+    assert config.strategy(0, 0) == "follow_inverse"
+
+
+def test_a_change_of_a_level_that_there_is_not_is_refused():
+    assert FLAT.of_levels(2, {"level1": {"horizon": 2}}).level(1).horizon == 2
+    with pytest.raises(
+        ValueError, match=r"unknown key planner.level2; expected one of level0, level1, the levels that plan"
+    ):
+        FLAT.of_levels(2, {"level2": {"horizon": 2}})
 
 
 def test_proposals_know_what_they_need():
@@ -66,32 +78,3 @@ def test_proposals_know_what_they_need():
     assert ProposalConfig(center="retrieval").needs_bank
     assert ProposalConfig(candidates=["retrieval"]).needs_bank
     assert not ProposalConfig(center="flow", candidates=["inverse"]).needs_bank
-
-
-@pytest.mark.parametrize(
-    ("own", "at_top"),
-    [
-        ({"center": "inverse", "std": 0.3}, {"center": "gaussian", "std": 1.0}),
-        (
-            {"center": "inverse", "std": 0.3, "candidates": ["retrieval"]},
-            {"center": "gaussian", "std": 1.0, "candidates": ["retrieval"]},
-        ),
-        ({"candidates": ["inverse"], "std": 0.3}, {"std": 0.3}),
-        ({"center": "retrieval", "candidates": ["inverse"], "std": 0.3}, {"center": "retrieval", "std": 0.3}),
-        (
-            {"candidates": ["inverse", "retrieval"], "std": 0.3},
-            {"candidates": ["retrieval"], "std": 0.3},
-        ),
-    ],
-)
-def test_a_top_level_asks_no_inverse_model(own, at_top):
-    """A Gaussian replaces the actions of the inverse model."""
-    config = PlannerConfig(level0={"proposal": own}, level1={"proposal": own})
-    found, expected = config.proposal(1, 1), ProposalConfig(**at_top)
-    assert (found.center, found.std, list(found.candidates)) == (
-        expected.center,
-        expected.std,
-        list(expected.candidates),
-    )
-    assert config.proposal(1, 2) == config.level(1).proposal
-    assert config.proposal(0, 0) == config.level(0).proposal  # a single level asks its own

@@ -228,8 +228,10 @@ def test_a_value_needs_a_goal_on_a_part_of_the_state(exact):
     def value(latent, part):
         return (latent - part).abs().sum(-1)
 
-    planner = flat_planner(exact, heads=Heads(values=[value]), level0={"value": 0.5})
-    with pytest.raises(ValueError, match=r"planner.level0.value is 0.5; expected 0, because ObservationGoal is not"):
+    planner = flat_planner(exact, heads=Heads(values=[value]), level0={"value_weight": 0.5})
+    with pytest.raises(
+        ValueError, match=r"planner.level0.value_weight is 0.5; expected 0, because ObservationGoal is not"
+    ):
         start(planner, points(2))
     goal = PartGoal(points(2), [Identity()])
     plan = begin(planner, goal).plan({"state": points(2, 1)}).levels[0]

@@ -181,7 +181,7 @@ def test_constraints_and_their_multipliers_are_in_the_plan(agent):
         "solver": agent.config.solver,
     }
     gaussian = {f"level{k}": {"proposal": {"center": "gaussian"}} for k in range(3)}
-    inverse = {f"level{k}": {"strategy": "follow_inverse"} for k in range(3)}
+    inverse = {f"level{k}": {"strategy": "follow_inverse"} for k in range(2)}
     for changes in ({"solver": lagrangian, **gaussian}, inverse):
         planned = agent.with_planner(graph="none", budget=1000, **changes)
         planned.reset(KeepOut(goal, BoxRegion(low, high, [Itself()] * 3)))

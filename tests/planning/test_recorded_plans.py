@@ -74,7 +74,7 @@ CASES: dict[str, list[str]] = {
         "predictor@levels.level1.predictor=transformer", *SHORT, "planner.warm_start=true",
     ],
     "ensemble": [
-        "planner.graph=none", "predictor@levels.level1.predictor=ensemble", *SHORT, "planner.level1.disagreement=1",
+        "planner.graph=none", "predictor@levels.level1.predictor=ensemble", *SHORT, "planner.level1.disagreement_weight=1",
         "planner.failure_penalty=2", "planner.patience=1",
     ],
     "icem": ["planner.graph=search", "solver@planner.solver=icem", "planner.warm_start=true", *SHORT],

@@ -6,13 +6,12 @@ import math
 
 import pytest
 import torch
-from planning_tools import noise
+from planning_tools import noise, planner_config
 
 from hiwm.config import load_config
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Encoder, Predictor
 from hiwm.planning.assemble import make_planner
-from hiwm.planning.config import PlannerConfig
 from hiwm.planning.explain.outcome import OPEN, REACHED, UNREACHABLE, UNREACHED
 from hiwm.planning.goals import ObservationGoal
 from hiwm.planning.rollout import Rollout
@@ -145,7 +144,7 @@ def test_select_goes_on_with_some():
 STEP = 0.05
 WALL, TOP = 0.5, 0.6  # x of a wall from y = 0 up to the path round it
 GOAL = torch.tensor([[0.7, 0.3]])
-CONFIG = PlannerConfig(
+CONFIG = planner_config(
     graph="none",
     budget=200,
     level0={"horizon": 5, "replan": 5, "hold": 5},

@@ -3,13 +3,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from planning_tools import CEM, flat_planner, hierarchy_planner, per_level, points, search, start
+from planning_tools import CEM, flat_planner, hierarchy_planner, per_level, planner_config, points, search, start
 
-from hiwm.planning.config import PlannerConfig
 from hiwm.planning.costs import Evaluator
-from hiwm.planning.validate import check_config, check_disagreement, check_fitted
+from hiwm.planning.validate import check_config, check_heads, check_levels
 
-HIERARCHY = PlannerConfig(
+HIERARCHY = planner_config(
     graph="follow",
     hops=1,
     budget=200,
@@ -35,8 +34,14 @@ HIERARCHY = PlannerConfig(
             {"level0": search("flow")},
             r"planner.level0.proposal.center is flow; expected gaussian, inverse or retrieval",
         ),
-        ({"level1": {"value": 1.0}}, r"planner.level1.value is 1.0; expected 0, because level 1 does not search"),
-        ({"level2": {"disagreement": 2.0}}, r"planner.level2.disagreement is 2.0; .* level 2 does not search"),
+        (
+            {"level1": {"value_weight": 1.0}},
+            r"planner.level1.value_weight is 1.0; expected 0, because level 1 does not search",
+        ),
+        (
+            {"level2": {"disagreement_weight": 2.0}},
+            r"planner.level2.disagreement_weight is 2.0; .* level 2 does not search",
+        ),
         ({"level1": {"costs": {"own": CEM}}}, r"planner.level1.costs is .* level 1 does not search"),
         (
             {"level2": search("flow")},
@@ -73,26 +78,65 @@ def test_what_does_not_fit_the_levels_is_refused(agent, changes, message):
 
 
 def test_heads_that_no_level_learns_are_refused():
-    config = PlannerConfig(level1={**search("flow"), "value": 2.0})
+    config = planner_config(level1={**search("flow"), "value_weight": 2.0})
     with pytest.raises(ValueError, match=r"planner.level1.proposal.center is flow but level 1 learns no action prior"):
-        check_fitted(config, 2, priors=[0], values=[1])
-    with pytest.raises(ValueError, match=r"planner.level1.value is 2.0 but level 1 learns no value"):
-        check_fitted(config, 2, priors=[1], values=[0])
-    check_fitted(config, 2, priors=[1], values=[1])
+        check_heads(config, 2, priors=[0], values=[1], longest=[0, 0])
+    with pytest.raises(ValueError, match=r"planner.level1.value_weight is 2.0 but level 1 learns no value"):
+        check_heads(config, 2, priors=[1], values=[0], longest=[0, 0])
+    check_heads(config, 2, priors=[1], values=[1], longest=[0, 0])
+    retrieval = planner_config(level0={"horizon": 4, **search("retrieval")})
+    with pytest.raises(
+        ValueError, match=r"planner.level0.proposal asks for retrieval, but no real actions of level 0 are"
+    ):
+        check_heads(retrieval, 1, priors=[], values=[], longest=[0])
+    with pytest.raises(ValueError, match=r"planner.level0.horizon is 4; expected at most 3, the longest sequence"):
+        check_heads(retrieval, 1, priors=[], values=[], longest=[3])
+    check_heads(retrieval, 1, priors=[], values=[], longest=[4])
+
+
+@pytest.mark.parametrize("center", ["flow", "retrieval", "inverse"])
+def test_a_strategy_of_ones_own_needs_no_heads_of_a_proposal_that_it_never_reads(center):
+    own = {"strategy": {"_target_": "my.Strategy"}, "proposal": {"center": center}}
+    config = planner_config(level0=own, level1=own)
+    check_config(config, 2)
+    check_heads(config, 2, priors=[], values=[], longest=[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strategy": "follow_inverse"}, r"planner.level1.strategy is follow_inverse; expected a search without the"),
+        (search("inverse"), r"planner.level1.proposal.center is inverse; expected a search without the inverse model"),
+        (
+            search("gaussian", "inverse"),
+            r"planner.level1.proposal.candidates is \['inverse'\]; expected a search without",
+        ),
+        ({"goal_weight": 2.0}, r"planner.level1.goal_weight is 2.0; expected 0 at the top level"),
+    ],
+)
+def test_a_top_level_has_no_level_above_to_ask(changes, message):
+    config = planner_config(level1=changes)
+    for planner in (config, config.changed({"graph": "search"})):
+        with pytest.raises(ValueError, match=message):
+            check_config(planner, 2)
+    check_config(config, 3)
+    if "goal_weight" not in changes:
+        check_config(config.changed({"graph": "follow"}), 2)  # it hands landmarks down and reads neither
 
 
 def test_a_weight_of_disagreement_needs_a_calibrated_ensemble(exact):
-    config = PlannerConfig(level0={"horizon": 4, "disagreement": 1.0})
-    ensemble = SimpleNamespace(num_members=3)
-    with pytest.raises(ValueError, match=r"planner.level0.disagreement is 1.0; .* Linear, is not an ensemble"):
-        check_disagreement(config, 0, exact.levels[0].predictor, 4)
-    with pytest.raises(ValueError, match=r"planner.level0.disagreement is 1.0; .* is not calibrated"):
-        check_disagreement(config, 0, ensemble, 0)
+    config = planner_config(level0={"horizon": 4, "disagreement_weight": 1.0})
+    ensemble = SimpleNamespace(levels=[SimpleNamespace(predictor=SimpleNamespace(num_members=3))], periods=[1])
+    ensemble = type("Levels", (), {**vars(ensemble), "__len__": lambda self: 1})()
+    with pytest.raises(ValueError, match=r"planner.level0.disagreement_weight is 1.0; .* Linear, is not an ensemble"):
+        check_levels(config, exact, [4])
+    with pytest.raises(ValueError, match=r"planner.level0.disagreement_weight is 1.0; .* is not calibrated"):
+        check_levels(config, ensemble, [0])
     with pytest.raises(ValueError, match=r"planner.level0.horizon is 4; expected at most 3"):
-        check_disagreement(config, 0, ensemble, 3)
-    check_disagreement(config, 0, ensemble, 4)
+        check_levels(config, ensemble, [3])
+    check_levels(config, ensemble, [4])
     with pytest.raises(ValueError, match=r"is not an ensemble"):
-        flat_planner(exact, level0={"disagreement": 1.0})
+        flat_planner(exact, level0={"disagreement_weight": 1.0})
 
 
 def test_classes_of_another_kind_are_refused_by_their_key(agent):

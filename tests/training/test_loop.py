@@ -216,9 +216,9 @@ def test_a_window_longer_than_every_episode_is_refused_before_training(two_level
 
 def test_mistakes_in_a_level_name_it(two_levels, short, dataset, tmp_path):
     for part, value, message in (
-        ("predictor", {"_target_": "os.system", "command": "true"}, "levels.level1: .*not trusted"),
+        ("predictor", {"_target_": "os.system", "command": "true"}, "levels.level1.predictor: .*not trusted"),
         ("loss_weights", {"prediction": 1.0}, "levels.level1: loss_weights"),
-        ("encoder", {"_target_": "hiwm.levels.encoders.mlp.MLPEncoder", "dims": 3}, "levels.level1: .*dims"),
+        ("encoder", {"_target_": "hiwm.levels.encoders.mlp.MLPEncoder", "dims": 3}, "levels.level1.encoder: .*dims"),
     ):
         changed = copy.deepcopy(two_levels)
         changed.levels[1][part] = value

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import shipped
 from torch import nn
 
 from hiwm.config import load_config
@@ -15,7 +16,7 @@ from hiwm.levels.trainable import Trainable
 from hiwm.training.diagnostics.episodes import Episodes
 from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.training.distributed import Processes
-from hiwm.training.loop import TrainingConfig, evaluate_level, learning_rate_factor, optimize
+from hiwm.training.loop import evaluate_level, learning_rate_factor, optimize
 
 
 class Constant(Trainable):
@@ -34,7 +35,9 @@ class Constant(Trainable):
 
 def lower(folder, **settings):
     """The weight after training."""
-    config = TrainingConfig(steps=10, batch=1, evaluate_every=10, checkpoint_seconds=1e9, learning_rate=0.1, **settings)
+    config = shipped(
+        "training", steps=10, batch=1, evaluate_every=10, checkpoint_seconds=1e9, learning_rate=0.1, **settings
+    )
     clip = Clip({"state": torch.zeros(1, 2, 1)}, torch.zeros(1, 1, 1, 1), None)
     module = Constant()
     optimize(

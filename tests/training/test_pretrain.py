@@ -162,11 +162,16 @@ def test_a_finished_trunk_is_shared_by_levels_that_differ_elsewhere(trained, hie
             {"objective": None, "training": {}},
             "levels.level0.pretraining.objective is None; expected a mapping",
         ),
-        (0, "objective.blocks", 0, "levels.level0.pretraining: blocks is 0; expected a whole number of at least 1"),
-        (0, "objective.heads", 0, "levels.level0.pretraining: heads is 0"),
-        (0, "objective.beta", -1, "levels.level0.pretraining: beta is -1"),
-        (0, "objective.momentum", 2, "levels.level0.pretraining: momentum is 2"),
-        (0, "objective.scale", 0.2, "levels.level0.pretraining: scale is 0.2"),
+        (
+            0,
+            "objective.blocks",
+            0,
+            "levels.level0.pretraining.objective: blocks is 0; expected a whole number of at least 1",
+        ),
+        (0, "objective.heads", 0, "levels.level0.pretraining.objective: heads is 0"),
+        (0, "objective.beta", -1, "levels.level0.pretraining.objective: beta is -1"),
+        (0, "objective.momentum", 2, "levels.level0.pretraining.objective: momentum is 2"),
+        (0, "objective.scale", 0.2, "levels.level0.pretraining.objective: scale is 0.2"),
         (0, "training.steps", 0, r"levels.level0.pretraining: training.steps is 0"),
         (0, "training.steps", "many", r"levels.level0.pretraining: training.steps is 'many'; expected a whole number"),
         (0, "training.step", 3, r"levels.level0.pretraining: unknown key training.step"),
@@ -192,7 +197,7 @@ def test_other_encoders_are_refused_before_training(dataset, tmp_path, encoder, 
         "levels.level1.stride=2",
     ]
     loaded = load_config(chosen)
-    with pytest.raises(ValueError, match=f"levels.level0.pretraining: .*{message}"):
+    with pytest.raises(ValueError, match=f"levels.level0.pretraining.objective: .*{message}"):
         train(loaded.hierarchy, loaded.training, dataset, tmp_path)
     assert not list(tmp_path.iterdir())
 

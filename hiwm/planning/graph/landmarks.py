@@ -48,17 +48,17 @@ class GraphConfig(Settings):
     """
 
     section: ClassVar[str] = "graph"
-    num_nodes: int = Field(800, ge=2)
-    edge_steps: int = Field(10, ge=1)
-    num_transitions: int = Field(100_000, ge=1)
-    num_candidates: int = Field(20_000, ge=2)
-    length_cost: float = Field(0.1, ge=0)
-    min_count: int = Field(1, ge=1)
-    min_component: int = Field(10, ge=1)
-    transitions: Literal["deterministic", "stochastic"] = "deterministic"
-    num_clusters: int = Field(8, ge=1)
-    min_tries: int = Field(5, ge=1)
-    lost_cost: float = Field(2000.0, ge=1)
+    num_nodes: int = Field(ge=2)
+    edge_steps: int = Field(ge=1)
+    num_transitions: int = Field(ge=1)
+    num_candidates: int = Field(ge=2)
+    length_cost: float = Field(ge=0)
+    min_count: int = Field(ge=1)
+    min_component: int = Field(ge=1)
+    transitions: Literal["deterministic", "stochastic"]
+    num_clusters: int = Field(ge=1)
+    min_tries: int = Field(ge=1)
+    lost_cost: float = Field(ge=1)
 
 
 class LandmarkGraph:

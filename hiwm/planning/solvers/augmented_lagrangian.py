@@ -76,7 +76,7 @@ class AugmentedLagrangian(Solver[OuterIteration]):
         self,
         *,
         solver: Solver[Any],
-        outer_iterations: int = 4,
+        outer_iterations: int = 3,
         penalty: float = 10.0,
         growth: float = 10.0,
         progress: float = 0.5,

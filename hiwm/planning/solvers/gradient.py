@@ -46,7 +46,7 @@ class Gradient(Solver[Descent]):
     EPSILON = 1e-8
 
     def __init__(
-        self, *, iterations: int = 10, learning_rate: float = 0.1, decay: tuple[float, float] = (0.9, 0.999)
+        self, *, iterations: int = 8, learning_rate: float = 0.1, decay: tuple[float, float] = (0.9, 0.999)
     ) -> None:
         at_least(1, iterations=iterations)
         within("(0, inf)", learning_rate=learning_rate)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, dijkstra
+from tiny import shipped
 from torch_geometric.data import Data
 
 from hiwm.data.store import Trajectories
-from hiwm.planning.graph.landmarks import GraphConfig, LandmarkGraph, build_graph, farthest_points
+from hiwm.planning.graph.landmarks import LandmarkGraph, build_graph, farthest_points
 
 NO_ACTIONS = np.zeros((0, 1))  # they matter only with stochastic transitions
 
@@ -128,8 +129,8 @@ def corridors(episodes=20, steps=41):
     return Trajectories(Path("corridors"), {"latent": column}, length, np.cumsum(length) - length)
 
 
-CONFIG = GraphConfig(
-    num_nodes=60, edge_steps=4, num_transitions=10_000, num_candidates=1500, length_cost=0.1, min_component=2
+CONFIG = shipped(
+    "graph", num_nodes=60, edge_steps=4, num_transitions=10_000, num_candidates=1500, length_cost=0.1, min_component=2
 )
 
 
@@ -236,4 +237,4 @@ def test_latents_that_are_nan_are_refused():
 )
 def test_bad_settings_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
-        GraphConfig(**values)
+        shipped("graph", **values)

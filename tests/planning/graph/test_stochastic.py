@@ -3,9 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import shipped
 
 from hiwm.data.store import Trajectories
-from hiwm.planning.graph.landmarks import GraphConfig, LandmarkGraph, build_graph
+from hiwm.planning.graph.landmarks import LandmarkGraph, build_graph
 from hiwm.planning.graph.stochastic import StochasticTransitions, count_transitions
 
 
@@ -103,8 +104,14 @@ def teleporter(episodes=300, steps=40):
     return Trajectories(Path("teleporter"), columns, length, np.cumsum(length) - length)
 
 
-CONFIG = GraphConfig(
-    num_nodes=30, edge_steps=1, num_transitions=20_000, transitions="stochastic", num_clusters=3, lost_cost=50.0
+CONFIG = shipped(
+    "graph",
+    num_nodes=30,
+    edge_steps=1,
+    num_transitions=20_000,
+    transitions="stochastic",
+    num_clusters=3,
+    lost_cost=50.0,
 )
 
 
@@ -147,4 +154,4 @@ def test_numbers_for_which_value_iteration_would_not_end_are_refused(name, bad):
 
 def test_the_kind_of_transitions_is_checked():
     with pytest.raises(ValueError, match=r"graph.transitions is 'worst'; expected deterministic, stochastic"):
-        GraphConfig(transitions="worst")
+        shipped("graph", transitions="worst")

@@ -89,14 +89,15 @@ def test_the_cost_of_a_followed_plan_is_its_least_distance_to_the_target(agent):
 def test_an_inverse_model_cannot_be_asked_for_a_part(agent, level):
     flat = flat_planner(agent.hierarchy.truncate(1), level0=level)
     with pytest.raises(
-        ValueError, match=r"planner.level0 uses the inverse model, which needs a goal that is a whole obs"
+        ValueError,
+        match=r"the goal is a PartGoal; expected a whole observation, because planner.level0 uses the inverse",
     ):
         begin(flat, PartGoal(torch.zeros(1, 2), [Identity()]))
 
 
 def test_following_needs_an_inverse_model_of_the_level_above(agent):
     agent.hierarchy.levels[1].inverse = None
-    with pytest.raises(ValueError, match=r"planner.level0 asks the inverse model .* level 1 has no inverse model"):
+    with pytest.raises(ValueError, match=r"planner.level0.strategy is follow_inverse; .* because level 1 has none"):
         hierarchy_planner(agent, FOLLOW)
 
 
