@@ -138,7 +138,10 @@ class HierarchicalPlanner:
         if not isinstance(self.config.level(k).strategy, str):
             spent = (self.counter.predictor - before) / self.goal.size
             warn_if_over_budget(k, spent, self.calls[k], self.over_budget)
-        plan = self._describe(problem, decision, current_cost)
+        goal_within = None
+        if decision.rollout is not None:
+            goal_within = self.horizon.note_plan(k, decision.rollout.latents[:, 0], self.step)
+        plan = self._describe(problem, decision, current_cost, goal_within)
         self._report_reach(k, plan, target.deadline)
         if k == 0:
             return plan
@@ -157,7 +160,9 @@ class HierarchicalPlanner:
         cost = SubgoalCost(encode, above.subgoal, self.goal, k, weight)
         return Target(cost, above.subgoal, k + 1, deadline), cost.of(latents[k], latents[k + 1])
 
-    def _describe(self, problem: Problem, decision: Decision, current_cost: Tensor) -> LevelPlan:
+    def _describe(
+        self, problem: Problem, decision: Decision, current_cost: Tensor, goal_within: Tensor | None
+    ) -> LevelPlan:
         """The level's plan with the reasons for it."""
         k, target, rollout, evaluator = problem.model.k, problem.target, decision.rollout, problem.evaluate
         known = k, target.latent, target.level, decision.subgoal, decision.deadline, self.step, current_cost
@@ -179,7 +184,7 @@ class HierarchicalPlanner:
             multipliers=decision.multipliers,
             alternatives=None if log is None else log.alternatives(problem.latent, decision.subgoal),
             value=value.along(rollout) if isinstance(value, ValueCost) else None,
-            goal_within=self.horizon.note_plan(k, rollout.latents[:, 0], self.step),
+            goal_within=goal_within,
         )
 
     def _report_reach(self, k: int, plan: LevelPlan, deadline: int) -> None:
