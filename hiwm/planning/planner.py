@@ -64,22 +64,22 @@ class HierarchicalPlanner:
         self.over_budget: set[int] = set()  # levels that have been warned of
 
     def start(self, goal: Goal, noise: EpisodeNoise) -> None:
-        """Begin B episodes towards their goals, with the random numbers of each."""
+        """Begin B episodes towards their goals, with the random numbers of each. After an error, start again before `plan`."""
         if self.strategies[self.top].needs_inverse and self.config.graph == "none" and goal.latent(self.top) is None:
             raise ValueError(
                 f"the goal is a {type(goal).__name__}; expected a whole observation, because planner.level{self.top} uses the inverse "
                 f"model. Or set planner.level{self.top}.strategy=search and a proposal without inverse"
             )
+        self._start_costs(goal)  # these may refuse the goal
+        self.horizon.start(goal)
+        self.navigator.start(goal)
+        for strategy in self.strategies:
+            strategy.start()
         self.goal, self.noise, self.step = goal, noise, 0
         self.history = History(self.hierarchy, partial(encode_through, self.encoders))
         self.plans: list[LevelPlan | None] = [None] * len(self.models)
         #: watches the subgoals of each level but the lowest
         self.subgoals = {k: self._subgoal_monitor(k) for k in range(1, self.top + 1)}
-        for strategy in self.strategies:
-            strategy.start()
-        self._start_costs()
-        self.navigator.start(goal)
-        self.horizon.start(goal)
 
     def select(self, rows: Tensor) -> None:
         """Continue with some of the environments only."""
@@ -87,7 +87,7 @@ class HierarchicalPlanner:
         self.plans = [None if plan is None else plan.select(rows) for plan in self.plans]
         for part in (self.history, *self.strategies, *self.subgoals.values()):
             part.select(rows)
-        self._start_costs()
+        self._start_costs(self.goal)
         self.navigator.select(rows, self.goal)
         self.horizon.select(rows, self.goal)
 
@@ -210,7 +210,7 @@ class HierarchicalPlanner:
         if goal is self.goal:
             return False
         self.goal = goal
-        self._start_costs()
+        self._start_costs(goal)
         self.navigator.update_goal(goal, changed)
         self.horizon.update_goal(goal, changed)
         return True
@@ -221,7 +221,7 @@ class HierarchicalPlanner:
             monitor.observe(latents[k], self.step)
         return max((k for k, monitor in self.subgoals.items() if monitor.must_replan), default=-1)
 
-    def _start_costs(self) -> None:
+    def _start_costs(self, goal: Goal) -> None:
         for costs in self.costs:
             for cost in costs.values():
-                cost.start(self.goal)
+                cost.start(goal)

@@ -161,9 +161,9 @@ class ShrinkingHorizon:
         return torch.where(at_goal, within, 0)
 
     def _measure(self, goal: Goal) -> None:
-        self.goal = goal
-        self.errors = [goal.error(k) for k in range(self.top + 1)]
-        self.more_accurate = [goal.more_accurate_than_above(k) for k in range(self.top)]
+        errors = [goal.error(k) for k in range(self.top + 1)]  # a goal may not know its errors
+        more_accurate = [goal.more_accurate_than_above(k) for k in range(self.top)]
+        self.goal, self.errors, self.more_accurate = goal, errors, more_accurate
 
     def _left(self, k: int, step: int) -> Tensor:
         """Environment steps until level k's arrival, (B,); inf without one, or after it."""
