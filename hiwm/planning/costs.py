@@ -129,7 +129,7 @@ class Evaluator:
         target: what the level plans towards.
         costs: of the level, by name.
         penalty: cost of what failed before; None where nothing has.
-        constraint: latents (B, S, H, D) -> constraint violations, (B, S, H, K); None without constraints.
+        constraint: latents (B, S, H, D) -> violation of the goal's constraint, (B, S, H); None without one.
         committed: steps of the level until the next plan, rounded up.
         log: records every candidate that a strategy evaluates; None: records nothing.
     """

@@ -112,7 +112,7 @@ class HierarchicalPlanner:
         assert plans[0].actions is not None, "level 0 always acts"
         action = self.models[0].primitive(plans[0].actions, self.step - plans[0].planned_at)
         self.history.append(observation, action)
-        action = action.cpu()  # waits for the device, so that the time is true
+        action = action.cpu()  # `.cpu()` synchronises; without it the measured time would leave out the device's work
         raise_if_nan(cost for costs in self.costs for cost in costs.values())
         self.step += 1
         return Plan(plans, action, 1000 * (time.perf_counter() - began), *self.counter.per_episode(self.goal.size))
@@ -131,8 +131,17 @@ class HierarchicalPlanner:
             committed=min(model.horizon, -(-self.config.replan(k) // model.period)),
             log=CandidateLog() if k else None,  # level 0 hands nothing down
         )
-        now = self.calls[k], self.step, self.noise, self.config.seconds
-        problem = Problem(model, latent, self.history, target, evaluator, *now)
+        problem = Problem(
+            model=model,
+            latent=latent,
+            history=self.history,
+            target=target,
+            evaluate=evaluator,
+            calls=self.calls[k],
+            step=self.step,
+            noise=self.noise,
+            time_limit=self.config.seconds,
+        )
         decision = self.strategies[k].plan(problem)
         check_decision(k, decision, latent, -(-self.config.replan(0) // self.models[0].period))
         if not isinstance(self.config.level(k).strategy, str):
@@ -165,8 +174,16 @@ class HierarchicalPlanner:
     ) -> LevelPlan:
         """The level's plan with the reasons for it."""
         k, target, rollout, evaluator = problem.model.k, problem.target, decision.rollout, problem.evaluate
-        known = k, target.latent, target.level, decision.subgoal, decision.deadline, self.step, current_cost
-        plan = LevelPlan(*known, path=target.path)
+        plan = LevelPlan(
+            level=k,
+            target=target.latent,
+            target_level=target.level,
+            subgoal=decision.subgoal,
+            deadline=decision.deadline,
+            planned_at=self.step,
+            current_cost=current_cost,
+            path=target.path,
+        )
         if rollout is None:
             return plan
         found = evaluator.in_detail(rollout)

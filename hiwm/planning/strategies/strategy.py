@@ -66,7 +66,7 @@ class Decision:
         subgoal: latent of this level that is handed to the level below, (B, D).
         deadline: environment steps until it should be reached.
         rollout: the chosen actions and where they lead, one candidate per episode; None if the subgoal is not predicted.
-        multipliers: Lagrange multipliers of the constraints, (B, K), of solvers that find them.
+        multipliers: Lagrange multiplier of the goal's constraint, (B, 1), of solvers that find it.
     """
 
     subgoal: Tensor
