@@ -194,7 +194,7 @@ class Agent:
             )
             raise ValueError(f"the observation is {given}; expected {wanted}, like the goal of reset()")
         self._plan = self.planner.plan(tensors)
-        action = self._plan.action.cpu().numpy()
+        action = self._plan.action.numpy()
         if self.spec.discrete:
             action = action.argmax(-1)
         return action[0] if single else action

@@ -96,7 +96,7 @@ def test_a_goal_that_is_refused_leaves_no_episode(agent, episodes):
 
     agent = agent.with_planner(shrinking_horizon=True, graph="none")
     acted(agent, 1)
-    with pytest.raises(ValueError, match="expected false, or a goal that does|episodes has 2 numbers"):
+    with pytest.raises(ValueError, match=r"expected false, or a goal that does|episodes has 2 numbers"):
         agent.reset(NoError() if episodes is None else GOALS, episodes)
     with pytest.raises(ValueError, match=r"reset\(goal\) must come before act"):
         agent.act(STATES)

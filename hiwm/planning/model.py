@@ -87,9 +87,14 @@ class LevelModel:
         """Environment steps that a plan looks ahead."""
         return self.horizon * self.period
 
+    def steps(self, environment_steps: int) -> int:
+        """Steps of the level in so many environment steps, rounded up."""
+        return -(-environment_steps // self.period)
+
     def memory(self, history: History, latent: Tensor) -> Any:
         """The predictor's recurrent state for episodes at latents (B, D) with this history."""
-        with torch.inference_mode(False), torch.no_grad():  # it outlasts a search in inference mode
+        # Searches reuse this state. A tensor made in inference mode could not take part in a gradient.
+        with torch.inference_mode(False), torch.no_grad():
             return self.predictor.remember(*history.context(self.k, latent))
 
     def rollout(

@@ -128,7 +128,7 @@ class HierarchicalPlanner:
             self.costs[k],
             penalty=self.subgoals[k].penalty(current_cost) if k else None,
             constraint=partial(self.goal.violation, k),
-            committed=min(model.horizon, -(-self.config.replan(k) // model.period)),
+            committed=min(model.horizon, model.steps(self.config.replan(k))),
             log=CandidateLog() if k else None,  # level 0 hands nothing down
         )
         problem = Problem(
@@ -143,7 +143,7 @@ class HierarchicalPlanner:
             time_limit=self.config.seconds,
         )
         decision = self.strategies[k].plan(problem)
-        check_decision(k, decision, latent, -(-self.config.replan(0) // self.models[0].period))
+        check_decision(k, decision, latent, self.models[0].steps(self.config.replan(0)))
         if not isinstance(self.config.level(k).strategy, str):
             spent = (self.counter.predictor - before) / self.goal.size
             warn_if_over_budget(k, spent, self.calls[k], self.over_budget)
@@ -209,7 +209,7 @@ class HierarchicalPlanner:
 
         It can if it looks as far ahead as the deadline, has no costs of its own, and never plans for the goal instead.
         """
-        if k == self.top or self.horizon.applies(k) or self.config.level(k).has_own_costs:
+        if k == self.top or self.horizon.may_plan_for_goal(k) or self.config.level(k).has_more_costs:
             return
         above = self.plans[k + 1]
         assert above is not None, "levels plan from the top"
