@@ -13,7 +13,7 @@ from torch import Tensor
 from hiwm.hierarchy import Hierarchy, Inputs, encode_through
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.contracts import check_decision, raise_if_nan, warn_if_over_budget
-from hiwm.planning.costs import Cost, Evaluator, SubgoalCost, ValueCost
+from hiwm.planning.costs import Cost, Evaluator, ValueCost
 from hiwm.planning.counter import ForwardCounter
 from hiwm.planning.explain.alternatives import CandidateLog
 from hiwm.planning.goals import Goal
@@ -25,7 +25,7 @@ from hiwm.planning.rollout import Rollout
 from hiwm.planning.shrinking_horizon import Horizon
 from hiwm.planning.strategies.strategy import Decision, Problem, Strategy
 from hiwm.planning.subgoals import SubgoalMonitor
-from hiwm.planning.targets import Navigator, Target
+from hiwm.planning.targets import Navigator, SubgoalCost, Target
 
 
 class HierarchicalPlanner:
@@ -82,7 +82,7 @@ class HierarchicalPlanner:
         self.subgoals = {k: self._subgoal_monitor(k) for k in range(1, self.top + 1)}
 
     def select(self, rows: Tensor) -> None:
-        """Continue with some of the environments only."""
+        """Continue with some of the environments only, given as indices, (N,)."""
         self.goal, self.noise = self.goal.select(rows), self.noise.select(rows)
         self.plans = [None if plan is None else plan.select(rows) for plan in self.plans]
         for part in (self.history, *self.strategies, *self.subgoals.values()):
@@ -132,15 +132,7 @@ class HierarchicalPlanner:
             log=CandidateLog() if k else None,  # level 0 hands nothing down
         )
         problem = Problem(
-            model=model,
-            latent=latent,
-            history=self.history,
-            target=target,
-            evaluate=evaluator,
-            calls=self.calls[k],
-            step=self.step,
-            noise=self.noise,
-            time_limit=self.config.seconds,
+            model, latent, self.history, target, evaluator, self.calls[k], self.step, self.noise, self.config.seconds
         )
         decision = self.strategies[k].plan(problem)
         check_decision(k, decision, latent, self.models[0].steps(self.config.replan(0)))

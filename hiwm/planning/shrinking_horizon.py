@@ -33,7 +33,7 @@ class Horizon(Protocol):
         """Continue towards these goals; `changed`, (B,), says which are new."""
 
     def select(self, rows: Tensor, goal: Goal) -> None:
-        """Continue with some of the episodes; `goal` is theirs."""
+        """Continue with some of the episodes, given as indices, (N,); `goal` is theirs."""
 
     def may_plan_for_goal(self, k: int) -> bool:
         """Whether level k may plan for the goal instead of a subgoal."""

@@ -25,7 +25,7 @@ class Region(ABC):
 
     @abstractmethod
     def select(self, rows: Tensor) -> Region:
-        """The regions of some of the episodes."""
+        """The regions of some of the episodes, given as indices, (N,)."""
 
 
 class LabelledRegion(Region):
