@@ -147,14 +147,17 @@ class Agent:
 
             episodes: a number for each episode of the batch; None for 0, 1, ... The random numbers of its search depend on the
                 number and the agent's seed alone, so an episode draws the same in every batch.
+
+        Raises:
+            ValueError: the goal is wrong, or the planner cannot plan for it. Call `reset` again before `act`.
         """
-        wanted, self._single = (goal, False) if isinstance(goal, Goal) else self._goal(goal)
-        self._batch = wanted.size
+        self._batch = self._plan = None  # a goal that is refused leaves no episode to act in
+        wanted, single = (goal, False) if isinstance(goal, Goal) else self._goal(goal)
         numbers = range(wanted.size) if episodes is None else episodes
         if len(numbers) != wanted.size:
             raise ValueError(f"episodes has {len(numbers)} numbers; expected {wanted.size}, one for each goal")
         self.planner.start(wanted, EpisodeNoise.of_episodes(self.seed, numbers, self.hierarchy.device))
-        self._plan = None
+        self._single, self._batch = single, wanted.size
 
     def goal(self, goal: Observation | str | Sequence[str]) -> Goal:
         """The goal that `reset` makes of an observation or of words, to combine it with others."""
@@ -191,7 +194,7 @@ class Agent:
             )
             raise ValueError(f"the observation is {given}; expected {wanted}, like the goal of reset()")
         self._plan = self.planner.plan(tensors)
-        action = self._plan.action.cpu().numpy()
+        action = self._plan.action.numpy()
         if self.spec.discrete:
             action = action.argmax(-1)
         return action[0] if single else action

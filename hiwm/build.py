@@ -148,6 +148,24 @@ def build_as(kind: type[T], key: str, config: Any, allow: Sequence[str] = (), **
     return found
 
 
+def check_described(
+    kind: type[Any], key: str, described: Mapping[str, Any], allow: Sequence[str], runtime: Sequence[str] = ()
+) -> None:
+    """Refuse what `build_as` would refuse without building the arguments; `runtime` are the names of what it fills in."""
+    if described.get("_target_") is None:
+        raise ValueError(f"{key} has no _target_; expected the class of the {key.split('.')[-1]}")
+    try:
+        takes = inspect.signature(locate(described["_target_"], allow, (f"{kind.__module__}.{kind.__qualname__}",)))
+        keys = [name for name in described if name != "_target_"]
+        takes.bind(**dict.fromkeys([*keys, *(name for name in runtime if name in takes.parameters)]))
+    except TypeError as error:
+        raise ValueError(f"{key}: {described['_target_']}: {error}; its config keys are {sorted(keys)}") from error
+    except WrongKind as error:
+        raise ValueError(f"{key} {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
 def build(config: Any, allow: Sequence[str] = (), *, kinds: Sequence[str] = KINDS, **runtime: Any) -> Any:
     """Call the config's `_target_` with its other keys, and with those of the `runtime` arguments that it names.
 

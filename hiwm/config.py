@@ -232,8 +232,12 @@ def _explained(error: Exception, overrides: list[str]) -> str:
     unknown = re.match(r"Could not override '([\w.]+)'", message)
     if unknown is None:
         return message
-    with initialize_config_module("hiwm.configs", version_base="1.3"):
-        there: Any = compose("config", [override for override in overrides if unknown[1] not in override])
+    others = [override for override in overrides if unknown[1] not in override]
+    try:
+        with initialize_config_module("hiwm.configs", version_base="1.3"):
+            there: Any = compose("config", others)
+    except (HydraException, OmegaConfBaseException) as another:  # name that one, so that the rest can be composed
+        return _explained(another, others) if len(others) < len(overrides) else message
     path, levels = unknown[1].split("."), there["levels"]
     for i, name in enumerate(path):
         whole, key = ".".join(path[:i]), ".".join(path[: i + 1])

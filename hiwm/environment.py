@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium
 
-from hiwm.build import ENVIRONMENTS, build_as, locate
+from hiwm.build import build_as, check_described
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
 from hiwm.data.store import Trajectories
@@ -19,13 +19,10 @@ from hiwm.envs.contract import check_contract
 def environment_of(config: Config, more: Mapping[str, Any] | None = None) -> Callable[[], gymnasium.Env]:
     """A function that makes the environment; `more` adds to its arguments."""
     description = {**config.environment, **(more or {})}
-    target = description.get("_target_")
-    if target is None:
-        raise ConfigError("environment has no _target_; expected the class of the environment")
     try:
-        locate(target, config.allow, ENVIRONMENTS)
+        check_described(gymnasium.Env, "environment", description, config.allow)
     except ValueError as error:
-        raise ConfigError(f"environment: {error}") from error
+        raise ConfigError(str(error)) from error
     return partial(build_as, gymnasium.Env, "environment", description, config.allow)
 
 

@@ -1,4 +1,4 @@
-"""Open-loop prediction: each action is chosen at the latent that the last one led to."""
+"""Open-loop prediction: several steps from one observation, each from the latent that the last one predicted."""
 
 from __future__ import annotations
 

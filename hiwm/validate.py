@@ -1,8 +1,8 @@
-"""What is refused before any work: rules between the config, the environment, the dataset and the levels."""
+"""Checks that run before any work: the config against the environment, the dataset and the levels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hiwm.agent import CONFIG, Agent
-from hiwm.build import locate
+from hiwm.build import check_described
 from hiwm.config import Config, ConfigError
 from hiwm.data.actions import is_one_hot
 from hiwm.data.store import Trajectories
@@ -19,9 +19,11 @@ from hiwm.heads.calibration import calibrated_steps
 from hiwm.heads.heads import Heads
 from hiwm.heads.text import check_text
 from hiwm.hierarchy import Hierarchy
-from hiwm.planning.assemble import make_models, make_strategies, split_budget
+from hiwm.planning.assemble import COST_ARGUMENTS, make_models, make_strategies, split_budget
 from hiwm.planning.config import PlannerConfig
+from hiwm.planning.costs import Cost
 from hiwm.planning.counter import ForwardCounter
+from hiwm.planning.goals import Goal
 from hiwm.planning.validate import check_config, check_heads, check_levels
 from hiwm.tracking import flatten
 from hiwm.training.diagnostics.runner import Diagnostics
@@ -42,7 +44,7 @@ def check(config: Config) -> None:
 
     _for_every_agent(config, partial(_check_agent, config))
     if config.evaluation.goal is not None:
-        _check_trusted("evaluation.goal", config.evaluation.goal, config.allow)
+        check_described(Goal, "evaluation.goal", config.evaluation.goal, config.allow, ("agent", "observation"))
     if config.text.learn:
         try:
             check_text()
@@ -58,20 +60,12 @@ def _check_agent(config: Config, planner: PlannerConfig, num_levels: int) -> Non
     make_strategies(planner, num_levels - 1, discrete=False, allow=config.allow)
     for k in range(num_levels):
         for name, cost in planner.level(k).costs.items():
-            _check_trusted(f"planner.level{k}.costs.{name}", cost, config.allow)
+            check_described(Cost, f"planner.level{k}.costs.{name}", cost, config.allow, COST_ARGUMENTS)
     if planner.failure_penalty and planner.graph != "none" and config.graph.transitions != "deterministic":
         raise ConfigError(
             f"graph.transitions is {config.graph.transitions!r}; expected deterministic, because planner.failure_penalty is "
             f"{planner.failure_penalty} and a failed path cannot be distinguished from bad luck. Or set the penalty to 0"
         )
-
-
-def _check_trusted(key: str, described: Mapping[str, Any], allow: Sequence[str]) -> None:
-    """Refuse a class that cannot be located."""
-    try:
-        locate(str(described.get("_target_")), allow)
-    except ValueError as error:
-        raise ConfigError(f"{key}: {error}") from error
 
 
 def check_trained(config: Config, agent: Agent) -> None:
@@ -121,13 +115,13 @@ def check_untrained(config: Config, dataset: Trajectories, actions: np.ndarray) 
     bounds = torch.zeros(actions.shape[1]), torch.zeros(actions.shape[1])
     discrete = is_one_hot(actions)
 
-    def check_planner(planner: PlannerConfig, num_levels: int) -> None:
+    def check_with_levels(planner: PlannerConfig, num_levels: int) -> None:
         hierarchy = whole.truncate(num_levels)
         check_levels(planner, hierarchy, calibrated)
         models = make_models(planner, hierarchy, Heads(), bounds, discrete, ForwardCounter())
         split_budget(planner, models, make_strategies(planner, num_levels - 1, discrete, config.allow))
 
-    _for_every_agent(config, check_planner)
+    _for_every_agent(config, check_with_levels)
     check_longest(config.hierarchy, int(dataset.ep_len.max()), dataset.path)
     if config.graph.num_nodes > dataset.num_steps:
         raise ConfigError(
@@ -135,13 +129,13 @@ def check_untrained(config: Config, dataset: Trajectories, actions: np.ndarray) 
         )
 
 
-def _for_every_agent(config: Config, check_planner: Callable[[PlannerConfig, int], None]) -> None:
+def _for_every_agent(config: Config, check_agent: Callable[[PlannerConfig, int], None]) -> None:
     """Check the planner and the number of levels of the hierarchical agent and of each baseline of the evaluation."""
     levels = len(config.hierarchy.levels)
-    check_planner(config.planner, levels)
+    check_agent(config.planner, levels)
     for name in config.evaluation.baselines:
         try:
-            check_planner(*config.evaluation.planner_of(name, config.planner, levels))
+            check_agent(*config.evaluation.planner_of(name, config.planner, levels))
         except ValueError as error:
             raise ConfigError(f"evaluation.baselines.{name}: {error}") from error
 

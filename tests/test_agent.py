@@ -8,6 +8,7 @@ import torch
 
 import hiwm
 from hiwm.data.store import open_dataset
+from hiwm.planning.goals import Goal
 
 RNG = np.random.default_rng(0)
 GOALS = RNG.uniform(0, 1, (4, 2)).astype(np.float32)
@@ -79,6 +80,27 @@ def test_act_before_reset_is_refused(agent):
         agent.plan  # noqa: B018
     agent.reset(GOALS)
     with pytest.raises(ValueError, match="act"):
+        agent.plan  # noqa: B018
+
+
+@pytest.mark.parametrize("episodes", [None, [0, 1]])
+def test_a_goal_that_is_refused_leaves_no_episode(agent, episodes):
+    class NoError(Goal):
+        size = 2
+
+        def cost(self, level, latent):
+            return latent[..., 0]
+
+        def select(self, rows):
+            return self
+
+    agent = agent.with_planner(shrinking_horizon=True, graph="none")
+    acted(agent, 1)
+    with pytest.raises(ValueError, match=r"expected false, or a goal that does|episodes has 2 numbers"):
+        agent.reset(NoError() if episodes is None else GOALS, episodes)
+    with pytest.raises(ValueError, match=r"reset\(goal\) must come before act"):
+        agent.act(STATES)
+    with pytest.raises(ValueError, match="no plan"):
         agent.plan  # noqa: B018
 
 

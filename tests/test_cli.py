@@ -16,6 +16,7 @@ from hiwm.agent import load_agent
 from hiwm.cli import COMMANDS, main
 from hiwm.config import load_config
 from hiwm.experiment.evaluation import evaluation_identity
+from hiwm.planning.costs import Cost
 
 
 def python(*arguments, cwd, **environment):
@@ -23,6 +24,14 @@ def python(*arguments, cwd, **environment):
         [sys.executable, *arguments], cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+class Effort(Cost):
+    def __init__(self, weight=1.0, *, level):
+        self.weight = weight
+
+    def __call__(self, rollout):
+        return self.weight * rollout.actions.square().sum(-1)
 
 
 def refused(capsys, *arguments):
@@ -132,6 +141,20 @@ def test_mistakes_are_named_in_one_line(spoiled, override, named, capsys):
             "planner.level0.strategy: _target_ 'my.Strategy' is not trusted",
         ),
         ("planner.solver.iterations=0", "planner.solver.iterations is 0"),
+        (
+            "+planner.level0.costs.value={_target_:planning_tools.None}",
+            "planner.level0.costs.value has the name of a shipped cost",
+        ),
+        ("+planner.level0.costs.mine={weight:1}", "planner.level0.costs.mine has no _target_; expected the class of"),
+        (
+            "+planner.level0.costs.mine={_target_:test_cli.Effort,weigth:1} allow=[tiny,test_cli]",
+            "planner.level0.costs.mine: test_cli.Effort: got an unexpected keyword argument 'weigth'",
+        ),
+        (
+            "+planner.level0.costs.mine={_target_:hiwm.planning.solvers.cem.CEM}",
+            "planner.level0.costs.mine makes a CEM; expected a subclass of hiwm.planning.costs.Cost",
+        ),
+        ("evaluation.goal={steps:1}", "evaluation.goal has no _target_; expected the class of the goal"),
         (
             "+evaluation.baselines.odd={graph:none,level1:{value_weight:2}}",
             "evaluation.baselines.odd: planner.level1.value_weight",

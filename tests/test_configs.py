@@ -177,6 +177,19 @@ def test_mistakes_are_named(override, message):
         load_config([override])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["planner.foo=1", "planner.bar=2"], "unknown key planner.bar; expected one of .*hops"),
+        (["planner.foo=1", "seed=[1"], r"\[1"),
+        (["planner.foo=1", "planner.bar=2", "experiment=nowhere"], "nowhere"),
+    ],
+)
+def test_one_of_several_mistakes_is_named(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(overrides)
+
+
 def test_levels_without_a_gap():
     config = load_config(["+levels.level4=${levels.level2}"])
     with pytest.raises(ConfigError, match=r"levels has the keys .*level4.*without a gap"):

@@ -24,7 +24,7 @@ from hiwm.planning.strategies.strategy import Strategy
 from hiwm.planning.targets import Navigator, StraightToGoal
 from hiwm.planning.validate import check_planner
 
-SHIPPED_COSTS = ("value", "disagreement")
+COST_ARGUMENTS = ("hierarchy", "level", "heads")  # a cost of your own may ask for them
 
 
 def make_planner(
@@ -130,10 +130,6 @@ def make_costs(
         costs["disagreement"] = DisagreementCost(model.calibration, level.disagreement_weight)
     for name, described in level.costs.items():
         key = f"planner.level{model.k}.costs.{name}"
-        if name in SHIPPED_COSTS:
-            raise ValueError(
-                f"{key} has the name of a shipped cost; expected another name than {', '.join(SHIPPED_COSTS)}"
-            )
-        cost = build_as(Cost, key, described, allow, hierarchy=hierarchy, level=model.k, heads=heads)
-        costs[name] = OwnCost(key, cost)
+        known = dict(zip(COST_ARGUMENTS, (hierarchy, model.k, heads), strict=True))
+        costs[name] = OwnCost(key, build_as(Cost, key, described, allow, **known))
     return costs

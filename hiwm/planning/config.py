@@ -55,7 +55,7 @@ class LevelPlanning(Settings):
             constructor takes arguments of these names, and checks them itself.
         horizon: steps of the level that a plan looks ahead.
         replan: environment steps between two plans of the level; null: as the level below, at level 0: 1.
-        hold: a search holds an action for so many steps: environment steps at level 0, steps of the level above it.
+        hold: how long a search repeats an action: in environment steps at level 0, in the level's own steps at all other levels.
         proposal: where the search begins.
         goal_weight: weight of the cost of the goal, added to that of the subgoal, below the top level. At a level that follows
             the inverse model it changes only the reported cost.
@@ -86,9 +86,12 @@ class LevelPlanning(Settings):
         return strategy
 
     @property
-    def has_own_costs(self) -> bool:
+    def has_more_costs(self) -> bool:
         """Whether a search minimises more than the distance to its target."""
         return bool(self.goal_weight or self.value_weight or self.disagreement_weight or self.costs)
+
+
+DEFAULTS = LevelPlanning()
 
 
 class PlannerConfig(Settings):
@@ -104,8 +107,8 @@ class PlannerConfig(Settings):
             subgoal has not been reached.
         budget: predictor calls per environment step and episode, shared evenly by the levels that search. A planner may take a
             few more (208 to 212 of 200 were measured), because candidates are rounded to whole ones, and because the chosen
-            plan and the inverse model's actions are predicted once more. A solver that differentiates has fewer candidates
-            for it, because a backward pass counts as two calls.
+            plan and the inverse model's actions are predicted once more. A gradient solver gets fewer candidates,
+            because a backward pass counts as two calls.
         cauchy_scale: cost of a goal on a part of the state: null for the squared distance in standard deviations of the data;
             else log(1 + (distance / cauchy_scale)^2) for each of its numbers, the distance in those standard deviations (the
             Cauchy or Lorentzian loss; Levine et al. 2016, arXiv 1504.00702, equation 4 add such a term for precision). A number
@@ -167,7 +170,7 @@ class PlannerConfig(Settings):
 
     def level(self, k: int) -> LevelPlanning:
         """How level k plans."""
-        return self.__pydantic_extra__.get(f"level{k}", LevelPlanning())
+        return self.__pydantic_extra__.get(f"level{k}", DEFAULTS)
 
     def replan(self, k: int) -> int:
         """Environment steps between two plans of level k."""

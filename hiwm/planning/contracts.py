@@ -1,4 +1,4 @@
-"""Checks of what costs and strategies of the user's own return; every error names the key of the config."""
+"""Checks the results of user-defined costs and strategies. Every error names the key of the config."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OVER_BUDGET = 1.1  # times its share: a whole number of candidates may round up
 class OwnCost(Cost):
     """A cost of the user's own, with checks of its results.
 
-    NaN is looked for on the device, and reported by `raise_if_nan`, because a look at every result would wait for the device.
+    NaN is detected on the device and reported later by `raise_if_nan`, because checking each result would synchronise.
 
     Args:
         key: of the config that names the cost.
@@ -37,9 +37,8 @@ class OwnCost(Cost):
     def __call__(self, rollout: Rollout) -> Tensor:
         cost, shape = self.cost(rollout), rollout.latents.shape[:3]
         if not isinstance(cost, Tensor) or cost.shape != shape:
-            found = f"the shape {tuple(cost.shape)}" if isinstance(cost, Tensor) else f"a {type(cost).__name__}"
             raise ValueError(
-                f"{self.key} returns {found}; expected a tensor of the shape {tuple(shape)}, one number per candidate and step"
+                f"{self.key} returns a value {_kind(cost)}; expected a tensor of the shape {tuple(shape)}, one number per candidate and step"
             )
         # a model that predicts NaN is not the cost's fault
         nan = (cost.isnan() & ~rollout.latents.isnan().any(-1)).any()
@@ -53,6 +52,10 @@ class OwnCost(Cost):
             raise ValueError(
                 f"{self.key} is NaN for some candidates; expected numbers, or inf for what must not be chosen"
             )
+
+
+def _kind(value: object) -> str:
+    return f"of the shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"of the type {type(value).__name__}"
 
 
 def raise_if_nan(costs: Iterable[Cost]) -> None:
@@ -74,25 +77,28 @@ def check_decision(k: int, decision: Decision, latent: Tensor, steps: int) -> No
     what = f"planner.level{k}.strategy returns"
     if not isinstance(decision, Decision):
         raise ValueError(f"{what} a {type(decision).__name__}; expected a Decision")
-    subgoal, rollout = decision.subgoal, decision.rollout
-    if subgoal.shape != latent.shape:
+    subgoal, deadline, rollout = decision.subgoal, decision.deadline, decision.rollout
+    if not isinstance(subgoal, Tensor) or subgoal.shape != latent.shape:
         raise ValueError(
-            f"{what} a subgoal of the shape {tuple(subgoal.shape)}; expected {tuple(latent.shape)}, a latent of level {k} per episode"
+            f"{what} a subgoal {_kind(subgoal)}; expected {tuple(latent.shape)}, a latent of level {k} per episode"
         )
+    if not isinstance(deadline, int) or deadline < 1:
+        raise ValueError(f"{what} the deadline {deadline!r}; expected a whole number of environment steps, at least 1")
     if rollout is None:
         if k == 0:
             raise ValueError(f"{what} no rollout; expected one, because level 0 acts")
         return
+    if not isinstance(rollout, Rollout):
+        raise ValueError(f"{what} a rollout {_kind(rollout)}; expected a Rollout")
     size, dim = latent.shape
     for name, values in (("actions", rollout.actions), ("latents", rollout.latents)):
-        if values.dim() != 4 or values.shape[:2] != (size, 1):
+        if not isinstance(values, Tensor) or values.dim() != 4 or values.shape[:2] != (size, 1):
             raise ValueError(
-                f"{what} a rollout whose {name} have the shape {tuple(values.shape)}; expected ({size}, 1, H, ...), the chosen "
-                "candidate of each episode"
+                f"{what} a rollout with {name} {_kind(values)}; expected ({size}, 1, H, ...), the chosen candidate of each episode"
             )
     if rollout.latents.shape[2:] != (rollout.actions.shape[2], dim):
         raise ValueError(
-            f"{what} a rollout whose latents have the shape {tuple(rollout.latents.shape)}; expected "
+            f"{what} a rollout with latents {_kind(rollout.latents)}; expected "
             f"{(size, 1, rollout.actions.shape[2], dim)}, a latent after each action"
         )
     if k == 0 and rollout.actions.shape[2] < steps:

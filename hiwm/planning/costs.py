@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hiwm.heads.calibration import Calibration
 from hiwm.planning.explain.alternatives import CandidateLog
-from hiwm.planning.goals import Goal, broadcast_to, squared_distance
+from hiwm.planning.goals import Goal, broadcast_to
 from hiwm.planning.model import LevelModel
 from hiwm.planning.rollout import Rollout
 from hiwm.planning.solvers.solver import Scores
@@ -31,32 +31,6 @@ class Cost(ABC):
     @abstractmethod
     def __call__(self, rollout: Rollout) -> Tensor:
         """Costs of every candidate and step, (B, S, H); lower is better, inf never chosen, NaN an error."""
-
-
-class SubgoalCost(Cost):
-    """Squared distance to a subgoal after encoding into the level above, plus the weighted cost of the goal itself.
-
-    Args:
-        encode: latents of this level (..., D) -> latents of the level above.
-        subgoal: of the level above, (B, D_above).
-        goal: of the episodes.
-        level: this level.
-        goal_weight: weight of the goal's cost; a lower level often reads the goal more accurately than the one above.
-    """
-
-    def __init__(
-        self, encode: Callable[[Tensor], Tensor], subgoal: Tensor, goal: Goal, level: int, goal_weight: float
-    ) -> None:
-        self.encode, self.subgoal = encode, subgoal
-        self.goal, self.level, self.goal_weight = goal, level, goal_weight
-
-    def __call__(self, rollout: Rollout) -> Tensor:
-        return self.of(rollout.latents, self.encode(rollout.latents))
-
-    def of(self, latents: Tensor, above: Tensor) -> Tensor:
-        """The cost of latents (B, ..., D) with known encodings (B, ..., D_above), (B, ...)."""
-        distance, weight = squared_distance(above, self.subgoal), self.goal_weight
-        return distance + weight * self.goal.cost(self.level, latents) if weight else distance
 
 
 class ValueCost(Cost):
@@ -129,7 +103,7 @@ class Evaluator:
         target: what the level plans towards.
         costs: of the level, by name.
         penalty: cost of what failed before; None where nothing has.
-        constraint: latents (B, S, H, D) -> constraint violations, (B, S, H, K); None without constraints.
+        constraint: latents (B, S, H, D) -> violation of the goal's constraint, (B, S, H); None without one.
         committed: steps of the level until the next plan, rounded up.
         log: records every candidate that a strategy evaluates; None: records nothing.
     """

@@ -87,9 +87,14 @@ class LevelModel:
         """Environment steps that a plan looks ahead."""
         return self.horizon * self.period
 
+    def steps(self, environment_steps: int) -> int:
+        """Steps of the level in so many environment steps, rounded up."""
+        return -(-environment_steps // self.period)
+
     def memory(self, history: History, latent: Tensor) -> Any:
         """The predictor's recurrent state for episodes at latents (B, D) with this history."""
-        with torch.inference_mode(False), torch.no_grad():  # it outlasts a search in inference mode
+        # Searches reuse this state. A tensor made in inference mode could not take part in a gradient.
+        with torch.inference_mode(False), torch.no_grad():
             return self.predictor.remember(*history.context(self.k, latent))
 
     def rollout(
@@ -120,6 +125,21 @@ class LevelModel:
         found = in_blocks(run, repeated, state, actions.flatten(0, 1))
         taken, latents, *variance = (x.unflatten(0, (-1, samples)) for x in found if x is not None)
         return Rollout(latent, taken, latents, *variance)
+
+    def extend(self, rollout: Rollout, actions: Tensor) -> Rollout:
+        """Candidates one step longer; see `Problem.extend`."""
+        times = actions.shape[1] // rollout.actions.shape[1]
+        state = mapped(rollout.state, lambda x: x.repeat_interleave(times, 0))
+        latent, variance, state = self.predictor.step_spread(state, actions.flatten(0, 1))
+
+        def longer(known: Tensor, last: Tensor) -> Tensor:
+            last = last.reshape(*actions.shape[:2], 1, -1)
+            return torch.cat([known.repeat_interleave(times, 1), last], 2)
+
+        latents, empty = longer(rollout.latents, latent), rollout.latents[:, :, :0]
+        if variance is not None:
+            variance = longer(empty if rollout.variance is None else rollout.variance, variance)
+        return Rollout(rollout.start, longer(rollout.actions, actions), latents, variance, state)
 
     def follow_inverse(self, latent: Tensor, memory: Any, target: Target, clamp: Callable[[Tensor], Tensor]) -> Rollout:
         """Predict where the inverse model of the target's level leads; it chooses each action at the predicted latent.

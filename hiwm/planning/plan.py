@@ -32,9 +32,9 @@ class LevelPlan(BatchRecord):
         disagreement: variance of the predicted latents among the members of an ensemble, summed over their dimensions,
             (B, H); None for other predictors.
         penalty: share of `cost` that is due to earlier failures, (B,); None where nothing failed.
-        violation: of each constraint, the maximum up to the step of least cost or the next replan, (B, K); positive if
-            violated. None without constraints.
-        multipliers: Lagrange multipliers of the constraints, (B, K), of solvers that find them.
+        violation: of the goal's constraint, the maximum up to the step of least cost or the next replan, (B, 1); positive if
+            violated. None without one.
+        multipliers: Lagrange multiplier of the constraint, (B, 1), of solvers that find it.
         alternatives: other subgoals that the search evaluated; None at level 0 and without a search.
         path: over the landmark graph; None without a graph.
         value: predicted steps of this level to the goal, now and after each action, (B, H + 1); None without
@@ -125,7 +125,7 @@ class Plan:
 
     Args:
         levels: one plan per level, bottom first.
-        action: the primitive action to take now, (B, A).
+        action: the primitive action to take now, (B, A), on the CPU.
         milliseconds: time of the planning call, for the whole batch.
         predictor_calls: one-step predictions it took, per episode (mean over the batch).
         other_calls: forward passes through all other networks, likewise: encoders, inverse models, action priors, values.

@@ -13,7 +13,7 @@ from torch import Tensor
 from hiwm.hierarchy import Hierarchy, Inputs, encode_through
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.contracts import check_decision, raise_if_nan, warn_if_over_budget
-from hiwm.planning.costs import Cost, Evaluator, SubgoalCost, ValueCost
+from hiwm.planning.costs import Cost, Evaluator, ValueCost
 from hiwm.planning.counter import ForwardCounter
 from hiwm.planning.explain.alternatives import CandidateLog
 from hiwm.planning.goals import Goal
@@ -25,7 +25,7 @@ from hiwm.planning.rollout import Rollout
 from hiwm.planning.shrinking_horizon import Horizon
 from hiwm.planning.strategies.strategy import Decision, Problem, Strategy
 from hiwm.planning.subgoals import SubgoalMonitor
-from hiwm.planning.targets import Navigator, Target
+from hiwm.planning.targets import Navigator, SubgoalCost, Target
 
 
 class HierarchicalPlanner:
@@ -64,30 +64,30 @@ class HierarchicalPlanner:
         self.over_budget: set[int] = set()  # levels that have been warned of
 
     def start(self, goal: Goal, noise: EpisodeNoise) -> None:
-        """Begin B episodes towards their goals, with the random numbers of each."""
+        """Begin B episodes towards their goals, with the random numbers of each. After an error, start again before `plan`."""
         if self.strategies[self.top].needs_inverse and self.config.graph == "none" and goal.latent(self.top) is None:
             raise ValueError(
                 f"the goal is a {type(goal).__name__}; expected a whole observation, because planner.level{self.top} uses the inverse "
                 f"model. Or set planner.level{self.top}.strategy=search and a proposal without inverse"
             )
+        self._start_costs(goal)  # these may refuse the goal
+        self.horizon.start(goal)
+        self.navigator.start(goal)
+        for strategy in self.strategies:
+            strategy.start()
         self.goal, self.noise, self.step = goal, noise, 0
         self.history = History(self.hierarchy, partial(encode_through, self.encoders))
         self.plans: list[LevelPlan | None] = [None] * len(self.models)
         #: watches the subgoals of each level but the lowest
         self.subgoals = {k: self._subgoal_monitor(k) for k in range(1, self.top + 1)}
-        for strategy in self.strategies:
-            strategy.start()
-        self._start_costs()
-        self.navigator.start(goal)
-        self.horizon.start(goal)
 
     def select(self, rows: Tensor) -> None:
-        """Continue with some of the environments only."""
+        """Continue with some of the environments only, given as indices, (N,)."""
         self.goal, self.noise = self.goal.select(rows), self.noise.select(rows)
         self.plans = [None if plan is None else plan.select(rows) for plan in self.plans]
         for part in (self.history, *self.strategies, *self.subgoals.values()):
             part.select(rows)
-        self._start_costs()
+        self._start_costs(self.goal)
         self.navigator.select(rows, self.goal)
         self.horizon.select(rows, self.goal)
 
@@ -112,7 +112,7 @@ class HierarchicalPlanner:
         assert plans[0].actions is not None, "level 0 always acts"
         action = self.models[0].primitive(plans[0].actions, self.step - plans[0].planned_at)
         self.history.append(observation, action)
-        action = action.cpu()  # waits for the device, so that the time is true
+        action = action.cpu()  # `.cpu()` synchronises; without it the measured time would leave out the device's work
         raise_if_nan(cost for costs in self.costs for cost in costs.values())
         self.step += 1
         return Plan(plans, action, 1000 * (time.perf_counter() - began), *self.counter.per_episode(self.goal.size))
@@ -128,17 +128,21 @@ class HierarchicalPlanner:
             self.costs[k],
             penalty=self.subgoals[k].penalty(current_cost) if k else None,
             constraint=partial(self.goal.violation, k),
-            committed=min(model.horizon, -(-self.config.replan(k) // model.period)),
+            committed=min(model.horizon, model.steps(self.config.replan(k))),
             log=CandidateLog() if k else None,  # level 0 hands nothing down
         )
-        now = self.calls[k], self.step, self.noise, self.config.seconds
-        problem = Problem(model, latent, self.history, target, evaluator, *now)
+        problem = Problem(
+            model, latent, self.history, target, evaluator, self.calls[k], self.step, self.noise, self.config.seconds
+        )
         decision = self.strategies[k].plan(problem)
-        check_decision(k, decision, latent, -(-self.config.replan(0) // self.models[0].period))
+        check_decision(k, decision, latent, self.models[0].steps(self.config.replan(0)))
         if not isinstance(self.config.level(k).strategy, str):
             spent = (self.counter.predictor - before) / self.goal.size
             warn_if_over_budget(k, spent, self.calls[k], self.over_budget)
-        plan = self._describe(problem, decision, current_cost)
+        goal_within = None
+        if decision.rollout is not None:
+            goal_within = self.horizon.note_plan(k, decision.rollout.latents[:, 0], self.step)
+        plan = self._describe(problem, decision, current_cost, goal_within)
         self._report_reach(k, plan, target.deadline)
         if k == 0:
             return plan
@@ -157,11 +161,21 @@ class HierarchicalPlanner:
         cost = SubgoalCost(encode, above.subgoal, self.goal, k, weight)
         return Target(cost, above.subgoal, k + 1, deadline), cost.of(latents[k], latents[k + 1])
 
-    def _describe(self, problem: Problem, decision: Decision, current_cost: Tensor) -> LevelPlan:
+    def _describe(
+        self, problem: Problem, decision: Decision, current_cost: Tensor, goal_within: Tensor | None
+    ) -> LevelPlan:
         """The level's plan with the reasons for it."""
         k, target, rollout, evaluator = problem.model.k, problem.target, decision.rollout, problem.evaluate
-        known = k, target.latent, target.level, decision.subgoal, decision.deadline, self.step, current_cost
-        plan = LevelPlan(*known, path=target.path)
+        plan = LevelPlan(
+            level=k,
+            target=target.latent,
+            target_level=target.level,
+            subgoal=decision.subgoal,
+            deadline=decision.deadline,
+            planned_at=self.step,
+            current_cost=current_cost,
+            path=target.path,
+        )
         if rollout is None:
             return plan
         found = evaluator.in_detail(rollout)
@@ -179,7 +193,7 @@ class HierarchicalPlanner:
             multipliers=decision.multipliers,
             alternatives=None if log is None else log.alternatives(problem.latent, decision.subgoal),
             value=value.along(rollout) if isinstance(value, ValueCost) else None,
-            goal_within=self.horizon.note_plan(k, rollout.latents[:, 0], self.step),
+            goal_within=goal_within,
         )
 
     def _report_reach(self, k: int, plan: LevelPlan, deadline: int) -> None:
@@ -187,7 +201,7 @@ class HierarchicalPlanner:
 
         It can if it looks as far ahead as the deadline, has no costs of its own, and never plans for the goal instead.
         """
-        if k == self.top or self.horizon.applies(k) or self.config.level(k).has_own_costs:
+        if k == self.top or self.horizon.may_plan_for_goal(k) or self.config.level(k).has_more_costs:
             return
         above = self.plans[k + 1]
         assert above is not None, "levels plan from the top"
@@ -205,7 +219,7 @@ class HierarchicalPlanner:
         if goal is self.goal:
             return False
         self.goal = goal
-        self._start_costs()
+        self._start_costs(goal)
         self.navigator.update_goal(goal, changed)
         self.horizon.update_goal(goal, changed)
         return True
@@ -216,7 +230,7 @@ class HierarchicalPlanner:
             monitor.observe(latents[k], self.step)
         return max((k for k, monitor in self.subgoals.items() if monitor.must_replan), default=-1)
 
-    def _start_costs(self) -> None:
+    def _start_costs(self, goal: Goal) -> None:
         for costs in self.costs:
             for cost in costs.values():
-                cost.start(self.goal)
+                cost.start(goal)

@@ -33,9 +33,9 @@ class Horizon(Protocol):
         """Continue towards these goals; `changed`, (B,), says which are new."""
 
     def select(self, rows: Tensor, goal: Goal) -> None:
-        """Continue with some of the episodes; `goal` is theirs."""
+        """Continue with some of the episodes, given as indices, (N,); `goal` is theirs."""
 
-    def applies(self, k: int) -> bool:
+    def may_plan_for_goal(self, k: int) -> bool:
         """Whether level k may plan for the goal instead of a subgoal."""
         ...
 
@@ -69,7 +69,7 @@ class FixedHorizon:
     def select(self, rows: Tensor, goal: Goal) -> None:
         pass
 
-    def applies(self, k: int) -> bool:
+    def may_plan_for_goal(self, k: int) -> bool:
         return False
 
     def target(self, k: int, target: Target, step: int) -> Target:
@@ -83,7 +83,7 @@ class FixedHorizon:
 
 
 class ShrinkingHorizon:
-    """Horizons that shrink to a time of arrival, which every level and every episode has for itself.
+    """Horizons that shrink to a time of arrival; each level has its own time of arrival in each episode.
 
     A level gets its whole horizon back when a time of arrival passes without the next plan meeting the goal, or when a plan no
     longer meets it.
@@ -111,7 +111,7 @@ class ShrinkingHorizon:
         self._measure(goal)
         self.arrival = [arrival[rows] for arrival in self.arrival]
 
-    def applies(self, k: int) -> bool:
+    def may_plan_for_goal(self, k: int) -> bool:
         return self.searches[k] or self.goal.latent(k) is not None
 
     def at_goal(self, k: int, step: int) -> Tensor:
@@ -122,7 +122,7 @@ class ShrinkingHorizon:
         return self.at_goal(k + 1, step) & self.more_accurate[k] & in_reach
 
     def target(self, k: int, target: Target, step: int) -> Target:
-        if not self.applies(k):
+        if not self.may_plan_for_goal(k):
             return target
         at_goal, within = self.at_goal(k, step), self._within(k, step)
         latent, whole = target.latent, self.goal.latent(target.level)
@@ -146,12 +146,12 @@ class ShrinkingHorizon:
         return replace(target, latent=latent, cost=cost)
 
     def current_cost(self, k: int, latent: Tensor, cost: Tensor, step: int) -> Tensor:
-        if not self.applies(k):
+        if not self.may_plan_for_goal(k):
             return cost
         return torch.where(self.at_goal(k, step), self.goal.cost(k, latent), cost)
 
     def note_plan(self, k: int, predicted: Tensor, step: int) -> Tensor | None:
-        if not self.applies(k):
+        if not self.may_plan_for_goal(k):
             return None
         at_goal, within, steps = self.at_goal(k, step), self._within(k, step), self._steps(k)
         met = (self.goal.cost(k, predicted) <= self.errors[k].unsqueeze(1)) & (steps <= within.unsqueeze(1))
@@ -161,9 +161,9 @@ class ShrinkingHorizon:
         return torch.where(at_goal, within, 0)
 
     def _measure(self, goal: Goal) -> None:
-        self.goal = goal
-        self.errors = [goal.error(k) for k in range(self.top + 1)]
-        self.more_accurate = [goal.more_accurate_than_above(k) for k in range(self.top)]
+        errors = [goal.error(k) for k in range(self.top + 1)]  # a goal may not know its errors
+        more_accurate = [goal.more_accurate_than_above(k) for k in range(self.top)]
+        self.goal, self.errors, self.more_accurate = goal, errors, more_accurate
 
     def _left(self, k: int, step: int) -> Tensor:
         """Environment steps until level k's arrival, (B,); inf without one, or after it."""

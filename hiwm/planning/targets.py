@@ -1,4 +1,4 @@
-"""The target of a level, and the interface of what gives the top level its targets."""
+"""The target of a level, its cost, and the interface of what gives the top level its targets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from hiwm.planning.explain.graph_path import GraphPath
-from hiwm.planning.goals import Goal
+from hiwm.planning.goals import Goal, squared_distance
 from hiwm.planning.rollout import Rollout
 
 
@@ -32,6 +32,32 @@ class Target:
     path: GraphPath | None = None
 
 
+class SubgoalCost:
+    """Squared distance to a subgoal after encoding into the level above, plus the weighted cost of the goal itself.
+
+    Args:
+        encode: latents of this level (..., D) -> latents of the level above.
+        subgoal: of the level above, (B, D_above).
+        goal: of the episodes.
+        level: this level.
+        goal_weight: weight of the goal's cost; a lower level often reads the goal more accurately than the one above.
+    """
+
+    def __init__(
+        self, encode: Callable[[Tensor], Tensor], subgoal: Tensor, goal: Goal, level: int, goal_weight: float
+    ) -> None:
+        self.encode, self.subgoal = encode, subgoal
+        self.goal, self.level, self.goal_weight = goal, level, goal_weight
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        return self.of(rollout.latents, self.encode(rollout.latents))
+
+    def of(self, latents: Tensor, above: Tensor) -> Tensor:
+        """The cost of latents (B, ..., D) with known encodings (B, ..., D_above), (B, ...)."""
+        distance, weight = squared_distance(above, self.subgoal), self.goal_weight
+        return distance + weight * self.goal.cost(self.level, latents) if weight else distance
+
+
 class Navigator(Protocol):
     """Gives the top level its targets on the way to the goals of B episodes."""
 
@@ -42,7 +68,7 @@ class Navigator(Protocol):
         """Continue towards these goals; `changed`, (B,), says which are new."""
 
     def select(self, rows: Tensor, goal: Goal) -> None:
-        """Continue with some of the episodes; `goal` is theirs."""
+        """Continue with some of the episodes, given as indices, (N,); `goal` is theirs."""
 
     def target(self, latent: Tensor, step: int) -> Target:
         """The next target of episodes at latents (B, D), after `step` environment steps."""

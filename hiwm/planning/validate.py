@@ -10,6 +10,8 @@ from hiwm.levels.parts import Predictor
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.graph.landmarks import LandmarkGraph
 
+SHIPPED_COSTS = ("value", "disagreement")
+
 
 def check_planner(config: PlannerConfig, hierarchy: Hierarchy, heads: Heads, graphs: Sequence[LandmarkGraph]) -> None:
     """Raise a ValueError that names the key if trained levels with these heads and graphs cannot do what the config says."""
@@ -38,6 +40,10 @@ def check_config(config: PlannerConfig, num_levels: int) -> None:
         if config.replan(k) % config.replan(0):
             raise ValueError(
                 f"{where}.replan is {config.replan(k)}; expected a multiple of planner.level0.replan, {config.replan(0)}"
+            )
+        if taken := [name for name in level.costs if name in SHIPPED_COSTS]:
+            raise ValueError(
+                f"{where}.costs.{taken[0]} has the name of a shipped cost; expected another name than {', '.join(SHIPPED_COSTS)}"
             )
         if level.goal_weight and k == top:
             raise ValueError(

@@ -95,9 +95,9 @@ def test_a_model_that_predicts_nan_is_not_the_fault_of_a_cost():
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (torch.zeros(3, 2), r"^key returns the shape \(3, 2\); expected a tensor of the shape \(3, 2, 4\)"),
-        (None, r"^key returns a NoneType; expected a tensor"),
-        (0.5, r"^key returns a float; expected a tensor"),
+        (torch.zeros(3, 2), r"^key returns a value of the shape \(3, 2\); expected a tensor of the shape \(3, 2, 4\)"),
+        (None, r"^key returns a value of the type NoneType; expected a tensor"),
+        (0.5, r"^key returns a value of the type float; expected a tensor"),
     ],
 )
 def test_a_cost_returns_a_number_per_candidate_and_step(result, message):
@@ -121,14 +121,23 @@ def test_a_decision_can_be_carried_out():
         (None, "returns a NoneType; expected a Decision"),
         (decision(subgoal=torch.zeros(3, 7)), r"returns a subgoal of the shape \(3, 7\); expected \(3, 2\)"),
         (decision(subgoal=torch.zeros(1, 2)), r"returns a subgoal of the shape \(1, 2\); expected \(3, 2\)"),
+        (decision(subgoal=None), r"returns a subgoal of the type NoneType; expected \(3, 2\)"),
+        (decision(deadline=0), "returns the deadline 0; expected a whole number of environment steps, at least 1"),
+        (decision(deadline=-3), "returns the deadline -3; expected"),
+        (decision(deadline=None), "returns the deadline None; expected"),
+        (decision(rollout=LATENT), r"returns a rollout of the shape \(3, 2\); expected a Rollout"),
+        (
+            decision(rollout=Rollout(LATENT, torch.zeros(3, 1, 4, 5), None)),
+            r"returns a rollout with latents of the type NoneType; expected \(3, 1, H, ...\)",
+        ),
         (decision(rollout=None), "returns no rollout; expected one, because level 0 acts"),
         (
             decision(candidates=2),
-            r"returns a rollout whose actions have the shape \(3, 2, 4, 5\); expected \(3, 1, H, ...\)",
+            r"returns a rollout with actions of the shape \(3, 2, 4, 5\); expected \(3, 1, H, ...\)",
         ),
         (
             decision(rollout=Rollout(LATENT, torch.zeros(3, 1, 4, 5), torch.zeros(3, 1, 3, 2))),
-            r"returns a rollout whose latents have the shape \(3, 1, 3, 2\); expected \(3, 1, 4, 2\)",
+            r"returns a rollout with latents of the shape \(3, 1, 3, 2\); expected \(3, 1, 4, 2\)",
         ),
         (decision(horizon=3), "returns a plan of 3 steps; expected at least 4, until the next plan"),
     ],

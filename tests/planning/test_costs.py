@@ -233,6 +233,7 @@ def test_a_value_needs_a_goal_on_a_part_of_the_state(exact):
         ValueError, match=r"planner.level0.value_weight is 0.5; expected 0, because ObservationGoal is not"
     ):
         start(planner, points(2))
+    assert not hasattr(planner, "goal")
     goal = PartGoal(points(2), [Identity()])
     plan = begin(planner, goal).plan({"state": points(2, 1)}).levels[0]
     at = torch.cat([points(2, 1).unsqueeze(1), plan.predicted], 1)

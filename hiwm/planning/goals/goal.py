@@ -31,7 +31,7 @@ class Goal(ABC):
 
     @abstractmethod
     def select(self, rows: Tensor) -> Goal:
-        """The goals of some of the episodes."""
+        """The goals of some of the episodes, given as indices, (N,)."""
 
     def latent(self, level: int) -> Tensor | None:
         """The goal as a latent of the level, (B, D); None for one that many latents meet."""

@@ -25,7 +25,7 @@ class Region(ABC):
 
     @abstractmethod
     def select(self, rows: Tensor) -> Region:
-        """The regions of some of the episodes."""
+        """The regions of some of the episodes, given as indices, (N,)."""
 
 
 class LabelledRegion(Region):
@@ -62,6 +62,13 @@ class LabelledRegion(Region):
         return self  # all episodes share it
 
 
+class _Columns(dict[str, Tensor]):
+    """Columns by name; an error names those that there are. A KeyError within a predicate stays what it is."""
+
+    def __missing__(self, name: str) -> Tensor:
+        raise ValueError(f"the predicate reads {name!r}; expected one of {sorted(self)}, the columns in goal.columns")
+
+
 class PredicateRegion(Region):
     """Everywhere that a predicate on the readouts holds.
 
@@ -90,12 +97,7 @@ class PredicateRegion(Region):
             name: part.unflatten(-1, shape) if shape else part.squeeze(-1)
             for (name, shape), part in zip(self.columns.items(), prediction.split(sizes, -1), strict=True)
         }
-        try:
-            inside = self.predicate(parts)
-        except KeyError as error:
-            raise ValueError(
-                f"the predicate reads {error}; expected one of {sorted(parts)}, the columns in goal.columns"
-            ) from error
+        inside = self.predicate(_Columns(parts))
         if inside.shape != latent.shape[:-1]:
             raise ValueError(
                 f"the predicate returns the shape {tuple(inside.shape)}; expected {tuple(latent.shape[:-1])}, one value per state"

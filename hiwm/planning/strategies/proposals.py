@@ -31,7 +31,7 @@ class Proposer:
     space: ActionSpace
     hold: int
 
-    def center(self, samples: int, objective: Objective) -> Proposal:
+    def proposal(self, samples: int, objective: Objective) -> Proposal:
         """The Gaussian to begin with, for `samples` candidates per round. With retrieval, the objective scores real sequences."""
         if self.config.center == "inverse":
             return proposal_around(self.space, self.inverse_choices, self.config.std)
@@ -42,7 +42,7 @@ class Proposer:
         batch, horizon = len(self.problem.latent), self.problem.model.horizon
         return uninformed_proposal(self.space, batch, horizon, self.hold, self.config.std)
 
-    def candidates(self, samples: int) -> Iterator[Tensor]:
+    def guesses(self, samples: int) -> Iterator[Tensor]:
         """Guesses for a first round of `samples` candidates, (B, G, C, F) each."""
         if "inverse" in self.config.candidates:
             yield self.inverse_choices.unsqueeze(1)

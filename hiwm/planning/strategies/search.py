@@ -24,7 +24,7 @@ class Search(Strategy):
     Args:
         solver: the search method.
         proposal: where to begin.
-        hold: steps that an action is held: environment steps at level 0, steps of the level above it.
+        hold: how long an action is repeated: in environment steps at level 0, in the level's own steps at all other levels.
         warm_start: also try the candidates that the last search kept, shifted by the steps since.
     """
 
@@ -74,11 +74,11 @@ class Search(Strategy):
 
         samples = self.samples(model, problem.calls)
         proposer = Proposer(self.proposal, problem, space, self.hold)
-        proposal = proposer.center(samples, objective)
+        proposal = proposer.proposal(samples, objective)
         if self.warm_start and self.last is not None:
             proposal = replace(proposal, guesses=self._shifted(*self.last, problem, proposal.mean))
-        for candidates in proposer.candidates(samples):
-            proposal = proposal.with_guesses(candidates)
+        for guesses in proposer.guesses(samples):
+            proposal = proposal.with_guesses(guesses)
         found = self.solver.solve(objective, proposal, samples, problem.noise, stop_at)
         self.last = found.kept, problem.step
         return Decision.of(model, rollout(found.actions.unsqueeze(1)), found.multipliers)

@@ -53,6 +53,16 @@ class Problem:
         """Predict where candidates (B, S, H, A) lead; `decode` as in `LevelModel.rollout`."""
         return self.model.rollout(self.latent, self.memory, actions, decode)
 
+    def root(self) -> Rollout:
+        """One candidate of no steps, to extend."""
+        latents = self.latent[:, None, None, :][:, :, :0]
+        actions = self.latent.new_zeros(len(latents), 1, 0, self.model.actions.dim)
+        return Rollout(self.latent, actions, latents, state=self.memory)
+
+    def extend(self, rollout: Rollout, actions: Tensor) -> Rollout:
+        """Predict one more step of s candidates, made by `root` or `extend`: the first S / s of the actions (B, S, A) for the first one."""
+        return self.model.extend(rollout, actions)
+
     def follow_inverse(self, clamp: Callable[[Tensor], Tensor]) -> Rollout:
         """Predict where the inverse model leads; `clamp` moves actions (B, A) into their bounds."""
         return self.model.follow_inverse(self.latent, self.memory, self.target, clamp)
@@ -66,7 +76,7 @@ class Decision:
         subgoal: latent of this level that is handed to the level below, (B, D).
         deadline: environment steps until it should be reached.
         rollout: the chosen actions and where they lead, one candidate per episode; None if the subgoal is not predicted.
-        multipliers: Lagrange multipliers of the constraints, (B, K), of solvers that find them.
+        multipliers: Lagrange multiplier of the goal's constraint, (B, 1), of solvers that find it.
     """
 
     subgoal: Tensor
@@ -98,7 +108,7 @@ class Strategy(ABC):
         """Begin new episodes."""
 
     def select(self, rows: Tensor) -> None:  # noqa: B027
-        """Continue with some of the episodes."""
+        """Continue with some of the episodes, given as indices, (N,)."""
 
     @abstractmethod
     def plan(self, problem: Problem) -> Decision:

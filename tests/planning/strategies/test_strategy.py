@@ -56,6 +56,31 @@ class Compass(Strategy):
         return Decision.of(model, problem.rollout(chosen))
 
 
+class Tree(Strategy):
+    """Extends two candidates three times each."""
+
+    def plan(self, problem):
+        model = problem.model
+        before = model.predictor.counter.predictor
+        actions = model.actions.clamp(problem.noise.normal((len(problem.latent), 8, model.actions.dim)))
+        two = problem.extend(problem.root(), actions[:, :2])
+        six = problem.extend(two, actions[:, 2:])
+        assert model.predictor.counter.predictor - before == 8 * len(problem.latent)
+        found = six.take(torch.tensor([[4, 1]]).expand(len(problem.latent), -1))
+        again = problem.rollout(found.actions)
+        torch.testing.assert_close(found.actions[:, :, 0], actions[:, [1, 0]])
+        torch.testing.assert_close(found.actions[:, :, 1], actions[:, [6, 3]])
+        torch.testing.assert_close(found.latents, again.latents)
+        torch.testing.assert_close(problem.extend(found, actions[:, :2]).latents[:, :, :2], again.latents)
+        return Decision.of(model, found.take(torch.zeros(len(problem.latent), 1).long()))
+
+
+def test_a_tree_search_predicts_every_step_once(exact):
+    tree = {"strategy": {"_target_": "test_strategy.Tree"}}
+    plan = start(flat_planner(exact, level0=tree, allow=TRUSTED), points(3)).plan({"state": points(3, 1)})
+    assert plan.levels[0].actions.shape[:2] == (3, 2)
+
+
 def compass(**arguments):
     return {"strategy": {"_target_": "test_strategy.Compass", **arguments}}
 
