@@ -49,7 +49,7 @@ examples:
   torchrun --nproc-per-node 2 -m hiwm train experiment=pointmaze environment.maze=large
 
 Results are saved under runs/<experiment>/. A command reuses results that are already there.
-`hiwm <command> --help` lists the experiments, the configuration groups and every key with its default.
+`hiwm <command> --help` lists the experiments, the configuration groups and the keys with their defaults.
 HYDRA_FULL_ERROR=1 shows the traceback of an error."""
 
 COMMAND_HELP = """hiwm {command}: {description}
@@ -62,8 +62,13 @@ configuration groups, for level <k>:
 keys and defaults, written with dots on the command line, e.g. training.steps=3000:
 
 {keys}
-evaluation:
-{protocol}"""
+levels.level<k>, with level@levels.level<k>=abstract:
+{level}
+planner.level<k>:
+{planner}
+evaluation, with evaluation=ogbench:
+{protocol}
+The arguments of a part are in its file in {folder}/<group>/."""
 
 # folder in configs/ -> how to choose one of its files, and what they configure
 GROUPS = {
@@ -214,10 +219,16 @@ def _command_help(command: str) -> str:
         indented = textwrap.fill(line, 116, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
         return f"{indented}\n      ({description})"
 
+    def section(group: str, name: str) -> str:
+        return textwrap.indent(configs.joinpath(group).joinpath(f"{name}.yaml").read_text(), "  ")
+
     return COMMAND_HELP.format(
         command=command,
         description=COMMANDS[command][1],
         groups="\n".join(choices(group, *text) for group, text in GROUPS.items()),
         keys=configs.joinpath("config.yaml").read_text(),
-        protocol=textwrap.indent(configs.joinpath("evaluation").joinpath("ogbench.yaml").read_text(), "  "),
+        level=section("level", "abstract"),
+        planner=section("planner", "level"),
+        protocol=section("evaluation", "ogbench"),
+        folder=configs,
     )

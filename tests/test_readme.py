@@ -101,6 +101,11 @@ def test_the_command_line_names_its_commands(capsys):
     help_ = capsys.readouterr().out
     for name in ("experiment=", "encoder@levels.level<k>.encoder=", "solver@planner.solver=", "evaluation="):
         assert name in help_
+    for file in ("config", "level/abstract", "planner/level", "evaluation/ogbench"):
+        keys = re.findall(r"^ *(\w+):", pages.read(f"configs/{file}.yaml"), re.M)
+        assert keys
+        for key in keys:
+            assert re.search(rf"^ +{key}:|^{key}:", help_, re.M), key
 
 
 def test_the_examples_of_the_command_line_compose():

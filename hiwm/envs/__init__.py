@@ -2,8 +2,7 @@
 
 An environment for hiwm fulfils this contract in addition to Gymnasium's:
 
-- `num_tasks` is the number of evaluation tasks.
-- `reset` accepts `options={"task_id": i, "episode": e}`, with i from 1 to `num_tasks` and e from 0, and starts task i. An
+- `reset` accepts `options={"task_id": i, "episode": e}`, with i from 1 to `evaluation.num_tasks` and e from 0, and starts task i. An
   environment with a fixed list of episodes starts episode e of the task; others draw start and goal from the seed. The
   info of `reset` holds `goal`, an observation, or its columns in `goal.columns`.
 - The info of every `step` holds `success`.
