@@ -60,7 +60,7 @@ class Column:
             rows = np.where(rows < 0, rows + len(self), rows).astype(np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"a row is out of bounds; expected rows from 0 to {len(self) - 1}")
-        return self.read(rows.reshape(-1)).reshape(*rows.shape, *self.shape[1:])
+        return self.read(rows.reshape(-1)).reshape((*rows.shape, *self.shape[1:]))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
