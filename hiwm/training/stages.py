@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from hiwm.data.clips import ClipSampler
-from hiwm.data.columns import JoinedColumn
 from hiwm.data.store import Trajectories, open_dataset
+from hiwm.data.views import JoinedColumn
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.joint import JointLevels
 from hiwm.levels.level import Level

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from test_store import make_episodes, write
 
-from hiwm.data.columns import CompressedColumn, FramedColumn, GatheredColumn
+from hiwm.data.columns import CompressedColumn, FramedColumn
 from hiwm.data.store import DatasetError, open_dataset
+from hiwm.data.views import GatheredColumn
 
 ROWS = 17
 
