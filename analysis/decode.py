@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hiwm.agent import Agent
-from hiwm.data.columns import JoinedColumn
 from hiwm.data.store import Trajectories
+from hiwm.data.views import JoinedColumn
 from hiwm.levels.level import Level
 from hiwm.levels.regularizers.pixels import PixelPrediction
 

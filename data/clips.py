@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hiwm.data.columns import DatasetError, keep_small
+from hiwm.data.columns import DatasetError, read_rows
 from hiwm.data.trajectories import Trajectories
 from hiwm.levels.clip import Clip, Pairs
 
@@ -105,6 +105,4 @@ def _cumulative(starts: np.ndarray) -> np.ndarray:
 
 
 def _take(column: Any, rows: np.ndarray) -> Tensor:
-    taken = torch.from_numpy(column[rows])
-    keep_small(column)
-    return taken
+    return torch.from_numpy(read_rows(column, rows))

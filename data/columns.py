@@ -1,7 +1,7 @@
 """Columns that are read when rows are asked for. A column has one axis of rows, like the array it stands for.
 
-A contiguous column of a file is a `numpy.memmap`. The classes here stand for what numpy cannot map: chunked and compressed
-columns, episodes that do not follow one another, and types that models do not take. None of them copies the whole column.
+A contiguous column of a file is a `numpy.memmap`. The classes here stand for chunked and compressed columns, which numpy cannot
+map; `hiwm.data.views` change what is read. None of them copies the whole column.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import mmap
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-BLOCK_BYTES = 32 << 20  # of rows in memory at once, where a whole column is read
+BLOCK_BYTES = 8 << 20  # of rows in memory at once, where a whole column is read
 DECODED_BYTES = 64 << 20  # of decoded chunks that a process keeps
 KEPT_BYTES = 64 << 20  # of a memory map that random reads may leave in a process
 RUN_BYTES = 16 << 20  # of chunks that one read decodes
@@ -60,7 +60,7 @@ class Column:
             rows = np.where(rows < 0, rows + len(self), rows).astype(np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"a row is out of bounds; expected rows from 0 to {len(self) - 1}")
-        return self.read(rows.reshape(-1)).reshape(*rows.shape, *self.shape[1:])
+        return self.read(rows.reshape(-1)).reshape((*rows.shape, *self.shape[1:]))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
@@ -181,87 +181,6 @@ class CompressedColumn(Column):
         return self._opened[1]
 
 
-class GatheredColumn(Column):
-    """Some rows of another column, in another order.
-
-    Args:
-        source: the column.
-        rows: row of the source for each row of this one, (N,).
-    """
-
-    def __init__(self, source: Any, rows: np.ndarray) -> None:
-        super().__init__((len(rows), *source.shape[1:]), source.dtype)
-        self.source, self.rows = source, rows
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        return np.asarray(self.source[self.rows[rows]])
-
-
-class FloatColumn(Column):
-    """Numbers of any type as float32, with at least one axis besides the rows: (N,) becomes (N, 1).
-
-    Args:
-        source: the column.
-        fill: whether NaN becomes 0.
-    """
-
-    def __init__(self, source: Any, fill: bool = False) -> None:
-        super().__init__(source.shape if len(source.shape) > 1 else (len(source), 1), np.dtype(np.float32))
-        self.source, self.fill = source, fill
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        with np.errstate(
-            over="ignore"
-        ):  # a number beyond float32 becomes infinite, which `Trajectories.checked` refuses
-            found = np.array(self.source[rows], np.float32).reshape(len(rows), *self.shape[1:])
-        return np.nan_to_num(found, copy=False, posinf=0.0, neginf=0.0) if self.fill else found
-
-
-class OneHotColumn(Column):
-    """Whole numbers (N,) or (N, 1) as one-hot vectors (N, n): number `start` + i sets element i.
-
-    Args:
-        source: the column.
-        start: the smallest number.
-        number: how many numbers n there may be.
-    """
-
-    def __init__(self, source: Any, start: int, number: int) -> None:
-        super().__init__((len(source), number), np.dtype(np.float32))
-        self.source, self.start = source, start
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        chosen = np.asarray(self.source[rows]).reshape(-1).astype(np.int64) - self.start
-        return np.eye(self.shape[1], dtype=np.float32)[chosen]
-
-
-class JoinedColumn(Column):
-    """Columns side by side as float32, (N, C), each flattened.
-
-    Args:
-        sources: the columns, with equally many rows.
-        most: elements C at most, the first ones; None for all.
-        spread: evenly spaced elements instead of the first.
-    """
-
-    def __init__(self, sources: Sequence[Any], most: int | None = None, spread: bool = False) -> None:
-        size = sum(int(np.prod(source.shape[1:], dtype=np.int64)) for source in sources)
-        kept = size if most is None else min(size, most)
-        super().__init__((len(sources[0]), kept), np.dtype(np.float32))
-        self.sources = sources
-        self.elements = np.linspace(0, size - 1 if spread else kept - 1, kept).round().astype(np.int64)
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        found, step = np.empty((len(rows), self.shape[1]), np.float32), 1024
-        for start in range(0, len(rows), step):
-            some = rows[start : start + step]
-            parts = [np.asarray(source[some]).reshape(len(some), -1) for source in self.sources]
-            found[start : start + step] = np.concatenate(parts, 1)[:, self.elements]
-            for source in self.sources:
-                keep_small(source)
-        return found
-
-
 class _Chunks:
     """Decoded chunks of all columns, the least recently used of which are dropped."""
 
@@ -324,10 +243,17 @@ def blocks(column: Any, rows: np.ndarray | None = None, most: int | None = None)
         release(column)
 
 
-def keep_small(column: Any) -> None:
-    """`release` a column of which random reads would sooner or later keep more than KEPT_BYTES."""
-    if int(np.prod(column.shape, dtype=np.int64)) * column.dtype.itemsize > KEPT_BYTES:
+def read_rows(column: Any, rows: np.ndarray) -> np.ndarray:
+    """`column[rows]` for random rows (...), in pieces, so that a memory map keeps little of a large file in this process."""
+    if int(np.prod(column.shape, dtype=np.int64)) * column.dtype.itemsize <= KEPT_BYTES or _map_of(column) is None:
+        return column[rows]
+    flat, row_shape = rows.reshape(-1), tuple(column.shape[1:])
+    found = np.empty((len(flat), *row_shape), column.dtype)
+    step = 16 if found[:1].nbytes >= mmap.PAGESIZE else 64  # the kernel maps up to 2 MB around a row
+    for start in range(0, len(flat), step):
+        found[start : start + step] = column[flat[start : start + step]]
         release(column)
+    return found.reshape(*rows.shape, *row_shape)
 
 
 def release(column: Any) -> None:
@@ -335,12 +261,12 @@ def release(column: Any) -> None:
 
     Otherwise the pages that a process has touched count as its memory, up to the whole file.
     """
-    if isinstance(column, JoinedColumn):
-        for source in column.sources:
-            release(source)
-        return
-    while isinstance(column, GatheredColumn | FloatColumn | OneHotColumn):
-        column = column.source
-    mapped = getattr(column, "_mmap", None)
+    mapped = _map_of(column)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _map_of(column: Any) -> mmap.mmap | None:
+    while (source := getattr(column, "source", None)) is not None:  # of a view
+        column = source
+    return getattr(column, "_mmap", None)

@@ -148,7 +148,9 @@ def open_column(path: Path, dataset: h5py.Dataset) -> Any:
     """A column whose rows are read when they are asked for: memory-mapped where its bytes lie in the file as numpy needs them."""
     shape, dtype, name = dataset.shape, dataset.dtype, str(dataset.name)
     size = path.stat().st_size
-    as_stored = dataset.id.get_type().equal(h5py.h5t.py_create(dtype, logical=True)) and dtype.kind != "b"
+    as_stored = dataset.id.get_type().equal(h5py.h5t.py_create(dtype, logical=True))
+    if dtype.kind == "b":  # stored as bytes, which in a damaged file are not only 0 and 1
+        dtype = np.dtype(np.uint8)
     if dataset.size == 0:
         return np.empty(shape, dtype) if 0 in shape[:1] or len(shape) > 1 else dataset[()]
     offset = dataset.id.get_offset()

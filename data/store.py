@@ -193,7 +193,7 @@ class Writer:
                         column[start : start + step] = rows.reshape(-1, *shape)
             for key, value in self.metadata.items():
                 file.attrs[key] = json.dumps(value)
-        _store_statistics(self.temporary)
+        _store_statistics(self.temporary, self.path)
         with open(self.temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(self.temporary, self.path)
@@ -233,8 +233,9 @@ def _reserve(path: Path, size: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def _store_statistics(path: Path) -> None:
+def _store_statistics(path: Path, final: Path) -> None:
     dataset = open_dataset(path)
+    dataset.path = final  # for messages
     statistics = {name: dataset.statistics(name) for name in dataset.columns}
     with h5py.File(path, "r+", libver="latest") as file:
         file.attrs["fingerprint"] = json.dumps(dataset.fingerprint)

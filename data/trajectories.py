@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from hiwm.data.columns import DatasetError, FloatColumn, GatheredColumn, OneHotColumn, blocks
+from hiwm.data.columns import DatasetError, blocks
 from hiwm.data.scan import FileScan, combine, scan_column
+from hiwm.data.views import FloatColumn, GatheredColumn, OneHotColumn
 
 STATISTICS_ROWS = 20_000  # number of evenly spaced rows that means and standard deviations are computed from
 STATISTICS_BLOCK = 1_000  # most of these rows in memory at once

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from hiwm.build import build_as
-from hiwm.data.columns import keep_small
+from hiwm.data.columns import read_rows
 from hiwm.files import read_yaml, saved_folder, write_yaml
 from hiwm.levels.inverse import InverseModel
 from hiwm.levels.level import Level
@@ -165,10 +165,8 @@ class Hierarchy(nn.Module):
         block = min(ROWS_AT_ONCE, max(1, BYTES_AT_ONCE // size))
         blocks = []
         for i in range(0, len(rows), block):
-            named = {name: torch.from_numpy(np.array(x[rows[i : i + block]])) for name, x in inputs.items()}
+            named = {name: torch.from_numpy(read_rows(x, rows[i : i + block])) for name, x in inputs.items()}
             blocks.append(self.encode({name: x.to(self.device) for name, x in named.items()}))
-            for column in inputs.values():
-                keep_small(column)
         return [torch.cat(of_level).cpu() for of_level in zip(*blocks, strict=True)]
 
     def save(self, folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hiwm.data.columns import keep_small
+from hiwm.data.columns import release
 from hiwm.data.store import Trajectories, Writer, open_dataset
 from hiwm.levels.device import upload
 from hiwm.levels.level import Level
@@ -76,7 +76,7 @@ def _encoded(
             level.encode({name: upload(torch.from_numpy(np.array(x[block])), device) for name, x in columns.items()})
         )
         for column in columns.values():
-            keep_small(column)
+            release(column)
     return torch.cat(latents)
 
 

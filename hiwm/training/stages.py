@@ -15,8 +15,8 @@ import torch
 
 from hiwm.data.actions import action_statistics
 from hiwm.data.clips import ClipSampler
-from hiwm.data.columns import JoinedColumn
 from hiwm.data.store import Trajectories, open_dataset
+from hiwm.data.views import JoinedColumn
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.levels.joint import JointLevels

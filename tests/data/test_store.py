@@ -234,7 +234,7 @@ def test_half_written_episodes_are_written_again(tmp_path, file, change, left):
 def test_a_failed_assembly_keeps_the_episodes(tmp_path, monkeypatch):
     episodes, path = make_episodes(), tmp_path / "data.h5"
     with monkeypatch.context() as patch:
-        patch.setattr("hiwm.data.store._store_statistics", lambda path: 1 / 0)
+        patch.setattr("hiwm.data.store._store_statistics", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             resumed(path, episodes, {})
     assert [p.name for p in tmp_path.iterdir()] == ["data.parts"]
