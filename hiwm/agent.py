@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from torch import Tensor
 
+from hiwm.agent_spec import GRAPH, AgentSpec, check_spec, first_fault, load_graphs, plain
 from hiwm.files import read_yaml, recover_folder, replace_folder, saved_folder, write_yaml
 from hiwm.heads.heads import Heads
 from hiwm.heads.text import embed
@@ -32,35 +33,7 @@ from hiwm.planning.shrinking_horizon import half_steps
 
 AGENT, CONFIG = "agent.yaml", "config.yaml"
 EDGE_MEMORY = "edge_memory.safetensors"
-GRAPH = "graph"  # and the number of the level
 Observation = np.ndarray | Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class AgentSpec:
-    """What an agent knows about the environment it was trained in.
-
-    Args:
-        environment: its config, `_target_` and arguments.
-        action_low, action_high: bounds of primitive actions in the data.
-        dataset: fingerprint of the data, from which those of the levels follow.
-        goal: columns of an observation that goals are about; empty for whole observations.
-        goal_shapes: shape of each of these columns.
-        discrete: whether actions are one of several options, one-hot vectors in the data.
-    """
-
-    environment: Mapping[str, Any]
-    action_low: Sequence[float]
-    action_high: Sequence[float]
-    dataset: str
-    goal: Sequence[str] = ()
-    goal_shapes: Sequence[Sequence[int]] = ()
-    discrete: bool = False
-
-    @property
-    def part(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the columns that goals are about."""
-        return dict(zip(self.goal, map(tuple, self.goal_shapes), strict=True))
 
 
 class Agent:
@@ -321,9 +294,9 @@ class Agent:
             graph.save(new / f"{GRAPH}{k}.safetensors")
         if self.edge_memory is not None:
             self.edge_memory.save(new / EDGE_MEMORY)
-        write_yaml(new / AGENT, {"planner": _plain(self.config.as_dict()), "spec": _plain(asdict(self.spec))})
+        write_yaml(new / AGENT, {"planner": plain(self.config.as_dict()), "spec": plain(asdict(self.spec))})
         if config is not None:
-            write_yaml(new / CONFIG, _plain(config))
+            write_yaml(new / CONFIG, plain(config))
         self.hierarchy.save(new)  # last, with the checksums of the other files
         replace_folder(new, folder)
 
@@ -352,7 +325,7 @@ def load_agent(
     folder = saved_folder(Path(folder))
     hierarchy = load_hierarchy(folder, allow, device)
     heads = Heads.load(folder, len(hierarchy), device)
-    graphs = _load_graphs(folder, len(hierarchy), device)
+    graphs = load_graphs(folder, len(hierarchy), device)
     path = folder / AGENT
     described = read_yaml(path)
     try:
@@ -360,10 +333,10 @@ def load_agent(
             raise ValueError("planner and spec are no mappings")
         config = planner or PlannerConfig(**described["planner"])
         spec: AgentSpec = TypeAdapter(AgentSpec).validate_python(described["spec"])
-        _check_spec(spec, hierarchy)
+        check_spec(spec, hierarchy)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} is from another version of hiwm: {_first(error)}. `hiwm train` saves the same levels again"
+            f"{path} is from another version of hiwm: {first_fault(error)}. `hiwm train` saves the same levels again"
         ) from error
     try:
         agent = Agent(hierarchy, heads, graphs, config, spec, seed=seed, allow=allow)
@@ -372,39 +345,3 @@ def load_agent(
     if planner is None and agent.edge_memory is not None and (folder / EDGE_MEMORY).exists():
         agent.edge_memory.load(folder / EDGE_MEMORY)
     return agent
-
-
-def _load_graphs(folder: Path, num_levels: int, device: str) -> list[LandmarkGraph]:
-    """A graph for each level, or none at all."""
-    files = [folder / f"{GRAPH}{k}.safetensors" for k in range(num_levels)]
-    missing = [file for file in files if not file.exists()]
-    if missing and len(missing) < num_levels:
-        raise ValueError(f"{missing[0]} is missing; expected a graph for each level. `hiwm train` writes it again")
-    return [] if missing else [LandmarkGraph.load(file, device) for file in files]
-
-
-def _check_spec(spec: AgentSpec, hierarchy: Hierarchy) -> None:
-    """Refuse bounds of actions, or columns of goals, that cannot be those of the levels."""
-    dim = hierarchy.specs[0].dim_below
-    for name, bound in (("action_low", spec.action_low), ("action_high", spec.action_high)):
-        if len(bound) != dim or not all(map(math.isfinite, bound)):
-            raise ValueError(f"spec.{name} is {list(bound)}; expected {dim} finite numbers, as level 0 takes")
-    if len(spec.goal) != len(spec.goal_shapes) or any(size < 1 for shape in spec.goal_shapes for size in shape):
-        raise ValueError(
-            f"spec.goal_shapes is {list(spec.goal_shapes)}; expected a shape for each of {list(spec.goal)}"
-        )
-
-
-def _first(error: Exception) -> str:
-    """The first fault in one line."""
-    if isinstance(error, ValidationError):
-        fault = error.errors(include_url=False)[0]
-        return f"{'.'.join(['spec', *map(str, fault['loc'])])} is {fault['input']!r:.100}; {fault['msg']}"
-    return str(error)
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, mappings as dicts, for YAML."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -53,7 +53,7 @@ def load_traces(path: Path) -> dict[str, list[Trace]]:
 
 def _load_traces(path: Path) -> dict[str, list[Trace]]:
     traces: dict[str, list[Trace]] = {}
-    with np.load(path, allow_pickle=False) as file:
+    with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:  # closed even if numpy refuses it
         for key in [name.removesuffix("/success") for name in file if name.endswith("/success")]:
             agent, task = key.rsplit("/", 1)
             num_levels = sum(name.startswith(f"{key}/subgoals") for name in file)

@@ -253,7 +253,7 @@ def _client(folder: Path, remote: str | None) -> Any:
     path = folder / DATABASE
     if not path.exists():
         # under a temporary name, because a half-made database can be neither used nor repaired
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_suffix(".new")  # not .tmp, which another command would remove
         temporary.unlink(missing_ok=True)
         MlflowClient(f"sqlite:///{temporary}").search_experiments()
         temporary.replace(path)

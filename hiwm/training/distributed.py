@@ -30,6 +30,11 @@ class Processes:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    def share(self, batch: int) -> slice:
+        """The rows of a global batch that this process computes."""
+        size = batch // self.world_size
+        return slice(self.rank * size, (self.rank + 1) * size)
+
 
 def start_processes(device: str) -> Processes:
     """Join the group when run under `torchrun` (gloo on CPU, NCCL on GPUs); one process otherwise.

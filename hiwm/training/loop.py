@@ -161,8 +161,7 @@ def optimize(
     last_save = time.monotonic()
     watch = DivergenceCheck(training, config.batch, seed, device)
     vote = Vote(processes)
-    share = config.batch // processes.world_size
-    mine = slice(processes.rank * share, (processes.rank + 1) * share)
+    mine = processes.share(config.batch)
 
     def draw(step: int) -> Clip:
         return training.sample(config.batch, np.random.default_rng([seed, step]), mine)
@@ -187,7 +186,6 @@ def optimize(
             if signal:
                 barrier()  # a process that ends takes the others with it
                 raise Stopped(signal)
-
             losses, norm = state.step(wrapped, next(clips), torch.Generator(device).manual_seed(_step_seed(seed, step)))
             watch.gradient(step, norm)
             values = {}

@@ -261,8 +261,8 @@ def test_a_level_may_be_trained_its_own_way(two_levels, short, dataset, tmp_path
 @pytest.mark.parametrize(
     ("training", "joint", "message"),
     [
-        ({"step": 10}, False, r"levels.level1: unknown key training.step; expected one of batch"),
-        ({"joint": True}, False, r"levels.level1: unknown key training.joint; expected one of batch"),
+        ({"step": 10}, False, r"levels.level1: unknown key training.step; expected one of accumulate, batch"),
+        ({"joint": True}, False, r"levels.level1: unknown key training.joint; expected one of accumulate, batch"),
         ({"steps": "ten"}, False, r"levels.level1: training.steps is 'ten'; expected a whole number"),
         (
             {"steps": 10},
