@@ -21,6 +21,9 @@ from hiwm.cli import main
 from hiwm.tracking import make_tracker
 from hiwm.tracking.buffer import legal
 
+# connections to a server that was killed are closed late
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed", "ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @dataclass
 class Experiment:

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
 
 from hiwm.disk import replacing
 from hiwm.tracking.buffer import BUFFER
@@ -253,8 +254,9 @@ def _client(folder: Path, remote: str | None) -> Any:
     path = folder / DATABASE
     if not path.exists():
         # under a temporary name, because a half-made database can be neither used nor repaired
-        temporary = path.with_suffix(".new")  # not .tmp, which another command would remove
-        temporary.unlink(missing_ok=True)
+        for left in folder.glob(f"{path.stem}*.tmp"):
+            left.unlink()
+        temporary = path.with_name(f"{path.stem}-{uuid4().hex}.tmp")  # MLflow keeps what it opened under a name
         MlflowClient(f"sqlite:///{temporary}").search_experiments()
         temporary.replace(path)
     return MlflowClient(f"sqlite:///{path}")
