@@ -151,7 +151,13 @@ def test_plans_on_the_device_are_those_on_the_cpu(tiny_run, counts):
     torch.testing.assert_close(actions[1], actions[0], rtol=1e-3, atol=1e-4)
 
 
-def test_words_and_evaluation(counts, tmp_path):
+def test_words_and_evaluation(counts, tmp_path, monkeypatch):
+    def embed(captions):
+        """In place of the model, which is on the CPU and made on torch's meta device, which the simulated one uses."""
+        return torch.stack([torch.randn(384, generator=torch.Generator().manual_seed(len(x))) for x in captions])
+
+    monkeypatch.setattr("hiwm.heads.text.embed", embed)
+    monkeypatch.setattr("hiwm.agent.embed", embed)
     changes = [
         "device=cuda",
         "tracking=none",
