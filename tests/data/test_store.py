@@ -62,8 +62,8 @@ def assert_holds(dataset, episodes):
     for i, episode in enumerate(episodes):
         rows = slice(dataset.ep_offset[i], dataset.ep_offset[i] + dataset.ep_len[i])
         for name, expected in episode.items():
-            assert dataset.column(name).dtype == expected.dtype
-            np.testing.assert_array_equal(dataset.column(name)[rows], expected)
+            assert dataset.columns[name].dtype == expected.dtype
+            np.testing.assert_array_equal(dataset.columns[name][rows], expected)
 
 
 def test_round_trip(tmp_path):
