@@ -108,9 +108,9 @@ class Trajectories:
         """Mean and standard deviation of each element of a column, from at most 20 000 evenly spaced rows."""
         column = self.column(name)
         rows = _evenly_spaced(self.num_steps, STATISTICS_ROWS) + int(self.ep_offset[0])
-        total = sum(block.sum(0, dtype=np.float64) for block in blocks(column, rows, STATISTICS_BLOCK))
-        mean = total / len(rows)
-        with np.errstate(invalid="ignore"):  # infinite values, which `checked` refuses by column and row
+        with np.errstate(invalid="ignore"):  # of infinity, which `checked` refuses
+            total = sum(block.sum(0, dtype=np.float64) for block in blocks(column, rows, STATISTICS_BLOCK))
+            mean = total / len(rows)
             squares = sum(np.square(block - mean).sum(0) for block in blocks(column, rows, STATISTICS_BLOCK))
         return np.asarray(mean, np.float32), np.sqrt(squares / len(rows), dtype=np.float32)
 

@@ -96,7 +96,7 @@ def test_d4rl(tmp_path, unfinished):
         file["infos/qpos"] = flat["state"]
         file["metadata/policy"] = "text"
     dataset = convert(tmp_path / "hopper.hdf5", tmp_path)
-    assert_holds(dataset, [e | {"reward": e["action"][:, :1]} for e in episodes])
+    assert_holds(dataset, [e | {"reward": e["action"][:, 0]} for e in episodes])
 
 
 def video(path, frames):
