@@ -241,6 +241,7 @@ class Delivery(threading.Thread):
 def _client(folder: Path, remote: str | None) -> Any:
     """MLflow's client of the server, or of the folder's own database. Requests end soon, because they are repeated here."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the address may hold a password
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", REQUEST_SECONDS)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     import logging

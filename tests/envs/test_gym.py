@@ -129,7 +129,7 @@ def test_an_end_at_a_given_state_is_success():
 
 @pytest.mark.parametrize("kind", ["Line", "GoalEnv"])
 def test_success_by_distance(kind):
-    _, found, _ = episode(kind, tolerance=0.1)
+    _, found, _ = episode(kind, tolerance=0.03)
     assert not found[0][1]
     assert found[-1][1]
     wins = [distance for distance, won in found if won]
@@ -174,7 +174,7 @@ def test_keys_that_follow_from_the_environment(monkeypatch):
     (["environment.id=nothing-v0"], "environment.id is 'nothing-v0', .*name its module first"),
     (["environment.id=not_there:thing-v0"], "environment.id is 'not_there:thing-v0', which cannot be imported"),
     (["environment.id=hiwm-test/Line-v0", "+environment.arguments.wings=2"], "arguments are {'wings': 2}: .*wings"),
-    ([], "Missing mandatory value: environment.id"),
+    ([], "Missing mandatory value: .*environment.id"),
 ])  # fmt: skip
 def test_mistakes_are_named(overrides, message):
     with pytest.raises(ConfigError, match=message):
