@@ -76,7 +76,7 @@ class Tree(Strategy):
 
 
 def test_a_tree_search_predicts_every_step_once(exact):
-    tree = {"strategy": {"_target_": "test_strategy.Tree"}}
+    tree = {"strategy": {"_target_": "test_strategy.Tree"}, "replan": 2}
     plan = start(flat_planner(exact, level0=tree, allow=TRUSTED), points(3)).plan({"state": points(3, 1)})
     assert plan.levels[0].actions.shape[:2] == (3, 2)
 
