@@ -30,6 +30,7 @@ from hiwm.config import load_config
 from hiwm.hierarchy import LevelSpec
 from hiwm.levels.clip import Clip, Pairs
 from hiwm.planning.goals import ObservationGoal
+from hiwm.planning.noise import EpisodeNoise
 from hiwm.training.loader import batches
 from hiwm.training.loop import _State
 
@@ -148,7 +149,9 @@ def agreement(device: torch.device) -> Iterator[Row]:
         bounds = tuple(bound.to(where) for bound in (planning_tools.LOW, planning_tools.HIGH))
         planner = planning_tools.flat_planner(planning_tools.exact_hierarchy().to(where), bounds=bounds)
         state, goal = ({"state": planning_tools.points(50, seed).to(where)} for seed in (0, 1))
-        planner.start(ObservationGoal(planner.hierarchy.encode(goal)), torch.Generator().manual_seed(0))
+        planner.start(
+            ObservationGoal(planner.hierarchy.encode(goal)), EpisodeNoise(range(len(next(iter(goal.values())))))
+        )
         actions.append(torch.stack([planner.plan(state).action for _ in range(6)]))
     yield "agreement", "actions of 50 environments", (actions[1] - actions[0]).abs().max().item(), "absolute"
 

@@ -18,6 +18,7 @@ from hiwm.config import load_config
 from hiwm.data.store import open_dataset
 from hiwm.experiment import collect, evaluate, train
 from hiwm.planning.goals import ObservationGoal
+from hiwm.planning.noise import EpisodeNoise
 from hiwm.training.distributed import Processes
 from hiwm.training.stages import Report, train_hierarchy
 
@@ -145,7 +146,9 @@ def test_plans_on_the_device_are_those_on_the_cpu(tiny_run, counts):
     for device in ("cpu", "cuda"):
         agent = load_agent(home, device)
         there = {"state": torch.from_numpy(goal).to(device)}
-        agent.planner.start(ObservationGoal(agent.hierarchy.encode(there)), torch.Generator().manual_seed(0))
+        agent.planner.start(
+            ObservationGoal(agent.hierarchy.encode(there)), EpisodeNoise(range(len(next(iter(there.values())))))
+        )
         now = {"state": torch.from_numpy(state).to(device)}
         actions.append(torch.stack([agent.planner.plan(now).action for _ in range(6)]))
     torch.testing.assert_close(actions[1], actions[0], rtol=1e-3, atol=1e-4)
