@@ -6,6 +6,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -132,17 +133,24 @@ def _import(target: str) -> Any:
 T = TypeVar("T")
 
 
-def build_as(kind: type[T], key: str, config: Any, allow: Sequence[str] = (), **runtime: Any) -> T:
-    """`build`, refusing before it runs what is not of a kind; every error names the key that asks for it."""
-    name = f"{kind.__module__}.{kind.__qualname__}"
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """In the `with` block, errors begin with the key that asks for the class."""
     try:
-        found = build(config, allow, kinds=(name,), **runtime)
+        yield
     except ArgumentError as error:
         raise ArgumentError(f"{key}.{error}") from error
     except WrongKind as error:
         raise ValueError(f"{key} {error}") from error
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from error
+
+
+def build_as(kind: type[T], key: str, config: Any, allow: Sequence[str] = (), **runtime: Any) -> T:
+    """`build`, refusing before it runs what is not of a kind; every error names the key that asks for it."""
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    with _naming(key):
+        found = build(config, allow, kinds=(name,), **runtime)
     if not isinstance(found, kind):
         raise ValueError(f"{key} makes a {type(found).__name__}; expected a subclass of {name}")
     return found
@@ -154,16 +162,13 @@ def check_described(
     """Refuse what `build_as` would refuse without building the arguments; `runtime` are the names of what it fills in."""
     if described.get("_target_") is None:
         raise ValueError(f"{key} has no _target_; expected the class of the {key.split('.')[-1]}")
-    try:
-        takes = inspect.signature(locate(described["_target_"], allow, (f"{kind.__module__}.{kind.__qualname__}",)))
-        keys = [name for name in described if name != "_target_"]
-        takes.bind(**dict.fromkeys([*keys, *(name for name in runtime if name in takes.parameters)]))
-    except TypeError as error:
-        raise ValueError(f"{key}: {described['_target_']}: {error}; its config keys are {sorted(keys)}") from error
-    except WrongKind as error:
-        raise ValueError(f"{key} {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error
+    keys = [name for name in described if name != "_target_"]
+    with _naming(key):
+        try:
+            takes = inspect.signature(locate(described["_target_"], allow, (f"{kind.__module__}.{kind.__qualname__}",)))
+            takes.bind(**dict.fromkeys([*keys, *(name for name in runtime if name in takes.parameters)]))
+        except TypeError as error:
+            raise ValueError(f"{described['_target_']}: {error}; its config keys are {sorted(keys)}") from error
 
 
 def build(config: Any, allow: Sequence[str] = (), *, kinds: Sequence[str] = KINDS, **runtime: Any) -> Any:
@@ -204,14 +209,8 @@ def build(config: Any, allow: Sequence[str] = (), *, kinds: Sequence[str] = KIND
 def _resolve(key: str, value: Any, allow: Sequence[str], kinds: Sequence[str], runtime: Mapping[str, Any]) -> Any:
     """An argument, with every class built that it names."""
     if isinstance(value, Mapping) and "_target_" in value:
-        try:
+        with _naming(key):
             return build(value, allow, kinds=(*PARTS, *kinds), **runtime)
-        except ArgumentError as error:
-            raise ArgumentError(f"{key}.{error}") from error
-        except WrongKind as error:
-            raise ValueError(f"{key} {error}") from error
-        except ValueError as error:
-            raise ValueError(f"{key}: {error}") from error
     if isinstance(value, (list, tuple)):
         return [_resolve(f"{key}[{i}]", item, allow, kinds, runtime) for i, item in enumerate(value)]
     return value

@@ -47,7 +47,7 @@ def load_traces(path: Path) -> dict[str, list[Trace]]:
     ) as error:
         fault = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{path} is damaged ({fault}); remove it and the results beside it, and evaluate again"
+            f"{path} is damaged ({fault}); remove it and the results next to it, and evaluate again"
         ) from error
 
 
