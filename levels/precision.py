@@ -10,12 +10,16 @@ import torch
 
 def half_precision(device: torch.device) -> AbstractContextManager:
     """An autocast to bfloat16, or nothing on devices without native support for it."""
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device.type == "cpu" and torch.backends.mkldnn.is_available()
-        native = native and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # torch has no public name for this
-    return torch.autocast(device.type, torch.bfloat16) if native else nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if _multiplies_bfloat16(device.type) else nullcontext()
+
+
+@torch.compiler.assume_constant_result
+def _multiplies_bfloat16(kind: str) -> bool:
+    """Whether the processor does, which torch.compile cannot find out."""
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch has no public name for the second question
+    return kind == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @contextmanager

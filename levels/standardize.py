@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +51,6 @@ class Standardize(nn.Module):
         return value * self.get_buffer(_buffer(name, "std")) + self.get_buffer(_buffer(name, "mean"))
 
 
-@cache
 def _buffer(name: str, statistic: str) -> str:
     """The name of a buffer; torch allows no dot in it, and columns have dotted names."""
     return f"{name.replace('%', '%25').replace('.', '%2E')}_{statistic}"

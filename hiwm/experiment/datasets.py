@@ -58,7 +58,6 @@ def _row(dataset: Trajectories, name: str) -> str:
 
 
 def _print_windows(dataset: Trajectories, overrides: Sequence[str]) -> None:
-    logging.getLogger("hiwm").setLevel(logging.ERROR)  # the table says what the warning would
     print()
     for window in check_windows(load_config(list(overrides)).hierarchy, dataset):
         print(

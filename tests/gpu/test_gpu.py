@@ -155,12 +155,13 @@ def test_plans_on_the_device_are_those_on_the_cpu(tiny_run, counts):
 
 
 def test_words_and_evaluation(counts, tmp_path, monkeypatch):
-    def embed(captions):
+    class MiniLM:
         """In place of the model, which is on the CPU and made on torch's meta device, which the simulated one uses."""
-        return torch.stack([torch.randn(384, generator=torch.Generator().manual_seed(len(x))) for x in captions])
 
-    monkeypatch.setattr("hiwm.heads.text.embed", embed)
-    monkeypatch.setattr("hiwm.agent.embed", embed)
+        def encode(self, captions, **_):
+            return np.stack([np.random.default_rng(len(x)).normal(size=384).astype(np.float32) for x in captions])
+
+    monkeypatch.setattr("hiwm.heads.text._minilm", MiniLM)
     changes = [
         "device=cuda",
         "tracking=none",
