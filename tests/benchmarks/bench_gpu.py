@@ -82,29 +82,34 @@ def training(device: torch.device, small: bool, rate: float) -> Iterator[Row]:
     for case, (overrides, shape, windows) in TRAINED.items():
         if small:
             shape, windows = (28, 28, 3) if len(shape) == 3 else shape, 8
-        level, clip = level_and_clip(overrides, shape, windows)
-        level.to(device).fit_step(torch.randn(windows, level.horizon + 1, level.encoder.dim, device=device))
-        steps = 4 if small else 50
-        state = _State(level, load_config([]).training.changed({"steps": 10 * steps, "batch": windows}), device)
+        for compiled in (False, True) if device.type == "cuda" else (False,):  # on a CPU, compiling takes a minute each
+            level, clip = level_and_clip(overrides, shape, windows)
+            level.to(device).fit_step(torch.randn(windows, level.horizon + 1, level.encoder.dim, device=device))
+            steps = 4 if small else 50
+            state = _State(level, load_config([]).training.changed({"steps": 10 * steps, "batch": windows}), device)
 
-        def step(clip: Clip, state=state, level=level) -> None:
-            state.step(level, clip, torch.Generator(device).manual_seed(0))
+            def step(clip: Clip, state=state, level=level) -> None:
+                state.step(level, clip, torch.Generator(device).manual_seed(0))
 
-        def loop(clip=clip, step=step, steps=steps) -> None:
-            for batch in batches(lambda _: clip, range(steps), device):
-                step(batch)
+            def loop(clip=clip, step=step, steps=steps) -> None:
+                for batch in batches(lambda _: clip, range(steps), device):
+                    step(batch)
 
-        on_device = clip.map(lambda x: x.to(device))
-        with FlopCounterMode(display=False) as counter:
-            step(on_device)
-        operations = counter.get_total_flops()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        spent = seconds(loop, device, 1) / steps
-        yield "training", case, windows * (level.horizon + 1) / spent, "frames/s"
-        yield "training", case, 100 * operations / spent / rate, "% of the matmul rate"
-        if device.type == "cuda":
-            yield "training", case, torch.cuda.max_memory_allocated(device) / 2**20, "MiB at most"
+            on_device = clip.map(lambda x: x.to(device))
+            with FlopCounterMode(display=False) as counter:
+                step(on_device)
+            name = case
+            if compiled:
+                level.compile()
+                name += ", compiled"
+                step(on_device)
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            spent = seconds(loop, device, 1) / steps
+            yield "training", name, windows * (level.horizon + 1) / spent, "frames/s"
+            yield "training", name, 100 * counter.get_total_flops() / spent / rate, "% of the matmul rate"
+            if device.type == "cuda":
+                yield "training", name, torch.cuda.max_memory_allocated(device) / 2**20, "MiB at most"
 
 
 def level_and_clip(overrides: list[str], shape: tuple[int, ...], windows: int) -> tuple[Any, Clip]:

@@ -79,7 +79,7 @@ def searches(batch, device):
     @torch.no_grad()
     def ours(precision):
         with precision():
-            found = cem.solve(objective, proposal, SAMPLES, EpisodeNoise(range(batch)))
+            found = cem.solve(objective, proposal, SAMPLES, EpisodeNoise(range(batch), device))
         return least_distance(predictor.rollout(latent, found.actions), goal).cpu()  # waits for a GPU
 
     def theirs(together):

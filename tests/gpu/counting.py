@@ -31,7 +31,7 @@ from simulated_device import CUDA, Counts, simulated_device
 from tiny import shipped
 
 from hiwm.agent import Agent, load_agent
-from hiwm.config import load_config
+from hiwm.config import Config, load_config
 from hiwm.data.store import open_dataset
 from hiwm.evaluation.evaluate import make_agents
 from hiwm.experiment import train
@@ -107,21 +107,20 @@ def head_step(name: str, cache: Path, counts: Counts) -> Counts:
     return Counts(*((getattr(many, key) - getattr(less, key)) // 10 for key in ("uploads", "downloads", "waits")))
 
 
-def trained(name: str, root: Path) -> dict[str, Agent]:
-    """The agents of a tiny version of a recorded case, trained on the simulated device."""
+def trained(name: str, root: Path) -> tuple[Config, dict[str, Agent]]:
+    """The config and the agents of a tiny version of a recorded case, trained on the device."""
     config = load_config(
         [*recorded.CASES[name], *recorded.SMALL, f"root={root}", f"dataset.path={root}/data.h5", "device=cuda"]
     )
     shapes, dim_action = recorded.columns(config)
     recorded.write_dataset(Path(config.dataset.path), shapes, dim_action, discrete=name == "discrete")
     train(config)
-    return make_agents(load_agent(config.folder / "hierarchy", "cuda", config.allow), config.evaluation)
+    return config, make_agents(load_agent(config.folder / "hierarchy", "cuda", config.allow), config.evaluation)
 
 
-def plans(name: str, root: Path, counts: Counts) -> Iterator[tuple[str, list[Counts]]]:
-    """For every agent of a case: counts of each of its plans; the first agent makes 12, the others 3."""
-    agents = trained(name, root)
-    config = load_config([*recorded.CASES[name], *recorded.SMALL])
+def plans(name: str, root: Path, counts: Counts) -> Iterator[tuple[str, int, list[Counts]]]:
+    """For every agent of a case: its number of inputs, and counts of each of its plans; the first agent makes 12, the others 3."""
+    config, agents = trained(name, root)
     shapes, _ = recorded.columns(config)
     seen, goals = recorded.observations(shapes, recorded.STEPS, 1), recorded.observations(shapes, 2, 2)
     for i, (key, agent) in enumerate(agents.items()):
@@ -136,7 +135,7 @@ def plans(name: str, root: Path, counts: Counts) -> Iterator[tuple[str, list[Cou
             found.append(counts.copy())
             assert np.isfinite(action).all()
         assert agent.plan.explain()
-        yield key, found
+        yield key, len(config.inputs), found
 
 
 def table() -> Iterator[list[Any]]:
@@ -148,7 +147,7 @@ def table() -> Iterator[list[Any]]:
             yield ["training step", name, found.uploads, found.downloads, found.waits]
         for name in EXPERIMENTS:
             root = Path(folder) / name
-            for key, every in plans(name, root, counts):
+            for key, _, every in plans(name, root, counts):
                 worst = max(every, key=lambda one: one.waits)
                 yield ["plan", f"{name}, {key}", worst.uploads, worst.downloads, worst.waits]
         cache = next(Path(folder).rglob("latents.h5"))

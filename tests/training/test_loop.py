@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from functools import partialmethod
 from itertools import pairwise
 
 import pytest
@@ -78,6 +79,21 @@ def test_killed_and_resumed_equals_never_killed(two_levels, short, dataset, tmp_
     assert redone[1].metrics == done[1].metrics
     assert [open_dataset(a).fingerprint for a in whole_caches] == [open_dataset(b).fingerprint for b in caches]
     assert not (folder / CHECKPOINT).exists()  # a finished level needs none
+
+
+def test_compiled_training_is_the_same_but_for_rounding(two_levels, short, dataset, tmp_path, monkeypatch):
+    # on a CPU, the code that torch's compiler writes takes a minute to build; what can go wrong here is what it is written from
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="aot_eager"))
+    *_, plain = train(two_levels, short, dataset, tmp_path / "plain")
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    *_, done, compiled = train(two_levels, short.changed({"compile": True}), dataset, tmp_path / "compiled")
+    assert counters["frames"]["ok"] > 0
+    assert not any(trained.reused for trained in done.values())
+    for k in (0, 1):
+        assert compiled[k][30]["validation/loss_prediction"] == pytest.approx(
+            plain[k][30]["validation/loss_prediction"], rel=1e-3
+        )
 
 
 def test_a_target_encoder_trails_the_encoder(two_levels, short, dataset, tmp_path):
