@@ -30,7 +30,11 @@ class Cost(ABC):
 
     @abstractmethod
     def __call__(self, rollout: Rollout) -> Tensor:
-        """Costs of every candidate and step, (B, S, H); lower is better, inf never chosen, NaN an error."""
+        """Costs of every candidate and step, (B, S, H); lower is better, NaN is an error.
+
+        A plan costs as much as its cheapest step. So inf excludes a step; it excludes a plan only if all its steps are inf. To
+        exclude plans that pass through a state, use a constraint instead: `Goal.violation`, for instance of a `KeepOut`.
+        """
 
 
 class ValueCost(Cost):
