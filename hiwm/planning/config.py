@@ -57,8 +57,7 @@ class LevelPlanning(Settings):
         replan: environment steps between two plans of the level; null: as the level below, at level 0: 1.
         hold: how long a search repeats an action: in environment steps at level 0, in the level's own steps at all other levels.
         proposal: where the search begins.
-        goal_weight: weight of the cost of the goal, added to that of the subgoal, below the top level. At a level that follows
-            the inverse model it changes only the reported cost.
+        goal_weight: weight of the goal's cost in the cost of a search, added to that of the subgoal, below the top level.
         value_weight: weight of a predicted step to the goal in the cost of a search (see `hiwm.heads.value`); for goals on a
             part of the state.
         disagreement_weight: weight of an ensemble's expected squared error in the cost of a search, the largest up to the step

@@ -66,6 +66,21 @@ def check_config(config: PlannerConfig, num_levels: int) -> None:
             )
 
 
+def check_goal_weights(config: PlannerConfig, num_levels: int) -> None:
+    """Raise a ValueError that names the key if a level that follows its inverse model has a goal weight.
+
+    Not a rule of `check_config`, because a baseline that changes nothing but the strategy inherits the weight. There it changes
+    only the reported cost.
+    """
+    for k in range(num_levels):
+        weight = config.level(k).goal_weight
+        if weight and config.strategy(k, num_levels - 1) == "follow_inverse":
+            raise ValueError(
+                f"planner.level{k}.goal_weight is {weight}; expected 0, because level {k} follows the inverse model "
+                f"(planner.level{k}.strategy) and does not search"
+            )
+
+
 def check_heads(
     config: PlannerConfig, num_levels: int, priors: Collection[int], values: Collection[int], longest: Sequence[int]
 ) -> None:
