@@ -14,7 +14,11 @@ SHIPPED_COSTS = ("value", "disagreement")
 
 
 def check_planner(config: PlannerConfig, hierarchy: Hierarchy, heads: Heads, graphs: Sequence[LandmarkGraph]) -> None:
-    """Raise a ValueError that names the key if trained levels with these heads and graphs cannot do what the config says."""
+    """Raise a ValueError that names the key if trained levels with these heads and graphs cannot do what the config says.
+
+    Every agent that is made is checked, because a saved one may get another planner or other heads. `hiwm.validate` checks the
+    same rules once more before training, with the heads that there will be, so that a mistake costs no training.
+    """
     levels = range(len(hierarchy))
     banks = [head_of(heads.action_banks, k) for k in levels]
     calibrations = [head_of(heads.calibrations, k) for k in levels]
