@@ -132,7 +132,15 @@ class HierarchicalPlanner:
             log=CandidateLog() if k else None,  # level 0 hands nothing down
         )
         problem = Problem(
-            model, latent, self.history, target, evaluator, self.calls[k], self.step, self.noise, self.config.seconds
+            model=model,
+            latent=latent,
+            history=self.history,
+            target=target,
+            evaluate=evaluator,
+            calls=self.calls[k],
+            step=self.step,
+            noise=self.noise,
+            time_limit=self.config.seconds,
         )
         decision = self.strategies[k].plan(problem)
         check_decision(k, decision, latent, self.models[0].steps(self.config.replan(0)))
