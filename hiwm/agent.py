@@ -36,6 +36,9 @@ EDGE_MEMORY = "edge_memory.safetensors"
 class Agent:
     """Acts towards goals given as observations, or in words.
 
+    `reset(goal)` begins an episode or a batch of episodes, `act(observation)` gives their next actions, `plan` is the plan behind
+    them, and `select(rows)` goes on with the episodes that are not over.
+
     Args:
         hierarchy: the levels.
         heads: what was fitted to the levels.
@@ -43,7 +46,7 @@ class Agent:
         config: how to plan.
         spec: bounds of actions and the environment.
         num_levels: use only the lowest levels; None: all of them.
-        seed: of the search; every `reset` restarts it.
+        seed: of the search; `reset` draws the same random numbers again.
         allow: packages trusted for the classes that the config names, besides hiwm's own.
     """
 
@@ -102,7 +105,7 @@ class Agent:
         return Agent(self.hierarchy, self.heads, self.graphs, config, self.spec, num_levels, self.seed, self.allow)
 
     def reset(self, goal: Observation | Goal | str | Sequence[str], episodes: Sequence[int] | None = None) -> None:
-        """Begin towards a goal.
+        """Begin episodes towards a goal; what was left of others is dropped. The edge memory stays.
 
         Args:
             goal: one of the following, for one episode or, with a batch axis in front, for a batch:
@@ -167,7 +170,7 @@ class Agent:
         return action[0] if single else action
 
     def select(self, rows: np.ndarray) -> None:
-        """Continue with some environments of the batch, given as indices or as a mask, (B,). `plan` is empty until `act`."""
+        """Go on with some episodes of the batch, given as indices or as a mask, (B,). There is no `plan` until the next `act`."""
         if self._batch is None:
             raise ValueError("reset(goal) must come before select(rows)")
         rows = np.asarray(rows)

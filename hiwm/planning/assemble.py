@@ -16,9 +16,10 @@ from hiwm.planning.costs import Cost, DisagreementCost, ValueCost
 from hiwm.planning.counter import ForwardCounter
 from hiwm.planning.graph.landmarks import LandmarkGraph
 from hiwm.planning.graph.navigator import GraphNavigator
+from hiwm.planning.horizon import FixedHorizon, Horizon
 from hiwm.planning.model import LevelModel
 from hiwm.planning.planner import HierarchicalPlanner
-from hiwm.planning.shrinking_horizon import FixedHorizon, Horizon, ShrinkingHorizon
+from hiwm.planning.shrinking_horizon import ShrinkingHorizon
 from hiwm.planning.solvers.solver import Solver
 from hiwm.planning.strategies.strategy import Strategy
 from hiwm.planning.targets import Navigator, StraightToGoal
