@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -25,6 +25,8 @@ from hiwm.planning.strategies.strategy import Strategy
 from hiwm.planning.targets import Navigator, StraightToGoal
 from hiwm.planning.validate import check_planner
 
+#: by name; `LevelPlanning` has the weight of each, `<name>_weight`
+SHIPPED_COSTS: dict[str, Callable[[LevelModel, float], Cost]] = {"value": ValueCost, "disagreement": DisagreementCost}
 COST_ARGUMENTS = ("hierarchy", "level", "heads")  # a cost of your own may ask for them
 
 
@@ -123,12 +125,9 @@ def make_costs(
 ) -> dict[str, Cost]:
     """What a level minimises besides the distance to its target; a cost of your own may ask for `hierarchy`, `level`, `heads`."""
     level = config.level(model.k)
-    costs: dict[str, Cost] = {}
-    if level.value_weight:
-        costs["value"] = ValueCost(model, level.value_weight)
-    if level.disagreement_weight:
-        assert model.calibration is not None, "check_planner refuses a disagreement without a calibration"
-        costs["disagreement"] = DisagreementCost(model.calibration, level.disagreement_weight)
+    costs: dict[str, Cost] = {
+        name: SHIPPED_COSTS[name](model, weight) for name, weight in level.cost_weights.items() if weight
+    }
     for name, described in level.costs.items():
         key = f"planner.level{model.k}.costs.{name}"
         known = dict(zip(COST_ARGUMENTS, (hierarchy, model.k, heads), strict=True))

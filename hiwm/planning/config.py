@@ -85,9 +85,14 @@ class LevelPlanning(Settings):
         return strategy
 
     @property
+    def cost_weights(self) -> dict[str, float]:
+        """Weights of the shipped costs by name, see `SHIPPED_COSTS`."""
+        return {"value": self.value_weight, "disagreement": self.disagreement_weight}
+
+    @property
     def has_more_costs(self) -> bool:
         """Whether a search minimises more than the distance to its target."""
-        return bool(self.goal_weight or self.value_weight or self.disagreement_weight or self.costs)
+        return bool(self.goal_weight or any(self.cost_weights.values()) or self.costs)
 
 
 DEFAULTS = LevelPlanning()

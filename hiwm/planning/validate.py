@@ -10,8 +10,6 @@ from hiwm.levels.parts import Predictor
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.graph.landmarks import LandmarkGraph
 
-SHIPPED_COSTS = ("value", "disagreement")
-
 
 def check_planner(config: PlannerConfig, hierarchy: Hierarchy, heads: Heads, graphs: Sequence[LandmarkGraph]) -> None:
     """Raise a ValueError that names the key if trained levels with these heads and graphs cannot do what the config says.
@@ -45,9 +43,10 @@ def check_config(config: PlannerConfig, num_levels: int) -> None:
             raise ValueError(
                 f"{where}.replan is {config.replan(k)}; expected a multiple of planner.level0.replan, {config.replan(0)}"
             )
-        if taken := [name for name in level.costs if name in SHIPPED_COSTS]:
+        shipped = level.cost_weights
+        if taken := [name for name in level.costs if name in shipped]:
             raise ValueError(
-                f"{where}.costs.{taken[0]} has the name of a shipped cost; expected another name than {', '.join(SHIPPED_COSTS)}"
+                f"{where}.costs.{taken[0]} has the name of a shipped cost; expected another name than {', '.join(shipped)}"
             )
         if level.goal_weight and k == top:
             raise ValueError(
@@ -184,7 +183,7 @@ def _asks_inverse(config: PlannerConfig, k: int, top: int) -> str:
 def _check_unread(config: PlannerConfig, k: int) -> None:
     """Refuse what only a search reads at a level that follows its inverse model or hands landmarks down."""
     level, where = config.level(k), f"planner.level{k}"
-    for key in ("value_weight", "disagreement_weight", "costs"):
+    for key in (*(f"{name}_weight" for name in level.cost_weights), "costs"):
         if value := getattr(level, key):
             raise ValueError(
                 f"{where}.{key} is {value}; expected {'{}' if key == 'costs' else 0}, because level {k} does not search: it "
