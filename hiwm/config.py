@@ -49,7 +49,7 @@ class DatasetConfig(Settings):
         steps: rows of an episode.
         seed: of the collection.
         column: name given to observations that are one array.
-        behaviour: arguments added to the environment's while collecting.
+        environment: arguments of the environment that are added while collecting.
         policy: behaviour policy, `_target_` and arguments.
         validation: share of the episodes held out (the last ones).
         workers: processes that collect; changes nothing but the time.
@@ -62,7 +62,7 @@ class DatasetConfig(Settings):
     steps: int = Field(ge=1)
     column: str
     policy: dict[str, Any]
-    behaviour: dict[str, Any]
+    environment: dict[str, Any]
     seed: int
     validation: float = Field(gt=0, lt=1)
     workers: int = Field(ge=1)

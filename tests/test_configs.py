@@ -29,7 +29,7 @@ from hiwm.validate import check
 EXPERIMENTS = sorted(path.stem for path in (tiny.ROOT / "configs" / "experiment").glob("*.yaml"))
 #: an experiment, and what else makes one of the shipped ones
 SHIPPED = [(name, []) for name in EXPERIMENTS if name != "pointmaze"] + [
-    ("pointmaze", [f"environment.maze={maze}", f"dataset.behaviour.behaviour={behaviour}"])
+    ("pointmaze", [f"environment.maze={maze}", f"dataset.environment.behaviour={behaviour}"])
     for maze in ("medium", "large", "giant", "teleport")
     for behaviour in ("navigate", "stitch")
 ]
@@ -67,7 +67,7 @@ def test_experiments(experiment, more):
     environment = locate(config.environment["_target_"], config.allow)
     accepted = environment.__init__.__kwdefaults__ | environment.__init__.__annotations__
     assert set(config.environment) - {"_target_"} <= set(accepted)
-    assert set(config.dataset.behaviour) <= set(accepted)
+    assert set(config.dataset.environment) <= set(accepted)
     assert callable(build(config.dataset.policy).act)
 
     shapes, dim = columns(config)

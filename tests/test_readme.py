@@ -26,7 +26,7 @@ def test_every_command_composes(page):
 
 def test_there_are_commands():
     assert len(pages.overrides("README.md")) >= 6
-    assert ["experiment=pointmaze", "environment.maze=giant", "dataset.behaviour.behaviour=stitch"] in pages.overrides(
+    assert ["experiment=pointmaze", "environment.maze=giant", "dataset.environment.behaviour=stitch"] in pages.overrides(
         "README.md"
     )
 
