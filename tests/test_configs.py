@@ -117,7 +117,7 @@ def test_every_agent_of_an_evaluation_can_be_made(agent, evaluation):
     same = agent.with_planner(**config.planner.as_dict())
     agents = make_agents(same, config.evaluation)
     assert list(agents) == ["hierarchical", *config.evaluation.baselines]
-    assert make_agents(same, config.evaluation.changed({"flat_budget": 3}))
+    assert make_agents(same, config.evaluation.changed({"baseline_budget": 3}))
 
 
 def test_files_of_other_seeds_lie_apart():

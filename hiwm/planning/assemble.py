@@ -22,7 +22,7 @@ from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.shrinking_horizon import ShrinkingHorizon
 from hiwm.planning.solvers.solver import Solver
 from hiwm.planning.strategies.strategy import Strategy
-from hiwm.planning.targets import Navigator, StraightToGoal
+from hiwm.planning.targets import DirectNavigator, Navigator
 from hiwm.planning.validate import check_planner
 
 #: by name; `LevelPlanning` has the weight of each, `<name>_weight`
@@ -58,7 +58,7 @@ def make_planner(
     models = make_models(config, hierarchy, heads, bounds, discrete, counter)
     strategies = make_strategies(config, top, discrete, allow)
     calls = split_budget(config, models, strategies)
-    navigator: Navigator = StraightToGoal(top, models[top].looks_ahead)
+    navigator: Navigator = DirectNavigator(top, models[top].looks_ahead)
     if config.graph != "none":
         navigator = GraphNavigator(graphs[top], top, config.hops, config.failure_penalty, config.patience)
     horizon: Horizon = FixedHorizon()
