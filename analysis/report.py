@@ -255,7 +255,7 @@ def _headline(agents: dict[str, Any]) -> str:
 
 def _protocol(config: Config) -> str:
     e = config.evaluation
-    budget = "the same budget as" if e.flat_budget == 1 else f"{e.flat_budget:g} times the budget of"
+    budget = "the same budget as" if e.baseline_budget == 1 else f"{e.baseline_budget:g} times the budget of"
     return (
         f"{e.num_tasks} tasks, starts and goals drawn with seed {e.seed}, at most {e.max_steps} steps, success at the first arrival. "
         f"The baselines have {budget} the hierarchy, in predictor calls."

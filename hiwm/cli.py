@@ -75,7 +75,7 @@ GROUPS = {
     "experiment": (
         "experiment",
         "environment, dataset, levels and planner; pointmaze also takes\n      "
-        "environment.maze=medium, large, giant or teleport, and dataset.behaviour.behaviour=navigate or stitch",
+        "environment.maze=medium, large, giant or teleport, and dataset.environment.behaviour=navigate or stitch",
     ),
     "environment": ("environment", "any Gymnasium environment by environment.id, with experiment=custom"),
     "evaluation": ("evaluation", "tasks and baselines"),

@@ -28,6 +28,7 @@ from hiwm.heads.text import TextConfig
 from hiwm.heads.value import ValueConfig
 from hiwm.planning.config import PlannerConfig, absent_level
 from hiwm.planning.graph.landmarks import GraphConfig
+from hiwm.planning.validate import check_goal_weights
 from hiwm.settings import Settings, is_open
 from hiwm.training.loop import TrainingConfig
 from hiwm.training.specs import HierarchyConfig
@@ -48,7 +49,7 @@ class DatasetConfig(Settings):
         steps: rows of an episode.
         seed: of the collection.
         column: name given to observations that are one array.
-        behaviour: arguments added to the environment's while collecting.
+        environment: arguments of the environment that are added while collecting.
         policy: behaviour policy, `_target_` and arguments.
         validation: share of the episodes held out (the last ones).
         workers: processes that collect; changes nothing but the time.
@@ -61,7 +62,7 @@ class DatasetConfig(Settings):
     steps: int = Field(ge=1)
     column: str
     policy: dict[str, Any]
-    behaviour: dict[str, Any]
+    environment: dict[str, Any]
     seed: int
     validation: float = Field(gt=0, lt=1)
     workers: int = Field(ge=1)
@@ -132,6 +133,7 @@ class Config(Settings):
         for k in self.planner.levels:
             if f"level{k}" not in self.levels:
                 raise ValueError(absent_level(f"planner.level{k}", len(self.levels)))
+        check_goal_weights(self.planner, len(self.levels))
         return self
 
     @property

@@ -28,7 +28,7 @@ def environment_of(config: Config, more: Mapping[str, Any] | None = None) -> Cal
 
 def check_collecting(config: Config) -> dict[str, tuple[int, ...]]:
     """Check the environment as it collects data; returns the shape of every column of an observation."""
-    return check_contract(environment_of(config, config.dataset.behaviour), _name(config), config.dataset.column)
+    return check_contract(environment_of(config, config.dataset.environment), _name(config), config.dataset.column)
 
 
 def check_evaluating(config: Config) -> dict[str, tuple[int, ...]]:

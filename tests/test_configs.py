@@ -29,7 +29,7 @@ from hiwm.validate import check
 EXPERIMENTS = sorted(path.stem for path in (tiny.ROOT / "configs" / "experiment").glob("*.yaml"))
 #: an experiment, and what else makes one of the shipped ones
 SHIPPED = [(name, []) for name in EXPERIMENTS if name != "pointmaze"] + [
-    ("pointmaze", [f"environment.maze={maze}", f"dataset.behaviour.behaviour={behaviour}"])
+    ("pointmaze", [f"environment.maze={maze}", f"dataset.environment.behaviour={behaviour}"])
     for maze in ("medium", "large", "giant", "teleport")
     for behaviour in ("navigate", "stitch")
 ]
@@ -67,7 +67,7 @@ def test_experiments(experiment, more):
     environment = locate(config.environment["_target_"], config.allow)
     accepted = environment.__init__.__kwdefaults__ | environment.__init__.__annotations__
     assert set(config.environment) - {"_target_"} <= set(accepted)
-    assert set(config.dataset.behaviour) <= set(accepted)
+    assert set(config.dataset.environment) <= set(accepted)
     assert callable(build(config.dataset.policy).act)
 
     shapes, dim = columns(config)
@@ -97,6 +97,11 @@ def test_a_solver_is_chosen_by_its_name():
         load_config(["solver@planner.solver=annealing"])
 
 
+def test_a_goal_weight_is_refused_where_nothing_is_searched():
+    with pytest.raises(ConfigError, match=r"planner.level0.goal_weight is 3.0; expected 0, because level 0 follows"):
+        load_config(["planner.level0.strategy=follow_inverse", "planner.level0.goal_weight=3"])
+
+
 @pytest.mark.parametrize("evaluation", EVALUATIONS)
 def test_evaluations(evaluation):
     about = {"depth": ["experiment=fourroom-deep"], "manipulation": ["experiment=cube-single"]}
@@ -112,7 +117,7 @@ def test_every_agent_of_an_evaluation_can_be_made(agent, evaluation):
     same = agent.with_planner(**config.planner.as_dict())
     agents = make_agents(same, config.evaluation)
     assert list(agents) == ["hierarchical", *config.evaluation.baselines]
-    assert make_agents(same, config.evaluation.changed({"flat_budget": 3}))
+    assert make_agents(same, config.evaluation.changed({"baseline_budget": 3}))
 
 
 def test_files_of_other_seeds_lie_apart():

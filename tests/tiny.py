@@ -120,7 +120,7 @@ def overrides(root: Path, *more: str) -> list[str]:
         f"root={root}",
         "device=cpu",
         "threads=1",
-        "+dataset.behaviour.behaviour=navigate",
+        "+dataset.environment.behaviour=navigate",
         "+dataset.policy._target_=hiwm.data.policies.NoisyExpertPolicy",
         "+dataset.policy.noise=0.5",
         "dataset.episodes=30",

@@ -72,7 +72,7 @@ class EvaluationConfig(Settings):
         max_steps: maximum length of an episode, environment steps.
         num_envs: episodes that run together and share planning calls. An agent with `planner.failure_penalty` runs one at a time.
         seed: seed of starts and goals.
-        flat_budget: predictor calls of the baselines, as a multiple of the hierarchical agent's.
+        baseline_budget: predictor calls of the baselines, as a multiple of the hierarchical agent's.
         environment: arguments of the environment that differ from those used to collect the data.
         attempts: attempts per episode. Later attempts keep what earlier ones learned (`planner.failure_penalty`). Attempt n has
             the starts and goals of seed + n - 1.
@@ -94,7 +94,7 @@ class EvaluationConfig(Settings):
     max_steps: AtLeastOne
     num_envs: AtLeastOne
     seed: int
-    flat_budget: float = Field(ge=0)
+    baseline_budget: float = Field(ge=0)
     environment: dict[str, Any]
     attempts: AtLeastOne
     edge_memory: str | None
@@ -126,7 +126,7 @@ class EvaluationConfig(Settings):
         Raises:
             ValueError: an unknown key, a value out of range, or a level that the baseline does not have.
         """
-        changes = {"budget": planner.budget * self.flat_budget, **self.baselines[baseline]}
+        changes = {"budget": planner.budget * self.baseline_budget, **self.baselines[baseline]}
         levels = changes.pop("num_levels", num_levels)
         if not isinstance(levels, int) or not 1 <= levels <= num_levels:
             raise ValueError(f"num_levels is {levels!r}; expected 1 to {num_levels}")

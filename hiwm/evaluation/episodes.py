@@ -12,11 +12,12 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from hiwm.agent import Agent, Observation
+from hiwm.agent import Agent
 from hiwm.data.vector import make_vector
 from hiwm.evaluation.batches import Batches
 from hiwm.evaluation.config import Box
 from hiwm.evaluation.outcomes import Episodes, Trace
+from hiwm.observation import Observation
 from hiwm.planning.goals import Goal
 from hiwm.planning.plan import Plan
 

@@ -22,7 +22,7 @@ HIERARCHICAL = "hierarchical"
 
 
 def make_agents(agent: Agent, config: EvaluationConfig) -> dict[str, Agent]:
-    """The hierarchical agent and its baselines, which share its levels and get `flat_budget` times its planning budget."""
+    """The hierarchical agent and its baselines, which share its levels and get `baseline_budget` times its planning budget."""
     agents = {HIERARCHICAL: agent}
     parts = agent.hierarchy, agent.heads, agent.graphs
     for name in config.baselines:

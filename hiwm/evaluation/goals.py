@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hiwm.agent import Agent, Observation
+from hiwm.agent import Agent
 from hiwm.build import build_as
 from hiwm.evaluation.config import Box, EvaluationConfig
+from hiwm.observation import Observation
 from hiwm.planning.goals import Goal, KeepOut
 
 

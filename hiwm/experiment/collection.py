@@ -55,7 +55,7 @@ def _collect(config: Config, path: Path) -> Trajectories:
     make_policy()  # refuses a mistake before any work
     path.parent.mkdir(parents=True, exist_ok=True)
     collection = Collection(
-        make_env=environment_of(config, config.dataset.behaviour),
+        make_env=environment_of(config, config.dataset.environment),
         make_policy=make_policy,
         episodes=config.dataset.episodes,
         steps=config.dataset.steps,
@@ -82,7 +82,7 @@ def describe_collection(config: Config) -> dict[str, Any]:
     """The settings that a collection depends on; they are saved in the dataset."""
     dataset = config.dataset
     return {
-        "environment": {**config.environment, **dataset.behaviour},
+        "environment": {**config.environment, **dataset.environment},
         "policy": dataset.policy,
         "episodes": dataset.episodes,
         "steps": dataset.steps,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,14 +16,17 @@ from hiwm.planning.costs import Cost, DisagreementCost, ValueCost
 from hiwm.planning.counter import ForwardCounter
 from hiwm.planning.graph.landmarks import LandmarkGraph
 from hiwm.planning.graph.navigator import GraphNavigator
+from hiwm.planning.horizon import FixedHorizon, Horizon
 from hiwm.planning.model import LevelModel
 from hiwm.planning.planner import HierarchicalPlanner
-from hiwm.planning.shrinking_horizon import FixedHorizon, Horizon, ShrinkingHorizon
+from hiwm.planning.shrinking_horizon import ShrinkingHorizon
 from hiwm.planning.solvers.solver import Solver
 from hiwm.planning.strategies.strategy import Strategy
-from hiwm.planning.targets import Navigator, StraightToGoal
+from hiwm.planning.targets import DirectNavigator, Navigator
 from hiwm.planning.validate import check_planner
 
+#: by name; `LevelPlanning` has the weight of each, `<name>_weight`
+SHIPPED_COSTS: dict[str, Callable[[LevelModel, float], Cost]] = {"value": ValueCost, "disagreement": DisagreementCost}
 COST_ARGUMENTS = ("hierarchy", "level", "heads")  # a cost of your own may ask for them
 
 
@@ -55,7 +58,7 @@ def make_planner(
     models = make_models(config, hierarchy, heads, bounds, discrete, counter)
     strategies = make_strategies(config, top, discrete, allow)
     calls = split_budget(config, models, strategies)
-    navigator: Navigator = StraightToGoal(top, models[top].looks_ahead)
+    navigator: Navigator = DirectNavigator(top, models[top].looks_ahead)
     if config.graph != "none":
         navigator = GraphNavigator(graphs[top], top, config.hops, config.failure_penalty, config.patience)
     horizon: Horizon = FixedHorizon()
@@ -122,12 +125,9 @@ def make_costs(
 ) -> dict[str, Cost]:
     """What a level minimises besides the distance to its target; a cost of your own may ask for `hierarchy`, `level`, `heads`."""
     level = config.level(model.k)
-    costs: dict[str, Cost] = {}
-    if level.value_weight:
-        costs["value"] = ValueCost(model, level.value_weight)
-    if level.disagreement_weight:
-        assert model.calibration is not None, "check_planner refuses a disagreement without a calibration"
-        costs["disagreement"] = DisagreementCost(model.calibration, level.disagreement_weight)
+    costs: dict[str, Cost] = {
+        name: SHIPPED_COSTS[name](model, weight) for name, weight in level.cost_weights.items() if weight
+    }
     for name, described in level.costs.items():
         key = f"planner.level{model.k}.costs.{name}"
         known = dict(zip(COST_ARGUMENTS, (hierarchy, model.k, heads), strict=True))

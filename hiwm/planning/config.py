@@ -22,9 +22,9 @@ class ProposalConfig(Settings):
     """Where a level's search begins.
 
     Args:
-        center: gaussian: N(0, std). inverse: around the actions that the inverse model asks for. retrieval: of the real
-            sequences that started nearest to the present latent, around the one that leads nearest to the target by the
-            level's predictor; as many are scored as a round of the search has candidates. flow: over the noise that the
+        center: mean of the first candidates. gaussian: 0. inverse: the actions of the inverse model. retrieval: the sequence of the
+            action bank that leads nearest to the target by the level's predictor, of those that started nearest to the present
+            latent; as many are scored as a round of the search has candidates. flow: 0, and the candidates are noise that the
             level's action prior turns into macro-actions (see `hiwm.heads.action_prior`).
         std: standard deviation, in standard deviations of the level's actions in the data.
         candidates: what the first round also tries: the inverse model's actions (inverse), or the nearest real sequences in
@@ -53,12 +53,11 @@ class LevelPlanning(Settings):
         strategy: search; follow_inverse: take the inverse model's actions without search; or `_target_` and arguments of a
             `Strategy` of your own. Below, "search" is the shipped one: a strategy of your own has `proposal` and `hold` if its
             constructor takes arguments of these names, and checks them itself.
-        horizon: steps of the level that a plan looks ahead.
-        replan: environment steps between two plans of the level; null: as the level below, at level 0: 1.
-        hold: how long a search repeats an action: in environment steps at level 0, in the level's own steps at all other levels.
+        horizon: steps of the level that a plan looks ahead; a level's own `horizon` is the length of its training windows.
+        replan: environment steps from one plan of the level to its next; null: as the level below, at level 0: 1.
+        hold: action repeat of a search: in environment steps at level 0, in the level's own steps at all other levels.
         proposal: where the search begins.
-        goal_weight: weight of the cost of the goal, added to that of the subgoal, below the top level. At a level that follows
-            the inverse model it changes only the reported cost.
+        goal_weight: weight of the goal's cost in the cost of a search, added to that of the subgoal, below the top level.
         value_weight: weight of a predicted step to the goal in the cost of a search (see `hiwm.heads.value`); for goals on a
             part of the state.
         disagreement_weight: weight of an ensemble's expected squared error in the cost of a search, the largest up to the step
@@ -86,9 +85,14 @@ class LevelPlanning(Settings):
         return strategy
 
     @property
+    def cost_weights(self) -> dict[str, float]:
+        """Weights of the shipped costs by name, see `SHIPPED_COSTS`."""
+        return {"value": self.value_weight, "disagreement": self.disagreement_weight}
+
+    @property
     def has_more_costs(self) -> bool:
         """Whether a search minimises more than the distance to its target."""
-        return bool(self.goal_weight or self.value_weight or self.disagreement_weight or self.costs)
+        return bool(self.goal_weight or any(self.cost_weights.values()) or self.costs)
 
 
 DEFAULTS = LevelPlanning()
@@ -98,13 +102,15 @@ class PlannerConfig(Settings):
     """How the hierarchy plans. Level k reads `level<k>`, or the defaults of `LevelPlanning` where there is none.
 
     Args:
-        graph: none: the top level plans for the goal itself. follow: the next landmark on the path to the goal is handed to the
-            level below as it is. search: the top level searches for that landmark.
+        graph: what the top level does with its landmark graph. none: nothing; it plans for the goal itself. follow: it hands the
+            next landmark on the path to the goal to the level below, without a search. search: it searches for a way to that
+            landmark.
         hops: landmarks ahead that the target is.
         failure_penalty: cost that is added to what failed before; 0: failures are only reported. For paths between landmarks in
             edges; for searched subgoals in costs of staying, until the episode ends.
-        patience: a path has failed if, within this many times its expected duration, the graph cost has not dropped or the
-            subgoal has not been reached.
+        patience: a path has failed if, within this many times its deadline, the graph cost has not dropped or the subgoal has
+            not been reached. The deadline of a searched subgoal is one step of its level, that of
+            a landmark `hops` edges.
         budget: predictor calls per environment step and episode, shared evenly by the levels that search. A planner may take a
             few more (208 to 212 of 200 were measured), because candidates are rounded to whole ones, and because the chosen
             plan and the inverse model's actions are predicted once more. A gradient solver gets fewer candidates,

@@ -50,7 +50,8 @@ class OwnCost(Cost):
         nan, self.nan = self.nan, None
         if nan is not None and nan.item():
             raise ValueError(
-                f"{self.key} is NaN for some candidates; expected numbers, or inf for what must not be chosen"
+                f"{self.key} is NaN for some candidates; expected a number for every step. inf excludes a step, and a plan only if "
+                "all its steps are inf; a constraint (Goal.violation) excludes plans"
             )
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hiwm.heads.calibration import Calibration
 from hiwm.planning.explain.alternatives import CandidateLog
 from hiwm.planning.goals import Goal, broadcast_to
 from hiwm.planning.model import LevelModel
@@ -30,7 +29,11 @@ class Cost(ABC):
 
     @abstractmethod
     def __call__(self, rollout: Rollout) -> Tensor:
-        """Costs of every candidate and step, (B, S, H); lower is better, inf never chosen, NaN an error."""
+        """Costs of every candidate and step, (B, S, H); lower is better, NaN is an error.
+
+        A plan costs as much as its cheapest step, so inf excludes a step, and a plan only if all its steps are inf. A constraint
+        (`Goal.violation`, for instance of a `KeepOut`) excludes plans that pass through a state.
+        """
 
 
 class ValueCost(Cost):
@@ -69,12 +72,13 @@ class DisagreementCost(Cost):
     """Expected squared error of an ensemble's most uncertain step so far.
 
     Args:
-        calibration: of the level's ensemble.
+        model: of the level; its predictor is a calibrated ensemble.
         weight: with 1 it weighs as much as a squared distance in the level's latents.
     """
 
-    def __init__(self, calibration: Calibration, weight: float) -> None:
-        self.calibration, self.weight = calibration, weight
+    def __init__(self, model: LevelModel, weight: float) -> None:
+        assert model.calibration is not None, "checked before"
+        self.calibration, self.weight = model.calibration, weight
 
     def __call__(self, rollout: Rollout) -> Tensor:
         assert rollout.variance is not None, "checked: the predictor is an ensemble"

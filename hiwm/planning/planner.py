@@ -18,11 +18,11 @@ from hiwm.planning.counter import ForwardCounter
 from hiwm.planning.explain.alternatives import CandidateLog
 from hiwm.planning.goals import Goal
 from hiwm.planning.history import History
+from hiwm.planning.horizon import Horizon
 from hiwm.planning.model import LevelModel
 from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.plan import LevelPlan, Plan
 from hiwm.planning.rollout import Rollout
-from hiwm.planning.shrinking_horizon import Horizon
 from hiwm.planning.strategies.strategy import Decision, Problem, Strategy
 from hiwm.planning.subgoals import SubgoalMonitor
 from hiwm.planning.targets import Navigator, SubgoalCost, Target
@@ -31,7 +31,8 @@ from hiwm.planning.targets import Navigator, SubgoalCost, Target
 class HierarchicalPlanner:
     """Plans for a batch of B environments that run in step. With one level it is the flat planner.
 
-    `hiwm.planning.assemble.make_planner` makes one from a config.
+    `start` begins B episodes, `plan` is called at every environment step, and `select` goes on with some of the episodes.
+    `hiwm.planning.assemble.make_planner` makes a planner from a config.
 
     Args:
         hierarchy: the levels; all of them plan.
@@ -132,8 +133,9 @@ class HierarchicalPlanner:
             log=CandidateLog() if k else None,  # level 0 hands nothing down
         )
         problem = Problem(
-            model, latent, self.history, target, evaluator, self.calls[k], self.step, self.noise, self.config.seconds
-        )
+            model=model, latent=latent, history=self.history, target=target, evaluate=evaluator, calls=self.calls[k],
+            step=self.step, noise=self.noise, time_limit=self.config.seconds,
+        )  # fmt: skip
         decision = self.strategies[k].plan(problem)
         check_decision(k, decision, latent, self.models[0].steps(self.config.replan(0)))
         if not isinstance(self.config.level(k).strategy, str):
@@ -167,15 +169,9 @@ class HierarchicalPlanner:
         """The level's plan with the reasons for it."""
         k, target, rollout, evaluator = problem.model.k, problem.target, decision.rollout, problem.evaluate
         plan = LevelPlan(
-            level=k,
-            target=target.latent,
-            target_level=target.level,
-            subgoal=decision.subgoal,
-            deadline=decision.deadline,
-            planned_at=self.step,
-            current_cost=current_cost,
-            path=target.path,
-        )
+            level=k, target=target.latent, target_level=target.level, subgoal=decision.subgoal,
+            deadline=decision.deadline, planned_at=self.step, current_cost=current_cost, path=target.path,
+        )  # fmt: skip
         if rollout is None:
             return plan
         found = evaluator.in_detail(rollout)

@@ -1,4 +1,4 @@
-"""How far each level looks ahead as the goal nears, and when a level plans for the goal itself.
+"""A horizon that shrinks as the goal nears, and levels that then plan for the goal itself.
 
 With a fixed horizon a plan may never arrive: each new plan may postpone the arrival to its own last step. With a shrinking
 horizon, a plan that meets the goal, as far as its level can tell, sets a time of arrival, and later plans of that level may
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,67 +22,8 @@ from hiwm.planning.rollout import Rollout
 from hiwm.planning.targets import Target
 
 
-class Horizon(Protocol):
-    """How far each level looks ahead, and which levels plan for the goal itself, in B episodes."""
-
-    def start(self, goal: Goal) -> None:
-        """Begin B episodes."""
-
-    def update_goal(self, goal: Goal, changed: Tensor) -> None:
-        """Continue towards these goals; `changed`, (B,), says which are new."""
-
-    def select(self, rows: Tensor, goal: Goal) -> None:
-        """Continue with some of the episodes, given as indices, (N,); `goal` is theirs."""
-
-    def may_plan_for_goal(self, k: int) -> bool:
-        """Whether level k may plan for the goal instead of a subgoal."""
-        ...
-
-    def target(self, k: int, target: Target, step: int) -> Target:
-        """What level k plans towards: the target of its navigator or of the level above, or the goal."""
-        ...
-
-    def current_cost(self, k: int, latent: Tensor, cost: Tensor, step: int) -> Tensor:
-        """Cost of staying at latents (B, D) of level k, given the cost with respect to `Target`, (B,)."""
-        ...
-
-    def note_plan(self, k: int, predicted: Tensor, step: int) -> Tensor | None:
-        """Note where a plan of level k leads, (B, H, D).
-
-        Returns:
-            Steps of the level within which the plan must meet the goal, (B,): 0 where it plans towards a subgoal. None if
-            that never changes.
-        """
-        ...
-
-
-class FixedHorizon:
-    """Every plan looks its whole horizon ahead; no level below the top plans for the goal."""
-
-    def start(self, goal: Goal) -> None:
-        pass
-
-    def update_goal(self, goal: Goal, changed: Tensor) -> None:
-        pass
-
-    def select(self, rows: Tensor, goal: Goal) -> None:
-        pass
-
-    def may_plan_for_goal(self, k: int) -> bool:
-        return False
-
-    def target(self, k: int, target: Target, step: int) -> Target:
-        return target
-
-    def current_cost(self, k: int, latent: Tensor, cost: Tensor, step: int) -> Tensor:
-        return cost
-
-    def note_plan(self, k: int, predicted: Tensor, step: int) -> Tensor | None:
-        return None
-
-
 class ShrinkingHorizon:
-    """Horizons that shrink to a time of arrival; each level has its own time of arrival in each episode.
+    """A `Horizon` that shrinks to a time of arrival; each level has its own time of arrival in each episode.
 
     A level gets its whole horizon back when a time of arrival passes without the next plan meeting the goal, or when a plan no
     longer meets it.

@@ -75,7 +75,7 @@ class Navigator(Protocol):
         ...
 
 
-class StraightToGoal:
+class DirectNavigator:
     """A navigator without a graph: the goal itself is the target.
 
     Args:

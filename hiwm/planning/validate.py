@@ -10,11 +10,13 @@ from hiwm.levels.parts import Predictor
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.graph.landmarks import LandmarkGraph
 
-SHIPPED_COSTS = ("value", "disagreement")
-
 
 def check_planner(config: PlannerConfig, hierarchy: Hierarchy, heads: Heads, graphs: Sequence[LandmarkGraph]) -> None:
-    """Raise a ValueError that names the key if trained levels with these heads and graphs cannot do what the config says."""
+    """Raise a ValueError that names the key if trained levels with these heads and graphs cannot do what the config says.
+
+    Every agent that is made is checked, because a saved one may get another planner or other heads. `hiwm.validate` checks the
+    same rules once more before training, with the heads that there will be, so that a mistake costs no training.
+    """
     levels = range(len(hierarchy))
     banks = [head_of(heads.action_banks, k) for k in levels]
     calibrations = [head_of(heads.calibrations, k) for k in levels]
@@ -41,9 +43,10 @@ def check_config(config: PlannerConfig, num_levels: int) -> None:
             raise ValueError(
                 f"{where}.replan is {config.replan(k)}; expected a multiple of planner.level0.replan, {config.replan(0)}"
             )
-        if taken := [name for name in level.costs if name in SHIPPED_COSTS]:
+        shipped = level.cost_weights
+        if taken := [name for name in level.costs if name in shipped]:
             raise ValueError(
-                f"{where}.costs.{taken[0]} has the name of a shipped cost; expected another name than {', '.join(SHIPPED_COSTS)}"
+                f"{where}.costs.{taken[0]} has the name of a shipped cost; expected another name than {', '.join(shipped)}"
             )
         if level.goal_weight and k == top:
             raise ValueError(
@@ -63,6 +66,21 @@ def check_config(config: PlannerConfig, num_levels: int) -> None:
             raise ValueError(
                 f"{asks}; expected a search without the inverse model at the top level, because no level above asks for actions. "
                 f"Set {where}.strategy=search '{where}.proposal={{center: gaussian, std: 1, candidates: []}}'"
+            )
+
+
+def check_goal_weights(config: PlannerConfig, num_levels: int) -> None:
+    """Raise a ValueError that names the key if a level that follows its inverse model has a goal weight.
+
+    Not a rule of `check_config`, because a baseline that changes nothing but the strategy inherits the weight. There it changes
+    only the reported cost.
+    """
+    for k in range(num_levels):
+        weight = config.level(k).goal_weight
+        if weight and config.strategy(k, num_levels - 1) == "follow_inverse":
+            raise ValueError(
+                f"planner.level{k}.goal_weight is {weight}; expected 0, because level {k} follows the inverse model "
+                f"(planner.level{k}.strategy) and does not search"
             )
 
 
@@ -165,7 +183,7 @@ def _asks_inverse(config: PlannerConfig, k: int, top: int) -> str:
 def _check_unread(config: PlannerConfig, k: int) -> None:
     """Refuse what only a search reads at a level that follows its inverse model or hands landmarks down."""
     level, where = config.level(k), f"planner.level{k}"
-    for key in ("value_weight", "disagreement_weight", "costs"):
+    for key in (*(f"{name}_weight" for name in level.cost_weights), "costs"):
         if value := getattr(level, key):
             raise ValueError(
                 f"{where}.{key} is {value}; expected {'{}' if key == 'costs' else 0}, because level {k} does not search: it "

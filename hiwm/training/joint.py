@@ -92,6 +92,6 @@ def evaluate_levels(joint: JointLevels, clip: Clip, episodes: Episodes, diagnost
         output = level.predict_clip(encoded.windows(level.horizon))
         found = evaluate_output(level, output, given.pairs, moments, diagnostics)
         metrics |= {f"level{k}/{name}": value for name, value in found.items()}
-        episodes = Episodes({"latent": moments.latent}, moments.state)
+        episodes = Episodes({"latent": moments.latent}, moments.state, k + 1)
     joint.train()
     return metrics

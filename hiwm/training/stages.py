@@ -210,7 +210,7 @@ def _train_jointly(run: _Run, levels: Sequence[Level], homes: Sequence[Path], so
     for home in homes:
         home.mkdir(parents=True, exist_ok=True)
     train_jointly(
-        levels, sampler, held_sampler, spread_episodes(held_data, source.inputs, run.state, run.processes.device), run.training,
+        levels, sampler, held_sampler, spread_episodes(held_data, source.inputs, run.state, run.processes.device, 0), run.training,
         seed=run.seed, processes=run.processes, homes=homes, report=run.report.step, diagnostics=run.diagnostics,
     )  # fmt: skip
 
@@ -252,7 +252,7 @@ def _measure(run: _Run, k: int, spec: LevelSpec, level: Level, source: _Source, 
     held_data = source.data.split(run.config.validation)[1]
     clip = held_out_clip(source.sampler(level, held_data, level.horizon), run.processes)
     metrics = evaluate_level(
-        level, clip, spread_episodes(held_data, source.inputs, run.state, run.processes.device), run.diagnostics
+        level, clip, spread_episodes(held_data, source.inputs, run.state, run.processes.device, k), run.diagnostics
     )
     steps = run.training.of_level(spec.config["training"]).steps
     values = {f"validation/{name}": metrics[name] for name in run.diagnostics.by_name}
@@ -274,7 +274,7 @@ def _train_level(run: _Run, k: int, spec: LevelSpec, level: Level, home: Path, s
             seed=run.seed, processes=run.processes, folder=run.folder, report=report,
         )  # fmt: skip
         fit_level(level, source.data, sampler)  # to the latents of the pretrained encoder
-    episodes = spread_episodes(held_data, source.inputs, run.state, run.processes.device)
+    episodes = spread_episodes(held_data, source.inputs, run.state, run.processes.device, k)
     return train_level(
         level, sampler, held_sampler, episodes, own,
         seed=run.seed, processes=run.processes, home=home, report=report, diagnostics=run.diagnostics,
@@ -306,12 +306,15 @@ def fit_level(level: Level, source: Trajectories, sampler: ClipSampler) -> None:
         level.action_encoder.fit(*(torch.from_numpy(value).to(device) for value in action_statistics(source)))
 
 
-def spread_episodes(held_out: Trajectories, inputs: Sequence[str], state: Any, device: torch.device) -> Episodes:
-    """Evenly spaced moments of held-out episodes, for the diagnostics; `state` (N, C) is an array or a column."""
+def spread_episodes(
+    held_out: Trajectories, inputs: Sequence[str], state: Any, device: torch.device, k: int
+) -> Episodes:
+    """Evenly spaced moments of held-out episodes, for the diagnostics of level k; `state` (N, C) is an array or a column."""
     chosen = np.linspace(0, len(held_out.ep_len) - 1, min(MONITORED_EPISODES, len(held_out.ep_len))).astype(int)
     share = np.linspace(0, 1, MONITORED_MOMENTS)
     rows = held_out.ep_offset[chosen, None] + np.round(share * (held_out.ep_len[chosen, None] - 1)).astype(np.int64)
     return Episodes(
         {name: torch.from_numpy(held_out.column(name)[rows]).to(device) for name in inputs},
         torch.from_numpy(state[rows]).to(device),
+        k,
     )

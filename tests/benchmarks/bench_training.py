@@ -61,7 +61,7 @@ def test_training(tmp_path):
     pixels, above = specs[0].build(), specs[1].build()
     below = sampler(dataset, pixels, ["pixels"], 1)
     fit_level(pixels, dataset, below)
-    episodes = spread_episodes(dataset, ["pixels"], np.asarray(dataset.column("agent")), torch.device("cpu"))
+    episodes = spread_episodes(dataset, ["pixels"], np.asarray(dataset.column("agent")), torch.device("cpu"), 0)
 
     def loop():
         train_level(

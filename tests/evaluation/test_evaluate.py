@@ -14,7 +14,7 @@ from hiwm.evaluation.evaluate import evaluate, make_agents, summarize
 from hiwm.evaluation.outcomes import Episodes
 from hiwm.evaluation.statistics import wilson_interval
 from hiwm.evaluation.traces import load_traces
-from hiwm.planning.targets import StraightToGoal
+from hiwm.planning.targets import DirectNavigator
 
 
 class RecordingRoom(TinyRoom):
@@ -135,7 +135,7 @@ def test_agents_plan_at_equal_compute(agent, tiny_run, tmp_path):
     assert once["hierarchical"] == pytest.approx(agent.config.budget, rel=0.15)
     for name in ("flat", "flat_graph"):
         assert once[name] == pytest.approx(once["hierarchical"], rel=0.15)
-    twice = measured_calls(agent, replaced(config, flat_budget=2), tmp_path / "twice")
+    twice = measured_calls(agent, replaced(config, baseline_budget=2), tmp_path / "twice")
     assert twice["hierarchical"] == once["hierarchical"]
     for name in ("flat", "flat_graph"):
         assert twice[name] == pytest.approx(2 * once[name], rel=0.1)
@@ -177,7 +177,7 @@ def test_baselines_share_the_levels(agent, tiny_run):
     agents = make_agents(agent, tiny_run.config.evaluation)
     assert [len(a.hierarchy) for a in agents.values()] == [3, 1, 1]
     assert agents["flat"].hierarchy.levels[0] is agent.hierarchy.levels[0]
-    assert isinstance(agents["flat"].planner.navigator, StraightToGoal)
+    assert isinstance(agents["flat"].planner.navigator, DirectNavigator)
     assert agents["flat_graph"].planner.navigator.graph is agent.graphs[0]
 
 

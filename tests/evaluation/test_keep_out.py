@@ -108,7 +108,7 @@ def test_agents_that_keep_out_of_a_box_need_readouts(agent, with_readouts, tiny_
         ({"forbidden": {"low": [0.0], "high": [1.0], "margin": -1}}, r"evaluation.forbidden.margin is -1; expected at least 0"),
         ({"episodes": 0}, r"evaluation.episodes is 0; expected at least 1"),
         ({"attempts": 0}, r"evaluation.attempts is 0; expected at least 1"),
-        ({"flat_budget": -1.0}, r"evaluation.flat_budget is -1.0; expected at least 0"),
+        ({"baseline_budget": -1.0}, r"evaluation.baseline_budget is -1.0; expected at least 0"),
         ({"name": "a/b"}, r"evaluation.name is 'a/b'; expected the name of a file without its extension"),
         ({"tries": 2}, r"unknown key evaluation.tries; expected one of "),
     ],

@@ -67,7 +67,7 @@ def decision(horizon=4, candidates=1, **changes):
 def test_a_cost_that_is_nan_is_refused_by_its_key(border, exact):
     planner = start(flat_planner(exact, level0=broken(border), allow=TRUSTED), points(3))
     with pytest.raises(
-        ValueError, match=r"planner.level0.costs.mine is NaN for some candidates; expected numbers, or inf"
+        ValueError, match=r"planner.level0.costs.mine is NaN for some candidates; expected a number for every step"
     ):
         planner.plan({"state": torch.full((3, 2), 0.45)})
     # the next episodes begin without that

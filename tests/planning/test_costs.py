@@ -20,6 +20,8 @@ from planning_tools import (
 from torch_geometric.data import Data
 
 from hiwm.heads.heads import Heads
+from hiwm.planning.assemble import SHIPPED_COSTS
+from hiwm.planning.config import DEFAULTS, LevelPlanning
 from hiwm.planning.costs import Cost, Evaluator
 from hiwm.planning.explain.alternatives import CandidateLog
 from hiwm.planning.goals import (
@@ -77,6 +79,13 @@ def test_a_constraint_ignores_steps_whose_cost_is_nan():
     own = [lambda rollout: torch.tensor([[[torch.nan, 0.0, 0.0]]])]
     found = evaluator(forbidden=above_two, costs=own).in_detail(line([0.5, 1.0, 3.0]))
     assert found.scores.violation.tolist() == [[[-1.0]]]
+
+
+def test_every_shipped_cost_has_a_weight():
+    assert list(SHIPPED_COSTS) == list(DEFAULTS.cost_weights)
+    assert {f"{name}_weight" for name in SHIPPED_COSTS} == {
+        key for key in LevelPlanning.model_fields if key.endswith("_weight") and key != "goal_weight"
+    }
 
 
 def test_costs_add_up_step_by_step():

@@ -45,7 +45,7 @@ CUBES = ["levels.level1.training.steps=3", "levels.level2.training.steps=3"]
 
 CASES: dict[str, list[str]] = {
     **{
-        f"pointmaze-{maze}-{data}": [f"environment.maze={maze}", f"dataset.behaviour.behaviour={data}"]
+        f"pointmaze-{maze}-{data}": [f"environment.maze={maze}", f"dataset.environment.behaviour={data}"]
         for maze in ("giant", "large", "medium", "teleport")
         for data in ("navigate", "stitch")
     },

@@ -278,7 +278,7 @@ def test_skipped_levels_leave_the_goal_to_the_searches_below(agent):
 
 def test_whole_observations_are_handed_to_the_inverse_model_once_a_level_is_skipped(agent):
     shrinking = agent.with_planner(graph="none", shrinking_horizon=True, budget=400)
-    shrinking.goal_errors = [torch.zeros(()), torch.zeros(()), torch.tensor(1e9)]
+    shrinking.goals.errors = [torch.zeros(()), torch.zeros(()), torch.tensor(1e9)]
     shrinking.reset(points(3).numpy())
     shrinking.act(points(3, 1).numpy())
     goal = agent.hierarchy.encode({"state": points(3)})

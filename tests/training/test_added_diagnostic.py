@@ -41,10 +41,19 @@ class Spread(Diagnostic):
     def alarm(self, value):
         return f"the latent spreads over {value:.1f} m" if value > 0 else None
 '''
+LEVEL_NUMBER = """
+from hiwm.training.diagnostics.diagnostic import Diagnostic
+
+
+class LevelNumber(Diagnostic):
+    def __call__(self, level, output, episodes):
+        return episodes.level_number
+"""
 ADDED = [
     "+diagnostics.spread._target_=my_diagnostics.Spread",
     "+diagnostics.spread.unit=2.0",
-    "allow=[tiny,my_diagnostics]",
+    "+diagnostics.level_number._target_=level_number.LevelNumber",
+    "allow=[tiny,my_diagnostics,level_number]",
 ]
 
 
@@ -52,6 +61,7 @@ ADDED = [
 def outside(tmp_path, monkeypatch):
     assert len(OUTSIDE.strip().splitlines()) <= 40
     (tmp_path / "my_diagnostics.py").write_text(OUTSIDE)
+    (tmp_path / "level_number.py").write_text(LEVEL_NUMBER)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -75,6 +85,7 @@ def test_an_added_diagnostic_appears_everywhere(outside, tiny_run, capsys):
         assert f"spread of the latent {metrics['spread']:.1f} m" in printed
         assert f"level {k}: the latent spreads over {metrics['spread']:.1f} m" in printed
         assert recorded[f"level {k}"].data.metrics["validation/spread"] == metrics["spread"]
+        assert metrics["level_number"] == k
     assert main(["evaluate", *more, "evaluation.episodes=1", "evaluation.baseline_episodes=1"]) == 0
     page = report(load_config([*more, "evaluation.episodes=1", "evaluation.baseline_episodes=1"])).read_text()
     (row,) = [line for line in page.splitlines() if "<td>spread of the latent</td>" in line]

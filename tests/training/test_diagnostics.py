@@ -89,7 +89,7 @@ def world(extra=0):
     first = {name: value[:, 0] for name, value in inputs.items()}
     actions = state.diff(dim=1)[..., :DIM].unsqueeze(2)
     pairs = Pairs(first, actions[:, 0, 0], first, torch.ones(EPISODES, dtype=torch.long))
-    return Clip(inputs, actions, pairs), Episodes(inputs, state)
+    return Clip(inputs, actions, pairs), Episodes(inputs, state, 0)
 
 
 class Position(IdentityEncoder):

@@ -16,6 +16,8 @@ from hiwm.hierarchy import LevelSpec
 from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.joint import JointLevels, _pairs, of_level
 from hiwm.training.checkpoint import load_metrics
+from hiwm.training.diagnostics.diagnostic import Diagnostic
+from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.training.distributed import Processes
 from hiwm.training.specs import describe
 from hiwm.training.stages import Report, train_hierarchy
@@ -26,6 +28,11 @@ LEVELS = [
     "action_encoder@levels.level0.action_encoder=raw",
 ]
 STRIDES, BATCH = (1, 3, 2), 8
+
+
+class LevelNumber(Diagnostic):
+    def __call__(self, level, output, episodes):
+        return episodes.level_number
 
 
 def make_levels():
@@ -152,6 +159,7 @@ def test_a_hierarchy_trained_jointly_is_saved_level_by_level(tiny_run, tmp_path)
     def train():
         return train_hierarchy(
             config, training, dataset, seed=0, folder=tmp_path, processes=Processes(0, 1, torch.device("cpu")),
+            diagnostics=Diagnostics({"level_number": LevelNumber()}),
             report=Report(
                 start=lambda coverage, scale: started.update({coverage.level: scale}),
                 step=lambda k, progress: reports.setdefault(k, []).append(progress),
@@ -163,6 +171,7 @@ def test_a_hierarchy_trained_jointly_is_saved_level_by_level(tiny_run, tmp_path)
     assert not any(trained.reused for trained in done.values())
     for k, spec in enumerate(hierarchy.specs):
         assert "validation/state_probe_r2" in reports[k][-1].metrics
+        assert done[k].metrics["level_number"] == k
         assert any("loss/prediction" in progress.metrics for progress in reports[k])
         assert {"loss_prediction", "effective_rank"} <= set(done[k].metrics)
         assert done[k].metrics["timescale"] == started[k] > 1

@@ -67,7 +67,7 @@ def test_validation_does_not_touch_the_statistics_of_batch_norm():
     images = torch.rand(6, level.horizon + 1, 16, 16, 3)
     before = {name: value.clone() for name, value in level.state_dict().items()}
     clip = Clip({"pixels": images}, torch.rand(6, level.horizon, 1, 2), None)
-    episodes = Episodes({"pixels": images}, torch.rand(6, level.horizon + 1, 2))
+    episodes = Episodes({"pixels": images}, torch.rand(6, level.horizon + 1, 2), 0)
     evaluate_level(level, clip, episodes, Diagnostics.from_config({}))
     assert all(torch.equal(value, before[name]) for name, value in level.state_dict().items())
     assert level.training

@@ -25,7 +25,7 @@ class GraphNavigator:
         level: number of the level.
         hops: edges from the current node to the target node.
         failure_penalty: cost added to the edges of a path that failed, in edges; 0 to learn nothing.
-        patience: a path has failed if within `patience` times its expected duration the cost to go has not dropped.
+        patience: a path has failed if within `patience` times its deadline the cost to go has not dropped.
     """
 
     def __init__(self, graph: LandmarkGraph, level: int, hops: int, failure_penalty: float, patience: float) -> None:

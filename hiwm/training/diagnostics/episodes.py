@@ -21,10 +21,12 @@ class Episodes:
     Args:
         inputs: a level's named inputs, each (B, T, ...).
         state: columns of the true state at the same moments, (B, T, C).
+        level_number: number of the level, 0 for the lowest.
     """
 
     inputs: Mapping[str, Tensor]
     state: Tensor
+    level_number: int
 
     def encoded(self, level: Level) -> EncodedEpisodes:
         """The same moments with the level's latents."""
@@ -34,7 +36,7 @@ class Episodes:
             level.encode({name: x[i : i + step] for name, x in self.inputs.items()})
             for i in range(0, len(self.state), step)
         ]
-        return EncodedEpisodes(self.inputs, self.state, torch.cat(blocks))
+        return EncodedEpisodes(self.inputs, self.state, self.level_number, torch.cat(blocks))
 
 
 @dataclass(frozen=True)
