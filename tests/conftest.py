@@ -13,6 +13,7 @@ import pytest
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors are small, and threads that spin slow down a shared machine
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # tests record under their own folders
 if "HIWM_GPU" not in os.environ:  # `make gpu` sets it
     os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -81,6 +81,7 @@ def test_killed_and_resumed_equals_never_killed(two_levels, short, dataset, tmp_
     assert not (folder / CHECKPOINT).exists()  # a finished level needs none
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile looks at it where it splits the code
 def test_compiled_training_is_the_same_but_for_rounding(two_levels, short, dataset, tmp_path, monkeypatch):
     # on a CPU, the code that torch's compiler writes takes a minute to build; what can go wrong here is what it is written from
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="aot_eager"))
