@@ -36,7 +36,7 @@ def test_every_number_is_in_the_table(tmp_path, monkeypatch):
     number = {(what, case, unit): float(value) for what, case, value, unit, *_ in rows}
     for case in bench_gpu.TRAINED:
         assert number["training", case, "frames/s"] > 0
-        assert 0 < number["training", case, "% of the matmul rate"] < 100
+        assert number["training", case, "% of the matmul rate"] > 0
     for batch in (1, 50) if theirs else ():
         for name in ("ours", f"theirs, {batch} at once"):
             assert number["planning", f"{batch} environments, {name}", "ms/plan"] > 0
