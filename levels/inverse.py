@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hiwm.levels.entities import EntityNetwork
 from hiwm.levels.networks import mlp
 
 RELATED = 64  # features that message passing adds to an object
@@ -47,6 +46,8 @@ class InverseModel(nn.Module):
                     f"inverse.entities is {entities}; expected a divisor of the size of the source, {dim_source}"
                 )
             self.shape = (entities, dim_source // entities)
+            from hiwm.levels.entities import EntityNetwork  # imports torch_geometric, which takes seconds
+
             self.relations = EntityNetwork(*self.shape, RELATED, RELATED, 2)
             dim_source += entities * RELATED
         self.net = mlp(dim_source + dim_target + 1, width, depth, dim_action)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+from torch import nn
 
 
 def half_precision(device: torch.device) -> AbstractContextManager:
@@ -13,9 +14,8 @@ def half_precision(device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16) if _multiplies_bfloat16(device.type) else nullcontext()
 
 
-@torch.compiler.assume_constant_result
 def _multiplies_bfloat16(kind: str) -> bool:
-    """Whether the processor does, which torch.compile cannot find out."""
+    """Whether the processor does."""
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # torch has no public name for the second question
@@ -32,3 +32,9 @@ def tensor_cores(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def compile_in_place(module: nn.Module) -> None:
+    """Compile the module's forward and backward passes with torch.compile, at its first call."""
+    torch.compiler.assume_constant_result(_multiplies_bfloat16)  # torch.compile cannot look into it
+    module.compile()

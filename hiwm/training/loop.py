@@ -21,7 +21,7 @@ from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.distributed import average_over_processes
 from hiwm.levels.level import Level
 from hiwm.levels.output import LevelOutput
-from hiwm.levels.precision import tensor_cores
+from hiwm.levels.precision import compile_in_place, tensor_cores
 from hiwm.levels.trainable import Trainable
 from hiwm.settings import Settings
 from hiwm.signals import Stopped, deferring
@@ -160,7 +160,7 @@ def optimize(
     module.to(device)
     wrapped: nn.Module = DistributedDataParallel(module) if processes.world_size > 1 else module
     if config.compile:
-        wrapped.compile()
+        compile_in_place(wrapped)
     state = _State(module, config, device)
     start, metrics = state.load(home / CHECKPOINT)
     last_save = time.monotonic()

@@ -29,6 +29,7 @@ import test_level
 from hiwm.config import load_config
 from hiwm.hierarchy import LevelSpec
 from hiwm.levels.clip import Clip, Pairs
+from hiwm.levels.precision import compile_in_place
 from hiwm.planning.goals import ObservationGoal
 from hiwm.planning.noise import EpisodeNoise
 from hiwm.training.loader import batches
@@ -100,7 +101,7 @@ def training(device: torch.device, small: bool, rate: float) -> Iterator[Row]:
                 step(on_device)
             name = case
             if compiled:
-                level.compile()
+                compile_in_place(level)
                 name += ", compiled"
                 step(on_device)
             if device.type == "cuda":

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
 
 from hiwm.planning.graph.landmarks import LandmarkGraph
 from hiwm.tensors import load_tensors, save_tensors
@@ -50,6 +49,8 @@ class EdgeMemory:
     @property
     def graph(self) -> LandmarkGraph:
         """The graph with the added costs and edges."""
+        from torch_geometric.data import Data  # takes seconds to import
+
         device = self.original.latents.device
         edges, costs = self.edges.to(device), (self.weights + self.added).to(device)
         data = Data(x=self.original.latents, edge_index=edges, edge_attr=costs)

@@ -9,21 +9,23 @@ observed transitions in place of learned distances.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
+from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
-from torch_geometric.data import Data
-from torch_geometric.utils import to_scipy_sparse_matrix
 
 from hiwm.data.store import Trajectories
 from hiwm.planning.graph.shortest_paths import path_costs
 from hiwm.planning.graph.stochastic import StochasticTransitions, count_transitions
 from hiwm.settings import Settings
 from hiwm.tensors import load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 STOCHASTIC = "stochastic/"  # prefix of the tensors of `StochasticTransitions` in a file
 
@@ -152,6 +154,8 @@ class LandmarkGraph:
             or not 0 <= tensors["edge_index"].min() <= tensors["edge_index"].max() < nodes
         ):
             raise ValueError(f"its edges do not lead from one of its {nodes} nodes to another")
+        from torch_geometric.data import Data  # takes seconds to import, which commands without a graph need not spend
+
         found = {name: tensors.pop(name) for name in list(tensors) if name.startswith(STOCHASTIC)}
         stochastic = None
         if found:
@@ -173,6 +177,8 @@ def build_graph(latents: Trajectories, actions: np.ndarray, config: GraphConfig,
     Raises:
         ValueError: an edge takes more steps than an episode has, or no two nodes can reach one another.
     """
+    from torch_geometric.data import Data  # as in `load`
+
     steps = config.edge_steps
     rng = np.random.default_rng(seed)
     column = latents.column("latent")
@@ -233,7 +239,7 @@ def _strongly_connected(edges: Tensor, num_nodes: int, min_component: int) -> Te
     A node that the data rarely visited may have no path in or out, and a goal there would seem unreachable. Several components
     can be right, for instance mazes of different layouts.
     """
-    _, component = connected_components(to_scipy_sparse_matrix(edges, num_nodes=num_nodes), connection="strong")
+    _, component = connected_components(adjacency(edges, num_nodes), connection="strong")
     component = torch.from_numpy(component).long()
     return component.bincount()[component] >= min_component
 
@@ -250,3 +256,9 @@ def farthest_points(points: Tensor, number: int, rng: np.random.Generator) -> Te
 
 def _nearest(points: Tensor, landmarks: Tensor) -> Tensor:
     return torch.cat([torch.cdist(block, landmarks).argmin(1) for block in points.split(16_384)])
+
+
+def adjacency(edges: Tensor, num_nodes: int) -> csr_array:
+    """Matrix of ones at the edges (2, E), on the CPU, (M, M)."""
+    start, end = edges.cpu().numpy()
+    return csr_array((np.ones(len(start)), (start, end)), shape=(num_nodes, num_nodes))

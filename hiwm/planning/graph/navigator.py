@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
-from torch_geometric.utils import to_scipy_sparse_matrix
 
 from hiwm.planning.explain.graph_path import GraphPath
 from hiwm.planning.goals import Goal, squared_distance
 from hiwm.planning.graph.edge_memory import EdgeMemory
-from hiwm.planning.graph.landmarks import LandmarkGraph
+from hiwm.planning.graph.landmarks import LandmarkGraph, adjacency
 from hiwm.planning.rollout import Rollout
 from hiwm.planning.targets import Target
 
@@ -37,8 +36,7 @@ class GraphNavigator:
         self.patience = patience * self.deadline
         #: what acting has taught about the graph; outlasts an episode
         self.edge_memory = EdgeMemory(graph) if failure_penalty else None
-        adjacency = to_scipy_sparse_matrix(graph.edges, num_nodes=len(graph.latents))
-        _, component = connected_components(adjacency, directed=False)
+        _, component = connected_components(adjacency(graph.edges, len(graph.latents)), directed=False)
         #: component of each node, (M,). No path joins two components, for instance mazes of different layouts.
         self.components = torch.from_numpy(component).long().to(graph.latents.device)
 

@@ -23,24 +23,8 @@ import torch
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
-from torch_geometric.nn import MessagePassing
-from torch_geometric.utils import add_self_loops
 
 SWEEPS_PER_CHECK = 32  # on a GPU, for which the CPU has to wait at every check
-
-
-class MinPlus(MessagePassing):
-    """cost_i = min over edges i -> j of (w_ij + cost_j): one sweep of Bellman-Ford; staying is a self-loop of weight 0."""
-
-    def __init__(self) -> None:
-        super().__init__(aggr="min", flow="target_to_source")
-
-    def forward(self, cost: Tensor, edge_index: Tensor, weight: Tensor) -> Tensor:
-        """Costs to G goals (M, G), edges (2, E), weights (E,) -> (M, G)."""
-        return self.propagate(edge_index, x=cost, weight=weight)
-
-    def message(self, x_j: Tensor, weight: Tensor) -> Tensor:
-        return x_j + weight.unsqueeze(-1)
 
 
 def path_costs(edges: Tensor, weights: Tensor, num_nodes: int, goals: Tensor, closed: Tensor | None = None) -> Tensor:
@@ -53,6 +37,10 @@ def path_costs(edges: Tensor, weights: Tensor, num_nodes: int, goals: Tensor, cl
         goals: node of each goal, (G,).
         closed: nodes that no path may enter, whose own cost is inf too, (M, G); None for none.
     """
+    from torch_geometric.utils import add_self_loops  # takes seconds to import
+
+    from hiwm.planning.graph.min_plus import MinPlus
+
     if closed is None and weights.device.type == "cpu":
         cost = _dijkstra(edges.numpy(), weights.numpy(), num_nodes, goals.numpy())
     else:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
-from torch_geometric.utils import scatter
 
 from hiwm.planning.graph.shortest_paths import SWEEPS_PER_CHECK
 
@@ -150,3 +150,10 @@ def count_transitions(
         cost=scatter(cost[used], outcome, 0, len(outcomes), reduce="mean"),
         lost_cost=lost_cost,
     )
+
+
+def scatter(*arguments: Any, **named: Any) -> Tensor:
+    """`torch_geometric.utils.scatter`, whose import takes seconds."""
+    from torch_geometric.utils import scatter
+
+    return scatter(*arguments, **named)
