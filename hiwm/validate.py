@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
 from hiwm.agent import CONFIG, Agent
 from hiwm.build import check_described
 from hiwm.config import Config, ConfigError
-from hiwm.data.actions import is_one_hot
+from hiwm.data.actions import ActionRange
 from hiwm.data.store import Trajectories
 from hiwm.files import read_yaml, saved_folder
 from hiwm.heads.calibration import calibrated_steps
@@ -104,7 +103,7 @@ def check_columns(config: Config, there: Sequence[str], where: object) -> None:
             )
 
 
-def check_untrained(config: Config, dataset: Trajectories, actions: np.ndarray) -> None:
+def check_untrained(config: Config, dataset: Trajectories, actions: ActionRange) -> None:
     """Refuse before training what the planner would refuse after it, with untrained levels."""
     specs = describe(config.hierarchy, config.training, dataset, config.seed)
     whole = Hierarchy([spec.build(config.allow) for spec in specs], specs)
@@ -112,14 +111,13 @@ def check_untrained(config: Config, dataset: Trajectories, actions: np.ndarray) 
         calibrated_steps(level.predictor, dataset, period, config.dataset.validation)
         for level, period in zip(whole.levels, whole.periods, strict=True)
     ]
-    bounds = torch.zeros(actions.shape[1]), torch.zeros(actions.shape[1])
-    discrete = is_one_hot(actions)
+    bounds = torch.zeros(len(actions.low)), torch.zeros(len(actions.low))
 
     def check_with_levels(planner: PlannerConfig, num_levels: int) -> None:
         hierarchy = whole.truncate(num_levels)
         check_levels(planner, hierarchy, calibrated)
-        models = make_models(planner, hierarchy, Heads(), bounds, discrete, ForwardCounter())
-        split_budget(planner, models, make_strategies(planner, num_levels - 1, discrete, config.allow))
+        models = make_models(planner, hierarchy, Heads(), bounds, actions.discrete, ForwardCounter())
+        split_budget(planner, models, make_strategies(planner, num_levels - 1, actions.discrete, config.allow))
 
     _for_every_agent(config, check_with_levels)
     check_longest(config.hierarchy, int(dataset.ep_len.max()), dataset.path)
@@ -146,13 +144,3 @@ def check_environment(config: Config, found: Any, where: object) -> None:
         raise ConfigError(
             f"{where} belongs to the environment {dict(found)}, the config says {dict(config.environment)}"
         )
-
-
-def actions_of(dataset: Trajectories) -> np.ndarray:
-    """The actions of the data (N, A), without those of the episodes' last rows, which lead nowhere."""
-    leads = np.ones(len(dataset.column("action")), bool)
-    leads[dataset.ep_offset + dataset.ep_len - 1] = False
-    actions = dataset.column("action")[leads].reshape(int(leads.sum()), -1)
-    if not np.isfinite(actions).all():
-        raise ConfigError(f"{dataset.path}: column 'action' has values that are not finite numbers")
-    return actions
