@@ -28,7 +28,7 @@ def train(tmp_path, capsys, episodes, *more):
 
 def walk(rng, rows, kind=np.float32, offset=0.0):
     action = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
-    return (offset + np.cumsum(0.05 * action, 0)).astype(kind), action
+    return (offset + np.cumsum(0.05 * np.float64(action), 0)).astype(kind), action
 
 
 def walks(lengths, **how):
