@@ -43,7 +43,9 @@ def action_range(dataset: Trajectories) -> ActionRange:
         highs.append(actions.max(0))
         discrete = discrete and is_one_hot(actions)
     if not lows:
-        raise DatasetError(f"{dataset.path}: no episode has two rows; expected actions that lead from one row to the next")
+        raise DatasetError(
+            f"{dataset.path}: no episode has two rows; expected actions that lead from one row to the next"
+        )
     return ActionRange(np.min(lows, 0), np.max(highs, 0), discrete)
 
 
@@ -65,7 +67,14 @@ def fit_to_space(dataset: Trajectories, space: Any, name: object) -> Trajectorie
             for first, actions in _executed(dataset, column):
                 bad = np.flatnonzero((actions.reshape(-1) < start) | (actions.reshape(-1) >= start + number))
                 if len(bad):
-                    _refuse(dataset, first, int(bad[0]), actions, f"whole numbers from {start} to {start + number - 1}", name)
+                    _refuse(
+                        dataset,
+                        first,
+                        int(bad[0]),
+                        actions,
+                        f"whole numbers from {start} to {start + number - 1}",
+                        name,
+                    )
             return dataset.numbered(start, number)
         expected, wanted = f"whole numbers, or one-hot vectors of {number} numbers", width == number
     elif isinstance(space, spaces.Box):
@@ -82,7 +91,9 @@ def fit_to_space(dataset: Trajectories, space: Any, name: object) -> Trajectorie
     return dataset
 
 
-def _refuse(dataset: Trajectories, first: np.ndarray, bad: int, actions: np.ndarray, expected: str, name: object) -> None:
+def _refuse(
+    dataset: Trajectories, first: np.ndarray, bad: int, actions: np.ndarray, expected: str, name: object
+) -> None:
     row = int(first[bad])
     episode, step = dataset.place(row)
     raise DatasetError(

@@ -186,7 +186,13 @@ class Trajectories:
 
     def _episodes(self, which: slice) -> Trajectories:
         return Trajectories(
-            self.path, self.columns, self.ep_len[which], self.ep_offset[which], self.metadata, self.unusable, self.scans,
+            self.path,
+            self.columns,
+            self.ep_len[which],
+            self.ep_offset[which],
+            self.metadata,
+            self.unusable,
+            self.scans,
             self.discrete,
         )
 
