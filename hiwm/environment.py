@@ -14,7 +14,7 @@ from hiwm.console import say
 from hiwm.data.actions import fit_to_space
 from hiwm.data.store import Trajectories
 from hiwm.envs.captions import Caption
-from hiwm.envs.contract import check_contract
+from hiwm.envs.contract import check_contract, naming_fault
 
 
 def environment_of(config: Config, more: Mapping[str, Any] | None = None) -> Callable[[], gymnasium.Env]:
@@ -48,7 +48,8 @@ def check_before_training(config: Config, dataset: Trajectories) -> Trajectories
         The data, with discrete actions numbered as in the environment.
     """
     try:
-        env = environment_of(config)()
+        with naming_fault("the constructor", _name(config), (ValueError, ImportError)):
+            env = environment_of(config)()
     except (ValueError, ImportError) as error:
         if isinstance(error, ImportError) or isinstance(error.__cause__, ImportError):
             say(f"{_name(config)} cannot be imported here, so it is checked only before the evaluation: {error}")
