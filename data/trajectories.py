@@ -23,6 +23,19 @@ MOST_ACTIONS = 1_000  # different discrete actions
 __all__ = ["DatasetError", "Trajectories"]
 
 
+class _Columns(dict):
+    """Columns by name; whoever asks for another one learns why there is none."""
+
+    def __init__(self, columns: Mapping[str, Any], path: Path, unusable: Mapping[str, str]) -> None:
+        super().__init__(columns)
+        self.path, self.unusable = path, unusable
+
+    def __missing__(self, name: str) -> Any:
+        if name in self.unusable:
+            raise DatasetError(f"{self.path}: column {name!r} {self.unusable[name]}")
+        raise DatasetError(f"{self.path}: there is no column {name!r}; expected one of {sorted(self)}")
+
+
 @dataclass
 class Trajectories:
     """Episodes in flat columns, one row per step.
@@ -48,6 +61,7 @@ class Trajectories:
     discrete: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        self.columns = _Columns(self.columns, self.path, self.unusable)
         ends = np.asarray(self.ep_offset, np.int64) + self.ep_len
         if (self.ep_len < 1).any() or (self.ep_offset[1:] != ends[:-1]).any():
             raise DatasetError(
@@ -82,10 +96,6 @@ class Trajectories:
         Raises:
             DatasetError: there is none, or it holds no numbers; the message lists those there are.
         """
-        if name in self.unusable:
-            raise DatasetError(f"{self.path}: column {name!r} {self.unusable[name]}")
-        if name not in self.columns:
-            raise DatasetError(f"{self.path}: there is no column {name!r}; expected one of {sorted(self.columns)}")
         column = self.columns[name]
         if name == "action" and self.has_numbered_actions:
             return OneHotColumn(column, *(self.discrete or self._numbers))
@@ -166,7 +176,8 @@ class Trajectories:
                     "correct the numbers"
                 )
             if scan["last"] is not None:  # of an action
-                found.columns = {**found.columns, name: FloatColumn(self.columns[name], fill=True)}
+                filled = {**found.columns, name: FloatColumn(self.columns[name], fill=True)}
+                found.columns = _Columns(filled, self.path, self.unusable)
         found.__dict__["fingerprint"] = self.fingerprint
         return found
 

@@ -388,3 +388,14 @@ def test_full_error_raises_the_error(monkeypatch, tmp_path):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(ValueError, match="stepz"):
         main(["train", *tiny.overrides(tmp_path, "training.stepz=3")])
+
+
+@pytest.mark.parametrize("override", ["+environment.options={'a,b': 1}", "root=[a", "nonsense", "+x={a: 1"])
+def test_an_override_that_cannot_be_read_is_named(tmp_path, override, capsys):
+    assert main(["collect", *tiny.overrides(tmp_path, override)]) == 2
+    message = capsys.readouterr().err
+    assert (
+        f"hiwm collect: {override!r} is no override: " in message
+        or f'hiwm collect: "{override}" is no override: ' in message
+    )
+    assert message.count("\n") == 1
