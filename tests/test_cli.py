@@ -399,3 +399,15 @@ def test_an_override_that_cannot_be_read_is_named(tmp_path, override, capsys):
         or f'hiwm collect: "{override}" is no override: ' in message
     )
     assert message.count("\n") == 1
+
+
+def test_a_terminal_that_knows_ascii_alone_stops_nothing(tiny_run, tmp_path):
+    """The state probe prints R\u00b2; a name may hold any letter."""
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    command = tiny.overrides(
+        tmp_path, "tracking=none", f"dataset.path={tiny_run.config.dataset.path}", "name='\u043b'", "training.steps=2"
+    )
+    done = subprocess.run([sys.executable, "-m", "hiwm", "train", *command], capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert rb"R\xb2" in done.stdout
+    assert rb"\u043b" in done.stdout
