@@ -2,12 +2,116 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from gymnasium import spaces
+
+from hiwm.data.columns import DatasetError, blocks
 from hiwm.data.trajectories import Trajectories
 
 ROWS = 20_000  # most rows that mean and standard deviation are computed from
 CONSTANT = 1e-6  # relative to its mean, the standard deviation below which a number counts as constant
+
+
+@dataclass(frozen=True)
+class ActionRange:
+    """The actions of a dataset.
+
+    Args:
+        low, high: smallest and largest value of each number of an action, (A,).
+        discrete: whether all of them are one-hot vectors.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    discrete: bool
+
+
+def action_range(dataset: Trajectories) -> ActionRange:
+    """Read the actions piece by piece, without those of the episodes' last rows, which lead nowhere.
+
+    Raises:
+        DatasetError: no episode has two rows.
+    """
+    lows, highs, discrete = [], [], True
+    for _, actions in _executed(dataset, dataset.column("action")):
+        actions = actions.reshape(len(actions), -1)
+        lows.append(actions.min(0))
+        highs.append(actions.max(0))
+        discrete = discrete and is_one_hot(actions)
+    if not lows:
+        raise DatasetError(
+            f"{dataset.path}: no episode has two rows; expected actions that lead from one row to the next"
+        )
+    return ActionRange(np.min(lows, 0), np.max(highs, 0), discrete)
+
+
+def fit_to_space(dataset: Trajectories, space: Any, name: object) -> Trajectories:
+    """These episodes, with discrete actions numbered as in the action space of the environment.
+
+    Args:
+        dataset: the episodes.
+        space: the environment's action space.
+        name: of the environment, for messages.
+
+    Raises:
+        DatasetError: the environment cannot execute the actions; the message says which.
+    """
+    column, width = dataset.columns["action"], int(np.prod(dataset.column("action").shape[1:]))
+    if isinstance(space, spaces.Discrete):
+        start, number = int(space.start), int(space.n)
+        if dataset.has_numbered_actions:
+            for first, actions in _executed(dataset, column):
+                bad = np.flatnonzero((actions.reshape(-1) < start) | (actions.reshape(-1) >= start + number))
+                if len(bad):
+                    _refuse(
+                        dataset,
+                        first,
+                        int(bad[0]),
+                        actions,
+                        f"whole numbers from {start} to {start + number - 1}",
+                        name,
+                    )
+            return dataset.numbered(start, number)
+        expected, wanted = f"whole numbers, or one-hot vectors of {number} numbers", width == number
+    elif isinstance(space, spaces.Box):
+        size = int(np.prod(space.shape))
+        expected = f"{size} numbers of type float" if dataset.has_numbered_actions else f"{size} numbers"
+        wanted = width == size and not dataset.has_numbered_actions
+    else:
+        return dataset
+    if not wanted:
+        raise DatasetError(
+            f"{dataset.path}: column 'action' is {column.dtype} {tuple(column.shape)}; expected {expected} in each row, because the "
+            f"action space of {name} is {space}"
+        )
+    return dataset
+
+
+def _refuse(
+    dataset: Trajectories, first: np.ndarray, bad: int, actions: np.ndarray, expected: str, name: object
+) -> None:
+    row = int(first[bad])
+    episode, step = dataset.place(row)
+    raise DatasetError(
+        f"{dataset.path}: column 'action' is {actions.reshape(-1)[bad]} in row {row}, which is step {step} of episode {episode}; "
+        f"expected {expected}, the actions of {name}"
+    )
+
+
+def _executed(dataset: Trajectories, column: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Row numbers (n,) and rows (n, ...) of a column, piece by piece, without the last row of each episode."""
+    last, start = dataset.ep_offset + dataset.ep_len - 1, 0
+    for block in blocks(column):
+        rows = np.arange(start, start + len(block))
+        start += len(block)
+        place = np.minimum(np.searchsorted(last, rows), len(last) - 1)
+        kept = (last[place] > rows) & (rows >= dataset.ep_offset[0])
+        if kept.any():
+            yield rows[kept], block[kept]
 
 
 def is_one_hot(actions: np.ndarray) -> bool:

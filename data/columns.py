@@ -243,9 +243,15 @@ def blocks(column: Any, rows: np.ndarray | None = None, most: int | None = None)
         release(column)
 
 
-def read_rows(column: Any, rows: np.ndarray) -> np.ndarray:
-    """`column[rows]` for random rows (...), in pieces, so that a memory map keeps little of a large file in this process."""
-    if int(np.prod(column.shape, dtype=np.int64)) * column.dtype.itemsize <= KEPT_BYTES or _map_of(column) is None:
+def read_rows(column: Any, rows: np.ndarray, kept: int = KEPT_BYTES) -> np.ndarray:
+    """`column[rows]` for random rows (...), in pieces, so that a memory map keeps little of a large file in this process.
+
+    Args:
+        column: a column or an array.
+        rows: row numbers.
+        kept: bytes of a column that is so small that all of it may stay.
+    """
+    if int(np.prod(column.shape, dtype=np.int64)) * column.dtype.itemsize <= kept or _map_of(column) is None:
         return column[rows]
     flat, row_shape = rows.reshape(-1), tuple(column.shape[1:])
     found = np.empty((len(flat), *row_shape), column.dtype)
@@ -261,9 +267,10 @@ def release(column: Any) -> None:
 
     Otherwise the pages that a process has touched count as its memory, up to the whole file.
     """
-    mapped = _map_of(column)
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
+    for source in getattr(column, "sources", [column]):  # columns side by side, or one
+        mapped = _map_of(source)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _map_of(column: Any) -> mmap.mmap | None:

@@ -46,7 +46,21 @@ class FlatSpaces(gymnasium.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
         observation, reward, terminated, truncated, info = self.env.step(self._to_env(action))
-        return self._observation(observation), reward, terminated, truncated, self._info(info)
+        found = self._observation(observation)
+        self._check_shapes(found)
+        return found, reward, terminated, truncated, self._info(info)
+
+    def _check_shapes(self, observation: Any) -> None:
+        """Refuse another shape than that of the space in the middle of an episode."""
+        space: Any = self.observation_space
+        pairs = (
+            [("", space, observation)] if self._whole else [(f" {n}", box, observation[n]) for n, box in space.items()]
+        )
+        for name, box, value in pairs:
+            if value.shape != box.shape:
+                raise ValueError(
+                    f"{self.env.unwrapped!r}: the observation{name} has the shape {value.shape}; expected {box.shape}, as its space says"
+                )
 
     def _flat_columns(self, space: spaces.Dict) -> dict[str, spaces.Space]:
         """The box of every column; remembers where each is found and how it is converted."""
@@ -113,6 +127,7 @@ def _holds(value: Any, path: tuple[str, ...]) -> bool:
 def _flat(space: spaces.Space) -> tuple[spaces.Box, Convert]:
     """The box of an observation, or of a part of one, and the function that converts it."""
     if isinstance(space, spaces.Box):
+        _refuse_empty(space, "observation")
         if space.shape:
             return space, partial(np.asarray, dtype=space.dtype)
         box: Any = spaces.Box(space.low.reshape(1), space.high.reshape(1), (1,), space.dtype)
@@ -142,6 +157,11 @@ def _flattened(space: spaces.Space, value: Any) -> np.ndarray:
     return np.asarray(flat)
 
 
+def _refuse_empty(space: spaces.Box, what: str) -> None:
+    if 0 in space.shape:
+        raise ValueError(f"the {what} space is {space}, of the shape {space.shape}; expected at least one number")
+
+
 def _actions(space: spaces.Space) -> tuple[spaces.Space, Convert, Convert]:
     """The flat action space, and the functions that convert actions to the environment's and back."""
     if isinstance(space, spaces.Discrete):
@@ -152,6 +172,7 @@ def _actions(space: spaces.Space) -> tuple[spaces.Space, Convert, Convert]:
             f"the action space is {space}; expected a Box or a Discrete. Convert it in a gymnasium.ActionWrapper, for instance "
             "several choices into one Discrete of all combinations"
         )
+    _refuse_empty(space, "action")
     low, high = (np.asarray(bound, np.float32).reshape(-1) for bound in (space.low, space.high))
     flat = spaces.Box(low, high, low.shape, np.float32)
 

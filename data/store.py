@@ -27,6 +27,7 @@ from hiwm.data.hdf5 import INDEX, PLAIN, read_hdf5
 from hiwm.data.importers import recognise
 from hiwm.data.importers.ogbench_npz import read_npz
 from hiwm.data.trajectories import Trajectories
+from hiwm.disk import sync
 
 SPARE_BYTES = 4 << 20  # of HDF5's own, beyond the columns
 
@@ -194,8 +195,7 @@ class Writer:
             for key, value in self.metadata.items():
                 file.attrs[key] = json.dumps(value)
         _store_statistics(self.temporary, self.path)
-        with open(self.temporary, "rb") as written:
-            os.fsync(written.fileno())
+        sync(self.temporary)
         os.replace(self.temporary, self.path)
 
 

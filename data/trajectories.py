@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,19 @@ MOST_ACTIONS = 1_000  # different discrete actions
 __all__ = ["DatasetError", "Trajectories"]
 
 
+class _Columns(dict):
+    """Columns by name; whoever asks for another one learns why there is none."""
+
+    def __init__(self, columns: Mapping[str, Any], path: Path, unusable: Mapping[str, str]) -> None:
+        super().__init__(columns)
+        self.path, self.unusable = path, unusable
+
+    def __missing__(self, name: str) -> Any:
+        if name in self.unusable:
+            raise DatasetError(f"{self.path}: column {name!r} {self.unusable[name]}")
+        raise DatasetError(f"{self.path}: there is no column {name!r}; expected one of {sorted(self)}")
+
+
 @dataclass
 class Trajectories:
     """Episodes in flat columns, one row per step.
@@ -34,6 +48,7 @@ class Trajectories:
         metadata: facts stored in the file, such as the environment and the collection config.
         unusable: columns of the file that are no numbers per row -> why; whoever asks for one learns that.
         scans: what earlier commands found in the columns of this file; None for columns that belong to no file.
+        discrete: the first of the environment's discrete actions, and how many there are; None for those that the data hold.
     """
 
     path: Path
@@ -43,8 +58,10 @@ class Trajectories:
     metadata: dict[str, Any] = field(default_factory=dict)
     unusable: Mapping[str, str] = field(default_factory=dict)
     scans: FileScan | None = None
+    discrete: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        self.columns = _Columns(self.columns, self.path, self.unusable)
         ends = np.asarray(self.ep_offset, np.int64) + self.ep_len
         if (self.ep_len < 1).any() or (self.ep_offset[1:] != ends[:-1]).any():
             raise DatasetError(
@@ -67,9 +84,9 @@ class Trajectories:
 
     def starts(self, period: int) -> np.ndarray:
         """Indices of the rows that are followed by `period` more rows in their episode, in order."""
-        ends = np.repeat(self.ep_offset + self.ep_len, self.ep_len)
-        rows = self.rows
-        return rows[rows + period < ends]
+        counts = np.maximum(np.asarray(self.ep_len, np.int64) - period, 0)
+        shift = self.ep_offset - (np.cumsum(counts) - counts)
+        return np.arange(counts.sum()) + np.repeat(shift, counts)
 
     def column(self, name: str) -> Any:
         """The column of this name as models take it, (N, ...): images as bytes, all other numbers as float32.
@@ -79,20 +96,33 @@ class Trajectories:
         Raises:
             DatasetError: there is none, or it holds no numbers; the message lists those there are.
         """
-        if name in self.unusable:
-            raise DatasetError(f"{self.path}: column {name!r} {self.unusable[name]}")
-        if name not in self.columns:
-            raise DatasetError(f"{self.path}: there is no column {name!r}; expected one of {sorted(self.columns)}")
         column = self.columns[name]
-        if name == "action" and column.dtype.kind in "iub" and np.prod(column.shape[1:]) == 1:
-            start, number = self._discrete
-            return OneHotColumn(column, start, number)
+        if name == "action" and self.has_numbered_actions:
+            return OneHotColumn(column, *(self.discrete or self._numbers))
         if column.ndim > 1 and (column.dtype == np.float32 or (column.dtype == np.uint8 and column.ndim > 2)):
             return column
         return FloatColumn(column)
 
+    @property
+    def has_numbered_actions(self) -> bool:
+        """Whether an action is one whole number (N,) or (N, 1), which stands for one of several actions."""
+        column = self.columns["action"]
+        return column.dtype.kind in "iub" and bool(np.prod(column.shape[1:]) == 1)
+
+    def numbered(self, start: int, number: int) -> Trajectories:
+        """These episodes, whose actions are whole numbers, with one-hot vectors for `number` actions from `start` on.
+
+        Other vectors than those of the numbers in the data make another fingerprint.
+        """
+        found = copy.copy(self)
+        found.discrete = start, number
+        if found.discrete != self._numbers:
+            known = f"{self.fingerprint} {start} {number}"
+            found.__dict__["fingerprint"] = hashlib.sha256(known.encode()).hexdigest()[:16]
+        return found
+
     @cached_property
-    def _discrete(self) -> tuple[int, int]:
+    def _numbers(self) -> tuple[int, int]:
         """The smallest of the whole numbers that are actions, and how many there are up to the largest."""
         column = self.columns["action"]
         ranges = [(int(block.min()), int(block.max())) for block in blocks(column)]
@@ -139,16 +169,22 @@ class Trajectories:
             last = None if name == "action" else scan["last"]
             row = min((row for row in (scan["row"], last) if row is not None), default=None)
             if row is not None:
-                episode = int(np.searchsorted(self.ep_offset, row, side="right")) - 1
+                episode, step = self.place(row)
                 raise DatasetError(
                     f"{self.path}: column {name!r} is NaN or infinite in row {row}, which is step "
-                    f"{row - int(self.ep_offset[episode])} of episode {episode}; expected finite numbers. Remove the episode or "
+                    f"{step} of episode {episode}; expected finite numbers. Remove the episode or "
                     "correct the numbers"
                 )
             if scan["last"] is not None:  # of an action
-                found.columns = {**found.columns, name: FloatColumn(self.columns[name], fill=True)}
+                filled = {**found.columns, name: FloatColumn(self.columns[name], fill=True)}
+                found.columns = _Columns(filled, self.path, self.unusable)
         found.__dict__["fingerprint"] = self.fingerprint
         return found
+
+    def place(self, row: int) -> tuple[int, int]:
+        """The episode that a row belongs to, and the step in it."""
+        episode = int(np.searchsorted(self.ep_offset, row, side="right")) - 1
+        return episode, row - int(self.ep_offset[episode])
 
     def split(self, validation: float) -> tuple[Trajectories, Trajectories]:
         """Training and validation episodes; the last fraction `validation` (at least one episode) is held out."""
@@ -161,7 +197,14 @@ class Trajectories:
 
     def _episodes(self, which: slice) -> Trajectories:
         return Trajectories(
-            self.path, self.columns, self.ep_len[which], self.ep_offset[which], self.metadata, self.unusable, self.scans
+            self.path,
+            self.columns,
+            self.ep_len[which],
+            self.ep_offset[which],
+            self.metadata,
+            self.unusable,
+            self.scans,
+            self.discrete,
         )
 
 

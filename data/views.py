@@ -49,6 +49,8 @@ class FloatColumn(Column):
 class OneHotColumn(Column):
     """Whole numbers (N,) or (N, 1) as one-hot vectors (N, n): number `start` + i sets element i.
 
+    Other numbers, which only an action that is never executed may be, become the nearest one.
+
     Args:
         source: the column.
         start: the smallest number.
@@ -61,7 +63,7 @@ class OneHotColumn(Column):
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         chosen = np.asarray(self.source[rows]).reshape(-1).astype(np.int64) - self.start
-        return np.eye(self.shape[1], dtype=np.float32)[chosen]
+        return np.eye(self.shape[1], dtype=np.float32)[chosen.clip(0, self.shape[1] - 1)]
 
 
 class JoinedColumn(Column):

@@ -183,7 +183,21 @@ def _composed(overrides: Sequence[str]) -> dict[str, Any]:
             composed = compose("config", list(overrides))
         return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
     except (HydraException, OmegaConfBaseException) as error:
+        _refuse_unreadable(overrides)
         raise ConfigError(_explained(error, list(overrides))) from error
+
+
+def _refuse_unreadable(overrides: Sequence[str]) -> None:
+    """Name the override that Hydra cannot read, which its own message does not."""
+    for override in overrides:
+        try:
+            OverridesParser.create().parse_overrides([override])
+        except HydraException as error:
+            fault = " ".join(f"{error.__cause__ or error}".split("See https")[0].split())
+            raise ConfigError(
+                f"{override!r:.300} is no override: {fault}; expected key=value. In a mapping {{key: value}} keys have no quotes, and "
+                "text with special characters has some"
+            ) from error
 
 
 def _chosen(key: str, overrides: Sequence[str]) -> bool:

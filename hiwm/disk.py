@@ -36,8 +36,7 @@ def replacing(path: Path, size: int = 0) -> Iterator[Path]:
     with naming_file(path, size):
         try:
             yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
+            sync(temporary)
             os.replace(temporary, path)
         except BaseException as error:
             full = _is_full(error, path)
@@ -45,6 +44,15 @@ def replacing(path: Path, size: int = 0) -> Iterator[Path]:
             if full:
                 raise no_space(path, size) from error
             raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or the entries of a folder are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -11,9 +11,10 @@ import gymnasium
 from hiwm.build import build_as, check_described
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
+from hiwm.data.actions import fit_to_space
 from hiwm.data.store import Trajectories
 from hiwm.envs.captions import Caption
-from hiwm.envs.contract import check_contract
+from hiwm.envs.contract import check_contract, naming_fault
 
 
 def environment_of(config: Config, more: Mapping[str, Any] | None = None) -> Callable[[], gymnasium.Env]:
@@ -40,21 +41,26 @@ def check_evaluating(config: Config) -> dict[str, tuple[int, ...]]:
     return check_contract(make_env, _name(config), config.dataset.column, goal=columns)
 
 
-def check_before_training(config: Config, dataset: Trajectories) -> None:
-    """Check the environment that the levels will be evaluated in, if its package is installed here, and that it fits the data."""
+def check_before_training(config: Config, dataset: Trajectories) -> Trajectories:
+    """Check the environment that the levels will be evaluated in, if its package is installed here, and that it fits the data.
+
+    Returns:
+        The data, with discrete actions numbered as in the environment.
+    """
     try:
-        make_env = environment_of(config)
-        make_env()
+        with naming_fault("the constructor", _name(config), (ValueError, ImportError)):
+            env = environment_of(config)()
     except (ValueError, ImportError) as error:
         if isinstance(error, ImportError) or isinstance(error.__cause__, ImportError):
             say(f"{_name(config)} cannot be imported here, so it is checked only before the evaluation: {error}")
-            return
+            return dataset
         raise
     for name, shape in check_evaluating(config).items():
         if name in config.inputs and shape != dataset.column(name).shape[1:]:
             raise ConfigError(
                 f"{dataset.path}: the column {name} has the shape {dataset.column(name).shape[1:]}; expected {shape}, as in {_name(config)}"
             )
+    return fit_to_space(dataset, env.action_space, _name(config))
 
 
 def _name(config: Config) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from hiwm.disk import replacing
+from hiwm.disk import replacing, sync
 
 log = logging.getLogger("hiwm")
 
@@ -96,15 +95,6 @@ def write_text(path: Path, text: str) -> None:
 def digest(text: str) -> str:
     """Hex digits of the SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or the entries of a folder are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def replace_folder(new: Path, folder: Path) -> None:

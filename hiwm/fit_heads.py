@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 from hiwm.config import Config
 from hiwm.console import say
 from hiwm.data.store import Trajectories
+from hiwm.data.views import JoinedColumn
 from hiwm.envs.captions import Caption
 from hiwm.heads.action_bank import ActionBank, build_action_bank
 from hiwm.heads.action_prior import ActionPrior, fit_action_prior
@@ -72,7 +72,7 @@ class _Trained:
         validation = self.config.dataset.validation
         return FitData(self.latents[k], validation=validation, seed=self.config.seed, device=self.device)
 
-    def goal_part(self) -> np.ndarray:
+    def goal_part(self) -> JoinedColumn:
         """The part of the state that goals are about, (N, G)."""
         return goal_part(self.dataset, self.config.goal.columns)
 
@@ -82,11 +82,8 @@ class _Trained:
         identity = fingerprint([level, settings, config.dataset.validation, config.seed])
         path = config.folder / "heads" / f"{name}{k}-{identity}.safetensors"
         if not path.exists():
-            head = fit(self.data(k))
             path.parent.mkdir(exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            head.save(temporary)
-            temporary.replace(path)
+            fit(self.data(k)).save(path)
         return kind.load(path, str(self.hierarchy.device))
 
 

@@ -68,7 +68,7 @@ class TrainingProgress:
             self._open_bar(self.title or name, progress)
         if progress.home not in self.runs:
             if progress.job != MEASURING:  # steps after the checkpoint are taken, and recorded, once more
-                cut_json_lines(progress.home / HISTORY, lambda record: record["step"] < progress.step)
+                cut_json_lines(progress.home / HISTORY, lambda record: _is_before(record, progress.step))
             lineage = {"hiwm.level": str(level), "hiwm.fingerprint": progress.home.name, "hiwm.below": self.below}
             self.runs[progress.home] = self.tracker.child(name, self.parameters[level], lineage)
             if progress.job == "training":
@@ -114,3 +114,8 @@ class TrainingProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close(status_after(kind))
+
+
+def _is_before(record: Any, step: int) -> bool:
+    """Whether a record of the history is of an earlier step; a spoiled one is not."""
+    return isinstance(record, dict) and isinstance(record.get("step"), int) and record["step"] < step

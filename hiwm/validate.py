@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 from hiwm.agent import CONFIG, Agent
 from hiwm.build import check_described
 from hiwm.config import Config, ConfigError
-from hiwm.data.actions import is_one_hot
+from hiwm.data.actions import ActionRange
+from hiwm.data.columns import read_rows
 from hiwm.data.store import Trajectories
 from hiwm.files import read_yaml, saved_folder
 from hiwm.heads.calibration import calibrated_steps
@@ -28,11 +30,15 @@ from hiwm.planning.validate import check_config, check_heads, check_levels
 from hiwm.tracking import flatten
 from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.training.specs import describe, level_fingerprints
-from hiwm.training.windows import check_longest
+from hiwm.training.windows import check_longest, check_split
 
 # sections of what is fitted to trained levels, and keys whose values a saved hierarchy depends on
 FITTED = ("graph", "action_bank", "goal", "text", "action_prior", "value")
 TRAINED = ("inputs", "levels", "training", *FITTED)
+VARIATION_ROWS, MOST_ELEMENTS = 200, 256  # of a column, that are looked at
+COARSE = 64  # steps of float32 in a standard deviation, below which rounding shows
+
+log = logging.getLogger("hiwm")
 
 
 def check(config: Config) -> None:
@@ -104,7 +110,7 @@ def check_columns(config: Config, there: Sequence[str], where: object) -> None:
             )
 
 
-def check_untrained(config: Config, dataset: Trajectories, actions: np.ndarray) -> None:
+def check_untrained(config: Config, dataset: Trajectories, actions: ActionRange) -> None:
     """Refuse before training what the planner would refuse after it, with untrained levels."""
     specs = describe(config.hierarchy, config.training, dataset, config.seed)
     whole = Hierarchy([spec.build(config.allow) for spec in specs], specs)
@@ -112,20 +118,42 @@ def check_untrained(config: Config, dataset: Trajectories, actions: np.ndarray) 
         calibrated_steps(level.predictor, dataset, period, config.dataset.validation)
         for level, period in zip(whole.levels, whole.periods, strict=True)
     ]
-    bounds = torch.zeros(actions.shape[1]), torch.zeros(actions.shape[1])
-    discrete = is_one_hot(actions)
+    bounds = torch.zeros(len(actions.low)), torch.zeros(len(actions.low))
 
     def check_with_levels(planner: PlannerConfig, num_levels: int) -> None:
         hierarchy = whole.truncate(num_levels)
         check_levels(planner, hierarchy, calibrated)
-        models = make_models(planner, hierarchy, Heads(), bounds, discrete, ForwardCounter())
-        split_budget(planner, models, make_strategies(planner, num_levels - 1, discrete, config.allow))
+        models = make_models(planner, hierarchy, Heads(), bounds, actions.discrete, ForwardCounter())
+        split_budget(planner, models, make_strategies(planner, num_levels - 1, actions.discrete, config.allow))
 
     _for_every_agent(config, check_with_levels)
     check_longest(config.hierarchy, int(dataset.ep_len.max()), dataset.path)
+    check_split(config.hierarchy, dataset)
+    _check_variation(config, dataset)
     if config.graph.num_nodes > dataset.num_steps:
         raise ConfigError(
             f"graph.num_nodes is {config.graph.num_nodes}; expected at most the rows of the data, {dataset.num_steps}"
+        )
+
+
+def _check_variation(config: Config, dataset: Trajectories) -> None:
+    """Refuse inputs that never change, and warn of numbers that float32 cannot tell from one another."""
+    some = dataset.rows[np.unique(np.linspace(0, dataset.num_steps - 1, VARIATION_ROWS).round().astype(int))]
+    vary = False
+    for name in dict.fromkeys([*config.inputs, *config.state]):
+        values = read_rows(dataset.columns[name], some).reshape(len(some), -1)  # as stored
+        values = values[:, np.linspace(0, values.shape[1] - 1, MOST_ELEMENTS).astype(int)].astype(np.float64)
+        mean, std = values.mean(0), values.std(0)
+        step = np.spacing(np.abs(np.float32(mean)))
+        vary = vary or (name in config.inputs and bool((std > step).any()))
+        if (coarse := (std < COARSE * step) & (std > 1e-13 * np.abs(mean))).any():
+            log.warning(
+                "%s: column %r varies by %.2g around %.7g, where neighbouring numbers of float32 are %.2g apart; subtract the "
+                "mean from the column", dataset.path, name, std[coarse][0], mean[coarse][0], step[coarse][0],
+            )  # fmt: skip
+    if not vary and not any(dataset.statistics(name)[1].max() > 1e-6 for name in config.inputs):
+        raise ConfigError(
+            f"inputs is {config.inputs}, which never change in {dataset.path} as far as float32 can tell; expected columns that do"
         )
 
 
@@ -146,13 +174,3 @@ def check_environment(config: Config, found: Any, where: object) -> None:
         raise ConfigError(
             f"{where} belongs to the environment {dict(found)}, the config says {dict(config.environment)}"
         )
-
-
-def actions_of(dataset: Trajectories) -> np.ndarray:
-    """The actions of the data (N, A), without those of the episodes' last rows, which lead nowhere."""
-    leads = np.ones(len(dataset.column("action")), bool)
-    leads[dataset.ep_offset + dataset.ep_len - 1] = False
-    actions = dataset.column("action")[leads].reshape(int(leads.sum()), -1)
-    if not np.isfinite(actions).all():
-        raise ConfigError(f"{dataset.path}: column 'action' has values that are not finite numbers")
-    return actions

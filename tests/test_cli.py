@@ -388,3 +388,26 @@ def test_full_error_raises_the_error(monkeypatch, tmp_path):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(ValueError, match="stepz"):
         main(["train", *tiny.overrides(tmp_path, "training.stepz=3")])
+
+
+@pytest.mark.parametrize("override", ["+environment.options={'a,b': 1}", "root=[a", "nonsense", "+x={a: 1"])
+def test_an_override_that_cannot_be_read_is_named(tmp_path, override, capsys):
+    assert main(["collect", *tiny.overrides(tmp_path, override)]) == 2
+    message = capsys.readouterr().err
+    assert (
+        f"hiwm collect: {override!r} is no override: " in message
+        or f'hiwm collect: "{override}" is no override: ' in message
+    )
+    assert message.count("\n") == 1
+
+
+def test_a_terminal_that_knows_ascii_alone_stops_nothing(tiny_run, tmp_path):
+    """The state probe prints R\u00b2; a name may hold any letter."""
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    command = tiny.overrides(
+        tmp_path, "tracking=none", f"dataset.path={tiny_run.config.dataset.path}", "name='\u043b'", "training.steps=2"
+    )
+    done = subprocess.run([sys.executable, "-m", "hiwm", "train", *command], capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert rb"R\xb2" in done.stdout
+    assert rb"\u043b" in done.stdout

@@ -21,14 +21,19 @@ import yaml
 import hiwm
 from hiwm.analysis.report import _history
 from hiwm.data.store import open_dataset
+from hiwm.disk import read_json_lines
 from hiwm.evaluation.results import read_results
 from hiwm.evaluation.traces import load_traces
 from hiwm.files import read_json, read_yaml, write_json, write_yaml
 from hiwm.heads.state_readout import StateReadout
 from hiwm.heads.value import Value
+from hiwm.progress import TrainingProgress
 from hiwm.tensors import load_tensors, save_tensors
+from hiwm.tracking import make_tracker
 from hiwm.training.checkpoint import load_checkpoint, load_trained, save_checkpoint
+from hiwm.training.diagnostics.runner import SHIPPED
 from hiwm.training.latents import is_cache_of
+from hiwm.training.loop import Progress
 from hiwm.validate import check_trained
 
 MUTATIONS = 12  # of each file
@@ -317,6 +322,19 @@ def test_a_history_with_torn_lines_is_read(tiny_run, agent, tmp_path):
         '{"step": 0, "loss/total": 1.0}\n{"step": 1, "lo{"step": 2, "loss/total": 3}\n[1]\n{"step": "x"}\nnull\n{"step": 9, "loss/to'
     )
     assert _history(config, agent, 0) == [{"step": 0, "loss/total": 1.0}]
+
+
+def test_a_training_goes_on_after_a_history_with_spoiled_lines(tiny_run, tmp_path):
+    path = tmp_path / "history.jsonl"
+    path.write_text(
+        '{"step": 0, "x": 1}\n{"st\n[1]\n{}\n{"step": "x"}\nnull\n\xff\n{"step": 4}\n{"step": 9, "lo', "latin-1"
+    )
+    with (
+        make_tracker(tiny_run.config.changed({"root": str(tmp_path), "tracking": "none"})) as tracker,
+        TrainingProgress(tracker, [{}], "", SHIPPED) as progress,
+    ):
+        progress.step(0, Progress(4, 10, {"loss/total": 1.0}, tmp_path))
+    assert read_json_lines(path) == [{"step": 0, "x": 1}, {"step": 4, "loss/total": 1.0}]
 
 
 def test_values_that_occur_twice_are_written_twice(tmp_path):

@@ -12,6 +12,7 @@ import torch
 
 from hiwm.agent import load_agent
 from hiwm.config import load_config
+from hiwm.data.actions import is_one_hot
 from hiwm.data.collect import Collection, collect
 from hiwm.data.policies import NoisyExpertPolicy, UniformPolicy
 from hiwm.data.store import open_dataset
@@ -23,7 +24,6 @@ from hiwm.planning.assemble import make_planner
 from hiwm.planning.goals import ObservationGoal
 from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.strategies.proposals import proposal_around, uninformed_proposal
-from hiwm.validate import is_one_hot
 
 MOVES = torch.tensor(tiny.DiscreteRoom.MOVES, dtype=torch.float32)
 

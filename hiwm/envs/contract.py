@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -35,7 +36,8 @@ def check_contract(
     Raises:
         ContractError: something is missing; the message says what to provide.
     """
-    env: Any = make_env()
+    with naming_fault("the constructor", name, (ValueError, ImportError)):  # of the configuration
+        env: Any = make_env()
     first = _VectorRow(env.make_vector(1)) if hasattr(env, "make_vector") else _flat(env, name)
     try:
         for seed in SEEDS:
@@ -44,12 +46,12 @@ def check_contract(
             if goal is not None:
                 _check_goal(info, columns, goal, name, column)
             first.action_space.seed(seed)
-            after, _, terminated, truncated, info = first.step(first.action_space.sample())
+            after, reward, terminated, truncated, info = _step(first, name)
             _checked_columns(after, first.observation_space, name, column)
-            if goal is not None and "success" not in info:
-                raise ContractError(
-                    f"{name}: the info of step has {_names(info)}; expected success, true or false at every step. {CONTRACT}"
-                )
+            if np.ndim(reward) or not isinstance(np.asarray(reward).item(), (int, float)):
+                raise ContractError(f"{name}: the reward of step is {reward!r}; expected a number, for instance 0.0")
+            if goal is not None:
+                _check_success(info, name)
             if not (terminated or truncated or info.get("ended", False)):
                 return {name: value.shape for name, value in columns.items()}
     finally:
@@ -99,12 +101,39 @@ def _flat(env: gymnasium.Env, name: object) -> FlatSpaces:
 
 def _reset(env: Any, seed: int, name: object, evaluates: bool) -> tuple[Any, dict[str, Any]]:
     try:
-        return env.reset(seed=seed, options={"task_id": 1, "episode": 0} if evaluates else {})
+        with naming_fault("reset", name, (TypeError,)):
+            return env.reset(seed=seed, options={"task_id": 1, "episode": 0} if evaluates else {})
     except TypeError as error:
         raise ContractError(
             f"{name}: reset fails with {error}; expected reset(*, seed=None, options=None), which returns an observation and "
             "an info"
         ) from error
+
+
+def _step(env: Any, name: object) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    with naming_fault("step", name):
+        return env.step(env.action_space.sample())
+
+
+@contextmanager
+def naming_fault(what: str, name: object, passed: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Name the environment in an error of its own, unless the error is one of those that have a message already."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (*passed, ContractError)):
+            raise
+        raise ContractError(f"{name}: {what} fails with {type(error).__name__}: {error}") from error
+
+
+def _check_success(info: Mapping[str, Any], name: object) -> None:
+    if "success" not in info:
+        raise ContractError(
+            f"{name}: the info of step has {_names(info)}; expected success, true or false at every step. {CONTRACT}"
+        )
+    success = info["success"]
+    if np.ndim(success) or np.asarray(success).dtype.kind not in "biuf" or not np.isfinite(success):
+        raise ContractError(f"{name}: success in the info of step is {success!r}; expected true or false")
 
 
 def _checked_columns(observation: Any, space: Any, name: object, column: str) -> dict[str, np.ndarray]:
@@ -145,6 +174,8 @@ def _check_goal(
             raise ContractError(
                 f"{name}: the goal's {key} has the shape {np.shape(value)}; expected {columns[key].shape}, like the observation"
             )
+        if key in columns and not np.isfinite(np.asarray(value, np.float64)).all():
+            raise ContractError(f"{name}: the goal's {key} is not finite; expected numbers without NaN and infinity")
 
 
 def _names(info: Mapping[str, Any]) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from hiwm.agent import CONFIG, Agent, AgentSpec
 from hiwm.config import Config
 from hiwm.console import say
+from hiwm.data.actions import ActionRange, action_range
 from hiwm.data.store import Trajectories, open_dataset
 from hiwm.environment import captions_of, check_before_training
 from hiwm.experiment.session import exclusive, start
@@ -21,7 +20,7 @@ from hiwm.tracking import Tracker, make_tracker
 from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.training.distributed import Processes, barrier
 from hiwm.training.stages import Report, train_hierarchy
-from hiwm.validate import actions_of, check, check_columns, check_environment, check_untrained, is_one_hot
+from hiwm.validate import check, check_columns, check_environment, check_untrained
 
 
 @exclusive
@@ -33,9 +32,9 @@ def train(config: Config) -> None:
     check_environment(config, dataset.metadata.get("environment"), config.dataset.path)
     check_columns(config, [*dataset.columns, *dataset.unusable], dataset.path)
     dataset = dataset.checked({*config.inputs, *config.state, *config.goal.columns, "action"})
-    actions = actions_of(dataset)
     if config.environment.get("_target_"):
-        check_before_training(config, dataset)
+        dataset = check_before_training(config, dataset)
+    actions = action_range(dataset)
     check_untrained(config, dataset, actions)
     captions = captions_of(config, dataset)
     with make_tracker(config if processes.is_main else config.changed({"tracking": "none"})) as tracker:
@@ -84,10 +83,12 @@ def _train_levels(
     return hierarchy, [open_dataset(cache) for cache in caches]
 
 
-def _agent_spec(config: Config, dataset: Trajectories, actions: np.ndarray) -> AgentSpec:
-    low, high, discrete = actions.min(0).tolist(), actions.max(0).tolist(), is_one_hot(actions)
+def _agent_spec(config: Config, dataset: Trajectories, actions: ActionRange) -> AgentSpec:
     shapes = [dataset.column(name).shape[1:] for name in config.goal.columns]
-    return AgentSpec(config.environment, low, high, dataset.fingerprint, config.goal.columns, shapes, discrete)
+    return AgentSpec(
+        config.environment, actions.low.tolist(), actions.high.tolist(), dataset.fingerprint, config.goal.columns, shapes,
+        actions.discrete,
+    )  # fmt: skip
 
 
 def _build_graphs(config: Config, dataset: Trajectories, latents: Sequence[Trajectories]) -> list[LandmarkGraph]:

@@ -13,9 +13,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from hiwm.data.columns import read_rows, release
 from hiwm.data.store import Trajectories
 from hiwm.heads.head import Head
-from hiwm.heads.optimize import starts
+from hiwm.heads.optimize import check_length
 from hiwm.settings import Settings
 
 QUANTILES = (0.02, 0.98)
@@ -97,15 +98,20 @@ def build_action_bank(latents: Trajectories, period: int, config: ActionBankConf
         seed: seed of the draws.
     """
     latent, action = latents.column("latent"), latents.column("action")
-    valid = np.maximum(latents.ep_len - period, 0)
-    rows = starts(latents, period)
-    left = np.concatenate([n - np.arange(n) for n in valid])  # valid rows from each on, itself included
+    check_length(latents, period)
+    rows = latents.starts(period)
     low, high = np.quantile(np.asarray(action[rows[-RECENT:]], np.float64), QUANTILES, axis=0)
+    release(action)
     drawn = np.sort(np.random.default_rng(seed).choice(len(rows), min(config.size, len(rows)), replace=False))
-    steps = np.minimum(-(-left[drawn] // period), config.length)
+    ends = np.cumsum(np.maximum(latents.ep_len - period, 0))
+    left = (
+        ends[np.searchsorted(ends, drawn, side="right")] - drawn
+    )  # rows of the episode that hold an action, from each on
+    steps = np.minimum(-(-left // period), config.length)
     following = np.arange(steps.max())
     real = following < steps[:, None]
-    actions = action[rows[drawn][:, None] + np.where(real, following * period, 0)] * real[..., None]
-    arrays = {"low": low, "high": high, "start": latent[rows[drawn]], "actions": actions}
+    taken = rows[drawn][:, None] + np.where(real, following * period, 0)
+    actions = read_rows(action, taken, kept=0) * real[..., None]
+    arrays = {"low": low, "high": high, "start": read_rows(latent, rows[drawn], kept=0), "actions": actions}
     tensors = {name: torch.tensor(array, dtype=torch.float32) for name, array in arrays.items()}
     return ActionBank(**tensors, steps=torch.tensor(steps))

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hiwm.heads.head import Head
-from hiwm.heads.optimize import FitConfig, FitData, starts
+from hiwm.heads.optimize import MEASURED, FitConfig, FitData
 from hiwm.levels.networks import mlp
 
 STEPS = 2  # of the midpoint rule
@@ -99,9 +99,8 @@ def fit_action_prior(data: FitData, period: int, config: ActionPriorConfig) -> A
         time = torch.rand(len(real), 1, generator=data.generator, device=data.device)
         return F.mse_loss(prior.velocity(state, (1 - time) * noise + time * real, time), real - noise)
 
-    rows = data.tensor(starts(data.training, period))
-    data.minimize(loss, prior, rows, config, "action prior")
-    held_out = data.tensor(data.held_out.starts(period))
+    data.minimize(loss, prior, data.starts(period), config, "action prior")
+    held_out = data.rows(data.held_out, period)
     if len(held_out):
-        prior.relative_loss.copy_(loss(held_out) / UNINFORMED)
+        prior.relative_loss.copy_(loss(held_out.spread(MEASURED)) / UNINFORMED)
     return prior

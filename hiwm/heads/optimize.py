@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,11 +12,17 @@ from pydantic import Field
 from torch import Tensor
 
 from hiwm.console import Bar
+from hiwm.data.columns import read_rows, release
 from hiwm.data.store import Trajectories
 from hiwm.heads.head import Head
 from hiwm.settings import Settings
 
 H = TypeVar("H", bound=Head)
+
+RESIDENT_BYTES = (
+    16 << 20
+)  # of a column that is kept on the device; the rows of a larger one are read when they are asked for
+MEASURED = 8_192  # most rows that the statistics of a goal are taken from, and that a fitted head is measured on
 
 
 class FitConfig(Settings):
@@ -36,10 +43,65 @@ class FitConfig(Settings):
     learning_rate: float = Field(ge=0)
 
 
+class DeviceColumn:
+    """A column (N, ...) whose rows are found on the device, so that memory does not grow with the dataset.
+
+    A small column is kept there, and a step copies nothing and waits for nothing.
+
+    Args:
+        column: a column of a dataset, or an array.
+        device: where the rows are wanted.
+    """
+
+    def __init__(self, column: Any, device: torch.device) -> None:
+        self.column, self.device, self.shape = column, device, tuple(column.shape)
+        small = math.prod(self.shape) * column.dtype.itemsize <= RESIDENT_BYTES
+        self.kept = torch.from_numpy(np.array(column)).to(device) if small else None
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Row numbers (...) on the device -> (..., *shape[1:])."""
+        if self.kept is not None:
+            return self.kept[rows]
+        found = np.array(read_rows(self.column, rows.cpu().numpy(), kept=0))
+        release(self.column)
+        return torch.from_numpy(found).to(self.device)
+
+
+class EpisodeRows:
+    """Rows of episodes that are followed by `period` more rows of their episode, in order; a few numbers for each episode.
+
+    Args:
+        episodes: one or more of them.
+        period: 0 for all rows.
+        device: of the row numbers.
+    """
+
+    def __init__(self, episodes: Trajectories, period: int, device: torch.device) -> None:
+        counts = np.maximum(np.asarray(episodes.ep_len, np.int64) - period, 0)
+        ends = np.cumsum(counts)
+        self.length = int(ends[-1])
+        self.ends = torch.from_numpy(ends).to(device)
+        self.shift = torch.from_numpy(np.asarray(episodes.ep_offset, np.int64) - (ends - counts)).to(device)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, number: Tensor) -> Tensor:
+        """The row of each number from 0 to len - 1, (...) -> (...)."""
+        return number + self.shift[torch.searchsorted(self.ends, number, right=True)]
+
+    def spread(self, most: int) -> Tensor:
+        """At most so many of the rows, evenly spaced."""
+        number = min(self.length, most)
+        return self[
+            torch.linspace(0, max(0, self.length - 1), number, dtype=torch.float64, device=self.ends.device).long()
+        ]
+
+
 class FitData:
     """The cached latents of one level, split into training and held-out episodes, to fit one head to.
 
-    Everything is on the device, also row numbers and draws, so that a step copies nothing and waits for nothing.
+    Everything small is on the device, also row numbers and draws.
 
     Args:
         latents: the level's cache, columns `latent` (N, D) and `action` (N, A).
@@ -59,13 +121,26 @@ class FitData:
         self.latent = self.column("latent")
         self.generator = torch.Generator(device).manual_seed(seed)
 
-    def column(self, name: str) -> Tensor:
-        """A column of the cache on the device, (N, ...)."""
-        return self.tensor(np.array(self.latents.column(name)))
+    def column(self, name: str) -> DeviceColumn:
+        """A column of the cache, (N, ...)."""
+        return DeviceColumn(self.latents.column(name), self.device)
 
     def tensor(self, array: np.ndarray) -> Tensor:
         """An array on the device."""
         return torch.from_numpy(array).to(self.device)
+
+    def rows(self, episodes: Trajectories, period: int = 0) -> EpisodeRows:
+        """Rows of the training or the held-out episodes that are followed by `period` more rows of their episode."""
+        return EpisodeRows(episodes, period, self.device)
+
+    def starts(self, period: int) -> EpisodeRows:
+        """Rows of the training episodes from which a step of `period` rows can be taken.
+
+        Raises:
+            ValueError: no episode is longer than `period` rows.
+        """
+        check_length(self.training, period)
+        return self.rows(self.training, period)
 
     def new(self, kind: type[H], config: FitConfig, **arguments: int | float) -> H:
         """An unfitted head for these latents, with the width and depth of the config, on the device."""
@@ -73,19 +148,19 @@ class FitData:
         head = kind(dim_latent=self.latent.shape[1], width=config.width, depth=config.depth, **arguments)
         return head.to(self.device)
 
-    def draw(self, rows: Tensor, number: int) -> Tensor:
-        """Draw rows (number,) from rows (N,), with replacement."""
+    def draw(self, rows: EpisodeRows, number: int) -> Tensor:
+        """Draw rows (number,), with replacement."""
         return rows[torch.randint(len(rows), (number,), generator=self.generator, device=self.device)]
 
     def minimize(
-        self, loss: Callable[[Tensor], Tensor], head: Head, rows: Tensor, config: FitConfig, label: str
+        self, loss: Callable[[Tensor], Tensor], head: Head, rows: EpisodeRows, config: FitConfig, label: str
     ) -> None:
         """Fit the head with AdamW and a one-cycle schedule, then freeze it.
 
         Args:
             loss: loss, a number, of a batch of rows (B,).
             head: holds the parameters that the loss depends on.
-            rows: rows (N,) that batches are drawn from.
+            rows: rows that batches are drawn from.
             config: batch, steps and learning rate.
             label: name in the progress bar.
         """
@@ -103,20 +178,10 @@ class FitData:
         head.eval().requires_grad_(False)
 
 
-def starts(episodes: Trajectories, period: int) -> np.ndarray:
-    """Rows from which one step of a level can be taken, (N,).
-
-    Args:
-        episodes: a level's cache.
-        period: environment steps (rows) in one step of the level.
-
-    Raises:
-        ValueError: no episode is longer than `period` rows.
-    """
-    rows = episodes.starts(period)
-    if not len(rows):
-        longest = int(episodes.ep_len.max())
+def check_length(episodes: Trajectories, period: int) -> None:
+    """Refuse episodes of which none is longer than `period` rows, the rows in one step of the level."""
+    longest = int(episodes.ep_len.max())
+    if longest <= period:
         raise ValueError(
             f"{episodes.path}: the longest episode has {longest} rows; expected more than {period}, the rows in one step of the level"
         )
-    return rows

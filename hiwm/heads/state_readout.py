@@ -8,20 +8,21 @@ linear part starts as the least-squares solution, which makes no error where the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hiwm.data.store import Trajectories
+from hiwm.data.views import JoinedColumn
 from hiwm.heads.head import Head
-from hiwm.heads.optimize import FitConfig, FitData
+from hiwm.heads.optimize import MEASURED, DeviceColumn, FitConfig, FitData
 from hiwm.levels.networks import mlp
 from hiwm.levels.parts import Predictor
 
 LINEAR_ROWS = 50_000  # most rows that least squares uses
+SHUFFLED_ROWS = 1_000_000  # most rows that are shuffled to draw those
 
 
 class GoalConfig(FitConfig):
@@ -88,28 +89,28 @@ class StateReadout(Head):
             last.bias.zero_()
 
 
-def goal_part(dataset: Trajectories, columns: Sequence[str]) -> np.ndarray:
+def goal_part(dataset: Trajectories, columns: Sequence[str]) -> JoinedColumn:
     """Join the columns that goals are about, (N, G)."""
-    parts = [np.asarray(dataset.column(name), np.float32) for name in columns]
-    return np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
+    return JoinedColumn([dataset.column(name) for name in columns])
 
 
-def fit_state_readout(
-    data: FitData, predictor: Predictor, period: int, part: np.ndarray, config: GoalConfig
-) -> StateReadout:
+def fit_state_readout(data: FitData, predictor: Predictor, period: int, part: Any, config: GoalConfig) -> StateReadout:
     """Learn to predict the part of the state from a level's latents.
 
     Args:
         data: latents and actions of the level.
         predictor: the level's predictor, whose prediction error is measured too.
         period: environment steps (rows) in one step of the level.
-        part: values of the part, (N, G), row by row.
+        part: values of the part, (N, G), row by row; an array or a column.
         config: size and training of the network.
     """
-    latent, target = data.latent, data.tensor(part)
+    latent, target = data.latent, DeviceColumn(part, data.device)
     readout = data.new(StateReadout, config, dim=target.shape[1])
-    rows = data.tensor(data.training.rows)
-    some = rows[torch.randperm(len(rows), generator=data.generator, device=data.device)[:LINEAR_ROWS]]
+    rows = data.rows(data.training)
+    if len(rows) > SHUFFLED_ROWS:
+        some = data.draw(rows, LINEAR_ROWS)
+    else:
+        some = rows[torch.randperm(len(rows), generator=data.generator, device=data.device)[:LINEAR_ROWS]]
     readout.fit_linear(latent[some], target[some])
 
     def loss(rows: Tensor) -> Tensor:
@@ -120,17 +121,19 @@ def fit_state_readout(
     return readout
 
 
-def _measure_errors(readout: StateReadout, data: FitData, predictor: Predictor, period: int, target: Tensor) -> None:
+def _measure_errors(
+    readout: StateReadout, data: FitData, predictor: Predictor, period: int, target: DeviceColumn
+) -> None:
     """Set `error` and `prediction_error` from held-out episodes; target: (N, G), row by row."""
-    rows = data.tensor(data.held_out.rows)
+    rows = data.rows(data.held_out).spread(MEASURED)
     readout.error.copy_((readout(data.latent[rows]) - target[rows]).square().mean(0).sqrt())
     context = predictor.context
-    first = data.tensor(data.held_out.starts(context * period))
+    first = data.rows(data.held_out, context * period)
     if not len(first):  # no held-out episode is long enough
         readout.prediction_error.copy_(readout.error)
         return
     action = data.column("action")
-    rows = first.unsqueeze(1) + period * torch.arange(context, device=data.device)
+    rows = first.spread(MEASURED).unsqueeze(1) + period * torch.arange(context, device=data.device)
     with torch.no_grad():
         state = predictor.remember(data.latent[rows], action[rows[:, :-1]])
         predicted, _ = predictor.step(state, action[rows[:, -1]])

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from hiwm.envs.captions import Caption
 from hiwm.heads.head import Head
-from hiwm.heads.optimize import FitConfig, FitData
+from hiwm.heads.optimize import MEASURED, FitConfig, FitData
 from hiwm.levels.networks import mlp
 
 DIM_TEXT = 384  # of MiniLM's embeddings
@@ -143,8 +143,8 @@ def _fit(data: FitData, wordings: Sequence[Tensor], true: Tensor, config: TextCo
         logits, meets = head.every_pair(known[worded], data.latent[rows]), true[:, rows]
         return contrast(logits, meets) + F.binary_cross_entropy_with_logits(logits, meets.float())
 
-    data.minimize(loss, head, data.tensor(data.training.rows), config, "captions")
-    rows = data.tensor(data.held_out.rows)
+    data.minimize(loss, head, data.rows(data.training), config, "captions")
+    rows = data.rows(data.held_out).spread(MEASURED)
     logits, meets = head.every_pair(torch.stack([words[-1] for words in wordings]), data.latent[rows]), true[:, rows]
     head.precision.copy_(meets.gather(1, logits.topk(TOP).indices).float().mean())
     head.error.copy_(F.softplus(-logits)[meets].mean())

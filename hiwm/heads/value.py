@@ -13,15 +13,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from hiwm.heads.head import Head
-from hiwm.heads.optimize import FitConfig, FitData, starts
+from hiwm.heads.optimize import MEASURED, DeviceColumn, FitConfig, FitData
 from hiwm.levels.networks import mlp
 
 MEMBERS = 2  # networks; the target uses the larger prediction of the two, because the expectile is optimistic
@@ -122,20 +121,21 @@ class Value(Head):
         return left.log() / math.log(self.discount)
 
 
-def fit_value(data: FitData, part: np.ndarray, period: int, config: ValueConfig) -> Value:
+def fit_value(data: FitData, part: Any, period: int, config: ValueConfig) -> Value:
     """Learn how many steps goals are away from a level's latents.
 
     Args:
         data: latents of the level.
-        part: the part of the state that goals are about, (N, G), row by row.
+        part: the part of the state that goals are about, (N, G), row by row; an array or a column.
         period: environment steps (rows) in one step of the level.
         config: size and training of the networks.
     """
-    parts = data.tensor(np.asarray(part, np.float32))
+    parts = DeviceColumn(part, data.device)
     value = data.new(Value, config, dim=parts.shape[1], discount=config.discount)
     goals = _Goals(data, parts, period, config.discount)
-    value.mean.copy_(parts[goals.rows].mean(0))
-    value.std.copy_(parts[goals.rows].std(0).clamp_min(1e-6))
+    some = parts[goals.rows.spread(MEASURED)]
+    value.mean.copy_(some.mean(0))
+    value.std.copy_(some.std(0).clamp_min(1e-6))
     slow = copy.deepcopy(value).requires_grad_(False)
 
     def loss(rows: Tensor) -> Tensor:
@@ -153,15 +153,15 @@ def fit_value(data: FitData, part: np.ndarray, period: int, config: ValueConfig)
         weight = torch.where(error < 0, config.expectile, 1 - config.expectile)
         return (weight * error.square()).mean()
 
-    data.minimize(loss, value, data.tensor(starts(data.training, period)), config, "value")
+    data.minimize(loss, value, data.starts(period), config, "value")
     _measure_ahead(value, data, parts, period, config.batch)
     return value
 
 
-def _measure_ahead(value: Value, data: FitData, parts: Tensor, period: int, batch: int) -> None:
+def _measure_ahead(value: Value, data: FitData, parts: DeviceColumn, period: int, batch: int) -> None:
     """Set `value.ahead`: medians for states that held-out episodes reached; parts: (N, G), row by row."""
     for i, steps in enumerate(AHEAD):
-        rows = data.tensor(data.held_out.starts(steps * period))
+        rows = data.rows(data.held_out, steps * period)
         if len(rows):
             now = data.draw(rows, batch)
             value.ahead[i] = value(data.latent[now], parts[now + steps * period]).median()
@@ -180,15 +180,15 @@ class _Goals:
         rows: rows of the training episodes.
     """
 
-    def __init__(self, data: FitData, parts: Tensor, period: int, discount: float) -> None:
+    def __init__(self, data: FitData, parts: DeviceColumn, period: int, discount: float) -> None:
         self.parts, self.period, self.discount, self.generator = parts, period, discount, data.generator
         episodes = data.training
-        self.rows = data.tensor(episodes.rows)
-        self._end_of_row = data.tensor(np.repeat(episodes.ep_offset + episodes.ep_len, episodes.ep_len))
+        self.rows = data.rows(episodes)
+        self._ends = data.tensor(episodes.ep_offset + episodes.ep_len)
 
     def draw(self, at: Tensor) -> Tensor:
         """Draw one goal for each of the rows `at`, (B,) -> (B, G)."""
-        end = self._end_of_row[at - self.rows[0]]
+        end = self._ends[torch.searchsorted(self._ends, at, right=True)]  # of the row's episode
         later = hindsight(at, end, self.period, self.discount, self._uniform(len(at)))
         other = self.rows[torch.randint(len(self.rows), at.shape, generator=self.generator, device=at.device)]
         kind = self._uniform(len(at))
@@ -198,7 +198,7 @@ class _Goals:
         return goal.masked_fill(drop, torch.nan)
 
     def _uniform(self, *shape: int) -> Tensor:
-        return torch.rand(*shape, generator=self.generator, device=self.parts.device)
+        return torch.rand(*shape, generator=self.generator, device=self.generator.device)
 
 
 def hindsight(at: Tensor, end: Tensor, period: int, discount: float, drawn: Tensor) -> Tensor:

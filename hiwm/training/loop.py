@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ from hiwm.levels.output import LevelOutput
 from hiwm.levels.precision import compile_in_place, tensor_cores
 from hiwm.levels.trainable import Trainable
 from hiwm.settings import Settings
-from hiwm.signals import Stopped, deferring
+from hiwm.signals import Request, Stopped, deferring
 from hiwm.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from hiwm.training.diagnostics.episodes import EncodedEpisodes, Episodes
 from hiwm.training.diagnostics.runner import LOSS, SHIPPED, Diagnostics
@@ -156,8 +156,7 @@ def optimize(
     trains on its slice of the batch. So any number of processes follows the same loss curve, and the checkpoint needs
     no state of samplers or generators to resume exactly.
     """
-    device = processes.device
-    module.to(device)
+    module.to(device := processes.device)
     wrapped: nn.Module = DistributedDataParallel(module) if processes.world_size > 1 else module
     if config.compile:
         compile_in_place(wrapped)
@@ -166,41 +165,49 @@ def optimize(
     last_save = time.monotonic()
     watch = DivergenceCheck(training, config.batch, seed, device)
     vote = Vote(processes)
-    mine = processes.share(config.batch)
 
     def draw(step: int) -> Clip:
-        return training.sample(config.batch, np.random.default_rng([seed, step]), mine)
+        return training.sample(config.batch, np.random.default_rng([seed, step]), processes.share(config.batch))
+
+    def save(step: int) -> None:
+        watch.weights(max(0, step - 1), module)
+        if processes.is_main:
+            state.save(home / CHECKPOINT, step, metrics)
 
     clips = batches(draw, range(start, config.steps), device)
     with deferring() as stop:
         for step in range(start, config.steps + 1):
+            signal = 0
             if step % config.evaluate_every == 0 or step == config.steps:
-                metrics = evaluate()
-                watch.losses(max(0, step - 1), {name: x for name, x in metrics.items() if LOSS in name})
-                named = {f"validation/{name}": value for name, value in metrics.items()}
-                report(Progress(step, config.steps, named, home))
-            if step == config.steps:
+                found = _unless_stopped(evaluate, stop)
+                if stop.number:
+                    save(step)  # before it waits for other processes; the next command validates again
+                if not (signal := vote.now(stop.number)):
+                    metrics = found or {}
+                    watch.losses(max(0, step - 1), {name: x for name, x in metrics.items() if LOSS in name})
+                    report(Progress(step, config.steps, {f"validation/{name}": x for name, x in metrics.items()}, home))
+            if step == config.steps and not signal:
                 break
-            if (signal := vote(stop.number)) or (
-                processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds
-            ):
-                watch.weights(max(0, step - 1), module)
-                if processes.is_main:
-                    state.save(home / CHECKPOINT, step, metrics)
+            signal = signal or vote(stop.number)
+            if signal or (processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds):
+                save(step)
                 last_save = time.monotonic()
             if signal:
                 barrier()  # a process that ends takes the others with it
                 raise Stopped(signal)
             losses, norm = state.step(wrapped, next(clips), torch.Generator(device).manual_seed(_step_seed(seed, step)))
             watch.gradient(step, norm)
-            values = {}
-            if step % REPORT_EVERY == 0:
-                values = _over_processes(losses)
-                watch.losses(step, values)
-                values["learning_rate"] = float(state.schedule.get_last_lr()[0])
+            values = state.values(losses, watch, step) if step % REPORT_EVERY == 0 else {}
             report(Progress(step, config.steps, values, home))
         vote.result()  # the last answer must not stay under way
     return metrics
+
+
+def _unless_stopped(evaluate: Callable[[], dict[str, float]], stop: Request) -> dict[str, float] | None:
+    """What `evaluate` returns; None if a signal ends it, because a validation may take longer than the signal leaves time for."""
+    with suppress(Stopped), stop.raising():
+        return evaluate()
+    return None
 
 
 class _State:
@@ -238,6 +245,12 @@ class _State:
         self.schedule.step()
         self.module.after_step()
         return dict(zip(names, torch.stack(found).mean(0), strict=True)), norm
+
+    def values(self, losses: Mapping[str, Tensor], watch: DivergenceCheck, step: int) -> dict[str, float]:
+        """The losses of a step over all processes, checked, and its learning rate."""
+        values = _over_processes(losses)
+        watch.losses(step, values)
+        return values | {"learning_rate": float(self.schedule.get_last_lr()[0])}
 
     def save(self, path: Path, step: int, metrics: dict[str, float]) -> None:
         parts = {name: getattr(self, name).state_dict() for name in ("module", "optimizer", "schedule")}

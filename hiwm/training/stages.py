@@ -42,7 +42,7 @@ from hiwm.training.loop import MEASURING, Progress, TrainingConfig, evaluate_lev
 from hiwm.training.pretrain import pretrain
 from hiwm.training.specs import HierarchyConfig, check_batches, describe
 from hiwm.training.timescale import out_of_scale, timescale
-from hiwm.training.windows import WindowCoverage, check_windows
+from hiwm.training.windows import WindowCoverage, check_split, check_windows
 
 log = logging.getLogger("hiwm")
 
@@ -150,6 +150,7 @@ def train_hierarchy(
         ValueError: a level's window does not fit the episodes, or a part's config is wrong; before any training.
     """
     specs = describe(config, training, trajectories, seed)
+    check_split(config, trajectories)
     coverage = check_windows(config, trajectories)
     check_batches(specs, training, processes)
     run = _Run(config, training, seed, folder, processes, report, _true_state(config, trajectories), diagnostics)

@@ -34,21 +34,34 @@ class WindowCoverage:
     starts: float
 
 
-def check_longest(config: HierarchyConfig, longest: int, where: object) -> None:
+LONGER = "collect longer episodes (dataset.steps)"
+
+
+def check_longest(config: HierarchyConfig, longest: int, where: object, advice: str = LONGER) -> None:
     """Refuse episodes that are all shorter than a level's window; the message names the level.
 
     Args:
         config: the levels.
         longest: rows of the longest episode.
         where: the source of the episodes, for the message.
+        advice: what else helps than shorter windows.
     """
     for k, period, rows in _windows(config):
         if longest < rows:
             raise ValueError(
                 f"levels.level{k}: a window of {(rows - 1) // period} steps of {period} environment steps needs episodes of {rows} "
-                f"rows; the longest of {where} has {longest}. Lower levels.level{k}.horizon or a stride, or collect longer "
-                "episodes (dataset.steps)"
+                f"rows; the longest of {where} has {longest}. Lower levels.level{k}.horizon or a stride, or {advice}"
             )
+
+
+def check_split(config: HierarchyConfig, trajectories: Trajectories) -> None:
+    """Refuse training or held-out episodes that are all shorter than a level's window."""
+    parts = trajectories.split(config.validation)
+    for part, which in zip(parts, ("first", "last"), strict=True):
+        used = "held out for validation" if which == "last" else "trained on"
+        where = f"the {which} {len(part.ep_len)} episodes of {trajectories.path}, which are {used},"
+        advice = f"change dataset.validation, which is {config.validation}, or the order of the episodes"
+        check_longest(config, int(part.ep_len.max()), where, advice)
 
 
 def check_windows(config: HierarchyConfig, trajectories: Trajectories) -> list[WindowCoverage]:

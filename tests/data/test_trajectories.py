@@ -93,3 +93,15 @@ def test_an_unknown_column_lists_those_there_are(tmp_path):
     dataset = open_dataset(write(tmp_path / "data.h5", make_episodes()))
     with pytest.raises(DatasetError, match=r"data\.h5.*'position'.*'action', 'pixels', 'state', 'step'"):
         dataset.column("position")
+
+
+def test_a_column_that_is_not_there_says_why(tmp_path):
+    found = Trajectories(
+        tmp_path / "d.h5", {"state": np.zeros((4, 1))}, np.array([4]), np.array([0]), unusable={"task": "holds text"}
+    )
+    for ask in (found.column, found.columns.__getitem__):
+        with pytest.raises(DatasetError, match=r"d.h5: column 'task' holds text"):
+            ask("task")
+        with pytest.raises(DatasetError, match=r"there is no column 'x'; expected one of \['state'\]"):
+            ask("x")
+    assert found.columns.get("x") is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import tiny
@@ -54,6 +56,68 @@ class NoSpace(tiny.TinyRoom):
         self.action_space = None
 
 
+class NoActions(tiny.TinyRoom):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.action_space = spaces.Box(-1, 1, (0,))
+
+
+class NoLicence(tiny.TinyRoom):
+    def __init__(self, **arguments):
+        raise RuntimeError("no licence")
+
+
+class StepFails(tiny.TinyRoom):
+    def step(self, action):
+        raise RuntimeError("physics exploded")
+
+
+class GoalNotFinite(tiny.TinyRoom):
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed, options=options)[0], {"goal": np.array([0, np.nan])}
+
+
+class SuccessIs(tiny.TinyRoom):
+    """Its success is what a subclass says."""
+
+    value: object = None
+
+    def step(self, action):
+        return *super().step(action)[:4], {"success": self.value}
+
+
+class SuccessIsArray(SuccessIs):
+    value = np.array([True])
+
+
+class SuccessIsText(SuccessIs):
+    value = "yes"
+
+
+class SuccessIsNaN(SuccessIs):
+    value = float("nan")
+
+
+class NoReward(tiny.TinyRoom):
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        return observation, None, *rest
+
+
+class NoInfo(tiny.TinyRoom):
+    def step(self, action):
+        return *super().step(action)[:4], None
+
+
+class ShapeChanges(tiny.TinyRoom):
+    """Its observations grow in the middle of an episode."""
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        self.steps = getattr(self, "steps", 0) + 1
+        return np.resize(observation, 2 + (self.steps > 20)), *rest
+
+
 class ManyChoices(tiny.TinyRoom):
     def __init__(self, **arguments):
         super().__init__(**arguments)
@@ -87,6 +151,16 @@ FAULTS = {
     NoOptions: r"reset fails with .*options.*; expected reset\(\*, seed=None, options=None\)",
     NoSpace: "the environment has no action_space",
     ManyChoices: "the action space is MultiDiscrete",
+    NoActions: r"the action space is .* of the shape \(0,\); expected at least one number",
+    NoLicence: "the constructor fails with RuntimeError: no licence",
+    StepFails: "step fails with RuntimeError: physics exploded",
+    GoalNotFinite: "the goal's state is not finite",
+    SuccessIs: "success in the info of step is None; expected true or false",
+    SuccessIsArray: "success in the info of step is array",
+    SuccessIsText: "success in the info of step is 'yes'",
+    SuccessIsNaN: "success in the info of step is nan",
+    NoReward: "the reward of step is None; expected a number",
+    NoInfo: "step fails with TypeError",
     PartOfAGoal: r"the goal has no clock; .* set goal.columns=\[here\]",
 }
 
@@ -103,6 +177,16 @@ def test_columns_of_an_environment_that_has_all():
     assert check_contract(PartOfAGoal, "room", "state", goal=["here"]) == {"here": (2,), "clock": (1,)}
     assert check_contract(NoGoal, "room", "state") == {"state": (2,)}  # collects only
     assert check_contract(FourRoom, "rooms", "state", goal=[])["pixels"] == (64, 64, 3)
+
+
+def test_a_shape_that_changes_in_an_episode_is_named(tmp_path, capfd):
+    command = tiny.overrides(
+        tmp_path, "allow=[test_contract,tiny]", "environment._target_=test_contract.ShapeChanges",
+        "dataset.policy._target_=hiwm.data.policies.UniformPolicy", "~dataset.policy.noise",
+    )  # fmt: skip
+    assert main(["collect", *command]) == 2
+    expected = r"ShapeChanges.*: the observation has the shape \(3,\); expected \(2,\), as its space says"
+    assert re.search(expected, capfd.readouterr().err)
 
 
 @pytest.mark.parametrize("world", [NoGoal, NoSuccess])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from hiwm.data.store import open_dataset
 from hiwm.signals import Stopped, raising
+from hiwm.training import loop
 from hiwm.training.checkpoint import CHECKPOINT, METRICS, WEIGHTS, load_checkpoint
 from hiwm.training.distributed import Processes
 from hiwm.training.divergence import Diverged, DivergenceCheck
@@ -66,6 +68,30 @@ def test_a_signal_saves_a_checkpoint_from_which_training_goes_on_exactly(levels,
     assert load_checkpoint(home / CHECKPOINT)["step"] == 18  # the step that was under way is finished
     resumed, steps = train(levels, short, dataset, tmp_path / "stopped")
     assert min(steps) == 18
+    state = resumed.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in whole.state_dict().items())
+
+
+def test_a_signal_during_a_validation_ends_it_and_saves(levels, short, dataset, tmp_path, monkeypatch):
+    whole, _ = train(levels, short, dataset, tmp_path / "whole")
+    evaluate, called = loop.evaluate_level, []
+
+    def slow(*arguments):
+        called.append(len(called))
+        if len(called) == 2:  # at step 10
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(loop, "evaluate_level", slow)
+    start = time.monotonic()
+    stopped, steps = train(levels, short, dataset, tmp_path / "stopped")
+    assert time.monotonic() - start < 30
+    assert stopped.status == 143
+    assert steps.count(10) == 0  # neither validated nor trained
+    assert load_checkpoint(tmp_path / "stopped" / whole.specs[0].fingerprint / CHECKPOINT)["step"] == 10
+    resumed, steps = train(levels, short, dataset, tmp_path / "stopped")
+    assert steps.count(10) == 2  # the validation and the step
     state = resumed.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in whole.state_dict().items())
 
