@@ -156,10 +156,8 @@ def optimize(
     trains on its slice of the batch. So any number of processes follows the same loss curve, and the checkpoint needs
     no state of samplers or generators to resume exactly.
     """
-    module.to(device := processes.device)
-    wrapped: nn.Module = DistributedDataParallel(module) if processes.world_size > 1 else module
-    if config.compile:
-        compile_in_place(wrapped)
+    wrapped = _wrapped(module, config, processes)
+    device = processes.device
     state = _State(module, config, device)
     start, metrics = state.load(home / CHECKPOINT)
     last_save = time.monotonic()
@@ -201,6 +199,15 @@ def optimize(
             report(Progress(step, config.steps, values, home))
         vote.result()  # the last answer must not stay under way
     return metrics
+
+
+def _wrapped(module: Trainable, config: TrainingConfig, processes: Processes) -> nn.Module:
+    """The module on its device, called as the loop calls it: by several processes, or compiled."""
+    module.to(processes.device)
+    wrapped = DistributedDataParallel(module) if processes.world_size > 1 else module
+    if config.compile:
+        compile_in_place(wrapped)
+    return wrapped
 
 
 def _unless_stopped(evaluate: Callable[[], dict[str, float]], stop: Request) -> dict[str, float] | None:
