@@ -87,8 +87,8 @@ def make_models(
 def make_strategies(config: PlannerConfig, top: int, discrete: bool, allow: Sequence[str] = ()) -> list[Strategy]:
     """How each level plans, bottom first; `discrete`: the actions of level 0 are one-hot vectors.
 
-    A strategy of your own has what its constructor names, like the shipped ones: `solver`, `proposal`, `hold`, `warm_start`,
-    unless `planner.level<k>.strategy` gives arguments of these names.
+    A custom strategy, like the shipped ones, receives the arguments that its constructor names: `solver`, `proposal`, `hold`,
+    `warm_start`, unless `planner.level<k>.strategy` gives arguments of these names.
     """
     if discrete and config.discrete_solver is None:
         raise ValueError("planner.discrete_solver is null; expected a solver, because the actions are discrete")

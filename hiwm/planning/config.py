@@ -58,8 +58,8 @@ class LevelPlanning(Settings):
         hold: action repeat of a search: in environment steps at level 0, in the level's own steps at all other levels.
         proposal: where the search begins.
         goal_weight: weight of the goal's cost in the cost of a search, added to that of the subgoal, below the top level.
-        value_weight: weight of a predicted step to the goal in the cost of a search (see `hiwm.heads.value`); for goals on a
-            part of the state.
+        value_weight: weight of the predicted number of steps to the goal in the cost of a search (see `hiwm.heads.value`); for
+            goals on a part of the state.
         disagreement_weight: weight of an ensemble's expected squared error in the cost of a search, the largest up to the step
             that counts (see `Calibration.expected_error`). With 1 it weighs as much as a squared distance in the level's latents.
         costs: more costs of a search: name -> `_target_` and arguments of a `Cost`.
@@ -107,7 +107,7 @@ class PlannerConfig(Settings):
             landmark.
         hops: landmarks ahead that the target is.
         failure_penalty: cost that is added to what failed before; 0: failures are only reported. For paths between landmarks in
-            edges; for searched subgoals in costs of staying, until the episode ends.
+            edges; for searched subgoals as a multiple of the cost of staying where the episode is, until it ends.
         patience: a path has failed if, within this many times its deadline, the graph cost has not dropped or the subgoal has
             not been reached. The deadline of a searched subgoal is one step of its level, that of
             a landmark `hops` edges.
@@ -125,8 +125,8 @@ class PlannerConfig(Settings):
         discrete_solver: for level 0 where the environment's actions are discrete, that is one-hot vectors.
         warm_start: a search also tries what the level's last one ended with, shifted by the steps since; the proposal's mean
             fills the end of the horizon.
-        milliseconds: longest search of a level, for the whole batch; null: no limit. A search stops after the round that another
-            one would take beyond it, with the best so far, so plans are not reproducible. The budget still counts: to plan by
+        milliseconds: longest search of a level, for the whole batch; null: no limit. A search stops before the round
+            that would exceed it and keeps the best candidate so far, so plans are not reproducible. The budget still counts: to plan by
             time alone, raise it and the solver's iterations by the same factor.
     """
 
@@ -196,7 +196,7 @@ class PlannerConfig(Settings):
         """`changed`, for a planner with so many levels.
 
         Raises:
-            ValueError: changes of a level that there is not.
+            ValueError: changes of a level that does not exist.
         """
         if absent := [key for key in changes if re.fullmatch(r"level\d+", key) and int(key[5:]) >= num_levels]:
             raise ValueError(absent_level(f"planner.{absent[0]}", num_levels))
@@ -204,6 +204,6 @@ class PlannerConfig(Settings):
 
 
 def absent_level(key: str, num_levels: int) -> str:
-    """What is wrong with a key of a level that there is not."""
+    """What is wrong with a key of a level that does not exist."""
     there = ", ".join(f"level{k}" for k in range(num_levels))
     return f"unknown key {key}; expected one of {there}, the levels that plan. Remove the key, or add the level"

@@ -76,7 +76,7 @@ class LevelPlan(BatchRecord):
             lines.append(f"must meet the goal within {self._meets_goal_within(episode)} of its steps")
         if self.value is not None:
             now, *then = (f"{steps:.1f}" for steps in self.value[episode].tolist())
-            lines.append(f"predicts {now} of its steps to the goal, then {', '.join(then)}")
+            lines.append(f"predicts {now} of its steps to the goal; after each action {', '.join(then)}")
         if self.violation is not None:
             lines.append(self._constraints(episode))
         if self.level > 0:

@@ -96,8 +96,8 @@ class HierarchicalPlanner:
     def plan(self, observation: Inputs) -> Plan:
         """The plan for this environment step, after an observation with each input (B, ...).
 
-        Levels that are not due keep their plans. All levels replan when a waypoint is reached in any environment. With
-        `planner.failure_penalty`, a level whose subgoal failed in any environment replans, and so do all levels below it.
+        Levels that are not due keep their plans. At steps where level 0 is due, all levels replan if a waypoint was reached in
+        any environment; with `planner.failure_penalty`, so do a level whose subgoal failed in any environment and all below.
         """
         began = time.perf_counter()
         self.counter.reset()
@@ -205,7 +205,7 @@ class HierarchicalPlanner:
             self.subgoals[k + 1].report_reach(above.planned_at, plan.nearest)
 
     def _subgoal_monitor(self, k: int) -> SubgoalMonitor:
-        # failures of a graph's nodes are the graph's matter
+        # the navigator handles edges of the graph that fail
         model, penalty = self.models[k], self.config.failure_penalty if self.strategies[k].searches else 0.0
         return SubgoalMonitor(model.step_length, self.config.patience, penalty, model.scale.expand(self.goal.size, -1))
 

@@ -16,9 +16,7 @@ from torch import Tensor
 from hiwm.planning.explain.outcome import OPEN, REACHED, UNREACHABLE, UNREACHED, SubgoalOutcome
 from hiwm.planning.rollout import Rollout
 
-COMPACT_AT = (
-    16  # subgoals in a record, on a GPU, before those that no longer matter are dropped: their number is waited for
-)
+COMPACT_AT = 16  # subgoals in a record from which decided ones are dropped on a GPU, where counting them means waiting
 REACHED_SHARE = 0.5  # of the distance at the start, or of a typical step if that is more: this near counts as reached
 
 
@@ -54,7 +52,7 @@ class SubgoalMonitor:
         step_length: typical length of one step of the level, in its latent space.
         patience: a subgoal has failed if it is not reached within this many times the steps until its deadline. Later subgoals
             do not end that time, because a level that keeps changing its mind does not arrive either.
-        failure_penalty: cost of a path that failed, in costs of staying where the episode is; 0: failures are only reported.
+        failure_penalty: cost of a path that failed, as a multiple of the cost of staying where the episode is; 0: failures are only reported.
         like: a tensor with the shape, type and device of the level's latents, (B, D).
     """
 

@@ -41,7 +41,7 @@ def train_jointly(
         levels: bottom first.
         training: draws clips of level 0 that are as long as `JointLevels.horizon`.
         validation: the same from held-out episodes.
-        episodes: moments of held-out episodes, with the inputs of level 0.
+        episodes: time steps of held-out episodes, with the inputs of level 0.
         config: how they are trained.
         seed: seed of the draws.
         processes: this process and the others.

@@ -87,10 +87,10 @@ class TrainingConfig(Settings):
     @property
     def shaping(self) -> dict[str, Any]:
         """The settings that change the weights; the others only say when to validate and save."""
-        unshaping = {"evaluate_every", "checkpoint_seconds", "compile", "joint"}
+        without_effect = {"evaluate_every", "checkpoint_seconds", "compile", "joint"}
         if self.accumulate == 1:  # levels trained before there was the key keep their fingerprints
-            unshaping.add("accumulate")
-        return {k: v for k, v in self.as_dict().items() if k not in unshaping}
+            without_effect.add("accumulate")
+        return {k: v for k, v in self.as_dict().items() if k not in without_effect}
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def train_level(
     report: Callable[[Progress], None],
     diagnostics: Diagnostics = SHIPPED,
 ) -> dict[str, float]:
-    """Train a fitted level; returns its last validation metrics."""
+    """Train a level whose input statistics are set; returns its last validation metrics."""
     held_out = held_out_clip(validation, processes)
     return optimize(
         level,
@@ -150,7 +150,7 @@ def optimize(
     evaluate: Callable[[], dict[str, float]],
     report: Callable[[Progress], None],
 ) -> dict[str, float]:
-    """Lower a module's losses on clips; returns its last validation metrics.
+    """Minimise a module's losses on clips; returns its last validation metrics.
 
     Step i draws its batch and its random projections from (seed, i) alone, the same in every process, and each process
     trains on its slice of the batch. So any number of processes follows the same loss curve, and the checkpoint needs

@@ -48,7 +48,7 @@ log = logging.getLogger("hiwm")
 
 FIT_WINDOWS = 1024
 MOST_STATE = 256  # numbers of the true state that diagnostics read; images have many more
-MONITORED_EPISODES, MONITORED_MOMENTS = 64, 32
+MONITORED_EPISODES, MONITORED_STEPS = 64, 32
 
 
 @dataclass(frozen=True)
@@ -310,9 +310,9 @@ def fit_level(level: Level, source: Trajectories, sampler: ClipSampler) -> None:
 def spread_episodes(
     held_out: Trajectories, inputs: Sequence[str], state: Any, device: torch.device, k: int
 ) -> Episodes:
-    """Evenly spaced moments of held-out episodes, for the diagnostics of level k; `state` (N, C) is an array or a column."""
+    """Evenly spaced time steps of held-out episodes, for the diagnostics of level k; `state` (N, C) is an array or a column."""
     chosen = np.linspace(0, len(held_out.ep_len) - 1, min(MONITORED_EPISODES, len(held_out.ep_len))).astype(int)
-    share = np.linspace(0, 1, MONITORED_MOMENTS)
+    share = np.linspace(0, 1, MONITORED_STEPS)
     rows = held_out.ep_offset[chosen, None] + np.round(share * (held_out.ep_len[chosen, None] - 1)).astype(np.int64)
     return Episodes(
         {name: torch.from_numpy(held_out.column(name)[rows]).to(device) for name in inputs},

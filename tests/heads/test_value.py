@@ -193,7 +193,7 @@ def test_a_search_counts_the_steps_to_the_goal(trained):
     away = trained.planner.goal.cost(2, top.predicted) + 5 * left[:, 1:]
     torch.testing.assert_close(top.cost, away.amin(1), rtol=1e-4, atol=1e-4)
     now, then = left[0, :2].tolist()
-    assert f"predicts {now:.1f} of its steps to the goal, then {then:.1f}" in trained.plan.explain()
+    assert f"predicts {now:.1f} of its steps to the goal; after each action {then:.1f}" in trained.plan.explain()
     indifferent = trained.with_planner(level2={"value_weight": 0})
     indifferent.reset(goal)
     indifferent.act(points(3, 1).numpy())

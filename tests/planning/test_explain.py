@@ -67,7 +67,7 @@ def test_alternatives_are_the_best_that_differ_from_the_chosen_subgoal_and_from_
     assert found.subgoal[0, :2, 0].tolist() == [8, 1]  # 4.5 is within half the distance to 4, and 9 of 8
     assert found.cost.tolist() == [[3, 6, torch.inf]]
     assert found.distance[0, :2].tolist() == [4, 3]
-    assert found.text(0, chosen_cost=1.0) == ["cost 3 (distance 4)", "cost 6 (distance 3)"]
+    assert found.text(0, chosen_cost=1.0) == ["cost 3 (4 away)", "cost 6 (3 away)"]
 
 
 def test_the_best_alternative_comes_first_with_the_reason_against_it():
@@ -75,8 +75,8 @@ def test_the_best_alternative_comes_first_with_the_reason_against_it():
     penalty[0, 2], violation[0, 3, 1] = 5.5, 0.25
     found = logged(penalty, violation).alternatives(torch.tensor([[0.0]]), torch.tensor([[4.0]]))
     assert found.text(0, chosen_cost=1.0) == [
-        "cost 6, 5.5 of it because it failed before (distance 3)",
-        "cost 3, violates constraints by 0.25 (distance 4)",
+        "cost 6, 5.5 of it because it failed before (3 away)",
+        "cost 3, violates constraints by 0.25 (4 away)",
     ]
     kept = found.select(torch.tensor([0, 0]))
     assert kept.text(1, 1.0) == found.text(0, 1.0)

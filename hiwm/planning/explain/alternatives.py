@@ -47,7 +47,7 @@ class Alternatives(BatchRecord):
                 why = f", violates constraints by {violation:.3g}"
             elif cost - penalty < chosen_cost:
                 why = f", {penalty:.3g} of it because it failed before"
-            lines.append(f"cost {cost:.3g}{why} (distance {distance:.3g})")
+            lines.append(f"cost {cost:.3g}{why} ({distance:.3g} away)")
         return lines
 
 

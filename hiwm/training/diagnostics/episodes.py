@@ -16,11 +16,11 @@ ENCODED_BYTES = 32 << 20  # of inputs as float32 that are encoded at once
 
 @dataclass(frozen=True)
 class Episodes:
-    """Evenly spaced moments of some held-out episodes.
+    """Evenly spaced time steps of some held-out episodes.
 
     Args:
         inputs: a level's named inputs, each (B, T, ...).
-        state: columns of the true state at the same moments, (B, T, C).
+        state: columns of the true state at the same time steps, (B, T, C).
         level_number: number of the level, 0 for the lowest.
     """
 
@@ -29,8 +29,8 @@ class Episodes:
     level_number: int
 
     def encoded(self, level: Level) -> EncodedEpisodes:
-        """The same moments with the level's latents."""
-        size = 4 * sum(int(x[0].numel()) for x in self.inputs.values())  # of one episode's moments
+        """The same time steps with the level's latents."""
+        size = 4 * sum(int(x[0].numel()) for x in self.inputs.values())  # of one episode
         step = max(1, ENCODED_BYTES // size)
         blocks = [
             level.encode({name: x[i : i + step] for name, x in self.inputs.items()})
@@ -51,7 +51,7 @@ class EncodedEpisodes(Episodes):
 
     @cached_property
     def rows(self) -> Tensor:
-        """The latents of all moments, (B * T, D)."""
+        """The latents of all time steps, (B * T, D)."""
         return self.latent.flatten(0, 1)
 
     @cached_property
