@@ -10,8 +10,8 @@ demo: $(VENV)/user  ## train three levels on a maze, compare the hierarchy with 
 	@echo "Report: runs/pointmaze-medium-navigate/report.html"
 	@echo "MLflow: $(BIN)/mlflow ui --backend-store-uri sqlite:///runs/pointmaze-medium-navigate/mlflow.db"
 
-test: $(VENV)/dev  ## all tests
-	$(BIN)/pytest
+test: $(VENV)/dev  ## all tests, in two processes
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(VENV)/dev  ## format, lint, types, import layers, collection of the benchmarks, tests
 	$(BIN)/ruff format --check .

@@ -123,9 +123,13 @@ class Config(Settings):
 
     @field_validator("inputs", "state")
     @classmethod
-    def _not_empty(cls, values: list[Any], info: Any) -> list[Any]:
+    def _usable(cls, values: list[Any], info: Any) -> list[Any]:
         if not values:
             raise ValueError(f"{info.field_name} is empty; expected at least one entry")
+        if info.field_name == "inputs" and "latent" in values:
+            raise ValueError(
+                "inputs has latent, which names the latents of the level below; expected a column of another name"
+            )
         return values
 
     @model_validator(mode="after")

@@ -171,6 +171,7 @@ def test_files_of_other_seeds_lie_apart():
         ("training.batch=true", "training.batch is True"),
         ("strides=[1,2,3]", "unknown key strides; expected one of .*levels"),
         ("inputs=state", "inputs is 'state'"),
+        ("inputs=[latent]", "inputs has latent, which names the latents of the level below"),
         ("tracking=wandb", "tracking is 'wandb'; expected mlflow, none"),
         ("experiment=pointmaze-tiny", "pointmaze-tiny"),
         ("evaluation=everything", "everything"),

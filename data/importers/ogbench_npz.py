@@ -13,7 +13,8 @@ from hiwm.data.trajectories import DatasetError, Trajectories
 def read_npz(path: Path) -> Trajectories:
     """Read a file; `observations` becomes the column `state` (images: `pixels`), `actions` becomes `action`.
 
-    If there is a `<name>-val.npz` next to `<name>.npz`, its episodes are appended, so that they form the validation split.
+    If there is a `<name>-val.npz` next to `<name>.npz`, its episodes are appended. Held-out episodes are the last ones, so the
+    validation split is made of them: a part of them, or all and some more, as `dataset.validation` says.
 
     Raises:
         DatasetError: the file is not an OGBench dataset.

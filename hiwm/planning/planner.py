@@ -201,7 +201,9 @@ class HierarchicalPlanner:
             return
         above = self.plans[k + 1]
         assert above is not None, "levels plan from the top"
-        if plan.nearest is not None and self.models[k].looks_ahead >= deadline:
+        if plan.nearest is None or plan.predicted is None:
+            return
+        if plan.predicted.shape[1] * self.models[k].period >= deadline:
             self.subgoals[k + 1].report_reach(above.planned_at, plan.nearest)
 
     def _subgoal_monitor(self, k: int) -> SubgoalMonitor:

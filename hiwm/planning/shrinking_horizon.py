@@ -93,7 +93,8 @@ class ShrinkingHorizon:
     def note_plan(self, k: int, predicted: Tensor, step: int) -> Tensor | None:
         if not self.may_plan_for_goal(k):
             return None
-        at_goal, within, steps = self.at_goal(k, step), self._within(k, step), self._steps(k)
+        at_goal, within = self.at_goal(k, step), self._within(k, step)
+        steps = self._steps(k)[: predicted.shape[1]]  # a strategy may plan fewer
         met = (self.goal.cost(k, predicted) <= self.errors[k].unsqueeze(1)) & (steps <= within.unsqueeze(1))
         first = torch.where(met, steps, torch.inf).amin(1)  # inf: not at all
         arrival = step + torch.minimum(first * self.periods[k], self._left(k, step))

@@ -62,6 +62,11 @@ def check_config(config: PlannerConfig, num_levels: int) -> None:
             _check_unread(config, k)
         if strategy == "search" and level.proposal.center == "flow" and k == 0:
             raise ValueError(f"{where}.proposal.center is flow; expected gaussian, inverse or retrieval at level 0")
+        if strategy == "search" and level.proposal.center == "flow" and level.proposal.candidates:
+            raise ValueError(
+                f"{where}.proposal.candidates is {list(level.proposal.candidates)}; expected [] with center flow, whose candidates are noise "
+                "and not actions"
+            )
         if 0 < k == top and (asks := _asks_inverse(config, k, top)):
             raise ValueError(
                 f"{asks}; expected a search without the inverse model at the top level, because no level above asks for actions. "

@@ -97,6 +97,8 @@ class Delivery(threading.Thread):
         from mlflow.exceptions import MlflowException
 
         records, end = self._next()
+        if not records and end > self.state["offset"]:  # only spoiled lines
+            self._note(offset=end)
         if not records and not self.state["artifacts"]:
             return False
         try:

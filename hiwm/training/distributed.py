@@ -103,14 +103,6 @@ class Vote:
         self.asked = dist.all_reduce(number, dist.ReduceOp.MAX, group=_waiting_group(), async_op=True), number
         return answer
 
-    def now(self, signal: int) -> int:
-        """The signal that some process has received by now; waits for all of them."""
-        if self.alone:
-            return signal
-        number = torch.tensor(max(signal, self.result()))
-        dist.all_reduce(number, dist.ReduceOp.MAX, group=_waiting_group())
-        return int(number)
-
     def result(self) -> int:
         """The answer to the last call; 0 before the first."""
         if self.asked is None:

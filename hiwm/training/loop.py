@@ -45,7 +45,7 @@ class TrainingConfig(Settings):
         batch: windows in a step, over all processes; in a joint training, windows of the top level.
         accumulate: parts into which each process splits its share of the batch, one after another, to save memory. Losses
             that use statistics of the batch (sigreg, vicreg, batch normalisation, ...) see one part at a time.
-        compile: compile forward and backward pass with torch.compile: minutes at the start, faster steps, losses that differ by
+        compile: compile forward and backward pass with torch.compile: up to a minute at the start, faster steps, losses that differ by
             rounding; needs a C++ compiler on a CPU.
         learning_rate: peak of the schedule: a linear warm-up, then a half cosine to 0.
         warmup: share of the steps that the warm-up takes.
@@ -175,18 +175,15 @@ def optimize(
     clips = batches(draw, range(start, config.steps), device)
     with deferring() as stop:
         for step in range(start, config.steps + 1):
-            signal = 0
             if step % config.evaluate_every == 0 or step == config.steps:
-                found = _unless_stopped(evaluate, stop)
-                if stop.number:
-                    save(step)  # before it waits for other processes; the next command validates again
-                if not (signal := vote.now(stop.number)):
-                    metrics = found or {}
+                found = _unless_stopped(evaluate, stop) if vote.alone else evaluate()
+                if found is not None:
+                    metrics = found
                     watch.losses(max(0, step - 1), {name: x for name, x in metrics.items() if LOSS in name})
                     report(Progress(step, config.steps, {f"validation/{name}": x for name, x in metrics.items()}, home))
-            if step == config.steps and not signal:
+            signal = vote(stop.number)
+            if step == config.steps and not (signal and vote.alone):
                 break
-            signal = signal or vote(stop.number)
             if signal or (processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds):
                 save(step)
                 last_save = time.monotonic()
@@ -197,7 +194,7 @@ def optimize(
             watch.gradient(step, norm)
             values = state.values(losses, watch, step) if step % REPORT_EVERY == 0 else {}
             report(Progress(step, config.steps, values, home))
-        vote.result()  # the last answer must not stay under way
+        vote.result()  # the last answer must not be left pending
     return metrics
 
 
@@ -211,7 +208,10 @@ def _wrapped(module: Trainable, config: TrainingConfig, processes: Processes) ->
 
 
 def _unless_stopped(evaluate: Callable[[], dict[str, float]], stop: Request) -> dict[str, float] | None:
-    """What `evaluate` returns; None if a signal ends it, because a validation may take longer than the signal leaves time for."""
+    """What `evaluate` returns; None if a signal ends it, because a validation may take longer than the signal leaves time for.
+
+    For one process alone: of several, one that stops would leave the others waiting for its share of the losses.
+    """
     with suppress(Stopped), stop.raising():
         return evaluate()
     return None

@@ -49,6 +49,12 @@ def path(*places):
     return torch.tensor(places)[..., None]
 
 
+def test_a_strategy_may_plan_fewer_steps_than_the_horizon():
+    shrinking = begun(line(2.0, 2.0))
+    assert shrinking.note_plan(1, path([1.0, 2.0], [1.0, 1.2]), 0).tolist() == [4, 4]
+    assert shrinking.arrival[1].tolist() == [20, float("inf")]
+
+
 def counted(shrinking, k, step, horizon):
     """Steps of level k that count in the cost of each episode's plan."""
     target = Target(lambda rollout: rollout.latents[..., 0], None, k, PERIODS[-1])

@@ -35,6 +35,10 @@ HIERARCHY = planner_config(
             r"planner.level0.proposal.center is flow; expected gaussian, inverse or retrieval",
         ),
         (
+            {"level1": {"strategy": "search", "proposal": {"center": "flow", "candidates": ["inverse"]}}},
+            r"planner.level1.proposal.candidates is \['inverse'\]; expected \[\] with center flow",
+        ),
+        (
             {"level1": {"value_weight": 1.0}},
             r"planner.level1.value_weight is 1.0; expected 0, because level 1 does not search",
         ),
