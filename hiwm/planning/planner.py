@@ -201,10 +201,9 @@ class HierarchicalPlanner:
             return
         above = self.plans[k + 1]
         assert above is not None, "levels plan from the top"
-        if plan.nearest is None or plan.predicted is None:
-            return
-        if plan.predicted.shape[1] * self.models[k].period >= deadline:
-            self.subgoals[k + 1].report_reach(above.planned_at, plan.nearest)
+        nearest, predicted = plan.nearest, plan.predicted
+        if nearest is not None and predicted is not None and predicted.shape[1] * self.models[k].period >= deadline:
+            self.subgoals[k + 1].report_reach(above.planned_at, nearest)
 
     def _subgoal_monitor(self, k: int) -> SubgoalMonitor:
         # the navigator handles edges of the graph that fail

@@ -60,10 +60,7 @@ class Problem:
         return Rollout(self.latent, actions, latents, state=self.memory)
 
     def extend(self, rollout: Rollout, actions: Tensor) -> Rollout:
-        """Predict one more step of s candidates, made by `root` or `extend`.
-
-        Every candidate gets as many actions (B, S, A): candidate i those from i * S / s to (i + 1) * S / s.
-        """
+        """Predict one more step of s candidates; of the actions (B, S, A), candidate i takes S / s, from i * S / s on."""
         return self.model.extend(rollout, actions)
 
     def follow_inverse(self, clamp: Callable[[Tensor], Tensor]) -> Rollout:
