@@ -79,7 +79,8 @@ def fit_to_space(dataset: Trajectories, space: Any, name: object) -> Trajectorie
         expected, wanted = f"whole numbers, or one-hot vectors of {number} numbers", width == number
     elif isinstance(space, spaces.Box):
         size = int(np.prod(space.shape))
-        expected = f"{size} numbers of type float" if dataset.has_numbered_actions else f"{size} numbers"
+        numbers = "1 number" if size == 1 else f"{size} numbers"
+        expected = f"{numbers} of type float" if dataset.has_numbered_actions else numbers
         wanted = width == size and not dataset.has_numbered_actions
     else:
         return dataset

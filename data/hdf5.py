@@ -32,7 +32,7 @@ def read_hdf5(path: Path) -> Trajectories:
     Columns in groups get a dotted name: `observation/state` is the column `observation.state`.
 
     Raises:
-        DatasetError: the file is damaged, is no trajectory file, or leads to other files.
+        DatasetError: the file is damaged, is not a trajectory file, or leads to other files.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -128,7 +128,7 @@ def _walkable(path: Path, file: h5py.File, group: str, name: str) -> bool:
 
 
 def why_unusable(name: str, dataset: h5py.Dataset) -> str:
-    """Why a dataset is no column of numbers; "" if it is one. Asks for the type before anything is read."""
+    """Why a dataset is not a column of numbers; "" if it is one. Asks for the type before anything is read."""
     if not PLAIN.fullmatch(name) or name.endswith("."):
         return f"has a name that is not plain; expected at most 100 letters, digits and {'._-'!r}"
     try:
@@ -218,7 +218,7 @@ def metadata_of(file: h5py.File) -> dict[str, Any]:
     for key in file.attrs:
         try:
             value = file.attrs[key]
-        except (OSError, TypeError, ValueError, RuntimeError):  # a type that h5py cannot read is no fact for hiwm
+        except (OSError, TypeError, ValueError, RuntimeError):  # a type that h5py cannot read says nothing to hiwm
             continue
         if isinstance(value, str):
             found[key] = _plain(value)

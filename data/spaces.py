@@ -18,7 +18,7 @@ class FlatSpaces(gymnasium.Wrapper):
 
     A dict within a dict becomes columns with dotted names: `{"arm": {"angle": x}}` has the column `arm.angle`. A "/" in a
     name becomes a dot too, because HDF5 would take it for a group. An array without axes gets one. Discrete parts become
-    one-hot vectors, and a tuple becomes one vector. Parts of a dict that are no fixed number of numbers, such as text, are
+    one-hot vectors, and a tuple becomes one vector. Parts of a dict without a fixed number of numbers, such as text, are
     left out. The goal and the expert's action in the info are converted in the same way.
 
     Args:
@@ -95,7 +95,7 @@ class FlatSpaces(gymnasium.Wrapper):
         if self._whole is not None:
             try:
                 return self._whole(goal)
-            except (IndexError, TypeError, ValueError):  # it is no observation, which the check of the contract says
+            except (IndexError, TypeError, ValueError):  # not an observation; the check of the contract says so
                 return np.asarray(goal)
         if not isinstance(goal, Mapping):
             return np.asarray(goal)

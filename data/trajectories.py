@@ -46,7 +46,7 @@ class Trajectories:
         ep_len: steps of each episode, (episodes,).
         ep_offset: first row of each episode, (episodes,).
         metadata: facts stored in the file, such as the environment and the collection config.
-        unusable: columns of the file that are no numbers per row -> why; whoever asks for one learns that.
+        unusable: columns of the file that do not hold numbers per row -> why; `column` says so.
         scans: what earlier commands found in the columns of this file; None for columns that belong to no file.
         discrete: the first of the environment's discrete actions, and how many there are; None for those that the data hold.
     """

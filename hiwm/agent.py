@@ -37,7 +37,7 @@ class Agent:
     """Acts towards goals given as observations, or in words.
 
     `reset(goal)` begins an episode or a batch of episodes, `act(observation)` gives their next actions, `plan` is the plan behind
-    them, and `select(rows)` goes on with the episodes that are not over.
+    them, and `select(rows)` continues with the running episodes.
 
     Args:
         hierarchy: the levels.
@@ -237,7 +237,7 @@ def load_agent(
     described = read_yaml(path)
     try:
         if not all(isinstance(described[key], Mapping) for key in ("planner", "spec")):
-            raise ValueError("planner and spec are no mappings")
+            raise ValueError("planner and spec are not mappings")
         config = planner or PlannerConfig(**described["planner"])
         spec: AgentSpec = TypeAdapter(AgentSpec).validate_python(described["spec"])
         check_spec(spec, hierarchy)

@@ -80,7 +80,7 @@ class Config(Settings):
         allow: packages trusted for `_target_`s besides hiwm's own.
         environment: `_target_` and arguments; see `hiwm.envs` for the contract.
         inputs: dataset columns that level 0 encodes.
-        state: dataset columns of the true state, for the frozen readout while training.
+        state: dataset columns of the true state, which the state probe reads out while training.
         levels: stride and parts of each level: level0, level1, ...
         diagnostics: added to the shipped ones: name -> `_target_` and arguments; see `hiwm.training.diagnostics`.
         tracking: mlflow, or none (needs no mlflow).
@@ -199,7 +199,7 @@ def _refuse_unreadable(overrides: Sequence[str]) -> None:
         except HydraException as error:
             fault = " ".join(f"{error.__cause__ or error}".split("See https")[0].split())
             raise ConfigError(
-                f"{override!r:.300} is no override: {fault}; expected key=value. In a mapping {{key: value}} keys have no quotes, and "
+                f"{override!r:.300} is not an override: {fault}; expected key=value. In a mapping {{key: value}} keys have no quotes, and "
                 "text with special characters has some"
             ) from error
 

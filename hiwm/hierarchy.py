@@ -253,7 +253,7 @@ def load_specs(folder: Path) -> list[LevelSpec]:
     path = folder / DESCRIPTION
     try:
         described = _Description(**read_yaml(path))
-    except TypeError as error:  # a key that is no text
+    except TypeError as error:  # a key that is not text
         raise ValueError(f"{path}: {error}; expected the keys levels and files") from error
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error

@@ -44,10 +44,11 @@ def test_single_and_batch(agent):
     assert [part.subgoal.shape for part in agent.plan.levels] == [(1, 2), (1, 4), (1, 4)]
 
 
-def test_the_first_of_a_batch_does_as_it_would_alone(agent):
-    """Candidates are drawn for the batch as a whole; those of its first environment come first, so are the same."""
+def test_an_episode_of_a_batch_does_as_it_would_alone(agent):
     inverse = {"strategy": "follow_inverse"}
-    agent = agent.with_planner(level0=inverse, level1=inverse)  # no randomness: all must be the same
+    agent = agent.with_planner(
+        level0=inverse, level1=inverse
+    )  # without the random numbers, whose stream an episode's number decides
     np.testing.assert_allclose(acted(agent)[:, 2], acted(agent, goal=GOALS[2], state=STATES[2]), atol=1e-5)
 
 

@@ -395,8 +395,8 @@ def test_an_override_that_cannot_be_read_is_named(tmp_path, override, capsys):
     assert main(["collect", *tiny.overrides(tmp_path, override)]) == 2
     message = capsys.readouterr().err
     assert (
-        f"hiwm collect: {override!r} is no override: " in message
-        or f'hiwm collect: "{override}" is no override: ' in message
+        f"hiwm collect: {override!r} is not an override: " in message
+        or f'hiwm collect: "{override}" is not an override: ' in message
     )
     assert message.count("\n") == 1
 

@@ -79,7 +79,7 @@ def convert(source: str, target: str) -> None:
     if out.exists():
         raise DatasetError(f"{out} is there already; expected the name of a new file. Remove it or give another name")
     if out.suffix != ".h5":
-        raise DatasetError(f"{out} is no name of an HDF5 file; expected one that ends in .h5")
+        raise DatasetError(f"{out} is not the name of an HDF5 file; expected one that ends in .h5")
     episodes = read_episodes(path) if recognise(path) else _episodes(open_dataset(path))
     out.parent.mkdir(parents=True, exist_ok=True)
     with Writer(out, {"source": path.name}) as writer:

@@ -123,7 +123,7 @@ def fit_calibration(level: Level, latents: Trajectories, period: int, validation
         validation: share of the episodes held out.
 
     Returns:
-        None for a predictor that is no ensemble, and if the held-out episodes are too few or too short.
+        None for a predictor that is not an ensemble, and if the held-out episodes are too few or too short.
     """
     steps = calibrated_steps(level.predictor, latents, period, validation)
     if not steps:
@@ -137,7 +137,7 @@ def calibrated_steps(predictor: Predictor, episodes: Trajectories, period: int, 
     """Count the steps ahead for which a predictor can be calibrated; arguments as in `fit_calibration`.
 
     Returns:
-        0 if the predictor is no ensemble, or the held-out episodes are too few or too short.
+        0 if the predictor is not an ensemble, or the held-out episodes are too few or too short.
     """
     held_out = episodes.split(validation)[1]
     if predictor.num_members < 2 or len(held_out.ep_len) < 2:

@@ -101,7 +101,7 @@ class EpisodeRows:
 class FitData:
     """The cached latents of one level, split into training and held-out episodes, to fit one head to.
 
-    Everything small is on the device, also row numbers and draws.
+    Everything small is on the device, including row numbers and draws.
 
     Args:
         latents: the level's cache, columns `latent` (N, D) and `action` (N, A).

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from hiwm.signals import end_with_parent
 
-TIMEOUT = timedelta(minutes=30)  # of a gradient's way through the group
+TIMEOUT = timedelta(minutes=30)  # of an all-reduce of gradients
 NO_TIMEOUT = timedelta(days=365)  # of waiting for the main process while it works alone
 
 

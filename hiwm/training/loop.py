@@ -62,11 +62,11 @@ class TrainingConfig(Settings):
     accumulate: int = Field(ge=1)
     compile: bool
     learning_rate: float = Field(ge=0)
-    warmup: float = Field(ge=0)
-    weight_decay: float
+    warmup: float = Field(ge=0, le=1)
+    weight_decay: float = Field(ge=0)
     clip_norm: float = Field(ge=0)
     evaluate_every: int = Field(ge=1)
-    checkpoint_seconds: float
+    checkpoint_seconds: float = Field(ge=0)
     joint: bool
 
     def of_level(self, changes: Mapping[str, Any]) -> TrainingConfig:

@@ -68,7 +68,7 @@ class TrainedLevel:
 
 @dataclass(frozen=True)
 class Report:
-    """What a training calls on its way; each function does nothing by default.
+    """Callbacks of a training; each does nothing by default.
 
     Args:
         start: called before a level, with what the level can use of the data and with the time scale of what the level

@@ -29,12 +29,12 @@ class BarlowTwins(Regularizer):
         self.eps = eps
 
     def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
-        a, b = (self._whiten(view.flatten(0, 1)) for view in (output.predicted, output.target))
+        a, b = (self._standardized(view.flatten(0, 1)) for view in (output.predicted, output.target))
         correlation = average_over_processes(a.T @ b / len(a))
         diagonal = correlation.diagonal()
         redundancy = correlation.square().sum() - diagonal.square().sum()
         return ((1 - diagonal).square().sum() + self.off_diagonal * redundancy) / len(diagonal)
 
-    def _whiten(self, rows: Tensor) -> Tensor:
+    def _standardized(self, rows: Tensor) -> Tensor:
         rows = rows - average_over_processes(rows.mean(0))
         return rows * torch.rsqrt(average_over_processes(rows.square().mean(0)) + self.eps)

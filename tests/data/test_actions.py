@@ -56,7 +56,7 @@ def test_an_unsigned_number_is_never_below_zero(tmp_path):
 
 @pytest.mark.parametrize(("actions", "space", "wanted"), [
     (np.zeros((10, 3), np.float32), spaces.Box(-1, 1, (2,)), "expected 2 numbers in each row"),
-    (np.zeros(10, np.int64), spaces.Box(-1, 1, (1,)), "expected 1 numbers of type float in each row"),
+    (np.zeros(10, np.int64), spaces.Box(-1, 1, (1,)), "expected 1 number of type float in each row"),
     (np.zeros((10, 1), np.float32), spaces.Discrete(4), "expected whole numbers, or one-hot vectors of 4 numbers"),
     (np.eye(10, 3), spaces.Discrete(4), "expected whole numbers, or one-hot vectors of 4 numbers"),
 ])  # fmt: skip

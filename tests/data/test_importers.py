@@ -244,7 +244,7 @@ def test_an_unknown_format_is_refused(tmp_path, capsys, make):
 
 
 @pytest.mark.parametrize(
-    ("target", "message"), [("there.h5", "is there already"), ("new.txt", "is no name of an HDF5 file")]
+    ("target", "message"), [("there.h5", "is there already"), ("new.txt", "is not the name of an HDF5 file")]
 )
 def test_a_target_that_cannot_be_written_is_refused(tmp_path, capsys, target, message):
     (tmp_path / "there.h5").touch()

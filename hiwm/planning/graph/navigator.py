@@ -104,7 +104,7 @@ class GraphNavigator:
     def _current_node(self, latent: Tensor) -> Tensor:
         """The node each episode is at, (B, D) -> (B,): the nearest one with a path to the goal, or its target.
 
-        If an agent comes close to its target node but another node stays nearest, it would stay there for ever. So a target
+        If an agent comes close to its target node but another node stays nearest, it would stay there forever. So a target
         node within half an edge counts as reached. No other node does: across a thin wall, or where the latent space folds,
         a near node may be far away.
         """

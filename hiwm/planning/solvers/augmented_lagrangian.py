@@ -12,7 +12,7 @@ from hiwm.checks import at_least, within
 from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.solvers.solver import Proposal, Scores, Solution, Solver, take
 
-MAX_MULTIPLIER = 1e9  # without a feasible candidate multipliers would grow for ever (Birgin & Martinez 2014)
+MAX_MULTIPLIER = 1e9  # without a feasible candidate multipliers would grow forever (Birgin & Martinez 2014)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class AugmentedLagrangian(Solver[OuterIteration]):
         growth: factor by which a penalty grows.
         progress: a penalty grows if its residual is more than this share of the one before.
         tolerance: a penalty does not grow while its residual is at most this. The inner search is not exact, so the residual
-            never reaches 0 and the penalty would grow for ever.
+            never reaches 0 and the penalty would grow forever.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ class CategoricalCEM(Solver[Tensor]):
     def start(self, proposal: Proposal) -> Tensor:
         """The probabilities, (B, C, F)."""
         total = proposal.mean.sum(-1, keepdim=True)
-        looks = not self._checked or total.device.type == "cpu"  # on a GPU only once, because to look is to wait
+        looks = not self._checked or total.device.type == "cpu"  # on a GPU only once, because reading it synchronises
         self._checked = True
         if looks and ((proposal.mean < 0).any() or not (total > 0).all()):
             raise ValueError(
