@@ -9,6 +9,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable
+from typing import Any
 
 # command -> "module:function" that runs it on a Config, and its description. The function is a string, so that --help
 # imports nothing.
@@ -173,25 +174,33 @@ def _data(arguments: list[str]) -> int:
 
 
 def _run_data(name: str, arguments: list[str]) -> int:
-    module, function = DATA[name][0].split(":")
+    (function,) = _imported(DATA[name][0])
     if name == "check":
-        importlib.import_module(module).check(arguments[0], arguments[1:])
+        function(arguments[0], arguments[1:])
     else:
-        getattr(importlib.import_module(module), function)(*arguments)
+        function(*arguments)
     return 0
+
+
+def _imported(*places: str) -> list[Callable[..., Any]]:
+    """The functions `module:function`. A signal waits until they are there, because it would leave half a module behind."""
+    from hiwm.signals import deferring
+
+    with deferring():
+        split = [place.split(":") for place in places]
+        return [getattr(importlib.import_module(module), function) for module, function in split]
 
 
 def _run(command: str, overrides: list[str]) -> int:
     sys.path.insert(0, "")  # so that _target_ finds classes in the current folder
     import logging
 
-    from hiwm.config import load_config
-
+    names = ("collect", "train", "evaluate", "report") if command == "run" else (command,)
+    load_config, *functions = _imported("hiwm.config:load_config", *(COMMANDS[name][0] for name in names))
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     config = load_config(overrides)
-    for name in ("collect", "train", "evaluate", "report") if command == "run" else (command,):
-        module, function = COMMANDS[name][0].split(":")
-        getattr(importlib.import_module(module), function)(config)
+    for function in functions:
+        function(config)
     return 0
 
 

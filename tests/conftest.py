@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ sys.path.insert(0, str(TESTS))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors are small, and threads that spin slow down a shared machine
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # tests record under their own folders
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores; tests send it
 if "HIWM_GPU" not in os.environ:  # `make gpu` sets it
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(TESTS))
 import tiny
 
 MORE = ["tracking=none", "training.checkpoint_seconds=0.3", "training.steps=150"]
-TIMES = ("plan_ms", "machine", "commit")  # of an evaluation, which differ from run to run
+TIMES = ("plan_ms", "machine", "commit", "sha256")  # of an evaluation, which differ from run to run
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
 
 
@@ -50,6 +50,9 @@ def contents(root: Path) -> dict[str, object]:
         if path.suffix == ".npz":
             with np.load(path) as arrays:
                 found[name] = {key: arrays[key].tobytes() for key in arrays}
+        elif path.suffix == ".safetensors":  # the order of its metadata is random
+            size = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+            found[name] = json.loads(path.read_bytes()[8:size]), path.read_bytes()[size:]
         elif path.name == "evaluation.json":
             found[name] = _without_times(json.loads(path.read_text()))
         elif path.suffix in (".html", ".png") or path.name == "config.yaml":
@@ -101,7 +104,7 @@ class Trial:
         children = descendants(running.pid)
         before = time.monotonic()
         os.kill(running.pid, self.number)
-        running.wait(120)
+        running.wait(600)
         while any(Path(f"/proc/{child}").exists() for child in children):
             if time.monotonic() - before > 60:
                 self.counts["processes that stayed"] += 1

@@ -24,7 +24,7 @@ import numpy as np
 from hiwm.data.actions import action_range
 from hiwm.data.store import Writer, open_dataset
 from hiwm.heads.action_bank import build_action_bank
-from test_memory import fit
+from test_memory_of_fitting import fit
 from tiny import shipped
 
 path, rng = Path(sys.argv[1]), np.random.default_rng(0)
