@@ -64,17 +64,7 @@ def fit_to_space(dataset: Trajectories, space: Any, name: object) -> Trajectorie
     if isinstance(space, spaces.Discrete):
         start, number = int(space.start), int(space.n)
         if dataset.has_numbered_actions:
-            for first, actions in _executed(dataset, column):
-                bad = np.flatnonzero((actions.reshape(-1) < start) | (actions.reshape(-1) >= start + number))
-                if len(bad):
-                    _refuse(
-                        dataset,
-                        first,
-                        int(bad[0]),
-                        actions,
-                        f"whole numbers from {start} to {start + number - 1}",
-                        name,
-                    )
+            _check_numbers(dataset, start, start + number - 1, name)
             return dataset.numbered(start, number)
         expected, wanted = f"whole numbers, or one-hot vectors of {number} numbers", width == number
     elif isinstance(space, spaces.Box):
@@ -92,15 +82,18 @@ def fit_to_space(dataset: Trajectories, space: Any, name: object) -> Trajectorie
     return dataset
 
 
-def _refuse(
-    dataset: Trajectories, first: np.ndarray, bad: int, actions: np.ndarray, expected: str, name: object
-) -> None:
-    row = int(first[bad])
-    episode, step = dataset.place(row)
-    raise DatasetError(
-        f"{dataset.path}: column 'action' is {actions.reshape(-1)[bad]} in row {row}, which is step {step} of episode {episode}; "
-        f"expected {expected}, the actions of {name}"
-    )
+def _check_numbers(dataset: Trajectories, least: int, most: int, name: object) -> None:
+    """Refuse whole numbers that stand for no action of the environment."""
+    for rows, actions in _executed(dataset, dataset.columns["action"]):
+        actions = actions.reshape(-1)
+        bad = np.flatnonzero((actions < least) | (actions > most))
+        if len(bad):
+            row = int(rows[bad[0]])
+            episode, step = dataset.place(row)
+            raise DatasetError(
+                f"{dataset.path}: column 'action' is {actions[bad[0]]} in row {row}, which is step {step} of episode {episode}; "
+                f"expected whole numbers from {least} to {most}, the actions of {name}"
+            )
 
 
 def _executed(dataset: Trajectories, column: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -84,9 +84,13 @@ class Trajectories:
 
     def starts(self, period: int) -> np.ndarray:
         """Indices of the rows that are followed by `period` more rows in their episode, in order."""
-        counts = np.maximum(np.asarray(self.ep_len, np.int64) - period, 0)
+        counts = self.starts_per_episode(period)
         shift = self.ep_offset - (np.cumsum(counts) - counts)
         return np.arange(counts.sum()) + np.repeat(shift, counts)
+
+    def starts_per_episode(self, period: int) -> np.ndarray:
+        """How many of the `starts` each episode has, (episodes,)."""
+        return np.maximum(np.asarray(self.ep_len, np.int64) - period, 0)
 
     def column(self, name: str) -> Any:
         """The column of this name as models take it, (N, ...): images as bytes, all other numbers as float32.
@@ -196,16 +200,7 @@ class Trajectories:
         return self._episodes(slice(None, -held_out)), self._episodes(slice(-held_out, None))
 
     def _episodes(self, which: slice) -> Trajectories:
-        return Trajectories(
-            self.path,
-            self.columns,
-            self.ep_len[which],
-            self.ep_offset[which],
-            self.metadata,
-            self.unusable,
-            self.scans,
-            self.discrete,
-        )
+        return replace(self, ep_len=self.ep_len[which], ep_offset=self.ep_offset[which])
 
 
 def in_order(

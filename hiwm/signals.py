@@ -33,26 +33,13 @@ class Stopped(KeyboardInterrupt):
 
 
 class Request:
-    """The signal that asks to stop.
+    """The signal that asks to stop; 0 if there is none.
 
-    Attributes:
-        number: of the signal; 0 if there is none.
-        at_once: whether a signal is not only noted but raises `Stopped` where it arrives.
+    Args:
+        number: of the signal.
     """
 
     number = 0
-    at_once = False
-
-    @contextmanager
-    def raising(self) -> Iterator[None]:
-        """Within, a signal raises `Stopped` at once; one that was noted before does so at the beginning."""
-        self.at_once = True
-        try:
-            if self.number:
-                raise Stopped(self.number)
-            yield
-        finally:
-            self.at_once = False
 
 
 @contextmanager
@@ -75,8 +62,6 @@ def deferring() -> Iterator[Request]:
         if number == request.number == signal.SIGINT and "WORLD_SIZE" not in os.environ:  # torchrun repeats it
             raise Stopped(number)
         request.number = number
-        if request.at_once:
-            raise Stopped(number)
 
     with _handled_by(note):
         yield request

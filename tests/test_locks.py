@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -10,7 +9,6 @@ import time
 import pytest
 
 from hiwm.locks import locked
-from hiwm.signals import HANDLED, Stopped, deferring, raising
 
 HOLDER = """
 import sys, time
@@ -73,42 +71,3 @@ def test_many_threads_take_turns(tmp_path):
         thread.join()
     assert most == 1
     assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("number", HANDLED)
-def test_a_signal_is_put_off_to_the_end_of_a_block(number):
-    done = False
-    with pytest.raises(Stopped) as stopped, raising(), deferring() as request:  # noqa: PT012
-        os.kill(os.getpid(), number)
-        done = True
-        assert request.number == number
-    assert done
-    assert stopped.value.status == 128 + number
-
-
-def test_elsewhere_a_signal_stops_at_once():
-    before = [signal.getsignal(number) for number in HANDLED]
-    with pytest.raises(Stopped), raising():  # noqa: PT012
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
-        raise AssertionError("not stopped")
-    assert [signal.getsignal(number) for number in HANDLED] == before
-
-
-def test_a_second_ctrl_c_stops_at_once(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(Stopped), deferring():  # noqa: PT012
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(5)
-        raise AssertionError("not stopped")
-
-
-def test_an_ignored_signal_stays_ignored():
-    """As `nohup` wants it."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with raising(), deferring():
-            os.kill(os.getpid(), signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, before)

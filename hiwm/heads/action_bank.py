@@ -103,10 +103,8 @@ def build_action_bank(latents: Trajectories, period: int, config: ActionBankConf
     low, high = np.quantile(np.asarray(action[rows[-RECENT:]], np.float64), QUANTILES, axis=0)
     release(action)
     drawn = np.sort(np.random.default_rng(seed).choice(len(rows), min(config.size, len(rows)), replace=False))
-    ends = np.cumsum(np.maximum(latents.ep_len - period, 0))
-    left = (
-        ends[np.searchsorted(ends, drawn, side="right")] - drawn
-    )  # rows of the episode that hold an action, from each on
+    ends = np.cumsum(latents.starts_per_episode(period))
+    left = ends[np.searchsorted(ends, drawn, side="right")] - drawn  # rows with an action, to the end of the episode
     steps = np.minimum(-(-left // period), config.length)
     following = np.arange(steps.max())
     real = following < steps[:, None]

@@ -19,9 +19,8 @@ from hiwm.settings import Settings
 
 H = TypeVar("H", bound=Head)
 
-RESIDENT_BYTES = (
-    16 << 20
-)  # of a column that is kept on the device; the rows of a larger one are read when they are asked for
+# of a column that is kept on the device; the rows of a larger one are read when they are asked for
+RESIDENT_BYTES = 16 << 20
 MEASURED = 8_192  # most rows that the statistics of a goal are taken from, and that a fitted head is measured on
 
 
@@ -77,7 +76,7 @@ class EpisodeRows:
     """
 
     def __init__(self, episodes: Trajectories, period: int, device: torch.device) -> None:
-        counts = np.maximum(np.asarray(episodes.ep_len, np.int64) - period, 0)
+        counts = episodes.starts_per_episode(period)
         ends = np.cumsum(counts)
         self.length = int(ends[-1])
         self.ends = torch.from_numpy(ends).to(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ from hiwm.levels.output import LevelOutput
 from hiwm.levels.precision import compile_in_place, tensor_cores
 from hiwm.levels.trainable import Trainable
 from hiwm.settings import Settings
-from hiwm.signals import Request, Stopped, deferring
+from hiwm.signals import Request, Stopped, deferring, raising
 from hiwm.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from hiwm.training.diagnostics.episodes import EncodedEpisodes, Episodes
 from hiwm.training.diagnostics.runner import LOSS, SHIPPED, Diagnostics
@@ -212,9 +212,12 @@ def _unless_stopped(evaluate: Callable[[], dict[str, float]], stop: Request) -> 
 
     For one process alone: of several, one that stops would leave the others waiting for its share of the losses.
     """
-    with suppress(Stopped), stop.raising():
-        return evaluate()
-    return None
+    try:
+        with raising():
+            return None if stop.number else evaluate()
+    except Stopped as stopped:
+        stop.number = stopped.number
+        return None
 
 
 class _State:

@@ -70,7 +70,7 @@ def check_windows(config: HierarchyConfig, trajectories: Trajectories) -> list[W
     found = []
     for k, period, rows in _windows(config):
         episodes = float((trajectories.ep_len >= rows).mean())
-        starts = float(np.maximum(trajectories.ep_len - rows + 1, 0).sum() / trajectories.num_steps)
+        starts = float(trajectories.starts_per_episode(rows - 1).sum() / trajectories.num_steps)
         found.append(WindowCoverage(k, period, rows, episodes, starts))
         if starts < MIN_STARTS:
             log.warning(

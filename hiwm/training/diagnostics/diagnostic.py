@@ -35,7 +35,7 @@ class Diagnostic(ABC):
         Args:
             level: the level.
             output: held-out windows that the level encoded and predicted, from every part of the episodes.
-            episodes: evenly spaced moments of whole held-out episodes, encoded, and the number of the level.
+            episodes: evenly spaced time steps of whole held-out episodes, encoded, and the number of the level.
         """
 
     def alarm(self, value: float) -> str | None:
