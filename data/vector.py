@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from hiwm.data.spaces import FlatSpaces
+
+
+class EnvironmentFault(ValueError):
+    """An error inside an environment in the middle of its work."""
+
+
+@contextmanager
+def _naming(env: gymnasium.Env, where: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        spec = env.unwrapped.spec
+        name = spec.id if spec else type(env.unwrapped).__name__
+        raise EnvironmentFault(
+            f"{name}: {where} raises {type(error).__name__}: {error}. Episodes that are finished are kept: correct the environment and "
+            "run the same command. HYDRA_FULL_ERROR=1 shows the traceback"
+        ) from error
 
 
 class HoldAtEnd(gymnasium.Wrapper):
@@ -24,14 +42,17 @@ class HoldAtEnd(gymnasium.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
         if self.episode is not None:
             options = {**(options or {}), "episode": self.episode}
-        self._last, info = self.env.reset(seed=seed, options=options)
-        self._ended = False
+        with _naming(self.env, "reset"):
+            self._last, info = self.env.reset(seed=seed, options=options)
+        self._ended, self._step = False, 0
         return self._last, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         if self._ended:
             return self._last, 0.0, False, False, {"ended": True}
-        self._last, reward, terminated, truncated, info = self.env.step(action)
+        self._step += 1
+        with _naming(self.env, f"step {self._step} of an episode"):
+            self._last, reward, terminated, truncated, info = self.env.step(action)
         self._ended = terminated or truncated
         return self._last, float(reward), False, False, {**info, "ended": self._ended}
 

@@ -28,7 +28,6 @@ from hiwm.heads.text import TextConfig
 from hiwm.heads.value import ValueConfig
 from hiwm.planning.config import PlannerConfig, absent_level
 from hiwm.planning.graph.landmarks import GraphConfig
-from hiwm.planning.validate import check_goal_weights
 from hiwm.settings import Settings, is_open
 from hiwm.training.loop import TrainingConfig
 from hiwm.training.specs import HierarchyConfig
@@ -137,7 +136,6 @@ class Config(Settings):
         for k in self.planner.levels:
             if f"level{k}" not in self.levels:
                 raise ValueError(absent_level(f"planner.level{k}", len(self.levels)))
-        check_goal_weights(self.planner, len(self.levels))
         return self
 
     @property

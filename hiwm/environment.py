@@ -28,12 +28,12 @@ def environment_of(config: Config, more: Mapping[str, Any] | None = None) -> Cal
 
 
 def check_collecting(config: Config) -> dict[str, tuple[int, ...]]:
-    """Check the environment as it collects data; returns the shape of every column of an observation."""
+    """Check the environment as it collects data; returns the shape of one row of every column."""
     return check_contract(environment_of(config, config.dataset.environment), _name(config), config.dataset.column)
 
 
 def check_evaluating(config: Config) -> dict[str, tuple[int, ...]]:
-    """Check the environment as it is evaluated, with goals and success; returns the shape of every column."""
+    """Check the environment as it is evaluated, with goals and success; returns the shape of one row of every column."""
     make_env = environment_of(config, config.evaluation.environment)
     columns = config.goal.columns
     if not columns and config.evaluation.goal is None:  # a goal of your own may need other columns

@@ -97,11 +97,6 @@ def test_a_solver_is_chosen_by_its_name():
         load_config(["solver@planner.solver=annealing"])
 
 
-def test_a_goal_weight_is_refused_where_nothing_is_searched():
-    with pytest.raises(ConfigError, match=r"planner.level0.goal_weight is 3.0; expected 0, because level 0 follows"):
-        load_config(["planner.level0.strategy=follow_inverse", "planner.level0.goal_weight=3"])
-
-
 @pytest.mark.parametrize("evaluation", EVALUATIONS)
 def test_evaluations(evaluation):
     about = {"depth": ["experiment=fourroom-deep"], "manipulation": ["experiment=cube-single"]}

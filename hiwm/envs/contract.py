@@ -31,7 +31,7 @@ def check_contract(
         goal: columns that the goal must have; None where no goal is needed, because the environment only collects data.
 
     Returns:
-        Shape of every column of an observation.
+        Shape of one row of every column that collecting writes: those of an observation, and action.
 
     Raises:
         ContractError: something is missing; the message says what to provide.
@@ -53,13 +53,19 @@ def check_contract(
             if goal is not None:
                 _check_success(info, name)
             if not (terminated or truncated or info.get("ended", False)):
-                return {name: value.shape for name, value in columns.items()}
+                shapes = {name: value.shape for name, value in columns.items()}
+                return shapes | {"action": _stored_shape(first.action_space)}
     finally:
         first.close()
     raise ContractError(
         f"{name}: the first step ended the episode with {len(SEEDS)} seeds; expected episodes of more than one step. Let step "
         "return terminated and truncated as false until the episode is over"
     )
+
+
+def _stored_shape(space: gymnasium.spaces.Box | gymnasium.spaces.Discrete) -> tuple[int, ...]:
+    """Shape of an action in a dataset, where a discrete one is a one-hot vector."""
+    return space.shape if isinstance(space, gymnasium.spaces.Box) else (int(space.n),)
 
 
 class _VectorRow:

@@ -18,6 +18,7 @@ from hiwm.disk import naming_file
 from hiwm.environment import check_collecting, check_evaluating, environment_of
 from hiwm.experiment.session import one_process
 from hiwm.locks import locked
+from hiwm.training.specs import check_parts
 from hiwm.training.windows import check_longest
 from hiwm.validate import check, check_columns
 
@@ -48,7 +49,9 @@ def _collect(config: Config, path: Path) -> Trajectories:
             f"dataset.path is {path}, which does not exist; expected a path that ends in .h5, because `hiwm collect` writes no .npz"
         )
     check(config)
-    check_columns(config, list(check_collecting(config)), config.environment["_target_"])
+    shapes = check_collecting(config)
+    check_columns(config, list(shapes), config.environment["_target_"])
+    check_parts(config.hierarchy, config.training, shapes)
     check_evaluating(config)
     check_longest(config.hierarchy, config.dataset.steps, "the episodes to collect")
     make_policy = partial(build_as, Policy, "dataset.policy", config.dataset.policy, config.allow)

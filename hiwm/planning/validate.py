@@ -74,21 +74,6 @@ def check_config(config: PlannerConfig, num_levels: int) -> None:
             )
 
 
-def check_goal_weights(config: PlannerConfig, num_levels: int) -> None:
-    """Raise a ValueError that names the key if a level that follows its inverse model has a goal weight.
-
-    Not a rule of `check_config`, because a baseline that changes nothing but the strategy inherits the weight. There it changes
-    only the reported cost.
-    """
-    for k in range(num_levels):
-        weight = config.level(k).goal_weight
-        if weight and config.strategy(k, num_levels - 1) == "follow_inverse":
-            raise ValueError(
-                f"planner.level{k}.goal_weight is {weight}; expected 0, because level {k} follows the inverse model "
-                f"(planner.level{k}.strategy) and does not search"
-            )
-
-
 def check_heads(
     config: PlannerConfig, num_levels: int, priors: Collection[int], values: Collection[int], longest: Sequence[int]
 ) -> None:
@@ -188,7 +173,7 @@ def _asks_inverse(config: PlannerConfig, k: int, top: int) -> str:
 def _check_unread(config: PlannerConfig, k: int) -> None:
     """Refuse what only a search reads at a level that follows its inverse model or hands landmarks down."""
     level, where = config.level(k), f"planner.level{k}"
-    for key in (*(f"{name}_weight" for name in level.cost_weights), "costs"):
+    for key in ("goal_weight", *(f"{name}_weight" for name in level.cost_weights), "costs"):
         if value := getattr(level, key):
             raise ValueError(
                 f"{where}.{key} is {value}; expected {'{}' if key == 'costs' else 0}, because level {k} does not search: it "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,21 +70,35 @@ def describe(
 
     Builds every level once, so that a mistake in a part's config is found before any training.
     """
-    inputs = {name: trajectories.column(name).shape[1:] for name in config.inputs}
-    dim_below = int(np.prod(trajectories.column("action").shape[1:]))
+    shapes = {name: trajectories.column(name).shape[1:] for name in (*config.inputs, "action")}
     specs = []
-    found = level_fingerprints(config, training, trajectories.fingerprint, seed)
+    for k, (spec, level) in enumerate(_built(config, training, shapes, trajectories.fingerprint, seed)):
+        if (pretraining := spec.config["pretraining"]) is not None:
+            own = training_of(k, training, spec.config)
+            check_pretraining(k, level, pretraining, config.allow, own, trajectories)
+        specs.append(spec)
+    return tuple(specs)
+
+
+def check_parts(config: HierarchyConfig, training: TrainingConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse parts that cannot be built for columns of these shapes, before there are data."""
+    for _ in _built(config, training, shapes, dataset="", seed=0):
+        pass
+
+
+def _built(
+    config: HierarchyConfig, training: TrainingConfig, shapes: Mapping[str, tuple[int, ...]], dataset: str, seed: int
+) -> Iterator[tuple[LevelSpec, Level]]:
+    """The levels, untrained, bottom first, for a dataset with this fingerprint and with columns of these shapes."""
+    inputs, dim_below = {name: shapes[name] for name in config.inputs}, int(np.prod(shapes["action"]))
+    found = level_fingerprints(config, training, dataset, seed)
     for k, given in enumerate(config.levels):
         parts = {key: value for key, value in given.items() if key != "stride"}
-        own = training_of(k, training, parts)
         spec = LevelSpec(parts, given["stride"], inputs, dim_below, found[k])
         level = spec.build(config.allow, f"levels.level{k}")
         _check_level(k, level, parts, joint=training.joint)
-        if parts["pretraining"] is not None:
-            check_pretraining(k, level, parts["pretraining"], config.allow, own, trajectories)
-        specs.append(spec)
+        yield spec, level
         inputs, dim_below = {"latent": (level.encoder.dim,)}, level.action_encoder.dim
-    return tuple(specs)
 
 
 def level_fingerprints(config: HierarchyConfig, training: TrainingConfig, dataset: str, seed: int) -> list[str]:

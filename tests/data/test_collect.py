@@ -341,6 +341,40 @@ def test_an_environment_that_cannot_be_made_in_a_worker_is_named_once(capfd):
     assert len(run(workers=1, make_env=FailsInWorkers)) == 10
 
 
+class Breaks(Walk):
+    """Fails in the middle of an episode."""
+
+    def step(self, action):
+        if self.time == 2:
+            raise KeyError("wheel")
+        return super().step(action)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_inside_an_environment_names_it_and_the_step(workers):
+    with pytest.raises(ValueError, match=r"Breaks: step 3 of an episode raises KeyError: 'wheel'. Episodes that are"):
+        run(workers=workers, make_env=Breaks)
+
+
+class GreyImages(tiny.TinyRoom):
+    """Images without an axis of channels."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.observation_space = Box(0, 255, (16, 16), np.uint8)
+
+    def _observation(self):
+        return np.full((16, 16), 255 * self.position[0], np.uint8)
+
+
+def test_images_that_the_encoder_cannot_read_are_refused_before_any_episode(tmp_path, capfd):
+    images = ["environment._target_=test_collect.GreyImages", "allow=[tiny,test_collect]", "dataset.column=pixels"]
+    images += ["inputs=[pixels]", "state=[pixels]", "encoder@levels.level0.encoder=conv"]
+    assert main(["collect", *tiny.overrides(tmp_path, *images)]) == 2
+    assert "ConvEncoder: inputs are {'pixels': (16, 16)}; expected at least one image" in capfd.readouterr().err
+    assert not [*tmp_path.rglob("tiny.*parts*"), *tmp_path.rglob("*.h5")]
+
+
 def test_a_worker_that_is_killed_ends_the_collection():
     with pytest.raises(ValueError, match=r"dataset.workers is 2, and a worker process ended without a result"):
         run(workers=2, make_env=EndsItsProcess)

@@ -6,7 +6,7 @@ import pytest
 from planning_tools import CEM, flat_planner, hierarchy_planner, per_level, planner_config, points, search, start
 
 from hiwm.planning.costs import Evaluator
-from hiwm.planning.validate import check_config, check_goal_weights, check_heads, check_levels
+from hiwm.planning.validate import check_config, check_heads, check_levels
 
 HIERARCHY = planner_config(
     graph="follow",
@@ -83,8 +83,8 @@ def test_what_does_not_fit_the_levels_is_refused(agent, changes, message):
 
 def test_a_goal_weight_is_refused_where_nothing_is_searched():
     with pytest.raises(ValueError, match=r"planner.level1.goal_weight is 2.0; expected 0, because level 1 follows"):
-        check_goal_weights(HIERARCHY.changed({"level1": {"goal_weight": 2.0}}), 3)
-    check_goal_weights(HIERARCHY.changed({"level1": {"goal_weight": 2.0, "strategy": "search"}}), 3)
+        check_config(HIERARCHY.changed({"level1": {"goal_weight": 2.0}}), 3)
+    check_config(HIERARCHY.changed({"level1": {"goal_weight": 2.0, "strategy": "search"}}), 3)
 
 
 def test_heads_that_no_level_learns_are_refused():
