@@ -20,6 +20,7 @@ COMMANDS = {
     "report": ("hiwm.analysis.report:report", "write report.html: learning curves, success rates, pictures of plans"),
     "run": ("", "collect, train, evaluate and report"),
 }
+MULTIRUN = {"-m", "--multirun"}
 SYNC = "hiwm mlflow sync <folder>"
 
 # the same for `hiwm data <command>`, with its arguments
@@ -48,6 +49,7 @@ commands:
 examples:
   hiwm run experiment=pointmaze
   hiwm train experiment=pointmaze environment.maze=large seed=1 training.steps=3000
+  hiwm train --multirun experiment=pointmaze seed=0,1,2
   torchrun --nproc-per-node 2 -m hiwm train experiment=pointmaze environment.maze=large
 
 Results are saved under runs/<experiment>/. A command reuses results that are already there.
@@ -113,6 +115,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(USAGE.format(commands="\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())))
         return 0 if arguments else 2
     command, *overrides = arguments
+    if command == "-sc":
+        return _complete(arguments)
     if command == "mlflow":
         return _guarded(command, lambda: _sync(overrides))
     if command == "data":
@@ -123,6 +127,10 @@ def main(arguments: list[str] | None = None) -> int:
     if {"-h", "--help"} & set(overrides):
         print(_command_help(command))
         return 0
+    if "--cfg" in overrides:
+        return _guarded(command, lambda: _show_config([o for o in overrides if o not in ("--cfg", "job")]))
+    if MULTIRUN & set(overrides):
+        return _guarded(command, lambda: _sweep(command, [o for o in overrides if o not in MULTIRUN]))
     return _guarded(command, lambda: _run(command, overrides))
 
 
@@ -219,6 +227,34 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if any(sign in str(error) for sign in ("No space left", "disk is full")):  # libraries have their own classes
         return 1, f"the disk is full. {DISK}"
     raise error
+
+
+def _sweep(command: str, overrides: list[str]) -> int:
+    sys.path.insert(0, "")
+    (sweep,) = _imported("hiwm.sweep:sweep")
+    return sweep(command, overrides)
+
+
+def _show_config(overrides: list[str]) -> int:
+    """Print the composed config, as Hydra does for `--cfg job`."""
+    import yaml
+
+    (load_config,) = _imported("hiwm.config:load_config")
+    print(yaml.safe_dump(load_config(overrides).as_dict(), sort_keys=False), end="")
+    return 0
+
+
+def _complete(arguments: list[str]) -> int:
+    """Hydra's tab completion (`-sc install=bash`), for the words after the command."""
+    line = os.environ.get("COMP_LINE", "")
+    program, command, *words = [*line.split(" "), "", ""][: max(2, line.count(" ") + 1)]
+    if arguments[1:2] == ["query=bash"] and not words:
+        print(" ".join(name for name in [*COMMANDS, "data", "mlflow"] if name.startswith(command)))
+        return 0
+    os.environ["COMP_LINE"] = " ".join([program, *words])
+    (complete,) = _imported("hiwm.sweep:complete")
+    complete(arguments)
+    return 0
 
 
 def _command_help(command: str) -> str:

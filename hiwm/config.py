@@ -67,11 +67,16 @@ class DatasetConfig(Settings):
     workers: int = Field(ge=1)
 
 
+RESERVED = {"figures", "heads", "hierarchy"}  # folders of a run
+
+
 class Config(Settings):
     """One experiment.
 
     Args:
-        name: of the experiment; its results lie in `root/name` (`root/name-seed<n>` for a seed other than 0).
+        name: of the experiment.
+        run: folder of the results, within that of the experiment. null: the experiment's folder itself for seed 0, `seed<n>`
+            for other seeds. A sweep (`hiwm ... --multirun`) names it by the swept values.
         root: folder of all results.
         seed: of training and planning; starts and goals of the evaluation do not depend on it.
         device: auto, cpu or cuda.
@@ -86,6 +91,7 @@ class Config(Settings):
     """
 
     name: str
+    run: str | None
     root: str
     seed: int = Field(ge=0)
     device: str
@@ -112,6 +118,13 @@ class Config(Settings):
     @classmethod
     def _check_name(cls, name: str) -> str:
         return file_name("name", name)
+
+    @field_validator("run")
+    @classmethod
+    def _check_run(cls, run: str | None) -> str | None:
+        if run in RESERVED:
+            raise ValueError(f"run is {run!r}, which hiwm uses in the experiment's folder; expected another name")
+        return None if run is None else file_name("run", run)
 
     @field_validator("device")
     @classmethod
@@ -140,8 +153,9 @@ class Config(Settings):
 
     @property
     def folder(self) -> Path:
-        """Where the experiment's results lie."""
-        return Path(self.root) / (self.name if self.seed == 0 else f"{self.name}-seed{self.seed}")
+        """Where the results lie."""
+        run = self.run or (f"seed{self.seed}" if self.seed else "")
+        return Path(self.root) / self.name / run
 
     @property
     def hierarchy(self) -> HierarchyConfig:

@@ -1,0 +1,109 @@
+"""`hiwm <command> --multirun key=a,b`: the command once for each combination, by Hydra's sweepers and launchers."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from hiwm.cli import main
+from hiwm.config import ConfigError, load_config
+from hiwm.console import say, shout
+from hiwm.files import read_json, write_json
+from hiwm.training.fingerprint import fingerprint
+
+STATUS = "status.json"  # of a run, in the folder of its job
+SIGNAL = 128  # the exit status after signal n is 128 + n
+LONGEST = 100  # characters of the name of a run
+MOST_CHECKED = 64  # combinations that are composed before the first one runs
+#: Hydra's own folder holds only what a launcher or a sweeper writes; results lie in `Config.folder`
+QUIET = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.job.chdir=false"]
+
+
+def sweep(command: str, overrides: Sequence[str]) -> int:
+    """Run a command for every combination of swept values, each in a folder of its own, `Config.run`.
+
+    A run that fails does not end the sweep.
+
+    Args:
+        command: the verb.
+        overrides: those of the command line, with Hydra's sweeps (`key=a,b`, `key=range(3)`, ...) and keys `hydra.*`.
+
+    Returns:
+        The exit status: that of the first run that failed, else 0.
+
+    Raises:
+        ConfigError: one of the first combinations cannot be composed; nothing has run then.
+    """
+    configs = [load_config(each) for each in itertools.islice(combinations(overrides), MOST_CHECKED)]
+    folder = Path(configs[0].root).resolve() / "multirun" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    fixed = {each.input_line for each in _parsed(overrides) if not each.is_sweep_override()}
+
+    def job(_: Any) -> None:
+        hydra_config = HydraConfig.get()
+        task = list(hydra_config.overrides.task)
+        name = run_name([override for override in task if override not in fixed])
+        say(f"run {hydra_config.job.num + 1}: {name}")
+        status = main([command, *task, *([f"run='{name}'"] if name else [])])
+        write_json(Path(hydra_config.runtime.output_dir) / STATUS, {"run": name, "status": status})
+        if status > SIGNAL:  # ends the sweep
+            raise KeyboardInterrupt
+
+    where = [f"hydra.sweep.dir='{folder}'", "hydra.sweep.subdir=${hydra.job.num}"]
+    _hydra(job, ["--multirun", *QUIET, *where, *overrides])
+    runs = [read_json(path) for path in sorted(folder.glob(f"*/{STATUS}"), key=lambda path: int(path.parent.name))]
+    failed = [run for run in runs if run["status"]]
+    if failed:
+        shout(f"{len(failed)} of {len(runs)} runs failed: {', '.join(run['run'] for run in failed)}")
+    return failed[0]["status"] if failed else 0
+
+
+def run_name(overrides: Sequence[str]) -> str:
+    """The folder of a run with these overrides: `levels.level1.stride=4,seed=1`."""
+    name = re.sub(r"[^\w.,+=@-]+", "_", ",".join(sorted(override.lstrip("+") for override in overrides)))
+    if len(name) <= LONGEST:
+        return name
+    return f"{name[:LONGEST]}-{fingerprint(name)}"
+
+
+def combinations(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """The overrides of every job, as Hydra's basic sweeper combines them, without keys of Hydra itself."""
+    choices = [
+        [f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()]
+        if each.is_sweep_override()
+        else [each.input_line or ""]
+        for each in _parsed(overrides)
+        if not each.key_or_group.startswith("hydra")
+    ]
+    return (list(combination) for combination in itertools.product(*choices))
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        load_config(overrides)  # explains it
+        raise ConfigError(str(error)) from error
+
+
+def complete(arguments: Sequence[str]) -> None:
+    """Answer the shell that asks for completions (`-sc query=bash`), or print the script that asks."""
+    _hydra(lambda _: None, list(arguments))
+
+
+def _hydra(job: Callable[[Any], None], arguments: list[str]) -> None:
+    """Call Hydra as if it were the command."""
+    main: Any = hydra.main(version_base="1.3", config_path="pkg://hiwm.configs", config_name="config")
+    with patch.object(sys, "argv", [sys.argv[0], *arguments]):
+        main(job)()
