@@ -82,7 +82,9 @@ def test_what_does_not_fit_the_levels_is_refused(agent, changes, message):
 
 
 def test_a_goal_weight_is_refused_where_nothing_is_searched():
-    with pytest.raises(ValueError, match=r"planner.level1.goal_weight is 2.0; expected 0, because level 1 follows"):
+    with pytest.raises(
+        ValueError, match=r"planner.level1.goal_weight is 2.0; expected 0, because level 1 does not search"
+    ):
         check_config(HIERARCHY.changed({"level1": {"goal_weight": 2.0}}), 3)
     check_config(HIERARCHY.changed({"level1": {"goal_weight": 2.0, "strategy": "search"}}), 3)
 
