@@ -81,7 +81,7 @@ class ActionBank(Head):
         return self.actions[rows[near], :horizon]
 
     def _rows(self, horizon: int) -> Tensor:
-        """Sequences of at least so many actions, (N,); found once, because reading it synchronises a GPU."""
+        """Indices of the sequences of at least `horizon` actions, (N,); computed once, because that synchronises a GPU."""
         key = horizon, self.steps.device
         if key not in self._long_enough:
             self._long_enough[key] = (self.steps >= horizon).nonzero().squeeze(1)

@@ -90,7 +90,7 @@ class EpisodeRows:
         return number + self.shift[torch.searchsorted(self.ends, number, right=True)]
 
     def spread(self, most: int) -> Tensor:
-        """At most so many of the rows, evenly spaced."""
+        """At most `most` of the rows, evenly spaced."""
         number = min(self.length, most)
         return self[
             torch.linspace(0, max(0, self.length - 1), number, dtype=torch.float64, device=self.ends.device).long()
