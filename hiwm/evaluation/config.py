@@ -13,6 +13,7 @@ from hiwm.checks import file_name
 from hiwm.planning.config import PlannerConfig
 from hiwm.settings import Settings
 
+HIERARCHICAL = "hierarchical"  # name of the agent whose levels the baselines share
 AtLeastOne = Annotated[int, Field(ge=1)]
 
 
@@ -70,7 +71,8 @@ class EvaluationConfig(Settings):
         episodes: episodes per task of the hierarchical agent.
         baseline_episodes: episodes per task of each baseline.
         max_steps: maximum length of an episode, environment steps.
-        num_envs: episodes that run together and share planning calls. An agent with `planner.failure_penalty` runs one at a time.
+        num_envs: episodes that run together and share planning calls. An agent with an edge memory (a graph and
+            `planner.failure_penalty`) runs one at a time.
         seed: seed of starts and goals.
         baseline_budget: predictor calls of the baselines, as a multiple of the hierarchical agent's.
         environment: arguments of the environment that differ from those used to collect the data.
@@ -110,9 +112,29 @@ class EvaluationConfig(Settings):
     @field_validator("baselines")
     @classmethod
     def _check_baselines(cls, baselines: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for name in baselines:  # folders of their episodes
-            file_name("evaluation.baselines: the name", name)
+        for name, changes in baselines.items():
+            file_name("evaluation.baselines: the name", name)  # of the folder of its episodes
+            if name == HIERARCHICAL:
+                raise ValueError(
+                    f"evaluation.baselines has {name!r}, the name of the hierarchical agent; expected another name"
+                )
+            margin = changes.get("margin")
+            if margin is not None and (
+                not isinstance(margin, int | float) or isinstance(margin, bool) or not margin >= 0
+            ):
+                raise ValueError(
+                    f"evaluation.baselines.{name}.margin is {margin!r}; expected null or a number of at least 0"
+                )
         return baselines
+
+    @model_validator(mode="after")
+    def _check_margins(self) -> EvaluationConfig:
+        for name, changes in self.baselines.items():
+            if changes.get("margin") is not None and self.forbidden.box is None:
+                raise ValueError(
+                    f"evaluation.baselines.{name}.margin is {changes['margin']}; expected none, because evaluation.forbidden has no box"
+                )
+        return self
 
     def margin(self, agent: str) -> float | None:
         """Margin that an agent keeps from the forbidden box; None if it does not know of one."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from hiwm.evaluation.config import Box
 from hiwm.evaluation.outcomes import Episodes, Trace
 from hiwm.observation import Observation
 from hiwm.planning.goals import Goal
+from hiwm.planning.graph.edge_memory import EdgeMemory
 from hiwm.planning.plan import Plan
 
 
@@ -73,11 +73,16 @@ def run_episodes(
             for first in range(0, episodes, size):
                 numbers, name = range(first, min(first + size, episodes)), f"{task}-{first}"
                 batch = None if done is None else done.load(name)
+                learned = _EdgeMemoryFile(
+                    agent.edge_memory, edge_memory, name, "" if done is None else done.folder.name
+                )
                 if batch is None:
-                    with _edge_memory(agent, edge_memory, name):
-                        batch = run_batch(task, numbers)
+                    learned.load()
+                    batch = run_batch(task, numbers)
+                    learned.save()
                     if done is not None:
                         done.save(name, batch)
+                learned.commit()
                 outcome += batch
                 report(len(outcome.success), sum(outcome.success), num_tasks * episodes)
     finally:
@@ -85,20 +90,38 @@ def run_episodes(
     return outcome
 
 
-@contextlib.contextmanager
-def _edge_memory(agent: Agent, folder: Path | None, name: str) -> Iterator[None]:
-    """Inside the `with` block the agent has the edge memory of this batch alone."""
-    if agent.edge_memory is None:
-        yield
-        return
-    agent.edge_memory.forget()
-    file = None if folder is None else folder / f"{name}.safetensors"
-    if file is not None and file.exists():
-        agent.edge_memory.load(file)
-    yield
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        agent.edge_memory.save(file)
+class _EdgeMemoryFile:
+    """The edge memory of one batch on disk, which an interrupted evaluation leaves as it was before or after the batch.
+
+    Args:
+        memory: of the agent; None: there is nothing to load or save.
+        folder: of the edge memories; None: each batch starts with an empty one, and none is saved.
+        name: of the batch.
+        attempt: distinguishes batches of the same name, whose edge memory is the same.
+    """
+
+    def __init__(self, memory: EdgeMemory | None, folder: Path | None, name: str, attempt: str) -> None:
+        self.memory = memory
+        self.file = None if folder is None or memory is None else folder / f"{name}.safetensors"
+        self.new = None if self.file is None else self.file.with_name(f"{name} after {attempt}.safetensors")
+
+    def load(self) -> None:
+        """Give the agent what earlier attempts learned."""
+        if self.memory is not None:
+            self.memory.forget()
+            if self.file is not None and self.file.exists():
+                self.memory.load(self.file)
+
+    def save(self) -> None:
+        """Save what the batch has taught; it counts from `commit` on, when the batch is saved too."""
+        if self.memory is not None and self.new is not None:
+            self.new.parent.mkdir(parents=True, exist_ok=True)
+            self.memory.save(self.new)
+
+    def commit(self) -> None:
+        """Let later attempts start with what `save` saved, now or in a command that was killed before it could."""
+        if self.file is not None and self.new is not None and self.new.exists():
+            self.new.replace(self.file)
 
 
 def _run_batch(

@@ -12,13 +12,11 @@ import numpy as np
 
 from hiwm.agent import Agent
 from hiwm.evaluation.batches import Batches
-from hiwm.evaluation.config import EvaluationConfig
+from hiwm.evaluation.config import HIERARCHICAL, EvaluationConfig
 from hiwm.evaluation.episodes import run_episodes
 from hiwm.evaluation.goals import check_region, make_goal
 from hiwm.evaluation.outcomes import Episodes
 from hiwm.evaluation.statistics import wilson_interval
-
-HIERARCHICAL = "hierarchical"
 
 
 def make_agents(agent: Agent, config: EvaluationConfig) -> dict[str, Agent]:

@@ -66,13 +66,14 @@ def raise_if_nan(costs: Iterable[Cost]) -> None:
             cost.raise_if_nan()
 
 
-def check_decision(k: int, decision: Decision, latent: Tensor, steps: int) -> None:
+def check_decision(k: int, decision: Decision, latent: Tensor, horizon: int, steps: int) -> None:
     """Raise a ValueError if level k cannot carry out what its strategy decided.
 
     Args:
         k: the level.
         decision: what the strategy returned.
         latent: where the episodes are, (B, D).
+        horizon: steps of the level that a plan looks ahead at most.
         steps: of level 0 until its next plan.
     """
     what = f"planner.level{k}.strategy returns"
@@ -101,6 +102,10 @@ def check_decision(k: int, decision: Decision, latent: Tensor, steps: int) -> No
         raise ValueError(
             f"{what} a rollout with latents {_kind(rollout.latents)}; expected "
             f"{(size, 1, rollout.actions.shape[2], dim)}, a latent after each action"
+        )
+    if rollout.actions.shape[2] > horizon:
+        raise ValueError(
+            f"{what} a plan of {rollout.actions.shape[2]} steps; expected at most planner.level{k}.horizon, {horizon}"
         )
     if k == 0 and rollout.actions.shape[2] < steps:
         raise ValueError(

@@ -113,6 +113,7 @@ class LevelModel:
             decode: (latent (N, D), candidate's action (N, A)) -> the action taken there, (N, A); None: the candidate's.
         """
         samples, horizon = actions.shape[1:3]
+        self._check_length(horizon)
 
         def run(latent: Tensor, state: Any, chosen: Tensor) -> Unrolled:
             def choose(h: int, latent: Tensor) -> Tensor:
@@ -128,6 +129,7 @@ class LevelModel:
 
     def extend(self, rollout: Rollout, actions: Tensor) -> Rollout:
         """Candidates one step longer; see `Problem.extend`."""
+        self._check_length(rollout.actions.shape[2] + 1)
         times = actions.shape[1] // rollout.actions.shape[1]
         state = mapped(rollout.state, lambda x: x.repeat_interleave(times, 0))
         latent, variance, state = self.predictor.step_spread(state, actions.flatten(0, 1))
@@ -140,6 +142,12 @@ class LevelModel:
         if variance is not None:
             variance = longer(empty if rollout.variance is None else rollout.variance, variance)
         return Rollout(rollout.start, longer(rollout.actions, actions), latents, variance, state)
+
+    def _check_length(self, steps: int) -> None:
+        if steps > self.horizon:
+            raise ValueError(
+                f"planner.level{self.k}.strategy predicts {steps} steps; expected at most planner.level{self.k}.horizon, {self.horizon}"
+            )
 
     def follow_inverse(self, latent: Tensor, memory: Any, target: Target, clamp: Callable[[Tensor], Tensor]) -> Rollout:
         """Predict where the inverse model of the target's level leads; it chooses each action at the predicted latent.

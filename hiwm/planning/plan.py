@@ -65,6 +65,21 @@ class LevelPlan(BatchRecord):
     outcome: SubgoalOutcome | None = None
     goal_within: Tensor | None = None
 
+    def subgoal_at(self, step: int, period: int) -> tuple[Tensor, int]:
+        """The subgoal, (B, D), at an environment step, and the environment steps until its deadline, at least 1.
+
+        Once the deadline has passed, it is the first predicted latent that is still ahead, or the last one.
+
+        Args:
+            step: environment step.
+            period: environment steps in one step of the level.
+        """
+        age = step - self.planned_at
+        if age < self.deadline or self.predicted is None:
+            return self.subgoal, max(1, self.deadline - age)
+        index = min(age // period, self.predicted.shape[1] - 1)
+        return self.predicted[:, index], max(1, (index + 1) * period - age)
+
     def explain(self, episode: int = 0) -> str:
         """What the level plans towards and why, what it hands down and what it rejected, in words."""
         lines = [f"level {self.level}, planned at step {self.planned_at}, plans towards {self._towards(episode)}"]

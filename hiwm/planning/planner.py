@@ -96,20 +96,21 @@ class HierarchicalPlanner:
     def plan(self, observation: Inputs) -> Plan:
         """The plan for this environment step, after an observation with each input (B, ...).
 
-        Levels that are not due keep their plans. At steps where level 0 is due, all levels replan if a waypoint was reached in
-        any environment; with `planner.failure_penalty`, so do a level whose subgoal failed in any environment and all below.
+        A level that is not due (`planner.level<k>.replan`) keeps its plan, also when its subgoal has failed or a waypoint is
+        reached. If that made it replan, the other environments of the batch would replan too.
         """
         began = time.perf_counter()
         self.counter.reset()
-        due = {k for k in range(self.top + 1) if self.step % self.config.replan(k) == 0}
+        due = [k for k in range(self.top, -1, -1) if self.step % self.config.replan(k) == 0]
         if due:
             latents = encode_through(self.encoders, observation)
-            goal_changed = self._observe_goal(latents)
-            failed = self._observe_subgoals(latents)
-            for k in range(self.top, -1, -1):
-                if k in due or k <= failed or goal_changed:
-                    self.plans[k] = self._plan_level(k, latents)
+            self._observe_goal(latents)
+            for k, monitor in self.subgoals.items():
+                monitor.observe(latents[k], self.step)
+            for k in due:
+                self.plans[k] = self._plan_level(k, latents)
         plans = tuple(plan for plan in self.plans if plan is not None)
+        assert len(plans) == len(self.models), "all levels plan at step 0"
         assert plans[0].actions is not None, "level 0 always acts"
         action = self.models[0].primitive(plans[0].actions, self.step - plans[0].planned_at)
         self.history.append(observation, action)
@@ -137,7 +138,7 @@ class HierarchicalPlanner:
             step=self.step, noise=self.noise, time_limit=self.config.seconds,
         )  # fmt: skip
         decision = self.strategies[k].plan(problem)
-        check_decision(k, decision, latent, self.models[0].steps(self.config.replan(0)))
+        check_decision(k, decision, latent, model.horizon, self.models[0].steps(self.config.replan(0)))
         if not isinstance(self.config.level(k).strategy, str):
             spent = (self.counter.predictor - before) / self.goal.size
             warn_if_over_budget(k, spent, self.calls[k], self.over_budget)
@@ -158,10 +159,9 @@ class HierarchicalPlanner:
             return target, target.cost(Rollout.staying(latents[k]))[:, 0, 0]
         above = self.plans[k + 1]
         assert above is not None, "levels plan from the top"
-        deadline = above.deadline - (self.step - above.planned_at)
-        encode, weight = self.models[k + 1].encode_latent, self.config.level(k).goal_weight
-        cost = SubgoalCost(encode, above.subgoal, self.goal, k, weight)
-        return Target(cost, above.subgoal, k + 1, deadline), cost.of(latents[k], latents[k + 1])
+        subgoal, deadline = above.subgoal_at(self.step, self.models[k + 1].period)
+        cost = SubgoalCost(self.models[k + 1].encode_latent, subgoal, self.goal, k, self.config.level(k).goal_weight)
+        return Target(cost, subgoal, k + 1, deadline), cost.of(latents[k], latents[k + 1])
 
     def _describe(
         self, problem: Problem, decision: Decision, current_cost: Tensor, goal_within: Tensor | None
@@ -202,6 +202,8 @@ class HierarchicalPlanner:
         above = self.plans[k + 1]
         assert above is not None, "levels plan from the top"
         nearest, predicted = plan.nearest, plan.predicted
+        if self.step >= above.planned_at + above.deadline:  # it plans towards a later subgoal
+            return
         if nearest is not None and predicted is not None and predicted.shape[1] * self.models[k].period >= deadline:
             self.subgoals[k + 1].report_reach(above.planned_at, nearest)
 
@@ -210,22 +212,15 @@ class HierarchicalPlanner:
         model, penalty = self.models[k], self.config.failure_penalty if self.strategies[k].searches else 0.0
         return SubgoalMonitor(model.step_length, self.config.patience, penalty, model.scale.expand(self.goal.size, -1))
 
-    def _observe_goal(self, latents: Sequence[Tensor]) -> bool:
-        """Whether the goal of any episode has changed, because a waypoint is reached."""
+    def _observe_goal(self, latents: Sequence[Tensor]) -> None:
+        """Continue to the next waypoint in the episodes that have reached one."""
         goal, changed = self.goal.observe(latents)
         if goal is self.goal:
-            return False
+            return
         self.goal = goal
         self._start_costs(goal)
         self.navigator.update_goal(goal, changed)
         self.horizon.update_goal(goal, changed)
-        return True
-
-    def _observe_subgoals(self, latents: Sequence[Tensor]) -> int:
-        """The highest level that has to replan because its subgoal failed; -1 for none."""
-        for k, monitor in self.subgoals.items():
-            monitor.observe(latents[k], self.step)
-        return max((k for k, monitor in self.subgoals.items() if monitor.must_replan), default=-1)
 
     def _start_costs(self, goal: Goal) -> None:
         for costs in self.costs:

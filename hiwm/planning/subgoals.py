@@ -66,8 +66,8 @@ class SubgoalMonitor:
         self.record = SubgoalRecord(points, points, none, none, number, none, *flags)
         zero = like.new_zeros(len(like))
         self.outcome = SubgoalOutcome(zero.long() + OPEN, zero.long(), zero, zero)
-        #: whether a subgoal of any episode failed now, or before without being forgiven; with a penalty
-        self.must_replan = self.any_failed = False
+        #: whether any path has a penalty
+        self.any_failed = False
         self.compact_at = COMPACT_AT
 
     def hand_down(self, latent: Tensor, subgoal: Tensor, step: int, deadline: int) -> None:
@@ -104,7 +104,7 @@ class SubgoalMonitor:
             again = self._difference(record.start, record.end) <= REACHED_SHARE**2
             forgiven = (again & reached.unsqueeze(2)).any(1)
             record = record._replace(failed=(record.failed & ~forgiven) | failed)
-            self.must_replan, self.any_failed = torch.stack([failed.any(), record.failed.any()]).tolist()
+            self.any_failed = bool(record.failed.any())
         if failed.device.type == "cpu" or failed.shape[1] >= self.compact_at:
             wanted = (record.open | record.failed).any(0).nonzero()[:, 0]
             record = SubgoalRecord(*(column[:, wanted] for column in record))

@@ -7,14 +7,17 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from tiny import TinyRoom, replaced
 
-from hiwm.evaluation.episodes import episode_seed, run_episodes
+from hiwm.evaluation.batches import Batches
+from hiwm.evaluation.episodes import _EdgeMemoryFile, episode_seed, run_episodes
 from hiwm.evaluation.evaluate import evaluate, make_agents, summarize
 from hiwm.evaluation.outcomes import Episodes
 from hiwm.evaluation.statistics import wilson_interval
 from hiwm.evaluation.traces import load_traces
 from hiwm.planning.targets import DirectNavigator
+from hiwm.tensors import load_tensors
 
 
 class RecordingRoom(TinyRoom):
@@ -227,6 +230,40 @@ def test_evaluation_json(tiny_run):
         )
         assert set(numbers["plan_ms"]) == {"mean", "p50", "p95"}
         assert 0 < numbers["plan_ms"]["p50"] <= numbers["plan_ms"]["p95"]
+
+
+@pytest.mark.parametrize("killed_before", ["save", "commit"])
+@pytest.mark.parametrize("at", [0, 1])  # in the first or the second attempt
+def test_an_edge_memory_is_the_same_after_an_interruption(agent, tiny_run, tmp_path, monkeypatch, killed_before, at):
+    class Stuck(TinyRoom):
+        def step(self, action):
+            return self._observation(), 0.0, False, False, {"success": False}
+
+    learner = agent.with_planner(failure_penalty=5.0, patience=1.0, hops=1)
+    config = replaced(tiny_run.config.evaluation, num_tasks=1, episodes=1, max_steps=30, attempts=2, edge_memory=None)
+
+    def files(folder):
+        return sorted(path.relative_to(folder) for path in folder.rglob("*.safetensors"))
+
+    evaluate({"hierarchical": learner}, Stuck, config, [], silent, tmp_path / "whole")
+    calls = []
+    owner, method = (Batches, "save") if killed_before == "save" else (_EdgeMemoryFile, "commit")
+    original = getattr(owner, method)
+
+    def stops(self, *arguments):
+        calls.append(1)
+        if len(calls) == at + 1:
+            raise KeyboardInterrupt
+        original(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        patch.setattr(owner, method, stops)
+        evaluate({"hierarchical": learner}, Stuck, config, [], silent, tmp_path / "cut")
+    evaluate({"hierarchical": learner}, Stuck, config, [], silent, tmp_path / "cut")
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+    for file in files(tmp_path / "whole"):
+        one, other = (load_tensors(tmp_path / folder / file) for folder in ("whole", "cut"))
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_attempts_share_an_edge_memory_and_episodes_do_not(agent, tiny_run, tmp_path):

@@ -85,7 +85,27 @@ def test_agents_keep_out_of_the_box_with_their_own_margin(with_readouts, tiny_ru
     outcomes = evaluate(make_agents(with_readouts, config), TinyRoom, config, [], silent, tmp_path)
     assert margins == [(3, 0.1), (1, 0.3)]
     assert all(outcome.inside == [0] for outcome in outcomes.values())
-    assert replaced(config, forbidden=shipped("evaluation").forbidden.as_dict()).margin("wider") is None
+    with pytest.raises(
+        ValueError, match=r"baselines.wider.margin is 0.3; expected none, because evaluation.forbidden has"
+    ):
+        replaced(config, forbidden=shipped("evaluation").forbidden.as_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("wider", {"margin": -1}, r"evaluation.baselines.wider.margin is -1; expected null or a number of at least 0"),
+        ("wider", {"margin": "far"}, r"evaluation.baselines.wider.margin is 'far'; expected null or a number"),
+        (
+            "hierarchical",
+            {"num_levels": 1},
+            r"evaluation.baselines has 'hierarchical', the name of the hierarchical agent",
+        ),
+    ],
+)
+def test_baselines_that_cannot_be(name, changes, message):
+    with pytest.raises(ValueError, match=message):
+        replaced(shipped("evaluation"), baselines={name: changes})
 
 
 def test_agents_that_keep_out_of_a_box_need_readouts(agent, with_readouts, tiny_run):

@@ -15,6 +15,7 @@ from hiwm.planning.strategies.strategy import Decision, Strategy
 
 TRUSTED = ["test_contracts"]
 LATENT = torch.zeros(3, 2)
+HORIZON = 20
 
 
 class Broken(Cost):
@@ -110,9 +111,9 @@ def test_a_cost_returns_a_number_per_candidate_and_step(result, message):
 
 
 def test_a_decision_can_be_carried_out():
-    check_decision(0, decision(), LATENT, 4)
-    check_decision(1, decision(), LATENT, 5)
-    check_decision(1, decision(rollout=None), LATENT, 5)  # a level above may hand down a latent as it is
+    check_decision(0, decision(), LATENT, 4, 4)
+    check_decision(1, decision(), LATENT, 4, 5)
+    check_decision(1, decision(rollout=None), LATENT, 4, 5)  # a level above may hand down a latent as it is
 
 
 @pytest.mark.parametrize(
@@ -140,15 +141,46 @@ def test_a_decision_can_be_carried_out():
             r"returns a rollout with latents of the shape \(3, 1, 3, 2\); expected \(3, 1, 4, 2\)",
         ),
         (decision(horizon=3), "returns a plan of 3 steps; expected at least 4, until the next plan"),
+        (
+            decision(horizon=HORIZON + 1),
+            f"returns a plan of {HORIZON + 1} steps; expected at most planner.level0.horizon, {HORIZON}",
+        ),
     ],
 )
 def test_a_decision_that_cannot_be_carried_out_is_refused_by_its_key(made, message, exact, monkeypatch):
     with pytest.raises(ValueError, match=f"^planner.level0.strategy {message}"):
-        check_decision(0, made, LATENT, 4)
+        check_decision(0, made, LATENT, HORIZON, 4)
     monkeypatch.setattr(Returns, "decision", made)
-    planner = start(flat_planner(exact, level0=own("Returns") | {"replan": 4}, allow=TRUSTED), points(3))
+    planner = start(
+        flat_planner(exact, level0=own("Returns") | {"replan": 4, "horizon": HORIZON}, allow=TRUSTED), points(3)
+    )
     with pytest.raises(ValueError, match=f"^planner.level0.strategy {message}"):
         planner.plan({"state": points(3)})
+
+
+class LooksTooFar(Strategy):
+    """Predicts one step more than the horizon, at once or step by step."""
+
+    def __init__(self, *, at_once):
+        self.at_once = at_once
+
+    def plan(self, problem):
+        steps, dim = problem.model.horizon + 1, problem.model.actions.dim
+        if self.at_once:
+            problem.rollout(torch.zeros(len(problem.latent), 1, steps, dim))
+        rollout = problem.root()
+        for _ in range(steps):
+            rollout = problem.extend(rollout, torch.zeros(len(problem.latent), 1, dim))
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_strategy_cannot_look_further_than_the_horizon(exact, at_once):
+    made = flat_planner(exact, level0={**own("LooksTooFar", at_once=at_once), "horizon": HORIZON}, allow=TRUSTED)
+    message = (
+        f"planner.level0.strategy predicts {HORIZON + 1} steps; expected at most planner.level0.horizon, {HORIZON}"
+    )
+    with pytest.raises(ValueError, match=message):
+        start(made, points(3)).plan({"state": points(3)})
 
 
 def test_a_strategy_that_exceeds_its_budget_is_named_once(exact):

@@ -28,7 +28,8 @@ def graph_path():
     """Three landmarks in a row and one that leads nowhere; the goal is at the third."""
     following = torch.tensor([[1], [2], [2], [3]])
     rows = [torch.tensor(x) for x in ([0, 2, 3], [1, 2, 3], [2, 2, 2])]
-    return GraphPath(*rows, torch.tensor([2.5, 0.0, torch.inf]), torch.zeros(3, dtype=torch.long), following)
+    zeros = torch.zeros(3, dtype=torch.long)
+    return GraphPath(*rows, torch.tensor([2.5, 0.0, torch.inf]), zeros, zeros.bool(), following)
 
 
 def logged(penalty=None, violation=None):

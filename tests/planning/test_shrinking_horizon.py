@@ -10,6 +10,7 @@ from hiwm.agent import Agent
 from hiwm.heads.heads import Heads
 from hiwm.planning.goals import AnyOf, BoxRegion, Goal, KeepOut, ObservationGoal, PartGoal, Sum, Waypoints
 from hiwm.planning.graph.navigator import GraphNavigator
+from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.rollout import Rollout
 from hiwm.planning.shrinking_horizon import ShrinkingHorizon, half_steps
 from hiwm.planning.targets import Target
@@ -306,21 +307,38 @@ def test_a_waypoint_of_one_episode_leaves_the_arrivals_of_the_others(exact):
     assert planner.horizon.arrival[0].tolist() == [torch.inf, before[1].item()]
 
 
-def test_every_level_plans_anew_at_a_waypoint(agent):
+def test_levels_that_are_due_plan_for_the_next_waypoint(agent):
     places = [torch.tensor([[0.2, 0.2]]), torch.tensor([[0.8, 0.8]])]
     latents = [agent.hierarchy.encode({"state": place}) for place in places]
     goal = Waypoints([ObservationGoal(latent) for latent in latents], tolerance=1e-3)
     for graph in ("none", "follow"):
-        planner = begin(hierarchy_planner(agent, graph=graph), goal)
+        replan = {"level0": {"replan": 3}, "level1": {"replan": 3}, "level2": {"replan": 6}}
+        planner = begin(hierarchy_planner(agent, replan, graph=graph), goal)
         planner.plan({"state": torch.tensor([[0.6, 0.2]])})
         for _ in range(2):
             planner.plan({"state": torch.tensor([[0.5, 0.2]])})
-        plan = planner.plan({"state": places[0]})  # level 2 is not due
+        plan = planner.plan({"state": places[0]})
         assert planner.goal.current.item() == 1
-        assert [part.planned_at for part in plan.levels] == [3, 3, 3]
+        assert [part.planned_at for part in plan.levels] == [3, 3, 0]
         if isinstance(planner.navigator, GraphNavigator):
             last = agent.graphs[2].nearest(latents[1][2])
             assert planner.navigator.goal_node.tolist() == last.tolist()
+
+
+def test_a_waypoint_that_one_episode_reaches_changes_no_other(agent):
+    places = [torch.tensor([[0.2, 0.2], [0.9, 0.9]]), torch.tensor([[0.8, 0.8], [0.1, 0.9]])]
+    latents = [agent.hierarchy.encode({"state": place}) for place in places]
+
+    def actions(rows):
+        goal = Waypoints([ObservationGoal([x[rows] for x in latent]) for latent in latents], tolerance=1e-3)
+        planner = hierarchy_planner(agent, graph="none", level2={"replan": 9})
+        planner.start(goal, EpisodeNoise.of_episodes(0, rows))
+        states = [torch.tensor([[0.2, 0.2], [0.5, 0.1 * i]]) for i in range(8)]
+        return torch.stack([planner.plan({"state": state[rows]}).action for state in states]), planner.goal.current
+
+    together, current = actions([0, 1])
+    assert current.tolist() == [1, 0]
+    torch.testing.assert_close(together[:, 1:], actions([1])[0])
 
 
 def test_another_waypoint_begins_with_the_whole_horizon(exact):

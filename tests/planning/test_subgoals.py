@@ -14,9 +14,9 @@ from hiwm.levels.parts import Encoder, Predictor
 from hiwm.planning.assemble import make_planner
 from hiwm.planning.explain.outcome import OPEN, REACHED, UNREACHABLE, UNREACHED
 from hiwm.planning.goals import ObservationGoal
+from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.rollout import Rollout
 from hiwm.planning.subgoals import SubgoalMonitor
-from hiwm.settings import merged
 
 HERE = torch.tensor([[0.0, 0.0], [10.0, 0.0]])
 THERE = torch.tensor([[4.0, 0.0], [14.0, 0.0]])
@@ -244,48 +244,48 @@ def test_the_penalty_is_in_costs_of_staying():
         torch.testing.assert_close(part.current_cost, torch.tensor([0.3**2]))
 
 
-@pytest.mark.parametrize(("walls", "changes", "replans"), [
-    (False, {"failure_penalty": 1.0, "patience": 1.0}, 5),  # when the first one's time is over
-    (True, {"failure_penalty": 1.0}, 1),  # level 0 reports that it finds no path
-    (True, {"failure_penalty": 1.0, "level0": {"horizon": 4, "hold": 1}}, 2),  # a step later if it looks four ahead
-    (True, {"failure_penalty": 0.0}, 20),
+@pytest.mark.parametrize(("level0", "outcome"), [
+    ({"replan": 1}, UNREACHABLE),  # level 0 knows the wall
+    ({"replan": 1, "goal_weight": 2.0}, OPEN),  # the cost of its best plan is then no distance from the subgoal
 ])  # fmt: skip
-def test_a_level_replans_when_its_subgoal_failed(walls, changes, replans):
-    made = planner(walls, **merged({"budget": 400, "level0": {"replan": 1}, "level1": {"replan": 20}}, changes))
-    plans, _ = episode(made, 21, state=(0.45, 0.3))
-    steps = [step for step, plan in enumerate(plans) if plan.levels[1].planned_at == step]
-    assert steps[:2] == [0, replans]
-
-
-def test_a_level_with_a_goal_weight_does_not_report_what_is_out_of_reach():
-    """The cost of its best plan is then no distance from the subgoal."""
-    level0 = {"replan": 1, "goal_weight": 2.0}
+def test_level_0_reports_a_subgoal_that_it_cannot_reach(level0, outcome):
     made = planner(walls=True, budget=400, failure_penalty=1.0, level0=level0, level1={"replan": 20})
-    plans, _ = episode(made, 3, state=(0.45, 0.3))
-    assert plans[2].levels[1].planned_at == 0
-    below, above = plans[0].levels
-    away = (torch.tensor([[0.45, 0.3]]) - above.subgoal).square().sum(-1)
-    torch.testing.assert_close(below.current_cost, away + 2 * 0.25**2)
+    plans, _ = episode(made, 21, state=(0.45, 0.3))
+    assert [plan.levels[1].planned_at for plan in plans] == [0] * 20 + [20]
+    if outcome == UNREACHABLE:
+        assert plans[20].levels[1].outcome.outcome.item() == UNREACHABLE
+    else:
+        away = (torch.tensor([[0.45, 0.3]]) - plans[0].levels[1].subgoal).square().sum(-1)
+        torch.testing.assert_close(plans[0].levels[0].current_cost, away + 2 * 0.25**2)
+        assert plans[20].levels[1].outcome.outcome.item() != UNREACHABLE
 
 
-def test_level_0_replans_with_the_levels_above():
-    made = planner(failure_penalty=1.0, patience=1.0, level1={"replan": 20})
-    plans, _ = episode(made, 6, state=(0.45, 0.3))
-    below, above = plans[5].levels
-    assert below.planned_at == above.planned_at == 5
-    assert torch.equal(below.target, above.subgoal)
+def test_what_fails_in_one_episode_changes_no_other():
+    places = torch.tensor([[0.45, 0.3], [0.3, 0.9]])  # the first is stopped by the wall, the second passes above it
+
+    def actions(rows):
+        made, state, found = planner(failure_penalty=1.0, patience=1.0), places[rows], []
+        made.start(ObservationGoal([GOAL.repeat(len(rows), 1)] * 2), EpisodeNoise.of_episodes(0, rows))
+        for _ in range(12):
+            found.append(made.plan({"state": state}).action)
+            after = state + STEP * found[-1]
+            state = torch.where(blocked(state, after).unsqueeze(1), state, after)
+        return torch.stack(found), made.subgoals[1].record.failed.any(1).tolist()
+
+    together, failed = actions([0, 1])
+    assert failed == [True, False]
+    torch.testing.assert_close(together[:, 1:], actions([1])[0])
 
 
-def test_all_levels_below_one_that_replans_do_so_too(agent, monkeypatch):
-    replan = {f"level{k}": {"replan": steps} for k, steps in enumerate((3, 9, 9))}
-    made = agent.with_planner(graph="none", budget=400, failure_penalty=1.0, **replan).planner
-    goal = ObservationGoal(agent.hierarchy.encode({"state": torch.rand(2, 2)}))
-    made.start(goal, noise())
-    observe, failed = made._observe_subgoals, {3: 2, 6: 1}
-    monkeypatch.setattr(made, "_observe_subgoals", lambda latents: (observe(latents), failed.get(made.step, -1))[1])
-    plans = [made.plan({"state": torch.rand(2, 2)}) for _ in range(8)]
-    assert [part.planned_at for part in plans[3].levels] == [3, 3, 3]
-    assert [part.planned_at for part in plans[6].levels] == [6, 6, 3]
+def test_a_subgoal_whose_deadline_has_passed_gives_way_to_the_next_predicted_latent():
+    plans, _ = episode(planner(level0={"replan": 2}, level1={"replan": 20}), 12)
+    below, above = zip(*(plan.levels for plan in plans), strict=True)
+    period, predicted = 5, above[0].predicted[0]
+    assert all(plan.planned_at == 0 for plan in above)
+    for step in range(0, 12, 2):
+        torch.testing.assert_close(below[step].target[0], predicted[step // period])
+        assert above[0].subgoal_at(step, period)[1] == period - step % period
+    assert above[0].subgoal_at(19, period)[1] == 1  # past its last latent, the third
 
 
 def test_new_episodes_know_nothing_of_what_failed():

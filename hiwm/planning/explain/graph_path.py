@@ -20,6 +20,7 @@ class GraphPath(BatchRecord):
         goal_node: node that represents the goal of each episode, (B,).
         cost: cost of the path from the current node to the goal node, in edges, (B,); inf if there is no path.
         goal_column: column of each episode's goal in `next_node`, (B,).
+        cut_off: whether the node nearest to the episode has no path to the goal, (B,). The current node is then another one.
         next_node: next node on the path from each of M nodes to each of G goals, (M, G).
     """
 
@@ -28,11 +29,12 @@ class GraphPath(BatchRecord):
     goal_node: Tensor
     cost: Tensor
     goal_column: Tensor
+    cut_off: Tensor
     next_node: Tensor
 
     def select(self, rows: Tensor) -> GraphPath:
         # `next_node` belongs to the graph, not to the episodes
-        per_episode = (self.current_node, self.target_node, self.goal_node, self.cost, self.goal_column)
+        per_episode = (self.current_node, self.target_node, self.goal_node, self.cost, self.goal_column, self.cut_off)
         return GraphPath(*(values[rows] for values in per_episode), next_node=self.next_node)
 
     def num_edges(self, episode: int) -> int:
@@ -46,8 +48,11 @@ class GraphPath(BatchRecord):
     def text(self, episode: int) -> str:
         """The target of one episode, in words."""
         cost, target = float(self.cost[episode]), int(self.target_node[episode])
-        if target == int(self.goal_node[episode]):
-            return "the goal itself, at the end of its path over the landmarks"
         if not math.isfinite(cost):
             return f"landmark {target}, although the graph has no path to the goal"
-        return f"landmark {target}, on a path of {self.num_edges(episode)} edges to the goal at cost {cost:.1f}"
+        path = f"landmark {target}, on a path of {self.num_edges(episode)} edges to the goal at cost {cost:.1f}"
+        if target == int(self.goal_node[episode]):
+            path = "the goal itself, at the end of its path over the landmarks"
+        if bool(self.cut_off[episode]):
+            path += ", which begins elsewhere, because no path leads from the nearest landmark to the goal"
+        return path

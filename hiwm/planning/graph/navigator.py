@@ -80,14 +80,16 @@ class GraphNavigator:
             if self.goal.latent(self.level) is None:
                 self._find_paths(self.goal)
                 self.target_node = self.goal_node
-        current_node = self._current_node(latent)
+        current_node, cut_off = self._current_node(latent)
         if self.edge_memory is not None:
             self._learn(self.edge_memory, current_node, step)
         node = current_node
         for _ in range(self.hops):
             node = self.next_node[node, self.goal_column]
         self.target_node = node
-        path = GraphPath(current_node, node, self.goal_node, self._cost(current_node), self.goal_column, self.next_node)
+        path = GraphPath(
+            current_node, node, self.goal_node, self._cost(current_node), self.goal_column, cut_off, self.next_node
+        )
         arrived = node == self.goal_node
         target, goal = graph.latents[node], self.goal.latent(self.level)
         if goal is not None:
@@ -101,19 +103,23 @@ class GraphNavigator:
 
         return Target(cost, target, self.level, self.deadline, path)
 
-    def _current_node(self, latent: Tensor) -> Tensor:
+    def _current_node(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """The node each episode is at, (B, D) -> (B,): the nearest one with a path to the goal, or its target.
 
         If an agent comes close to its target node but another node stays nearest, it would stay there forever. So a target
-        node within half an edge counts as reached. No other node does: across a thin wall, or where the latent space folds,
-        a near node may be far away.
+        node within half the mean edge length counts as reached. No other node does: across a thin wall, or where the latent
+        space folds, a near node may be far away.
+
+        Returns:
+            The nodes, and whether a nearer node has no path to the goal, (B,).
         """
         distance = torch.cdist(latent, self.graph.latents)  # (B, M)
-        cost = self.cost[:, self.goal_column].T
-        distance = torch.where(torch.isfinite(cost), distance, torch.inf)
+        no_path = ~torch.isfinite(self.cost[:, self.goal_column].T)
+        cut_off = no_path.gather(1, distance.argmin(1, keepdim=True)).squeeze(1)
+        distance = torch.where(no_path, torch.inf, distance)
         nearest, target = distance.argmin(1), self.target_node
         at_target = distance.gather(1, target.unsqueeze(1)).squeeze(1) <= ARRIVED * self.graph.edge_length
-        return torch.where(at_target & (self._cost(target) < self._cost(nearest)), target, nearest)
+        return torch.where(at_target & (self._cost(target) < self._cost(nearest)), target, nearest), cut_off
 
     def _find_paths(self, goal: Goal) -> None:
         """Find paths from every node to the node of each goal. If many latents meet a goal, its node is in the episode's component."""
@@ -137,9 +143,13 @@ class GraphNavigator:
 
     def _learn(self, memory: EdgeMemory, current_node: Tensor, step: int) -> None:
         """Record crossed edges and failed paths since the last plans; the episodes are at `current_node`, (B,)."""
-        edge_steps = self.graph.edge_steps
-        self.history = [(past, node) for past, node in self.history if past >= step - edge_steps]
-        past = self.history[0][1] if self.history and self.history[0][0] == step - edge_steps else current_node
+        interval = step - self.history[-1][0] if self.history else 0  # environment steps between plans
+        self.history = [(past, node) for past, node in self.history if past >= step - self.graph.edge_steps]
+        past = current_node
+        if (
+            self.history and step - self.history[0][0] + interval > self.graph.edge_steps
+        ):  # else the episode is too young
+            past = self.history[0][1]
         self.history.append((step, current_node))
         cost = self._cost(current_node)
         self.progress_step = torch.where(cost < self.lowest_cost, step, self.progress_step)
@@ -148,12 +158,13 @@ class GraphNavigator:
         onward = self.next_node[current_node, self.goal_column]
         # one copy from a GPU instead of waiting for many numbers
         past, node, onward, is_late = torch.stack([past, current_node, onward, late.long()]).cpu()
-        # paths use it from the next failure or goal on: an episode that has just crossed an edge needs no other path
+        # paths are recomputed only after the next failure or goal: an episode that has just crossed an edge needs no other
         memory.crossed(past, node)
         if is_late.any():
             memory.failed(node[is_late > 0], onward[is_late > 0], self.failure_penalty)
             self._find_paths(self.goal)
-            self.lowest_cost = self._cost(current_node)  # by the new costs
+            changed = self._cost(current_node)
+            self.lowest_cost = torch.where(changed == cost, self.lowest_cost, changed)
             self.progress_step = torch.where(late, step, self.progress_step)
 
     def _cost(self, node: Tensor) -> Tensor:

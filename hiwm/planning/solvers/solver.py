@@ -240,7 +240,8 @@ def best_of(candidates: Tensor, scores: Scores, index: Tensor) -> Solution:
         # exact: in the penalised cost a small violation may be rounded away
         total = total_violation(scores.violation)
         least = total == total.amin(1, keepdim=True)
-        index = torch.where(least, scores.cost, torch.inf).argmin(1, keepdim=True)
+        finite = scores.cost.clamp(max=torch.finfo(scores.cost.dtype).max)  # or inf would equal what is masked
+        index = torch.where(least, finite, torch.inf).argmin(1, keepdim=True)
     actions, chosen = take(candidates, index).detach(), scores.take(index)
     violation = None if chosen.violation is None else chosen.violation.squeeze(1).detach()
     return Solution(actions.squeeze(1), chosen.cost.squeeze(1).detach(), violation, actions)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -76,7 +75,7 @@ class Search(Strategy):
         proposer = Proposer(self.proposal, problem, space, self.hold)
         proposal = proposer.proposal(samples, objective)
         if self.warm_start and self.last is not None:
-            proposal = replace(proposal, guesses=self._shifted(*self.last, problem, proposal.mean))
+            proposal = proposal.with_guesses(self._shifted(*self.last, problem, proposal.mean))
         for guesses in proposer.guesses(samples):
             proposal = proposal.with_guesses(guesses)
         found = self.solver.solve(objective, proposal, samples, problem.noise, stop_at)

@@ -46,6 +46,40 @@ def test_an_episode_without_progress_blames_the_edge_and_one_that_crosses_it_cle
     assert navigator.edge_memory.added.sum() == added.sum() - 10
 
 
+@pytest.mark.parametrize("interval", [1, 2, 3, 5])  # an edge takes three steps
+def test_crossed_edges_are_found_whatever_the_interval_between_plans(navigator, interval):
+    navigator.start(ObservationGoal([latents(9)]))
+    navigator.edge_memory.added[:] = 1.0
+    for step in range(0, 30, interval):
+        navigator.target(latents(step / GRAPH.edge_steps), step)
+    assert (navigator.edge_memory.added == 0).any() == (interval <= GRAPH.edge_steps)
+    known = navigator.edge_memory.edges[:, : GRAPH.edges.shape[1]]
+    assert torch.equal(known, GRAPH.edges)
+    assert ((navigator.edge_memory.edges[1] - navigator.edge_memory.edges[0]).abs() == 1).all()  # none of several edges
+
+
+def test_progress_of_one_episode_survives_the_failure_of_another(navigator):
+    navigator.start(ObservationGoal([latents(9, 9)]))
+    walk(navigator, [(2, 6), (2, 7), (2, 8)], 9)
+    before = navigator.lowest_cost.clone()
+    navigator.target(latents(2, 7), 9)  # the first fails; the second went back, and its cost to go is as before
+    assert navigator.edge_memory.added.any()
+    assert navigator.lowest_cost[0] > before[0]
+    assert navigator.lowest_cost[1] == before[1] == 1
+
+
+def test_an_episode_without_a_path_says_so():
+    at, edges = latents(0, 1, 5, 6), torch.tensor([[0, 2], [1, 3]])
+    graph = LandmarkGraph(Data(x=at, edge_index=edges, edge_attr=torch.ones(2)), edge_steps=3)
+    navigator = GraphNavigator(graph, level=0, hops=1, failure_penalty=0.0, patience=2.0)
+    navigator.start(ObservationGoal([latents(6, 6)]))
+    path = navigator.target(latents(0.2, 4.8), 0).path
+    assert path.current_node.tolist() == [2, 2]
+    assert path.cut_off.tolist() == [True, False]
+    assert "no path leads from the nearest landmark to the goal" in path.text(0)
+    assert "no path" not in path.text(1)
+
+
 def test_selected_episodes_keep_what_is_theirs(navigator):
     goal = ObservationGoal([latents(9, 9, 9)])
     navigator.start(goal)

@@ -10,7 +10,7 @@ from planning_tools import noise
 from solver_tools import SAMPLES, gaussian, generator, spied
 
 from hiwm.planning.solvers.random_shooting import RandomShooting
-from hiwm.planning.solvers.solver import Scores, Solution, better
+from hiwm.planning.solvers.solver import Scores, Solution, best_of, better
 
 
 def test_candidates_are_ranked_by_the_rules_of_deb():
@@ -68,3 +68,9 @@ def test_the_first_of_equally_good_candidates_is_the_result(constrained):
     assert (first == found.actions.unsqueeze(1)).all((2, 3)).any(1).all()
     for candidates in later:
         assert not (candidates[:, 1:] == found.actions.unsqueeze(1)).all((2, 3)).any()
+
+
+def test_the_least_violation_wins_even_if_it_costs_inf():
+    scores = Scores(torch.tensor([[1.0, torch.inf, 2.0]]), torch.tensor([[[3.0], [1.0], [2.0]]]))
+    found = best_of(torch.arange(3.0).reshape(1, 3, 1, 1), scores, scores.order(1))
+    assert found.actions.item() == 1
