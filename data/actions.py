@@ -1,4 +1,4 @@
-"""What the actions of a dataset are: discrete or continuous, and around which values."""
+"""Kind and range of the actions of a dataset: discrete or continuous, smallest and largest values."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def fit_to_space(dataset: Trajectories, space: Any, name: object) -> Trajectorie
     Args:
         dataset: the episodes.
         space: the environment's action space.
-        name: of the environment, for messages.
+        name: name of the environment, for messages.
 
     Raises:
         DatasetError: the environment cannot execute the actions; the message says which.

@@ -1,4 +1,4 @@
-"""NumPy arrays in memory become a dataset."""
+"""Writes NumPy arrays in memory as a dataset."""
 
 from __future__ import annotations
 

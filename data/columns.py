@@ -67,7 +67,7 @@ class Column:
 
 
 class FramedColumn(Column):
-    """Chunks without compression: every row is a run of bytes in the file, at an offset that a table tells.
+    """Chunks without compression: every row is a run of bytes in the file, at an offset from a table.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""Reads HDF5 files of others: only their own bytes, only numbers, and nothing before it is asked for."""
+"""Reads HDF5 files of other writers: only bytes of the file itself, only numbers, and only on demand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLUGIN_FILTERS = 256  # numbers of filters from here on are not HDF5's own
 
 
 class _Unusable(Exception):
-    """A column that cannot be read, in a file that is whole; only whoever asks for the column learns of it."""
+    """A column that cannot be read, in a file that is intact; only access to the column raises the error."""
 
 
 def read_hdf5(path: Path) -> Trajectories:

@@ -1,4 +1,4 @@
-"""Trajectories: episodes one after another in flat columns, whatever file they come from."""
+"""Trajectories: episodes one after another in flat columns, from any file format."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["DatasetError", "Trajectories"]
 
 
 class _Columns(dict):
-    """Columns by name; whoever asks for another one learns why there is none."""
+    """Columns by name; the error for a missing column says why it is missing."""
 
     def __init__(self, columns: Mapping[str, Any], path: Path, unusable: Mapping[str, str]) -> None:
         super().__init__(columns)

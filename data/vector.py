@@ -1,4 +1,4 @@
-"""Vector environments whose episodes start together; an episode that has ended stands still."""
+"""Vector environments whose episodes start together; an episode that has ended repeats its last observation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The records a level trains on."""
+"""The records that a level trains on."""
 
 from __future__ import annotations
 

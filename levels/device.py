@@ -1,4 +1,4 @@
-"""Moves to a device that the CPU does not wait for."""
+"""Copies to a device for which the CPU does not wait."""
 
 from __future__ import annotations
 

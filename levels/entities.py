@@ -46,7 +46,7 @@ class EntityNetwork(nn.Module):
         entities: number N of objects.
         dim_in: features of an object.
         dim_out: outputs of an object.
-        width: size of an object's features in between.
+        width: size of an object's hidden features.
         depth: layers.
     """
 

@@ -22,12 +22,14 @@ from hiwm.levels.trainable import Trainable
 
 
 class Level(Trainable):
-    """A JEPA world model that sees the level below as its environment.
+    """A latent dynamics model that sees the level below as its environment.
 
         z  = encoder(inputs)              inputs: the observation, or the latent of the level below
         m  = action_encoder(z, actions)   `stride` actions of the level below
         z' = predictor(z, m)
 
+    With a learned encoder, kept from collapse by regularizers or a target encoder, it is a JEPA. With an identity encoder and
+    without regularizers, the default of level 0 over a state, it is a dynamics model on the standardised state.
     Do not subclass it; replace its parts instead.
 
     Args:
@@ -36,12 +38,12 @@ class Level(Trainable):
         inputs: shape of one step of every input.
         min_std: smallest standard deviation an input is divided by, in its own unit; None leaves inputs as they are
             (bytes are divided by 255).
-        encoder, action_encoder, predictor, inverse: the parts; `parts.py` and `inverse.py` define them. Without an inverse
+        encoder, action_encoder, predictor, inverse: parts of the level; `parts.py` and `inverse.py` define them. Without an inverse
             model, the level below must search for its actions.
         target: the encoder whose latents are the prediction targets; None for the encoder itself.
         regularizers: name -> module (output, generator) -> scalar.
         loss_weights: loss name -> weight; the names must be exactly those of the losses: prediction, inverse,
-            regularisers.
+            regularizers.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class Level(Trainable):
         return self.predictor(latent, action)
 
     def rollout(self, latent: Tensor, actions: Tensor) -> Tensor:
-        """(B, D), (B, H, A) -> the latents after each action, (B, H, D), each predicted from the last."""
+        """(B, D), (B, H, A) -> the latents after each action, (B, H, D), each predicted from the one before."""
         return self.predictor.rollout(latent, actions)
 
     def delegate(self, source: Tensor, target: Tensor, steps_left: Tensor) -> Tensor:
@@ -133,7 +135,7 @@ class Level(Trainable):
         return EncodedClip(inputs, latent, self.encode_actions(latent[:, :-1], clip.actions), target, chunk)
 
     def predict_clip(self, encoded: EncodedClip) -> LevelOutput:
-        """Predict an encoded clip, open loop from its first latent, or from the first C for a predictor with a context of C."""
+        """Predict an encoded clip: one step ahead within the first C latents, the predictor's context, then open-loop."""
         predicted = self.predictor.rollout_in_context(encoded.latent, encoded.action)
         return LevelOutput(
             encoded.inputs, encoded.latent, encoded.action, predicted, encoded.target[:, 1:], encoded.chunk
@@ -150,13 +152,13 @@ class Level(Trainable):
     def losses_of(self, output: LevelOutput, pairs: Pairs | None, generator: torch.Generator) -> dict[str, Tensor]:
         """Named scalars, unweighted; the keys are those of `loss_weights`.
 
-        The prediction error has no stop-gradient (LeWM; LeJEPA). Without a target encoder, only the regularisers keep the
+        The prediction error has no stop-gradient (LeWM; LeJEPA). Without a target encoder, only the regularizers keep the
         latent from collapsing. The inverse model learns from detached latents, so it does not shape the representation.
 
         Args:
-            output: the clip, encoded and predicted.
+            output: encoded and predicted clip.
             pairs: training pairs of the inverse model; None for a level without one.
-            generator: randomness of the regularisers, in the same state in every process.
+            generator: randomness of the regularizers, in the same state in every process.
         """
         losses = {"prediction": F.mse_loss(output.predicted, output.target)}
         if pairs is not None:

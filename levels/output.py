@@ -1,4 +1,4 @@
-"""The records that the losses of a level are computed from."""
+"""The records from which the losses of a level are computed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class LevelOutput:
         inputs: the standardised inputs, each (B, T+1, ...).
         latent: z, (B, T+1, D).
         action: m, (B, T, A).
-        predicted: open-loop rollout from the first latent, (B, T, D).
+        predicted: predicted latents, (B, T, D): one step ahead within the first C latents, the predictor's context, then
+            open-loop. With C = 1 it is an open-loop rollout from the first latent.
         target: targets of the predictions, (B, T, D): the latents, or those of a target encoder.
         chunk: the standardised actions of the level below that m stands for, (B, T, stride * A_below).
     """
@@ -62,7 +63,7 @@ class LevelOutput:
     chunk: Tensor
 
     def rows(self, which: str) -> Tensor:
-        """Rows of the batch for a regulariser: z (N, D), m (N, A), or [z, m] (N, D + A)."""
+        """Rows of the batch for a regularizer: z (N, D), m (N, A), or [z, m] (N, D + A)."""
         if which == "latent":
             return self.latent.flatten(0, 1)
         if which == "action":

@@ -52,8 +52,8 @@ class Predictor(nn.Module, ABC):
     """(latent, action) -> the next latent. Given `dim_latent`, `dim_action`.
 
     Attributes:
-        scale: the typical change of the latent in one step, (D,). It multiplies a network's output, which is then near 1.
-        passes: network passes of one prediction, to count the compute of a plan.
+        scale: typical change of the latent in one step, (D,). It multiplies the output of the network, which is then near 1.
+        passes: forward passes of one prediction; the planning budget counts them.
         context: number C of observed latents that a prediction can use; 1 for a predictor without memory.
         num_members: number K of predictors of an ensemble, whose variance measures uncertainty; 1 for a single
             predictor.

@@ -15,7 +15,7 @@ def half_precision(device: torch.device) -> AbstractContextManager:
 
 
 def _multiplies_bfloat16(kind: str) -> bool:
-    """Whether the processor does."""
+    """Whether the processor multiplies bfloat16 natively."""
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # torch has no public name for the second question

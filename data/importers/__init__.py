@@ -18,7 +18,7 @@ FORMATS = ("minari", "d4rl", "lerobot")
 
 
 def importer_of(path: Path) -> ModuleType | None:
-    """The importer for a file or a folder; None for what opens as it is, and for what nobody knows."""
+    """The importer for a file or a folder; None for what opens without conversion, and for unknown formats."""
     modules = (import_module(f"hiwm.data.importers.{name}") for name in FORMATS)
     return next((module for module in modules if module.recognises(path)), None)
 

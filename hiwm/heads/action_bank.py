@@ -1,7 +1,7 @@
 """A bank of real action sequences of a level, and quantiles of the actions.
 
-An unrestricted search evaluates macro-actions that the predictor was never trained on. The bank holds sequences that the data
-took from similar states, and a search can start from them. The quantiles bound a search around such a sequence.
+An unrestricted search evaluates macro-actions on which the predictor was never trained. The bank holds sequences from the data,
+and a search can start from those that began in similar states. The quantiles bound a search around such a sequence.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hiwm.heads.optimize import check_length
 from hiwm.settings import Settings
 
 QUANTILES = (0.02, 0.98)
-RECENT = 50_000  # the quantiles are taken over this many actions, the last ones of the dataset
+RECENT = 50_000  # number of actions, the last ones of the dataset, from which the quantiles are computed
 
 
 class ActionBankConfig(Settings):
@@ -41,9 +41,9 @@ class ActionBank(Head):
 
     Args:
         low, high: 2 % and 98 % quantiles of recent actions, (A,).
-        start: latents the sequences start from, (N, D).
-        actions: the sequences, one period of the level between two actions, (N, L, A); zeros after `steps`.
-        steps: real actions in each sequence, (N,).
+        start: latents from which the sequences start, (N, D).
+        actions: sequences of actions, one period of the level apart, (N, L, A); zeros after `steps`.
+        steps: number of real actions in each sequence, (N,).
     """
 
     low: Tensor
@@ -81,7 +81,7 @@ class ActionBank(Head):
         return self.actions[rows[near], :horizon]
 
     def _rows(self, horizon: int) -> Tensor:
-        """Sequences of at least so many actions, (N,); found once, because reading it synchronises a GPU."""
+        """Indices of the sequences of at least `horizon` actions, (N,); computed once, because that synchronises a GPU."""
         key = horizon, self.steps.device
         if key not in self._long_enough:
             self._long_enough[key] = (self.steps >= horizon).nonzero().squeeze(1)
@@ -92,7 +92,7 @@ def build_action_bank(latents: Trajectories, period: int, config: ActionBankConf
     """Collect real actions of a level.
 
     Args:
-        latents: the level's cache, columns `latent` and `action`; an episode's last `period` rows hold no action.
+        latents: cache of the level, columns `latent` and `action`; the last `period` rows of an episode hold no action.
         period: environment steps of one action.
         config: size of the bank.
         seed: seed of the draws.

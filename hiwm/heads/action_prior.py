@@ -1,8 +1,8 @@
 """Learns which macro-actions occur in a state.
 
 With SIGReg, macro-actions follow N(0, I) over the whole dataset and are nearly, but not fully, independent of the state. With
-several objects, some samples of N(0, I) are macro-actions that never occur in the data, for which a predictor moves two objects
-at once. A search exploits them. Therefore a flow learns, after the levels, to turn noise into macro-actions that occur in a
+several objects, some samples of N(0, I) are macro-actions that never occur in the data; the predictor may move two objects at
+once for them. A search exploits such errors. Therefore a flow learns, after the levels, to turn noise into macro-actions that occur in a
 state. With the proposal `flow`, a search optimises the noise. The loss is conditional flow matching (Lipman et al. 2023, arXiv 2210.02747, equation 9,
 with straight paths). Two midpoint steps integrate the flow. Euler steps with the same number of passes would shrink N(0, I) to a standard
 deviation of 0.72.
@@ -21,7 +21,7 @@ from hiwm.heads.head import Head
 from hiwm.heads.optimize import MEASURED, FitConfig, FitData
 from hiwm.levels.networks import mlp
 
-STEPS = 2  # of the midpoint rule
+STEPS = 2  # steps of the midpoint rule
 # Held-out loss per dimension of the best flow to N(0, I) if the state carries no information: E[(m - x)^2 | (1 - t) x + t m] averaged
 # over times t, which is the integral of 1 / ((1 - t)^2 + t^2).
 UNINFORMED = math.pi / 2
@@ -49,8 +49,8 @@ class ActionPrior(Head):
     """The flow of one level.
 
     Args:
-        dim_latent: size D of its latent.
-        dim_action: size A of its macro-actions.
+        dim_latent: size D of the latent.
+        dim_action: size A of the macro-action.
         width: units of a hidden layer.
         depth: hidden layers.
 

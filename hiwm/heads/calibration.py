@@ -1,16 +1,16 @@
 """Calibrates an ensemble's disagreement against its errors, on held-out episodes after training.
 
-Members that were trained on similar data agree more than they are right. One factor per step ahead corrects the size of
-the disagreement,
+The ensemble variance usually underestimates the squared error, because the members were trained on similar data. One factor
+per step ahead corrects it,
 
     E |error|^2 = scale_h * disagreement_h,     disagreement_h = sum over D of the members' variance at step h,
 
 (variance scaling; Laves et al. 2020, arXiv 2006.13092), so that disagreement has the unit of a squared distance. The factors
-are fitted on half of the held-out episodes. The other half measures how well they hold.
+are fitted on half of the held-out episodes and tested on the other half.
 
 If the true latent and the predictions of K members are Gaussian about one mean, the error over the members' standard deviation follows Student's t with
-K - 1 degrees of freedom times sqrt(scale), because K members know their variance only roughly. The scale is the most likely one
-under that distribution. The plain ratio of mean squared error to mean disagreement estimates the same scale. But a few jumps
+K - 1 degrees of freedom times sqrt(scale), because K members estimate their variance only roughly. The scale maximises the
+likelihood under that distribution. The plain ratio of mean squared error to mean disagreement estimates the same scale. But a few jumps
 that no member could predict (a teleporter) dominate that ratio, and disagreement cannot show such jumps.
 """
 
@@ -33,12 +33,11 @@ from hiwm.levels.parts import Predictor
 from hiwm.open_loop import unroll
 
 NOMINAL = (0.5, 0.8, 0.9, 0.95)
-STEPS = 20  # most steps ahead
-SHARE = (
-    0.75  # largest share of an episode that those steps take, so that the longest rollouts still start at many moments
-)
-WINDOWS = 4096  # most rollouts of each half
-ROUNDS = 200  # of the fit, which converges in about fifty
+STEPS = 20  # largest number of steps ahead
+# largest share of an episode that those steps take, so that the longest rollouts still have many starts
+SHARE = 0.75
+WINDOWS = 4096  # largest number of rollouts of each half
+ROUNDS = 200  # rounds of the fit, which converges in about fifty
 TINY = 1e-12  # where a latent never changes, error and variance are rounding errors
 
 
@@ -54,7 +53,7 @@ class Calibration(Head):
     Args:
         scale: expected squared error over disagreement, (H,).
         radius: squared radius of the balls over the disagreement, (H, N).
-        ratio: mean squared error on the other half over what the scale expects; 1 is right, (H,).
+        ratio: mean squared error on the other half over the expected one, (H,); ideally 1.
         spearman: rank correlation of disagreement and squared error on the other half, (H,).
         raw: share of errors on the other half within the intervals of the members' own variance, (H, N).
         scaled: the same with the scaled variance, (H, N).
@@ -88,13 +87,13 @@ class Calibration(Head):
 
     @property
     def steps(self) -> int:
-        """Steps ahead H that it was fitted for."""
+        """Number of steps ahead H for which it was fitted."""
         return len(self.scale)
 
     def expected_error(self, variance: Tensor) -> Tensor:
         """Expected squared error of the most uncertain step so far, (..., H, D) -> (..., H).
 
-        The sum over the steps would tax a detour. The last step alone would miss members that diverged and met again at a wall.
+        The sum over the steps would penalise a detour. The last step alone would miss members that diverged and met again at a wall.
         """
         expected = self.scale[: variance.shape[-2]] * variance.sum(-1)
         return expected.cummax(-1).values
@@ -105,8 +104,8 @@ class PredictionErrors:
     """Errors of W rollouts at one step ahead.
 
     Args:
-        error: squared error of the members' mean, (W, D).
-        variance: of the members, (W, D).
+        error: squared error of the mean of the members, (W, D).
+        variance: variance of the members, (W, D).
     """
 
     error: Tensor
@@ -117,9 +116,9 @@ def fit_calibration(level: Level, latents: Trajectories, period: int, validation
     """Calibrate an ensemble on the held-out episodes.
 
     Args:
-        level: the level, in eval mode.
-        latents: its cache, columns `latent` and `action`.
-        period: environment steps of one of its steps.
+        level: level in eval mode.
+        latents: cached latents and actions of the level, columns `latent` and `action`.
+        period: environment steps in one step of the level.
         validation: share of the episodes held out.
 
     Returns:

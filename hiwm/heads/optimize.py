@@ -19,9 +19,9 @@ from hiwm.settings import Settings
 
 H = TypeVar("H", bound=Head)
 
-# of a column that is kept on the device; the rows of a larger one are read when they are asked for
+# largest size of a column that is kept on the device; the rows of a larger one are read on demand
 RESIDENT_BYTES = 16 << 20
-MEASURED = 8_192  # most rows that the statistics of a goal are taken from, and that a fitted head is measured on
+MEASURED = 8_192  # largest number of rows for the statistics of a goal, and for measuring a fitted head
 
 
 class FitConfig(Settings):
@@ -45,11 +45,11 @@ class FitConfig(Settings):
 class DeviceColumn:
     """A column (N, ...) whose rows are found on the device, so that memory does not grow with the dataset.
 
-    A small column is kept there, and a step copies nothing and waits for nothing.
+    A small column is kept there, so that a step neither copies nor waits.
 
     Args:
         column: a column of a dataset, or an array.
-        device: where the rows are wanted.
+        device: device of the returned rows.
     """
 
     def __init__(self, column: Any, device: torch.device) -> None:
@@ -70,9 +70,9 @@ class EpisodeRows:
     """Rows of episodes that are followed by `period` more rows of their episode, in order; a few numbers for each episode.
 
     Args:
-        episodes: one or more of them.
-        period: 0 for all rows.
-        device: of the row numbers.
+        episodes: one or more episodes.
+        period: number of rows that follow; 0 for all rows.
+        device: device of the row numbers.
     """
 
     def __init__(self, episodes: Trajectories, period: int, device: torch.device) -> None:
@@ -90,7 +90,7 @@ class EpisodeRows:
         return number + self.shift[torch.searchsorted(self.ends, number, right=True)]
 
     def spread(self, most: int) -> Tensor:
-        """At most so many of the rows, evenly spaced."""
+        """At most `most` of the rows, evenly spaced."""
         number = min(self.length, most)
         return self[
             torch.linspace(0, max(0, self.length - 1), number, dtype=torch.float64, device=self.ends.device).long()

@@ -1,8 +1,8 @@
 """A head that predicts the part of the state that goals are about from a latent.
 
 With it, a goal on a part of the state needs no decoder of observations. The network is fitted after the levels are trained,
-so it describes the latents and does not shape them. Its
-linear part starts as the least-squares solution, which makes no error where the latent contains the part itself.
+so it does not shape the latents. Its linear part starts as the least-squares solution, which is exact where the latent contains
+the part itself.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from hiwm.heads.optimize import MEASURED, DeviceColumn, FitConfig, FitData
 from hiwm.levels.networks import mlp
 from hiwm.levels.parts import Predictor
 
-LINEAR_ROWS = 50_000  # most rows that least squares uses
-SHUFFLED_ROWS = 1_000_000  # most rows that are shuffled to draw those
+LINEAR_ROWS = 50_000  # largest number of rows for least squares
+SHUFFLED_ROWS = 1_000_000  # largest number of rows that are shuffled to draw those
 
 
 class GoalConfig(FitConfig):
@@ -37,7 +37,7 @@ class GoalConfig(FitConfig):
 
 
 class StateReadout(Head):
-    """g = mean + std * (W z + b + MLP(z)): a part of the state from a level's latent.
+    """g = mean + std * (W z + b + MLP(z)): a part of the state, predicted from a latent.
 
     Args:
         dim_latent: size D of the latent.
@@ -46,7 +46,7 @@ class StateReadout(Head):
         depth: hidden layers.
 
     Attributes:
-        mean, std: of the part in the data, (G,).
+        mean, std: mean and standard deviation of the part in the data, (G,).
         error: root mean square error on held-out episodes, in the part's own units, (G,).
         prediction_error: the same for latents that the level predicts one step ahead from real actions, (G,). It measures
             how accurate the end of the level's plans is.

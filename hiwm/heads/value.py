@@ -4,8 +4,8 @@ To close a locked drawer, the agent must first press a button, although the goal
 Pressing it does not lower the cost of the goal, so a search that looks one or two steps ahead sees no reason to press it. A
 small network therefore learns the number of steps from a latent to a goal on a part of the state. It is fitted after the
 levels, on the same data, by implicit value learning without actions (GCIVL; Kostrikov et al. 2022, arXiv
-2110.06169, equation 5; Park et al. 2025, arXiv 2410.20092). Two networks share one target, the more cautious of their slow
-copies, and goals are relabelled in hindsight (Andrychowicz et al. 2017, arXiv 1707.01495).
+2110.06169, equation 5; Park et al. 2025, arXiv 2410.20092). Two networks share one target, the larger prediction of their
+target networks, and goals are relabelled in hindsight (Andrychowicz et al. 2017, arXiv 1707.01495).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hiwm.heads.head import Head
 from hiwm.heads.optimize import MEASURED, DeviceColumn, FitConfig, FitData
 from hiwm.levels.networks import mlp
 
-MEMBERS = 2  # networks; the target uses the larger prediction of the two, because the expectile is optimistic
+MEMBERS = 2  # number of networks; the target uses their larger prediction, because the expectile is optimistic
 FUTURE = 0.6  # share of goals from the future of the same episode
 SAME = 0.1  # share of goals that are the state itself; all other goals are random states of the data
 AHEAD = (1, 2, 4, 8)  # numbers of steps for which held-out episodes measure the head
@@ -35,10 +35,10 @@ class ValueConfig(FitConfig):
 
     Args:
         levels: levels with a value head.
-        discount: per step of the level.
+        discount: discount per step of the level.
         expectile: 0.5 learns the mean over the continuations in the data, 1 the best continuation.
         tolerance: a goal counts as reached where every number is at most this far from it, in standard deviations of the data.
-        target_rate: share of the networks' weights that enters their slow copies at each step.
+        target_rate: EMA rate of the target networks.
     """
 
     section: ClassVar[str] = "value"
@@ -69,10 +69,10 @@ class Value(Head):
         dim: size G of the part.
         width: units of a hidden layer.
         depth: hidden layers.
-        discount: per step.
+        discount: discount per step of the level.
 
     Attributes:
-        mean, std: of the part in the data, (G,).
+        mean, std: mean and standard deviation of the part in the data, (G,).
         ahead: median predicted steps to the state that held-out episodes reached in `AHEAD` steps, (4,). A good head predicts
             at most those numbers, and the predictions grow with them. NaN if no episode is long enough.
     """

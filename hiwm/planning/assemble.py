@@ -25,9 +25,9 @@ from hiwm.planning.strategies.strategy import Strategy
 from hiwm.planning.targets import DirectNavigator, Navigator
 from hiwm.planning.validate import check_planner
 
-#: by name; `LevelPlanning` has the weight of each, `<name>_weight`
+#: shipped costs by name; `LevelPlanning` has the weight of each, `<name>_weight`
 SHIPPED_COSTS: dict[str, Callable[[LevelModel, float], Cost]] = {"value": ValueCost, "disagreement": DisagreementCost}
-COST_ARGUMENTS = ("hierarchy", "level", "heads")  # a cost of your own may ask for them
+COST_ARGUMENTS = ("hierarchy", "level", "heads")  # arguments that a custom cost may take
 
 
 def make_planner(
@@ -43,11 +43,11 @@ def make_planner(
     """The planner of a config.
 
     Args:
-        hierarchy: the levels; all of them plan.
-        config: how.
+        hierarchy: levels; all of them plan.
+        config: planner settings.
         bounds: lowest and highest primitive action, (A,) each.
-        heads: what the config asks for.
-        graphs: landmark graphs, one per level; that of the top level is used.
+        heads: heads that the settings need.
+        graphs: landmark graphs, one per level; the planner uses that of the top level.
         discrete: whether primitive actions are one-hot vectors.
         allow: packages trusted for the classes that the config names, besides hiwm's own.
     """
@@ -123,7 +123,7 @@ def split_budget(config: PlannerConfig, models: Sequence[LevelModel], strategies
 def make_costs(
     config: PlannerConfig, model: LevelModel, hierarchy: Hierarchy, heads: Heads, allow: Sequence[str] = ()
 ) -> dict[str, Cost]:
-    """What a level minimises besides the distance to its target; a cost of your own may ask for `hierarchy`, `level`, `heads`."""
+    """What a level minimises besides the distance to its target. A custom cost may take `hierarchy`, `level` and `heads`."""
     level = config.level(model.k)
     costs: dict[str, Cost] = {
         name: SHIPPED_COSTS[name](model, weight) for name, weight in level.cost_weights.items() if weight

@@ -37,12 +37,12 @@ class ProposalConfig(Settings):
 
     @property
     def needs_inverse(self) -> bool:
-        """Whether an inverse model is asked."""
+        """Whether the proposal uses the inverse model."""
         return self.center == "inverse" or "inverse" in self.candidates
 
     @property
     def needs_bank(self) -> bool:
-        """Whether real sequences are asked for."""
+        """Whether the proposal uses sequences of the action bank."""
         return self.center == "retrieval" or "retrieval" in self.candidates
 
 
@@ -60,8 +60,8 @@ class LevelPlanning(Settings):
         goal_weight: weight of the goal's cost in the cost of a search, added to that of the subgoal, below the top level.
         value_weight: weight of the predicted number of steps to the goal in the cost of a search (see `hiwm.heads.value`); for
             goals on a part of the state.
-        disagreement_weight: weight of an ensemble's expected squared error in the cost of a search, the largest up to the step
-            that counts (see `Calibration.expected_error`). With 1 it weighs as much as a squared distance in the level's latents.
+        disagreement_weight: weight of an ensemble's expected squared error in the cost of a search, the largest up to the plan's
+            cheapest step (see `Calibration.expected_error`). With 1 it weighs as much as a squared distance in the level's latents.
         costs: more costs of a search: name -> `_target_` and arguments of a `Cost`.
     """
 
@@ -102,32 +102,33 @@ class PlannerConfig(Settings):
     """How the hierarchy plans. Level k reads `level<k>`, or the defaults of `LevelPlanning` where there is none.
 
     Args:
-        graph: what the top level does with its landmark graph. none: nothing; it plans for the goal itself. follow: it hands the
-            next landmark on the path to the goal to the level below, without a search. search: it searches for a way to that
-            landmark.
-        hops: landmarks ahead that the target is.
-        failure_penalty: cost that is added to what failed before; 0: failures are only reported. For paths between landmarks in
-            edges; for searched subgoals as a multiple of the cost of staying where the episode is, until it ends.
+        graph: what the top level does with its landmark graph. follow: it hands down the landmark `hops` edges ahead on the
+            path to the goal, without a search; a single level searches for that landmark. search: it searches for that
+            landmark. none: it plans for the goal itself.
+        hops: number of edges from the current node to the landmark that is the target.
+        failure_penalty: cost added to what failed before; 0: failures are only reported. On the graph it is added, in edges, to
+            the first edge of the failed path and to the neighbours of that edge. For a searched subgoal it is a multiple of the
+            cost of staying where the episode is, and holds until the episode ends.
         patience: a path has failed if, within this many times its deadline, the graph cost has not dropped or the subgoal has
             not been reached. The deadline of a searched subgoal is one step of its level, that of
             a landmark `hops` edges.
-        budget: predictor calls per environment step and episode, shared evenly by the levels that search. A planner may take a
-            few more (208 to 212 of 200 were measured), because candidates are rounded to whole ones, and because the chosen
-            plan and the inverse model's actions are predicted once more. A gradient solver gets fewer candidates,
+        budget: predictor calls per environment step and episode, shared evenly by the levels that search. A planner may take up
+            to about 10 % more (208 to 213 were measured for 200), because numbers of candidates are rounded, and because the
+            chosen plan and the inverse model's actions are predicted once more. A gradient solver gets fewer candidates,
             because a backward pass counts as two calls.
         cauchy_scale: cost of a goal on a part of the state: null for the squared distance in standard deviations of the data;
             else log(1 + (distance / cauchy_scale)^2) for each of its numbers, the distance in those standard deviations (the
             Cauchy or Lorentzian loss; Levine et al. 2016, arXiv 1504.00702, equation 4 add such a term for precision). A number
             that is nearly right is then finished before another one is begun.
-        shrinking_horizon: whether plans that meet the goal set a time of arrival, which later plans keep, and levels hand over
-            to the ones below near the goal; see `hiwm.planning.shrinking_horizon`.
+        shrinking_horizon: whether a plan that meets the goal sets a deadline, which later plans may shorten but not extend, and
+            lower levels plan for the goal itself near it; see `hiwm.planning.shrinking_horizon`.
         solver: the search method, one of `configs/solver/`, or `_target_` and arguments of a `Solver` of your own.
-        discrete_solver: for level 0 where the environment's actions are discrete, that is one-hot vectors.
-        warm_start: a search also tries what the level's last one ended with, shifted by the steps since; the proposal's mean
-            fills the end of the horizon.
-        milliseconds: longest search of a level, for the whole batch; null: no limit. A search stops before the round
-            that would exceed it and keeps the best candidate so far, so plans are not reproducible. The budget still counts: to plan by
-            time alone, raise it and the solver's iterations by the same factor.
+        discrete_solver: solver of level 0 for discrete actions, which are one-hot vectors.
+        warm_start: whether a search also evaluates the candidates that the level's last search kept, shifted by the steps
+            since; the proposal's mean fills the end of the horizon.
+        milliseconds: additional time limit of one search, for the whole batch; null: none. A search stops before the round that
+            would exceed it and keeps the best candidate so far, so plans are not reproducible. The budget still applies: to plan
+            by time alone, raise it and the solver's iterations by the same factor.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -166,7 +167,7 @@ class PlannerConfig(Settings):
 
     @property
     def seconds(self) -> float | None:
-        """Longest search of a level; None: no limit."""
+        """Time limit of one search; None for no limit."""
         return None if self.milliseconds is None else self.milliseconds / 1000
 
     @property
@@ -188,7 +189,7 @@ class PlannerConfig(Settings):
     def strategy(self, k: int, top: int) -> str | Mapping[str, Any]:
         """How level k plans: a key of `STRATEGIES`, or `_target_` and arguments of a strategy of your own.
 
-        With `graph` follow the top level hands landmarks down as they are; a single level always has to search for them.
+        With `graph` follow, the top level hands landmarks down as they are; a single level plans towards them by its own strategy.
         """
         return "follow_graph" if self.graph == "follow" and k == top > 0 else self.level(k).strategy
 

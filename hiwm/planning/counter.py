@@ -17,8 +17,8 @@ class ForwardCounter:
     """Forward passes since the last reset, of all episodes together. A pass with a gradient counts `GRADIENT_PASSES` times.
 
     Attributes:
-        predictor: one-step predictions.
-        other: passes through encoders, inverse models, action priors and values; the readouts of goals are not counted.
+        predictor: forward passes of predictors; one step of an ensemble of M takes M.
+        other: forward passes of encoders, inverse models, action priors and value heads; goal readouts are not counted.
     """
 
     def __init__(self) -> None:
@@ -49,11 +49,11 @@ class ForwardCounter:
 
 
 class CountedPredictor:
-    """A predictor whose predictions are counted.
+    """A predictor whose forward passes are counted.
 
     Args:
-        predictor: of one level.
-        counter: counts its predictions.
+        predictor: predictor of one level.
+        counter: counts its forward passes.
     """
 
     def __init__(self, predictor: Predictor, counter: ForwardCounter) -> None:

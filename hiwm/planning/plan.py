@@ -17,29 +17,29 @@ class LevelPlan(BatchRecord):
     """The plan of one level, for B episodes.
 
     Args:
-        level: its number.
+        level: number of the level.
         target: the latent to reach, (B, D of `target_level`); None for a goal that many latents meet. Where `goal_within` is
             above 0 the level plans for the goal instead.
         target_level: the level in whose latent space the target lies: this one, or the one above.
-        subgoal: what is handed to the level below, a latent of this level, (B, D).
+        subgoal: latent of this level that is handed to the level below, (B, D).
         deadline: environment steps from `planned_at` until the subgoal should be reached.
         planned_at: environment step of the plan.
         current_cost: cost of the present latent with respect to the target or goal, (B,).
-        actions: of this level, (B, H, A); at level 0 in the units of the environment. These and the fields below are None where a node of the graph is handed down as it is.
-        predicted: the latents they lead to, (B, H, D).
+        actions: planned actions of this level, (B, H, A); at level 0 in the units of the environment. These and the fields below are None where a node of the graph is handed down as it is.
+        predicted: predicted latents after each action, (B, H, D).
         nearest: least cost of the target or goal alone over the horizon, (B,).
         cost: least total cost over the horizon, with the level's own costs and the failure penalty, (B,).
         disagreement: variance of the predicted latents among the members of an ensemble, summed over their dimensions,
             (B, H); None for other predictors.
         penalty: share of `cost` that is due to earlier failures, (B,); None where nothing failed.
-        violation: of the goal's constraint, the maximum up to the step of least cost or the next replan, (B, 1); positive if
-            violated. None without one.
+        violation: maximum violation of the goal's constraint up to the step of least cost or the next replan, whichever is
+            later, (B, 1); positive if violated. None without a constraint.
         multipliers: Lagrange multiplier of the constraint, (B, 1), of solvers that find it.
         alternatives: other subgoals that the search evaluated; None at level 0 and without a search.
-        path: over the landmark graph; None without a graph.
+        path: path over the landmark graph; None without a graph.
         value: predicted steps of this level to the goal, now and after each action, (B, H + 1); None without
             `planner.level<k>.value_weight`.
-        outcome: of the level's last subgoal; None at level 0.
+        outcome: outcome of the level's last subgoal; None at level 0.
         goal_within: steps of this level within which it must meet the goal, (B,); 0 where it plans towards a subgoal. None
             without `planner.shrinking_horizon`.
     """
@@ -127,8 +127,8 @@ class LevelPlan(BatchRecord):
         return line if self.multipliers is None else f"{line}, with multipliers {_numbers(self.multipliers, episode)}"
 
     def _hands_down(self, episode: int) -> str:
-        what = "it" if self.cost is None else "a subgoal"
-        line = f"hands {what} down until step {self.planned_at + self.deadline}"
+        what = "hands it down," if self.cost is None else "hands down a subgoal"
+        line = f"{what} to be reached by step {self.planned_at + self.deadline}"
         if self.penalty is None or not self.penalty[episode] > 0:
             return line
         return f"{line}, {_numbers(self.penalty, episode)} of its cost because it failed before"
@@ -142,8 +142,9 @@ class Plan:
         levels: one plan per level, bottom first.
         action: the primitive action to take now, (B, A), on the CPU.
         milliseconds: time of the planning call, for the whole batch.
-        predictor_calls: one-step predictions it took, per episode (mean over the batch).
-        other_calls: forward passes through all other networks, likewise: encoders, inverse models, action priors, values.
+        predictor_calls: predictor forward passes per episode, mean over the batch: M per step for an ensemble of M, 3 with a gradient.
+        other_calls: forward passes of encoders, inverse models, action priors and value heads, likewise; goal readouts are not
+            counted.
     """
 
     levels: tuple[LevelPlan, ...]

@@ -1,4 +1,4 @@
-"""The target of a level, its cost, and the interface of what gives the top level its targets."""
+"""The target of a level, its cost, and the interface of navigators, which give the top level its targets."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Target:
     """What a level plans towards.
 
     Args:
-        cost: how far predicted latents are from it, rollout -> (B, S, H).
+        cost: cost of predicted latents with respect to the target, rollout -> (B, S, H).
         latent: the latent to reach, (B, D of `level`); None for a goal that many latents meet.
-        level: the level in whose latent space `latent` lies: the one that plans, or the one above.
+        level: level in whose latent space `latent` lies: the one that plans, or the one above.
         deadline: environment steps until it should be reached.
-        path: the path over a landmark graph that the target is on; None without a graph.
+        path: path over a landmark graph that the target is on; None without a graph.
     """
 
     cost: Callable[[Rollout], Tensor]
@@ -37,9 +37,9 @@ class SubgoalCost:
 
     Args:
         encode: latents of this level (..., D) -> latents of the level above.
-        subgoal: of the level above, (B, D_above).
-        goal: of the episodes.
-        level: this level.
+        subgoal: subgoal, a latent of the level above, (B, D_above).
+        goal: goals of the B episodes.
+        level: number of this level.
         goal_weight: weight of the goal's cost; a lower level often reads the goal more accurately than the one above.
     """
 
@@ -79,7 +79,7 @@ class DirectNavigator:
     """A navigator without a graph: the goal itself is the target.
 
     Args:
-        level: the top level.
+        level: number of the top level.
         deadline: environment steps that its plans look ahead.
     """
 

@@ -69,8 +69,8 @@ def check_config(config: PlannerConfig, num_levels: int) -> None:
             )
         if 0 < k == top and (asks := _asks_inverse(config, k, top)):
             raise ValueError(
-                f"{asks}; expected a search without the inverse model at the top level, because no level above asks for actions. "
-                f"Set {where}.strategy=search '{where}.proposal={{center: gaussian, std: 1, candidates: []}}'"
+                f"{asks}; expected a search without the inverse model, because there is no level above whose inverse model could "
+                f"propose actions. Set {where}.strategy=search '{where}.proposal={{center: gaussian, std: 1, candidates: []}}'"
             )
 
 
@@ -149,7 +149,7 @@ def _check_inverse_models(config: PlannerConfig, hierarchy: Hierarchy) -> None:
         if top == 0 and hierarchy.strides[0] > 1:
             raise ValueError(
                 f"{asks}; expected a search without the inverse model, because a single level of stride {hierarchy.strides[0]} "
-                "has no level above to propose its chunks of actions"
+                "has no level above whose inverse model could propose its chunks of actions"
             )
         above = min(k + 1, top)
         if hierarchy.levels[above].inverse is None:

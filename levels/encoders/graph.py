@@ -18,7 +18,7 @@ class GraphEncoder(Encoder):
         inputs: one input of shape (N, F), N objects of F features, or (N F), the output of an identity encoder below.
         entities: number N of objects, for an input of shape (N F).
         dim: size of one object's part of the latent; D = N * dim.
-        width: size of an object's features inside.
+        width: size of an object's hidden features.
         depth: layers of message passing.
     """
 

@@ -1,4 +1,4 @@
-"""The latent is the standardised input, the best level 0 for low-dimensional states."""
+"""The latent is the standardised input; the default of level 0 over a low-dimensional state."""
 
 from __future__ import annotations
 

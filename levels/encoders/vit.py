@@ -53,7 +53,7 @@ class ViTEncoder(Encoder):
     Args:
         inputs: one image (H, W, C).
         dim: size D of the latent.
-        patch: pixels a side of a patch; a divisor of both sides.
+        patch: side of a patch in pixels; a divisor of H and W.
         width: size of a token.
         depth: layers.
         heads: attention heads.
@@ -96,7 +96,7 @@ class ViTEncoder(Encoder):
 
 
 class _AttentivePool(nn.Module):
-    """y = q + W attention(q, tokens), y + MLP(y): V-JEPA's attentive probe (arXiv 2404.08471), q being learned."""
+    """y = q + W attention(q, tokens), y + MLP(y): V-JEPA's attentive probe (arXiv 2404.08471) with a learned q."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ class GraphPredictor(Predictor):
         dim_latent: size D = N * d of the latent, object after object, as in the output of `GraphEncoder`.
         dim_action: size A of the action.
         entities: number N of objects.
-        width: size of an object's features inside.
+        width: size of an object's hidden features.
         depth: layers of message passing.
     """
 

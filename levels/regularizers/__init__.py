@@ -1,1 +1,1 @@
-"""Regularisers: losses that keep latents and macro-actions from collapsing."""
+"""Regularizers: losses that keep latents and macro-actions from collapsing."""

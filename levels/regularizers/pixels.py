@@ -14,7 +14,7 @@ from hiwm.levels.precision import half_precision
 
 
 class PixelPrediction(Regularizer):
-    """Mean of (decoder([z_0, z^_1, ..., z^_T]) - frames)^2, in standardised pixels, z^ being the open-loop rollout.
+    """Mean of (decoder([z_0, z^_1, ..., z^_T]) - frames)^2, in standardised pixels, where z^ are the predicted latents.
 
     The generative baseline: action-conditional next-frame prediction (Oh et al. 2015, arXiv 1507.08750, equation 4, all
     steps at once). z_0 is decoded as well, because a rollout starts from it.

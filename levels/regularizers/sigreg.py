@@ -13,7 +13,7 @@ from hiwm.levels.parts import Regularizer
 
 
 class SIGReg(Regularizer):
-    """Sketched isotropic Gaussian regularisation (LeJEPA, arXiv 2511.08544, section 4: Epps-Pulley statistic).
+    """Sketched Isotropic Gaussian Regularization (LeJEPA, arXiv 2511.08544, section 4: Epps-Pulley statistic).
 
     For random unit directions u and x = <u, z>, the mean over u of
 

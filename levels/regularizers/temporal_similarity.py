@@ -10,7 +10,7 @@ from hiwm.levels.parts import Regularizer
 
 
 class TemporalSimilarity(Regularizer):
-    """Mean of (z_t+1 - z_t)^2 (PLDM, arXiv 2502.14819): holds latents together that VICReg's variance pushes apart."""
+    """Mean of (z_t+1 - z_t)^2 (PLDM, arXiv 2502.14819), which opposes the variance term of VICReg."""
 
     def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
         return (output.latent[:, 1:] - output.latent[:, :-1]).square().mean()

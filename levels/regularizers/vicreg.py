@@ -21,7 +21,7 @@ class VICReg(Regularizer):
 
     Args:
         covariance: weight of the covariance term.
-        eps: added to the variance, for the root's gradient at zero.
+        eps: added to the variance, so that the root has a gradient at zero.
     """
 
     def __init__(self, *, covariance: float = 0.04, eps: float = 1e-4) -> None:

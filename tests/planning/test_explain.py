@@ -109,7 +109,7 @@ def test_a_level_reports_its_target_its_subgoal_and_the_outcome_of_the_last_one(
     outcome = SubgoalOutcome(torch.tensor([REACHED, UNREACHED]), torch.tensor([0, 1]), NUMBERS, NUMBERS + 1)
     assert replace(PART, outcome=outcome).explain(1).splitlines() == [
         "level 1, planned at step 5, plans towards the subgoal of level 2; cost 5 now, 2 at its nearest step",
-        "  hands a subgoal down until step 15",
+        "  hands down a subgoal to be reached by step 15",
         "  subgoal of step 1 not reached in time: 0.71 of its distance was left",
     ]
 
@@ -118,9 +118,9 @@ def test_a_level_reports_its_target_its_subgoal_and_the_outcome_of_the_last_one(
     ({"target_level": 1}, "plans towards the goal itself; cost 4 now"),
     ({"target_level": 1, "target": None}, "plans towards any latent that meets the goal; cost 4 now"),
     ({"target_level": 1, "path": graph_path()}, "plans towards landmark 1, on a path of 2 edges"),
-    ({"cost": None, "actions": None, "predicted": None}, "cost 4 now\n  hands it down until step 15"),
-    ({"penalty": NUMBERS + 0.5}, "until step 15, 0.5 of its cost because it failed before"),
-    ({"penalty": NUMBERS}, "until step 15"),
+    ({"cost": None, "actions": None, "predicted": None}, "cost 4 now\n  hands it down, to be reached by step 15"),
+    ({"penalty": NUMBERS + 0.5}, "by step 15, 0.5 of its cost because it failed before"),
+    ({"penalty": NUMBERS}, "by step 15"),
     ({"violation": torch.tensor([[0.5, -0.1], [0, 0]])}, "violates its constraints by 0.5, -0.1"),
     ({"violation": torch.tensor([[-0.5], [0]])}, "keeps its constraints"),
     ({"violation": torch.ones(2, 1), "multipliers": torch.full((2, 1), 7.0)}, "by 1, with multipliers 7"),

@@ -225,4 +225,4 @@ def test_one_direction_of_many_gives_an_alarm():
 
 def test_prediction_of_no_change_gives_an_alarm():
     (text,) = SHIPPED.alarms(health(Position(inputs={"state": (DIM,)}), Still()))
-    assert "no better than no change (error ratio 1.00)" in text
+    assert "hardly better than predicting no change (error ratio 1.00)" in text

@@ -1,1 +1,1 @@
-"""Records of why a plan is as it is, and their words."""
+"""Records that explain a plan, and their text."""

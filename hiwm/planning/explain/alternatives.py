@@ -10,22 +10,22 @@ from torch import Tensor
 from hiwm.planning.explain.records import BatchRecord
 from hiwm.planning.solvers.solver import Scores, take, total_violation
 
-SHOWN = 3  # alternatives
-DISTINCT = 0.5  # of the distance to the chosen subgoal: subgoals farther apart than this are distinct
+SHOWN = 3  # number of alternatives
+DISTINCT = 0.5  # smallest distance between distinct subgoals, as a share of the distance to the chosen one
 
 
 @dataclass(frozen=True)
 class Alternatives(BatchRecord):
     """The N best distinct alternatives, ranked without the failure penalty, best first.
 
-    They include subgoals that violate a constraint or failed before, because that is why they were not chosen.
+    They include subgoals that violate a constraint or failed before, so that the explanation can show why they lost.
 
     Args:
-        subgoal: (B, N, D).
-        distance: from the chosen one, (B, N).
-        cost: with the failure penalty, (B, N); inf where there is no further alternative.
-        penalty: the failure penalty, (B, N).
-        violation: total over all constraints, (B, N); 0 without any.
+        subgoal: subgoals, (B, N, D).
+        distance: distance from the chosen subgoal, (B, N).
+        cost: cost with the failure penalty, (B, N); inf where there is no further alternative.
+        penalty: failure penalty, (B, N).
+        violation: total violation of all constraints, (B, N); 0 without constraints.
     """
 
     subgoal: Tensor
@@ -35,7 +35,7 @@ class Alternatives(BatchRecord):
     violation: Tensor
 
     def text(self, episode: int, chosen_cost: float) -> list[str]:
-        """Each in words, compared with the cost of the chosen one."""
+        """One line for each alternative, compared with the cost of the chosen one."""
         columns = (self.distance, self.cost, self.penalty, self.violation)
         rows = zip(*(column[episode].tolist() for column in columns), strict=True)
         lines = []
@@ -61,8 +61,8 @@ class CandidateLog:
         """Add candidates.
 
         Args:
-            subgoals: their first latents, which they would hand down, (B, S, D).
-            scores: of the candidates.
+            subgoals: first latents of the candidates, which they would hand down, (B, S, D).
+            scores: scores of the candidates.
             penalty: share of their costs that is due to earlier failures, (B, S); None if nothing failed.
         """
         none = torch.zeros_like(scores.cost)

@@ -1,4 +1,4 @@
-"""The path over a landmark graph that a batch of B episodes is on."""
+"""The paths of a batch of B episodes over a landmark graph."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class GraphPath(BatchRecord):
     """The node each of B episodes is at, and the path from there to its goal.
 
     Args:
-        current_node: node each episode is at, (B,).
-        target_node: node that is its target now, (B,).
-        goal_node: node that represents its goal, (B,).
-        cost: of the path from the current node to the goal node, in edges, (B,); inf if there is no path.
-        goal_column: column of the goal in `next_node`, (B,).
+        current_node: node that each episode is at, (B,).
+        target_node: node that is the current target of each episode, (B,).
+        goal_node: node that represents the goal of each episode, (B,).
+        cost: cost of the path from the current node to the goal node, in edges, (B,); inf if there is no path.
+        goal_column: column of each episode's goal in `next_node`, (B,).
         cut_off: whether the node nearest to the episode has no path to the goal, (B,). The current node is then another one.
         next_node: next node on the path from each of M nodes to each of G goals, (M, G).
     """

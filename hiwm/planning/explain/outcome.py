@@ -22,8 +22,8 @@ class SubgoalOutcome(BatchRecord):
 
     Args:
         outcome: OPEN (none decided yet), REACHED, UNREACHED (not in time) or UNREACHABLE (for the level below), (B,).
-        planned_at: environment step it was handed down at, (B,).
-        distance: least squared distance of the episode from it, (B,).
+        planned_at: environment step at which the subgoal was handed down, (B,).
+        distance: least squared distance of the episode from the subgoal, (B,).
         scale: squared distance at the start, at least that of a typical step, (B,).
     """
 

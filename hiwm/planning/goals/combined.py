@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hiwm.planning.goals.goal import Goal, check_same_size, deepest
 
-ACCURATE = 0  # level whose latents decide whether a waypoint is reached: the most accurate one
+ACCURATE = 0  # the most accurate level; its latents decide whether a waypoint is reached
 
 
 class CompositeGoal(Goal):
@@ -60,7 +60,7 @@ class Sum(CompositeGoal):
     """The weighted sum of several goals' costs: all of them at once.
 
     Args:
-        goals: the goals.
+        goals: goals for the same episodes.
         weights: one per goal; None: 1 each.
     """
 
@@ -84,12 +84,12 @@ class Sum(CompositeGoal):
 
 
 class Waypoints(Goal):
-    """The first goal until it is reached, then the next; the last one stays. A `KeepOut` counts while it is next.
+    """The first goal until it is reached, then the next; the last one stays. A `KeepOut` applies while it is the current waypoint.
 
     Args:
-        goals: the waypoints, for the same episodes.
+        goals: waypoints for the same episodes, in order.
         tolerance: cost at level 0 at which a waypoint counts as reached; with `cauchy_scale` that is a logarithm.
-        current: waypoint of each episode, (B,); None: the first.
+        current: index of each episode's current waypoint, (B,); None: the first.
     """
 
     moves = True

@@ -13,8 +13,8 @@ class Goal(ABC):
     """What each of B episodes is to reach, at every level. Goals are immutable: `select` and `observe` return new ones.
 
     Attributes:
-        part: wanted values of a part of the state, (B, G), NaN where any will do; None for other goals.
-        moves: whether `observe` may change the goal on the way.
+        part: wanted values of a part of the state, (B, G), NaN for unspecified ones; None for other goals.
+        moves: whether `observe` may change the goal during an episode.
     """
 
     part: Tensor | None = None
@@ -27,7 +27,7 @@ class Goal(ABC):
 
     @abstractmethod
     def cost(self, level: int, latent: Tensor) -> Tensor:
-        """How far latents of a level are from the goal, (B, ..., D) -> (B, ...); 0 where it is reached."""
+        """Cost of latents of a level, (B, ..., D) -> (B, ...): small near the goal; `error` gives the threshold for reached."""
 
     @abstractmethod
     def select(self, rows: Tensor) -> Goal:
@@ -42,7 +42,7 @@ class Goal(ABC):
         return None
 
     def error(self, level: int) -> Tensor:
-        """The cost up to which a goal counts as reached at the level, (B,), because of the level's measured error.
+        """The cost up to which a goal counts as reached at the level, (B,).
 
         Raises:
             ValueError: the goal does not know its error; `planner.shrinking_horizon` needs it.

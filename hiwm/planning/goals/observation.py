@@ -16,8 +16,8 @@ class ObservationGoal(Goal):
     """All of an observation: the squared distance between latents.
 
     Args:
-        latents: of the observation at every level, bottom first, each (B, D).
-        errors: cost of a reached goal at every level, see `error`; None without `planner.shrinking_horizon`.
+        latents: latents of the observation at every level, bottom first, each (B, D).
+        errors: what `error` returns for each level; None without `planner.shrinking_horizon`.
     """
 
     def __init__(self, latents: Sequence[Tensor], errors: Sequence[Tensor] | None = None) -> None:
@@ -54,8 +54,8 @@ class PartGoal(Goal):
     """A part of an observation: squared distance of the readout, in standard deviations of the data.
 
     Args:
-        part: wanted values, (B, G); NaN where any will do.
-        readouts: of every level, bottom first.
+        part: wanted values, (B, G); NaN for unspecified ones.
+        readouts: state readouts of all levels, bottom first.
         cauchy_scale: see `PlannerConfig`.
     """
 
@@ -85,8 +85,8 @@ class BoxRegion(Goal, Region):
     """A box in the part of the state that readouts predict: squared distance to it, in standard deviations of the data.
 
     Args:
-        low, high: its bounds, (B, G); infinite where there is none.
-        readouts: of every level, bottom first.
+        low, high: bounds of the box, (B, G); infinite where there is none.
+        readouts: state readouts of all levels, bottom first.
         cauchy_scale: see `PlannerConfig`.
     """
 

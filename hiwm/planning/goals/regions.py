@@ -14,13 +14,13 @@ from hiwm.planning.goals.goal import Goal, check_same_size, deepest
 
 
 class Region(ABC):
-    """Where not to be, in the part of the state that readouts predict from any level's latents."""
+    """A set of states in the part of the state that readouts predict."""
 
     @abstractmethod
     def depth(self, level: int, latent: Tensor, margin: float = 0.0) -> Tensor:
-        """How deep latents are in it and in the margin around it, in standard deviations of the data, (B, ..., D) -> (B, ...).
+        """How deep latents are in the region and in the margin around it, in the unit of the region, (B, ..., D) -> (B, ...).
 
-        Outside at most 0: how far outside, where that is known.
+        Outside, the depth is at most 0. A region that measures distances returns less the farther outside the latent is.
         """
 
     @abstractmethod
@@ -31,12 +31,13 @@ class Region(ABC):
 class LabelledRegion(Region):
     """Everything that is nearer to a state labelled forbidden than to any that is not.
 
-    The depth is half of the difference of the two distances, a lower bound of the distance to the border.
+    The depth is half of the difference of the two distances, in standard deviations of the data. It is a lower bound of the
+    distance to the border.
 
     Args:
         states: values of the part that readouts predict, (N, G).
-        forbidden: their labels, (N,) bool; both must occur.
-        readouts: of every level, bottom first.
+        forbidden: labels of the states, (N,) bool; both must occur.
+        readouts: state readouts of all levels, bottom first.
     """
 
     def __init__(self, states: Tensor, forbidden: Tensor, readouts: Sequence[StateReadout]) -> None:
@@ -74,10 +75,10 @@ class PredicateRegion(Region):
 
     Args:
         predicate: columns of the part by name, (..., *shape) each, in their own units -> (...): bool, or a number that is
-            positive inside and grows with the depth. A number leads a search out more easily. The margin is added to a
-            number, in its unit.
-        columns: name -> shape, side by side in the readouts.
-        readouts: of every level, bottom first.
+            positive inside and grows with the depth. A number guides a search out of the region better than a bool. The margin
+            has the unit of that number.
+        columns: name -> shape of the columns, side by side in the readouts.
+        readouts: state readouts of all levels, bottom first.
     """
 
     def __init__(
@@ -116,9 +117,10 @@ class KeepOut(Goal):
     """A goal, and a region not to enter on the way to it.
 
     Args:
-        goal: to reach.
-        region: forbidden; a `BoxRegion` must be for the same episodes.
-        margin: added around the region, in standard deviations of the data, because readouts are not exact.
+        goal: goal to reach.
+        region: forbidden region; a `BoxRegion` must be for the same episodes.
+        margin: width of a margin around the region, in the unit of the region, because readouts are not exact. The unit is
+            standard deviations of the data, except for a `PredicateRegion`.
     """
 
     def __init__(self, goal: Goal, region: Region, margin: float = 0.0) -> None:

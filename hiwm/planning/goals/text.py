@@ -12,11 +12,11 @@ from hiwm.planning.goals.goal import Goal
 
 
 class TextGoal(Goal):
-    """Captions that are to be true; the cost is -log of the probability that they are.
+    """States that captions are true of; the cost is -log of the probability that the caption is true.
 
     Args:
-        embedding: of the captions, (B, 384); `hiwm.heads.text.embed` makes it.
-        heads: of every level, bottom first.
+        embedding: embeddings of the captions, (B, 384), from `hiwm.heads.text.embed`.
+        heads: text heads of all levels, bottom first.
     """
 
     def __init__(self, embedding: Tensor, heads: Sequence[TextHead]) -> None:

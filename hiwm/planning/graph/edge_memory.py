@@ -1,8 +1,8 @@
 """What an agent learns about the edges of a landmark graph while it acts; it outlasts an episode.
 
 A graph shows what was possible when the data were collected. After a path fails, for instance because a door is closed, its
-edges cost more. After an episode crosses an edge, the edge costs what it did before; if the data did not have it, it is added.
-The changes count the next time paths are computed.
+first edge and the neighbours of that edge cost more. After an episode crosses an edge, the edge has its original cost again; an
+edge that the data did not have is added. Changes take effect the next time that paths are computed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 from hiwm.planning.graph.landmarks import LandmarkGraph
 from hiwm.tensors import load_tensors, save_tensors
 
-NEIGHBOURHOOD = 2.0  # mean edge lengths, at most, between the ends of a failed edge and those of its neighbours
+NEIGHBOURHOOD = 2.0  # largest distance between the ends of a failed edge and those of a neighbour, in mean edge lengths
 
 
 class EdgeMemory:
     """Costs that are added to the edges of a graph, and edges that were discovered; kept on the CPU.
 
     Args:
-        graph: built from the data; it is not changed.
+        graph: the graph built from the data; it is not changed.
 
     Raises:
         ValueError: the transitions of the graph are stochastic, where a failed path may be bad luck.
@@ -39,7 +39,7 @@ class EdgeMemory:
         self.forget()
 
     def forget(self) -> None:
-        """Return to the graph as the data have it."""
+        """Return to the graph built from the data."""
         self.edges = self.original.edges.cpu()
         self.weights = self.original.weights.cpu()
         self.num_known = len(self.weights)
@@ -64,9 +64,9 @@ class EdgeMemory:
         a closed door tried them one by one, and then added costs to open edges.
 
         Args:
-            start: node at the beginning of each edge, (N,), on the CPU.
-            end: node at its end, likewise.
-            cost: to add, in edges.
+            start: node at the start of each edge, (N,), on the CPU.
+            end: node at the end of each edge, likewise.
+            cost: cost to add, in edges.
         """
         at, reach = self.latents, NEIGHBOURHOOD * self.edge_length
         near_start = torch.cdist(at[start], at)[:, self.edges[0]] <= reach  # (N, E)
@@ -79,8 +79,8 @@ class EdgeMemory:
         A new edge costs as much as an edge of its length.
 
         Args:
-            start: node at the beginning of each edge, (N,), on the CPU.
-            end: node at its end, likewise.
+            start: node at the start of each edge, (N,), on the CPU.
+            end: node at the end of each edge, likewise.
         """
         crossed = torch.unique(torch.stack([start, end])[:, start != end], dim=1)
         num_nodes = len(self.latents)

@@ -1,4 +1,4 @@
-"""A graph of landmarks over the latents of a level, which measures distances that are longer than one search can see.
+"""A graph of landmarks over the latents of a level, for distances beyond the horizon of one search.
 
 Distances in a latent space are only local. The graph measures long ranges: its nodes are landmarks spread over the latents
 of the data, and an edge leads from one node to another where the data went from the cell of the first to the cell of the
@@ -31,21 +31,21 @@ STOCHASTIC = "stochastic/"  # prefix of the tensors of `StochasticTransitions` i
 
 
 class GraphConfig(Settings):
-    """How a graph is built.
+    """Settings of the landmark graphs.
 
     Args:
-        num_nodes: number of landmarks M, at most.
+        num_nodes: largest number of landmarks M.
         edge_steps: environment steps between the two ends of an edge.
-        num_transitions: transitions drawn from the data.
-        num_candidates: latents the landmarks are chosen from, by farthest-point sampling.
+        num_transitions: number of transitions drawn from the data.
+        num_candidates: number of latents from which farthest-point sampling chooses the landmarks.
         length_cost: an edge costs 1 + length_cost * its length in the latent space over the mean length. This breaks ties.
-        min_count: transitions an edge needs, to be kept.
-        min_component: smallest strongly connected component that is kept, in nodes.
-        transitions: deterministic: an edge can be taken wherever the data took it. stochastic: an action leads to a node
-            as often as it did in the data, and costs are expected costs.
-        num_clusters: clusters of actions, with stochastic transitions.
-        min_tries: transitions an action needs at a node, to be kept, with stochastic transitions.
-        lost_cost: cost of a place that no node is kept for, with stochastic transitions.
+        min_count: fewest transitions for an edge to be kept.
+        min_component: fewest nodes of a strongly connected component to be kept.
+        transitions: deterministic: an edge always leads where it led in the data. stochastic: an action leads to a node as
+            often as it did in the data, and costs are expected costs.
+        num_clusters: number of clusters of actions, with stochastic transitions.
+        min_tries: fewest transitions for an action cluster at a node to be kept, with stochastic transitions.
+        lost_cost: cost, in edges, of an outcome off the graph, with stochastic transitions.
     """
 
     section: ClassVar[str] = "graph"
@@ -66,10 +66,10 @@ class LandmarkGraph:
     """The graph of one level.
 
     Args:
-        data: PyG graph: `x` (M, D) latents, `edge_index` (2, E), `edge_attr` (E,) costs, `count` (E,) transitions,
-            `row` (M,) the dataset row a landmark was taken from.
-        edge_steps: environment steps an edge stands for.
-        stochastic: what follows an action at a node; None where every edge can be taken.
+        data: PyG graph: `x` (M, D) latents, `edge_index` (2, E), `edge_attr` (E,) costs, `count` (E,) transitions, and `row`
+            (M,), the dataset row of each landmark.
+        edge_steps: environment steps of an edge.
+        stochastic: transition probabilities; None for deterministic edges.
 
     Raises:
         ValueError: an edge cost is NaN or not positive, so that shortest paths would not exist.
@@ -88,8 +88,8 @@ class LandmarkGraph:
         bad = self.weights[~(self.weights > 0)]
         if len(bad):
             raise ValueError(
-                f"{len(bad)} of {len(self.weights)} edges of the landmark graph cost {bad[0].item()} or the like; expected "
-                "positive numbers. Look for NaN in the latents of the level, or build the graph again"
+                f"{len(bad)} of {len(self.weights)} edges of the landmark graph have invalid costs, for example {bad[0].item()}; "
+                "expected positive numbers. Look for NaN in the latents of the level, or build the graph again"
             )
         #: mean length of an edge in the latent space
         self.edge_length = (self.latents[self.edges[0]] - self.latents[self.edges[1]]).norm(dim=1).mean()
@@ -169,10 +169,10 @@ def build_graph(latents: Trajectories, actions: np.ndarray, config: GraphConfig,
     """Build the graph over the cached latents of a level.
 
     Args:
-        latents: with a column `latent`.
+        latents: cached latents of the level, column `latent`.
         actions: primitive actions, row by row, (N, ...).
-        config: how.
-        seed: of the draws.
+        config: graph settings.
+        seed: random seed.
 
     Raises:
         ValueError: an edge takes more steps than an episode has, or no two nodes can reach one another.

@@ -1,7 +1,7 @@
 """Expected costs over landmarks where an action can have more than one outcome.
 
-An edge of a landmark graph shows that the data once went that way, not that an agent can choose to. In a stochastic world
-costs are expectations over the outcomes of an action: a stochastic shortest path (Bertsekas & Tsitsiklis 1991), with the
+An edge of a landmark graph shows that a transition occurred in the data, not that an agent can choose it. In a stochastic
+environment, costs are expectations over the outcomes of an action: a stochastic shortest path (Bertsekas & Tsitsiklis 1991), with the
 nodes of the graph as states and clusters of the level's actions as actions.
 """
 
@@ -18,19 +18,19 @@ from torch import Tensor
 
 from hiwm.planning.graph.shortest_paths import SWEEPS_PER_CHECK
 
-PRECISION = 1e-3  # in edges: value iteration lowers costs, and ends when none falls by more than this
+PRECISION = 1e-3  # in edges; value iteration ends when no cost falls by more than this
 
 
 @dataclass(frozen=True)
 class StochasticTransitions:
-    """The outcomes of actions at nodes: P pairs of a node and an action, and T outcomes of these pairs.
+    """The outcomes of actions at nodes: P pairs of a node and an action cluster, and T outcomes of these pairs.
 
     Args:
-        node: of each pair, (P,).
-        pair: of each outcome, (T,).
-        end: node an outcome leads to, (T,); M, one beyond the last node, for a place without a node: lost.
+        node: node of each pair, (P,).
+        pair: index of the pair that each outcome belongs to, (T,).
+        end: node that each outcome leads to, (T,); M, one beyond the last node, for an outcome off the graph (lost).
         probability: share of the pair's transitions that had this outcome, (T,); sums to 1 over the outcomes of a pair.
-        cost: of going there, in edges, (T,).
+        cost: cost of each outcome's transition, in edges, (T,).
         lost_cost: cost of being lost, and upper bound of all costs.
 
     Raises:
@@ -59,7 +59,7 @@ class StochasticTransitions:
 
         Args:
             goal: node of each goal, (G,).
-            num_nodes: M.
+            num_nodes: number of nodes M.
             closed: nodes where an agent is lost, (M, G); None for none.
         """
         columns = torch.arange(len(goal), device=goal.device)
@@ -121,14 +121,14 @@ def count_transitions(
     """Estimate the outcomes of actions from N observed transitions.
 
     Args:
-        start: node before, (N,).
-        action: the action taken, (N, A).
-        end: node after, (N,); M for none.
-        cost: of every transition, (N,).
-        num_clusters: clusters of actions.
-        min_tries: transitions that a pair of a node and an action needs, to be kept.
+        start: node before each transition, (N,).
+        action: action of each transition, (N, A).
+        end: node after each transition, (N,); M for none.
+        cost: cost of each transition, (N,).
+        num_clusters: number of action clusters.
+        min_tries: fewest transitions for an action cluster at a node to be kept.
         lost_cost: see `StochasticTransitions`.
-        seed: of the clustering.
+        seed: random seed of the clustering.
     """
     scaled = (action - action.mean(0)) / (action.std(0) + 1e-9)
     _, cluster = kmeans2(scaled, num_clusters, minit="++", seed=seed)  # type: ignore[call-arg]  # scipy >= 1.15 calls it rng too

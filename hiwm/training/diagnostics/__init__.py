@@ -1,1 +1,1 @@
-"""Diagnostics: what a level's latent keeps of the world, measured at every validation. A file for each kind."""
+"""Diagnostics of the representation of a level, computed at every validation; one file per kind."""

@@ -1,4 +1,4 @@
-"""The contract of a diagnostic."""
+"""The interface of diagnostics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Diagnostic(ABC):
         """Compute the number; called without gradients and with the level in eval mode.
 
         Args:
-            level: the level.
+            level: level to measure.
             output: held-out windows that the level encoded and predicted, from every part of the episodes.
             episodes: evenly spaced time steps of whole held-out episodes, encoded, and the number of the level.
         """

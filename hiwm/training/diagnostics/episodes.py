@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hiwm.levels.level import Level
 
-ENCODED_BYTES = 32 << 20  # of inputs as float32 that are encoded at once
+ENCODED_BYTES = 32 << 20  # largest size of inputs, as float32, that are encoded at once
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Episodes:
     """Evenly spaced time steps of some held-out episodes.
 
     Args:
-        inputs: a level's named inputs, each (B, T, ...).
+        inputs: named inputs of the level, each (B, T, ...).
         state: columns of the true state at the same time steps, (B, T, C).
         level_number: number of the level, 0 for the lowest.
     """
@@ -44,7 +44,7 @@ class EncodedEpisodes(Episodes):
     """Episodes with the latents of one level.
 
     Args:
-        latent: (B, T, D).
+        latent: latents of the level, (B, T, D).
     """
 
     latent: Tensor

@@ -10,11 +10,11 @@ from hiwm.levels.output import LevelOutput
 from hiwm.training.diagnostics.diagnostic import Diagnostic
 from hiwm.training.diagnostics.episodes import EncodedEpisodes
 
-MIN_SHARE = 0.1  # healthy levels seen here: 0.3 to 1
+MIN_SHARE = 0.1  # levels that planned well in our experiments had 0.3 to 1
 
 
 class EffectiveRank(Diagnostic):
-    """exp of the entropy of the covariance's normalised eigenvalues, 1 to D (Roy & Vetterli 2007)."""
+    """Exponential of the entropy of the normalised eigenvalues of the covariance, 1 to D (Roy & Vetterli 2007)."""
 
     name = "effective_rank"
     label = "effective rank"

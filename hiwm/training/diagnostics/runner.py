@@ -17,7 +17,7 @@ from hiwm.training.diagnostics.rank import EffectiveRank, RankShare
 from hiwm.training.diagnostics.state_probe import StateProbe
 from hiwm.training.diagnostics.variance import LatentStd, WithinEpisode
 
-LOSS = "loss_"  # first letters of the other numbers of a validation: the held-out losses
+LOSS = "loss_"  # prefix of the held-out losses, the other numbers of a validation
 TIMESCALE = "timescale"  # stored with the diagnostics of a level
 
 
@@ -28,7 +28,7 @@ class Diagnostics:
         added: further diagnostics, by name.
 
     Attributes:
-        added: their names.
+        added: names of the further diagnostics.
     """
 
     def __init__(self, added: Mapping[str, Diagnostic] | None = None) -> None:
@@ -78,7 +78,7 @@ class Diagnostics:
             }
 
     def missing(self, metrics: Mapping[str, float]) -> list[str]:
-        """Names of the diagnostics that a level's metrics do not have: those added after its training."""
+        """Names of the diagnostics that the metrics of a level lack, because they were added after its training."""
         return [name for name in self.by_name if name not in metrics]
 
     def summary(self, metrics: Mapping[str, float]) -> str:

@@ -13,9 +13,9 @@ from hiwm.training.diagnostics.diagnostic import Diagnostic
 from hiwm.training.diagnostics.episodes import EncodedEpisodes
 
 MIN_R2 = 0.2
-WIDTHS = (0.5, 1.0, 2.0, 4.0)  # of the kernel, times the median distance
+WIDTHS = (0.5, 1.0, 2.0, 4.0)  # kernel widths, in median distances
 RIDGES = (1e-4, 1e-2)
-LINEAR = (0.0, 1.0)  # weight of the linear kernel
+LINEAR = (0.0, 1.0)  # weights of the linear kernel
 MAX_ROWS = 1024
 
 
@@ -27,7 +27,7 @@ class StateProbe(Diagnostic):
     format = "{:.3f}"
     description = (
         "R² of the true state, predicted from the latent by kernel ridge regression on episodes that the probe was not "
-        "fitted on; NaN with fewer than two held-out episodes."
+        "fitted on; NaN with fewer than two held-out episodes, or if no column varies."
     )
 
     def __call__(self, level: Level, output: LevelOutput, episodes: EncodedEpisodes) -> float:
