@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from hydra.errors import HydraException
 from hiwm.cli import main
 from hiwm.config import ConfigError, load_config
 from hiwm.console import say, shout
+from hiwm.evaluation.config import HIERARCHICAL
 from hiwm.files import read_json, write_json
 from hiwm.training.fingerprint import fingerprint
 
 STATUS = "status.json"  # of a run, in the folder of its job
+MEASURING = ("evaluate", "run")
 SIGNAL = 128  # the exit status after signal n is 128 + n
 LONGEST = 100  # characters of the name of a run
 MOST_CHECKED = 64  # combinations that are composed before the first one runs
@@ -48,17 +50,24 @@ def sweep(command: str, overrides: Sequence[str]) -> int:
     """
     configs = [load_config(each) for each in itertools.islice(combinations(overrides), MOST_CHECKED)]
     folder = Path(configs[0].root).resolve() / "multirun" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    fixed = {each.input_line for each in _parsed(overrides) if not each.is_sweep_override()}
+    parsed = _parsed(overrides)
+    swept = {each.get_key_element() for each in parsed if each.is_sweep_override()}
+    fixed = {each.get_key_element() for each in parsed} - swept
 
-    def job(_: Any) -> None:
+    def job(_: Any) -> float | None:
         hydra_config = HydraConfig.get()
         task = list(hydra_config.overrides.task)
-        name = run_name([override for override in task if override not in fixed])
+        name = run_name({key: value for key, _, value in (each.partition("=") for each in task) if key not in fixed})
         say(f"run {hydra_config.job.num + 1}: {name}")
         status = main([command, *task, *([f"run='{name}'"] if name else [])])
         write_json(Path(hydra_config.runtime.output_dir) / STATUS, {"run": name, "status": status})
         if status > SIGNAL:  # ends the sweep
             raise KeyboardInterrupt
+        config = load_config([*task, f"run='{name}'"])
+        results = config.folder / f"{config.evaluation.name}.json"
+        if status or command not in MEASURING or not results.exists():
+            return None
+        return read_json(results)["agents"][HIERARCHICAL]["success"]  # what a sweeper such as Optuna's maximises
 
     where = [f"hydra.sweep.dir='{folder}'", "hydra.sweep.subdir=${hydra.job.num}"]
     _hydra(job, ["--multirun", *QUIET, *where, *overrides])
@@ -69,9 +78,9 @@ def sweep(command: str, overrides: Sequence[str]) -> int:
     return failed[0]["status"] if failed else 0
 
 
-def run_name(overrides: Sequence[str]) -> str:
-    """The folder of a run with these overrides: `levels.level1.stride=4,seed=1`."""
-    name = re.sub(r"[^\w.,+=@-]+", "_", ",".join(sorted(override.lstrip("+") for override in overrides)))
+def run_name(values: Mapping[str, str]) -> str:
+    """The folder of a run with these values: `levels.level1.stride=4,seed=1`."""
+    name = re.sub(r"[^\w.,+=@-]+", "_", ",".join(sorted(f"{key.lstrip('+')}={value}" for key, value in values.items())))
     if len(name) <= LONGEST:
         return name
     return f"{name[:LONGEST]}-{fingerprint(name)}"
@@ -102,7 +111,7 @@ def complete(arguments: Sequence[str]) -> None:
     _hydra(lambda _: None, list(arguments))
 
 
-def _hydra(job: Callable[[Any], None], arguments: list[str]) -> None:
+def _hydra(job: Callable[[Any], float | None], arguments: list[str]) -> None:
     """Call Hydra as if it were the command."""
     main: Any = hydra.main(version_base="1.3", config_path="pkg://hiwm.configs", config_name="config")
     with patch.object(sys, "argv", [sys.argv[0], *arguments]):
