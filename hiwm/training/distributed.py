@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from hiwm.signals import end_with_parent
 
@@ -34,6 +36,9 @@ class Processes:
         """The rows of a global batch that this process computes."""
         size = batch // self.world_size
         return slice(self.rank * size, (self.rank + 1) * size)
+
+
+ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 def start_processes(device: str) -> Processes:
@@ -73,6 +78,39 @@ def barrier() -> None:
     """Wait for every process, if there are several, for as long as they live."""
     if dist.is_initialized():
         dist.barrier(group=_waiting_group())
+
+
+def from_main(answer: bool) -> bool:
+    """The main process's answer, in every process; the others wait for it as in `barrier`."""
+    if not dist.is_initialized():
+        return answer
+    told = torch.tensor(answer, dtype=torch.uint8)
+    dist.broadcast(told, 0, group=_waiting_group())
+    return bool(told)
+
+
+def to_main(block: Sequence[Tensor], owner: int, rows: int, processes: Processes) -> Sequence[Tensor]:
+    """Bring a process's tensors on the CPU to the main process; waits as `barrier` does.
+
+    Args:
+        block: in the owner, what it hands over; in the main process, tensors with rows of the same shapes and types.
+        owner: rank of the process that has the tensors.
+        rows: number of rows of the owner's tensors.
+        processes: this process and the others.
+
+    Returns:
+        In the main process, the owner's tensors; in the others, the block.
+    """
+    if owner == 0:
+        return block
+    if processes.rank == owner:
+        for value in block:
+            dist.send(value.contiguous(), 0, group=_waiting_group())
+    elif processes.is_main:
+        block = [torch.empty(rows, *value.shape[1:], dtype=value.dtype) for value in block]
+        for value in block:
+            dist.recv(value, owner, group=_waiting_group())
+    return block
 
 
 @cache
