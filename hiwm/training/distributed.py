@@ -120,7 +120,7 @@ def _waiting_group() -> Any:
 
 
 class Vote:
-    """Whether one of the processes wants to stop, answered to all of them at the same step.
+    """What one of the processes wants, answered to all of them at the same step: to stop, and to save.
 
     An answer is about the call before, so that no process waits for the network in between.
 
@@ -132,20 +132,21 @@ class Vote:
         self.alone = processes.world_size == 1
         self.asked: Any = None
 
-    def __call__(self, signal: int) -> int:
-        """The signal that some process has received, 0 if none has; called by all processes at every step."""
+    def __call__(self, signal: int, save: bool) -> tuple[int, bool]:
+        """The signal that some process has received, 0 if none has, and whether one wants to save; all call it at every step."""
         if self.alone:
-            return signal
+            return signal, save
         answer = self.result()
-        number = torch.tensor(signal)
-        self.asked = dist.all_reduce(number, dist.ReduceOp.MAX, group=_waiting_group(), async_op=True), number
+        wishes = torch.tensor([signal, int(save)])
+        self.asked = dist.all_reduce(wishes, dist.ReduceOp.MAX, group=_waiting_group(), async_op=True), wishes
         return answer
 
-    def result(self) -> int:
-        """The answer to the last call; 0 before the first."""
+    def result(self) -> tuple[int, bool]:
+        """The answer to the last call; 0 and False before the first."""
         if self.asked is None:
-            return 0
-        work, number = self.asked
+            return 0, False
+        work, wishes = self.asked
         self.asked = None
         work.wait()
-        return int(number)
+        signal, save = wishes.tolist()
+        return signal, bool(save)
