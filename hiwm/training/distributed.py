@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -126,18 +128,27 @@ class Vote:
 
     Args:
         processes: this process and the others.
+        seconds: between the times that the main process wants to save.
     """
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: Processes, seconds: float) -> None:
         self.alone = processes.world_size == 1
+        self.seconds = seconds if processes.is_main else math.inf
         self.asked: Any = None
+        self.saved()
 
-    def __call__(self, signal: int, save: bool) -> tuple[int, bool]:
-        """The signal that some process has received, 0 if none has, and whether one wants to save; all call it at every step."""
+    def saved(self) -> None:
+        """Count the seconds from now."""
+        self.since = time.monotonic()
+
+    def __call__(self, signal: int) -> tuple[int, bool]:
+        """The signal that some process has received, 0 if none has, and whether it is time to save; all call it at every step."""
+        if due := time.monotonic() - self.since > self.seconds:
+            self.saved()  # so that it asks once
         if self.alone:
-            return signal, save
+            return signal, due
         answer = self.result()
-        wishes = torch.tensor([signal, int(save)])
+        wishes = torch.tensor([signal, int(due)])
         self.asked = dist.all_reduce(wishes, dist.ReduceOp.MAX, group=_waiting_group(), async_op=True), wishes
         return answer
 
@@ -148,5 +159,5 @@ class Vote:
         work, wishes = self.asked
         self.asked = None
         work.wait()
-        signal, save = wishes.tolist()
-        return signal, bool(save)
+        signal, due = wishes.tolist()
+        return signal, bool(due)

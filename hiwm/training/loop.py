@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -170,9 +169,8 @@ def optimize(
     device = processes.device
     state = _State(trained(wrapped), config, device)
     start, metrics = state.load(home / CHECKPOINT)
-    last_save = time.monotonic()
     watch = DivergenceCheck(training, config.batch, seed, device)
-    vote, measure = Vote(processes), partial(measured, wrapped, evaluate)
+    vote, measure = Vote(processes, config.checkpoint_seconds), partial(measured, wrapped, evaluate)
 
     def draw(step: int) -> Clip:
         return training.sample(config.batch, np.random.default_rng([seed, step]), processes.share(config.batch))
@@ -190,14 +188,12 @@ def optimize(
                     metrics = found
                     watch.losses(max(0, step - 1), {name: x for name, x in metrics.items() if LOSS in name})
                     report(Progress(step, config.steps, {f"validation/{name}": x for name, x in metrics.items()}, home))
-            signal, due = vote(
-                stop.number, processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds
-            )
+            signal, due = vote(stop.number)
             if step == config.steps and not (signal and vote.alone):
                 break
             if signal or due:
                 save(step)
-                last_save = time.monotonic()
+                vote.saved()
             if signal:
                 barrier()  # a process that ends takes the others with it
                 raise Stopped(signal)

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import tiny
@@ -28,13 +30,13 @@ def test_waiting_for_the_main_process_outlasts_the_timeout_of_the_group(tmp_path
 
 
 def votes(rank, folder):
-    vote = Vote(Processes(rank, 2, torch.device("cpu")))
-    answers = [
-        vote(signal.SIGUSR1 if rank == 1 and step >= 3 else 0, save=rank == 0 and step == 1) for step in range(6)
-    ]
+    clock = iter([0, 1, 11, 11, 11, 12, 22, 22, 22])
+    with mock.patch("hiwm.training.distributed.time", SimpleNamespace(monotonic=lambda: next(clock))):
+        vote = Vote(Processes(rank, 2, torch.device("cpu")), 10 if rank == 0 else 0)
+        answers = [vote(signal.SIGUSR1 if rank == 1 and step >= 3 else 0) for step in range(6)]
     signals, saves = zip(*answers, strict=True)
     assert signals == (0, 0, 0, 0, signal.SIGUSR1, signal.SIGUSR1), signals
-    assert saves == (False, False, True, False, False, False), saves
+    assert saves == (False, False, True, False, False, True), saves
     assert vote.result() == (signal.SIGUSR1, False)
     assert vote.result() == (0, False)
 
@@ -44,8 +46,8 @@ def test_all_processes_hear_of_a_signal_and_of_a_save_at_the_same_step(tmp_path)
 
 
 def test_one_process_hears_of_a_signal_at_once():
-    vote = Vote(Processes(0, 1, torch.device("cpu")))
-    assert [vote(0, False), vote(15, True)] == [(0, False), (15, True)]
+    vote = Vote(Processes(0, 1, torch.device("cpu")), 1000)
+    assert [vote(0), vote(15)] == [(0, False), (15, False)]
 
 
 @pytest.fixture

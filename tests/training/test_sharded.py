@@ -45,9 +45,9 @@ def config(**changes):
 def exact():
     """Without half precision, and with an Adam that does not divide rounding errors by rounding errors."""
     off = {"half_precision": lambda device: nullcontext()}
-    with mock.patch.multiple(masked, **off), mock.patch.multiple(vit, **off):
-        with mock.patch.object(torch.optim, "AdamW", partial(torch.optim.AdamW, eps=1e-3)):
-            yield
+    adam = mock.patch.object(torch.optim, "AdamW", partial(torch.optim.AdamW, eps=1e-3))
+    with mock.patch.multiple(masked, **off), mock.patch.multiple(vit, **off), adam:
+        yield
 
 
 def trained(folder, name, processes, kill=None, **changes):
