@@ -45,7 +45,7 @@ class Sharded(nn.Module):
         """The losses."""
         return self.module(*arguments)
 
-    def measure(self, function: Callable[[Trainable], Result]) -> Result:
+    def measure(self, function: Callable[[Any], Result]) -> Result:
         """What a function finds in the module; it may call any method and sees whole parameters."""
         return function(self.module)
 
@@ -67,7 +67,7 @@ def trained(wrapped: nn.Module) -> Trainable:
     return module
 
 
-def measured(wrapped: nn.Module, function: Callable[[Trainable], Result]) -> Result:
+def measured(wrapped: nn.Module, function: Callable[[Any], Result]) -> Result:
     """What a function without gradients finds in the trained module."""
     if not isinstance(wrapped, Sharded):
         return function(trained(wrapped))
