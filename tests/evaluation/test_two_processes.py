@@ -95,5 +95,5 @@ def test_an_error_of_one_process_ends_both(tiny_run, tmp_path):
         process.kill()
     assert process.returncode == 1
     assert "continues after 1 finished batches" in output
-    assert f"hiwm evaluate: {damaged}" in output
+    assert f"hiwm evaluate: {damaged.with_suffix('.npz')} is damaged" in output, output
     assert not (config.folder / "evaluation.json").exists()
