@@ -51,6 +51,7 @@ examples:
   hiwm train experiment=pointmaze environment.maze=large seed=1 training.steps=3000
   hiwm train --multirun experiment=pointmaze seed=0,1,2
   torchrun --nproc-per-node 2 -m hiwm train experiment=pointmaze environment.maze=large
+  torchrun --nproc-per-node 2 -m hiwm evaluate experiment=pointmaze environment.maze=large
 
 Results are saved under runs/<experiment>/. A command reuses results that are already there.
 `hiwm <command> --help` lists the experiments, the configuration groups and the keys with their defaults.

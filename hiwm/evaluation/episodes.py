@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +44,9 @@ def run_episodes(
     make_goal: Callable[[Observation], Observation | Goal] = lambda observation: observation,
     forbidden: Box | None = None,
     done: Batches | None = None,
+    mine: Iterator[bool] = repeat(True),  # noqa: B008, because it has no state
 ) -> Episodes:
-    """Run every task `episodes` times.
+    """Run every task `episodes` times, or this process's share of that.
 
     Args:
         agent: the agent to evaluate.
@@ -60,33 +63,32 @@ def run_episodes(
         make_goal: makes the agent's goal from the goal observations of a batch.
         forbidden: steps in this box are counted, by the true state.
         done: batches finished by an interrupted call, which are not run again; new ones are added.
+        mine: whether this process runs the next batch; one answer for each batch.
     """
     outcome = Episodes()
     size = min(num_envs, episodes)
-    report(0, 0, num_tasks * episodes)
-    envs = make_vector(make_env, size)
-    run_batch = partial(
-        _run_batch, agent, envs, max_steps=max_steps, seed=seed, state=state, make_goal=make_goal, forbidden=forbidden
-    )
-    try:
-        for task in range(1, num_tasks + 1):
-            for first in range(0, episodes, size):
-                numbers, name = range(first, min(first + size, episodes)), f"{task}-{first}"
-                batch = None if done is None else done.load(name)
-                learned = _EdgeMemoryFile(
-                    agent.edge_memory, edge_memory, name, "" if done is None else done.folder.name
-                )
-                if batch is None:
-                    learned.load()
-                    batch = run_batch(task, numbers)
-                    learned.save()
-                    if done is not None:
-                        done.save(name, batch)
-                learned.commit()
-                outcome += batch
-                report(len(outcome.success), sum(outcome.success), num_tasks * episodes)
-    finally:
-        envs.close()
+    firsts = [(task, first) for task in range(1, num_tasks + 1) for first in range(0, episodes, size)]
+    batches = [(task, range(first, min(first + size, episodes))) for task, first in firsts if next(mine)]
+    total = sum(len(numbers) for _, numbers in batches)
+    report(0, 0, total)
+    with contextlib.ExitStack() as stack:
+        envs = cache(lambda: stack.enter_context(contextlib.closing(make_vector(make_env, size))))
+        for task, numbers in batches:
+            name = f"{task}-{numbers[0]}"
+            batch = None if done is None else done.load(name)
+            learned = _EdgeMemoryFile(agent.edge_memory, edge_memory, name, "" if done is None else done.folder.name)
+            if batch is None:
+                learned.load()
+                batch = _run_batch(
+                    agent, envs(), task, numbers,
+                    max_steps=max_steps, seed=seed, state=state, make_goal=make_goal, forbidden=forbidden,
+                )  # fmt: skip
+                learned.save()
+                if done is not None:
+                    done.save(name, batch)
+            learned.commit()
+            outcome += batch
+            report(len(outcome.success), sum(outcome.success), total)
     return outcome
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hiwm.evaluation.episodes import run_episodes
 from hiwm.evaluation.goals import check_region, make_goal
 from hiwm.evaluation.outcomes import Episodes
 from hiwm.evaluation.statistics import wilson_interval
+from hiwm.training.distributed import ALONE, Processes, barrier
 
 
 def make_agents(agent: Agent, config: EvaluationConfig) -> dict[str, Agent]:
@@ -42,20 +44,46 @@ def evaluate(
     state: Sequence[str],
     report: Callable[[str, int, int, int], None],
     folder: Path,
+    processes: Processes = ALONE,
 ) -> dict[str, Episodes]:
     """Run every agent, or continue where an interrupted call stopped.
+
+    Several processes take turns at the batches of episodes. The main process runs all batches of agents with an edge
+    memory, because later attempts need what earlier ones learned.
 
     Args:
         agents: name -> agent, from `make_agents`.
         make_env: makes one environment.
         config: the protocol.
         state: names of the observations that form the true state, for the traces.
-        report: called with (agent, finished episodes, successes, all episodes).
+        report: called with (agent, finished episodes, successes, all episodes) of this process.
         folder: keeps finished batches; those found there must come from the same agents and protocol.
+        processes: this process and the others.
 
     Returns:
-        Agent -> its episodes. Later attempts have the names "<agent>, attempt 2", ...
+        Agent -> its episodes, of all processes in the main process. Later attempts have the names "<agent>, attempt 2", ...
     """
+    run = partial(_run_agents, agents, make_env, config, state, folder)
+    turns = (i % processes.world_size == processes.rank for i in count())
+    outcomes = run(report, turns, repeat(processes.is_main))
+    if processes.world_size > 1:
+        barrier()
+        all_or_none = repeat(processes.is_main)  # read by the main process
+        outcomes = run(lambda *_: None, all_or_none, all_or_none)
+    return outcomes
+
+
+def _run_agents(
+    agents: Mapping[str, Agent],
+    make_env: Callable[[], gymnasium.Env],
+    config: EvaluationConfig,
+    state: Sequence[str],
+    folder: Path,
+    report: Callable[[str, int, int, int], None],
+    mine: Iterator[bool],
+    mine_in_order: Iterator[bool],
+) -> dict[str, Episodes]:
+    """As `evaluate`; the iterators say whether this process runs the next batch of an agent without or with an edge memory."""
     outcomes = {}
     for name, agent in agents.items():
         for attempt in range(config.attempts):
@@ -75,6 +103,7 @@ def evaluate(
                 make_goal=partial(make_goal, agent, config, name),
                 forbidden=config.forbidden.box,
                 done=Batches(folder / label),
+                mine=mine if agent.edge_memory is None else mine_in_order,
             )
     return outcomes
 

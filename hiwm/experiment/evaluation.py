@@ -18,9 +18,10 @@ from hiwm.evaluation.evaluate import evaluate as evaluate_agents
 from hiwm.evaluation.evaluate import make_agents, summarize
 from hiwm.evaluation.results import read_results
 from hiwm.evaluation.traces import save_traces
-from hiwm.experiment.session import code_fingerprint, commit, exclusive, one_process, start
+from hiwm.experiment.session import code_fingerprint, commit, exclusive, start
 from hiwm.files import write_json
 from hiwm.tracking import make_tracker
+from hiwm.training.distributed import Processes, barrier
 from hiwm.training.fingerprint import fingerprint
 from hiwm.validate import FITTED, check_environment, check_trained
 
@@ -28,41 +29,51 @@ from hiwm.validate import FITTED, check_environment, check_trained
 @exclusive
 def evaluate(config: Config) -> dict[str, Any]:
     """Evaluate the saved hierarchy and its baselines; write `<evaluation.name>.json`."""
-    one_process("evaluate")
-    agent = _agent(config, str(start(config).device))
+    processes = start(config)
+    agent = _agent(config, str(processes.device))
     agents = make_agents(agent, config.evaluation)
     identity, path = evaluation_identity(config, agent), config.folder / f"{config.evaluation.name}.json"
     if path.exists() and (found := read_results(path))["identity"] == identity:
-        say(f"evaluation {path}: reused")
-        _record(config, agent, found, path)  # an earlier command may have been killed before it did
-        _say_results(found["agents"])
+        if processes.is_main:
+            say(f"evaluation {path}: reused")
+            _record(config, agent, found, path)  # an earlier command may have been killed before it did
+            _say_results(found["agents"])
         return found
     check_evaluating(config)
     code, source = commit(), code_fingerprint()  # now, because the code may change during the evaluation
     # batches of other code must not end up under this commit
     parts = config.folder / f"{config.evaluation.name}-{identity}-{source}.parts"
-    if parts.exists():
+    if processes.is_main and parts.exists():
         say(f"evaluation {path}: continues after {len([*parts.rglob('*.json')])} finished batches of episodes")
+    barrier()  # no process adds a batch before
     make_env = environment_of(config, config.evaluation.environment)
-    outcomes = evaluate_agents(agents, make_env, config.evaluation, config.state, Bars(), parts)
-    result = {
-        "identity": identity,
-        "experiment": config.name,
-        "seed": config.seed,
-        "protocol": config.evaluation.as_dict(),
-        "planner": config.planner.as_dict(),
-        "commit": code,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads",
-        "agents": {name: summarize(outcome) for name, outcome in outcomes.items()},
-    }
-    _keep_other_results(path)
-    save_traces(path.with_suffix(".npz"), outcomes)
-    write_json(path, result)
-    for old in config.folder.glob(f"{config.evaluation.name}-{identity}-*.parts"):
-        shutil.rmtree(old)
-    _record(config, agent, result, path)
-    _say_results(result["agents"])
-    return result
+    bars = Bars() if processes.is_main else (lambda *_: None)
+    outcomes = evaluate_agents(agents, make_env, config.evaluation, config.state, bars, parts, processes)
+    if processes.is_main:
+        result = {
+            "identity": identity,
+            "experiment": config.name,
+            "seed": config.seed,
+            "protocol": config.evaluation.as_dict(),
+            "planner": config.planner.as_dict(),
+            "commit": code,
+            "machine": _machine(processes),
+            "agents": {name: summarize(outcome) for name, outcome in outcomes.items()},
+        }
+        _keep_other_results(path)
+        save_traces(path.with_suffix(".npz"), outcomes)
+        write_json(path, result)
+        for old in config.folder.glob(f"{config.evaluation.name}-{identity}-*.parts"):
+            shutil.rmtree(old)
+        _record(config, agent, result, path)
+        _say_results(result["agents"])
+    barrier()
+    return read_results(path)
+
+
+def _machine(processes: Processes) -> str:
+    text = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    return text if processes.world_size == 1 else f"{text} in each of {processes.world_size} processes"
 
 
 def _agent(config: Config, device: str) -> Agent:

@@ -31,10 +31,10 @@ def start(config: Config) -> Processes:
 
 
 def one_process(command: str) -> None:
-    """Raise a ConfigError if a command other than train was started in several processes."""
+    """Raise a ConfigError if a command other than train and evaluate was started in several processes."""
     if (number := int(os.environ.get("WORLD_SIZE", 1))) > 1:
         raise ConfigError(
-            f"hiwm {command} was started in {number} processes; expected one. Only `hiwm train` runs under torchrun"
+            f"hiwm {command} was started in {number} processes; expected one. Only `hiwm train` and `hiwm evaluate` run under torchrun"
         )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -11,6 +14,7 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from hiwm.signals import end_with_parent
 
@@ -34,6 +38,9 @@ class Processes:
         """The rows of a global batch that this process computes."""
         size = batch // self.world_size
         return slice(self.rank * size, (self.rank + 1) * size)
+
+
+ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 def start_processes(device: str) -> Processes:
@@ -75,6 +82,39 @@ def barrier() -> None:
         dist.barrier(group=_waiting_group())
 
 
+def from_main(answer: bool) -> bool:
+    """The main process's answer, in every process; the others wait for it as in `barrier`."""
+    if not dist.is_initialized():
+        return answer
+    told = torch.tensor(answer, dtype=torch.uint8)
+    dist.broadcast(told, 0, group=_waiting_group())
+    return bool(told)
+
+
+def to_main(block: Sequence[Tensor], owner: int, rows: int, processes: Processes) -> Sequence[Tensor]:
+    """Bring a process's tensors on the CPU to the main process; waits as `barrier` does.
+
+    Args:
+        block: in the owner, what it hands over; in the main process, tensors with rows of the same shapes and types.
+        owner: rank of the process that has the tensors.
+        rows: number of rows of the owner's tensors.
+        processes: this process and the others.
+
+    Returns:
+        In the main process, the owner's tensors; in the others, the block.
+    """
+    if owner == 0:
+        return block
+    if processes.rank == owner:
+        for value in block:
+            dist.send(value.contiguous(), 0, group=_waiting_group())
+    elif processes.is_main:
+        block = [torch.empty(rows, *value.shape[1:], dtype=value.dtype) for value in block]
+        for value in block:
+            dist.recv(value, owner, group=_waiting_group())
+    return block
+
+
 @cache
 def _waiting_group() -> Any:
     """All processes over TCP, where a process that dies is noticed at once, so that waiting needs no limit."""
@@ -82,32 +122,42 @@ def _waiting_group() -> Any:
 
 
 class Vote:
-    """Whether one of the processes wants to stop, answered to all of them at the same step.
+    """What one of the processes wants, answered to all of them at the same step: to stop, and to save.
 
     An answer is about the call before, so that no process waits for the network in between.
 
     Args:
         processes: this process and the others.
+        seconds: between the times that the main process wants to save.
     """
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: Processes, seconds: float) -> None:
         self.alone = processes.world_size == 1
+        self.seconds = seconds if processes.is_main else math.inf
         self.asked: Any = None
+        self.saved()
 
-    def __call__(self, signal: int) -> int:
-        """The signal that some process has received, 0 if none has; called by all processes at every step."""
+    def saved(self) -> None:
+        """Count the seconds from now."""
+        self.since = time.monotonic()
+
+    def __call__(self, signal: int) -> tuple[int, bool]:
+        """The signal that some process has received, 0 if none has, and whether it is time to save; all call it at every step."""
+        if due := time.monotonic() - self.since > self.seconds:
+            self.saved()  # so that it asks once
         if self.alone:
-            return signal
+            return signal, due
         answer = self.result()
-        number = torch.tensor(signal)
-        self.asked = dist.all_reduce(number, dist.ReduceOp.MAX, group=_waiting_group(), async_op=True), number
+        wishes = torch.tensor([signal, int(due)])
+        self.asked = dist.all_reduce(wishes, dist.ReduceOp.MAX, group=_waiting_group(), async_op=True), wishes
         return answer
 
-    def result(self) -> int:
-        """The answer to the last call; 0 before the first."""
+    def result(self) -> tuple[int, bool]:
+        """The answer to the last call; 0 and False before the first."""
         if self.asked is None:
-            return 0
-        work, number = self.asked
+            return 0, False
+        work, wishes = self.asked
         self.asked = None
         work.wait()
-        return int(number)
+        signal, due = wishes.tolist()
+        return signal, bool(due)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from hiwm.data.clips import ClipSampler
+from hiwm.levels.distributed import average_over_processes
+from hiwm.training.wrapping import own
 
 LARGEST_LOSS = 1e8  # inputs are standardised, so losses of a training that works are far below
 NAMED_ROWS = 8
@@ -55,10 +57,14 @@ class DivergenceCheck:
             self.first = torch.where((self.first < 0) & ~torch.isfinite(norm), step, self.first)
 
     def weights(self, step: int, module: nn.Module) -> None:
-        """Raise if a step has made a weight, or a gradient before it, that is not finite; called before weights are saved."""
+        """Raise if a step has made a weight, or a gradient before it, that is not finite.
+
+        All processes call it before weights are saved.
+        """
         self.check()
         named = module.state_dict()
-        finite = torch.stack([torch.isfinite(value).all() for value in named.values()])
+        finite = torch.stack([torch.isfinite(own(value)).all() for value in named.values()])
+        finite = average_over_processes(finite.float()) == 1  # each may have a shard of the weights
         for name, good in zip(named, finite.tolist(), strict=True):  # one wait for a GPU
             if not good:
                 self._stop(step, name, math.nan)

@@ -73,7 +73,7 @@ def train_jointly(
     held_out = validation.sample(windows, np.random.default_rng(0)).map(lambda x: x.to(processes.device))
     metrics = optimize(
         joint, training, config, seed=seed, processes=processes, home=homes[-1],
-        evaluate=lambda: evaluate_levels(joint, held_out, episodes, diagnostics), report=report_levels,
+        evaluate=lambda joint: evaluate_levels(joint, held_out, episodes, diagnostics), report=report_levels,
     )  # fmt: skip
     if processes.is_main:
         for k, (level, home) in enumerate(zip(levels, homes, strict=True)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hiwm.data.columns import release
 from hiwm.data.store import Trajectories, Writer, open_dataset
 from hiwm.levels.device import upload
 from hiwm.levels.level import Level
+from hiwm.training.distributed import ALONE, Processes, to_main
 
 ROWS_AT_ONCE = 16_384
 BYTES_AT_ONCE = 32 << 20  # of inputs as float32
@@ -28,8 +30,12 @@ def cache_latents(
     action: str,
     action_period: int,
     made_by: str = "",
+    processes: Processes = ALONE,
 ) -> None:
     """Write `latent` (N, D) and `action` (N, A) for every row of the dataset.
+
+    The processes take turns at blocks of episodes. The main process writes the blocks of all processes in order, so any
+    number of processes writes the same file.
 
     `action[t]` is the level's (macro-)action from row t on; rows too near the end of an episode hold zeros
     and are never drawn.
@@ -42,24 +48,43 @@ def cache_latents(
         action: column of the actions of the level below.
         action_period: environment steps in one action of the level below.
         made_by: identifies the weights of the level; stored in the file, so that no other level uses it.
+        processes: this process and the others; all call the function with the same weights and data.
     """
     period = level.stride * action_period
-    chunk = np.arange(level.stride) * action_period
-    device = next(level.buffers()).device
-    with Writer(path, {**source.metadata, MADE_BY: made_by}) as writer:
-        for first, last in _blocks(source.ep_len):
+    block: Sequence[torch.Tensor] = []
+    with Writer(path, {**source.metadata, MADE_BY: made_by}) if processes.is_main else nullcontext() as writer:
+        for i, (first, last) in enumerate(_blocks(source.ep_len)):
+            owner = i % processes.world_size
             rows = slice(int(source.ep_offset[first]), int(source.ep_offset[last - 1] + source.ep_len[last - 1]))
-            latent = _encoded(level, source, rows, inputs, device)
-            below = np.array(source.column(action)[rows])
-            starts = np.minimum(np.arange(len(below))[:, None] + chunk, len(below) - 1)
-            macro = level.encode_actions(latent, torch.from_numpy(below[starts]).to(device))
-            columns = {"latent": latent.cpu().numpy(), "action": macro.cpu().numpy()}
-            offset = 0
-            for length in source.ep_len[first:last]:
-                episode = {name: column[offset : offset + length] for name, column in columns.items()}
-                episode["action"] = episode["action"] * (np.arange(length) < length - period)[:, None]
-                writer.append(episode)
-                offset += length
+            if processes.rank == owner:
+                block = _encoded_block(level, source, rows, inputs, action, action_period)
+            block = to_main(block, owner, rows.stop - rows.start, processes)
+            if writer is not None:
+                _append(writer, source.ep_len[first:last], *block, period=period)
+
+
+def _append(writer: Writer, lengths: np.ndarray, latent: torch.Tensor, macro: torch.Tensor, *, period: int) -> None:
+    """Write the episodes of a block."""
+    columns = {"latent": latent.numpy(), "action": macro.numpy()}
+    offset = 0
+    for length in lengths:
+        episode = {name: column[offset : offset + length] for name, column in columns.items()}
+        episode["action"] = episode["action"] * (np.arange(length) < length - period)[:, None]
+        writer.append(episode)
+        offset += length
+
+
+def _encoded_block(
+    level: Level, source: Trajectories, rows: slice, inputs: Sequence[str], action: str, action_period: int
+) -> list[torch.Tensor]:
+    """Latents and macro-actions of the rows of whole episodes, on the CPU."""
+    device = next(level.buffers()).device
+    latent = _encoded(level, source, rows, inputs, device)
+    below = np.array(source.column(action)[rows])
+    chunk = np.arange(level.stride) * action_period
+    starts = np.minimum(np.arange(len(below))[:, None] + chunk, len(below) - 1)
+    macro = level.encode_actions(latent, torch.from_numpy(below[starts]).to(device))
+    return [latent.cpu(), macro.cpu()]
 
 
 def _encoded(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.distributed import average_over_processes
 from hiwm.levels.level import Level
 from hiwm.levels.output import LevelOutput
-from hiwm.levels.precision import compile_in_place, tensor_cores
+from hiwm.levels.precision import tensor_cores
 from hiwm.levels.trainable import Trainable
 from hiwm.settings import Settings
 from hiwm.signals import Request, Stopped, deferring, raising
@@ -31,6 +31,7 @@ from hiwm.training.diagnostics.runner import LOSS, SHIPPED, Diagnostics
 from hiwm.training.distributed import Processes, Vote, barrier
 from hiwm.training.divergence import DivergenceCheck
 from hiwm.training.loader import batches
+from hiwm.training.wrapping import finish, load_module, load_optimizer, measured, saved, trained, whole, wrap
 
 VALIDATION_WINDOWS = 1024
 MEASURING = "diagnostics"  # the job of measuring a level that was trained before
@@ -47,6 +48,8 @@ class TrainingConfig(Settings):
             that use statistics of the batch (sigreg, vicreg, batch normalisation, ...) see one part at a time.
         compile: compile forward and backward pass with torch.compile: up to a minute at the start, faster steps, losses that differ by
             rounding; needs a C++ compiler on a CPU.
+        shard: split parameters, gradients and optimiser state between the processes (FSDP2), for encoders that do not fit into
+            one GPU's memory; the layers of vision transformers are then gathered one after another. No effect on one process.
         learning_rate: peak of the schedule: a linear warm-up, then a half cosine to 0.
         warmup: share of the steps that the warm-up takes.
         weight_decay: weight decay of AdamW.
@@ -61,6 +64,7 @@ class TrainingConfig(Settings):
     batch: int = Field(ge=1)
     accumulate: int = Field(ge=1)
     compile: bool
+    shard: bool
     learning_rate: float = Field(ge=0)
     warmup: float = Field(ge=0, le=1)
     weight_decay: float = Field(ge=0)
@@ -77,7 +81,9 @@ class TrainingConfig(Settings):
         return self.changed(changes)
 
     def check(self, processes: Processes) -> None:
-        """Refuse a batch that the processes and their parts cannot share evenly."""
+        """Refuse a batch that the processes and their parts cannot share evenly, and compiled shards."""
+        if self.shard and self.compile and processes.world_size > 1:
+            raise ValueError("training.shard and training.compile are true; expected at most one. Set one to false")
         if self.batch % (processes.world_size * self.accumulate):
             parts = "" if self.accumulate == 1 else f" times {self.accumulate}, training.accumulate"
             raise ValueError(
@@ -87,10 +93,13 @@ class TrainingConfig(Settings):
     @property
     def shaping(self) -> dict[str, Any]:
         """The settings that change the weights; the others only say when to validate and save."""
-        without_effect = {"evaluate_every", "checkpoint_seconds", "compile", "joint"}
+        without_effect = {"evaluate_every", "checkpoint_seconds", "compile", "shard", "joint"}
         if self.accumulate == 1:  # levels trained before there was the key keep their fingerprints
             without_effect.add("accumulate")
         return {k: v for k, v in self.as_dict().items() if k not in without_effect}
+
+
+Module = TypeVar("Module", bound=Trainable)
 
 
 @dataclass(frozen=True)
@@ -134,59 +143,57 @@ def train_level(
         seed=seed,
         processes=processes,
         home=home,
-        evaluate=lambda: evaluate_level(level, held_out, episodes, diagnostics),
+        evaluate=lambda level: evaluate_level(level, held_out, episodes, diagnostics),
         report=report,
     )
 
 
 def optimize(
-    module: Trainable,
+    module: Module,
     training: ClipSampler,
     config: TrainingConfig,
     *,
     seed: int,
     processes: Processes,
     home: Path,
-    evaluate: Callable[[], dict[str, float]],
+    evaluate: Callable[[Module], dict[str, float]],
     report: Callable[[Progress], None],
 ) -> dict[str, float]:
-    """Minimise a module's losses on clips; returns its last validation metrics.
+    """Minimise a module's losses on clips; returns its last validation metrics, found by `evaluate`.
 
     Step i draws its batch and its random projections from (seed, i) alone, the same in every process, and each process
     trains on its slice of the batch. So any number of processes follows the same loss curve, and the checkpoint needs
     no state of samplers or generators to resume exactly.
     """
-    wrapped = _wrapped(module, config, processes)
+    wrapped = wrap(module, processes, compile=config.compile, shard=config.shard)
     device = processes.device
-    state = _State(module, config, device)
+    state = _State(trained(wrapped), config, device)
     start, metrics = state.load(home / CHECKPOINT)
-    last_save = time.monotonic()
     watch = DivergenceCheck(training, config.batch, seed, device)
-    vote = Vote(processes)
+    vote, measure = Vote(processes, config.checkpoint_seconds), partial(measured, wrapped, evaluate)
 
     def draw(step: int) -> Clip:
         return training.sample(config.batch, np.random.default_rng([seed, step]), processes.share(config.batch))
 
     def save(step: int) -> None:
-        watch.weights(max(0, step - 1), module)
-        if processes.is_main:
-            state.save(home / CHECKPOINT, step, metrics)
+        watch.weights(max(0, step - 1), state.module)
+        state.save(home / CHECKPOINT, step, metrics, processes)
 
     clips = batches(draw, range(start, config.steps), device)
     with deferring() as stop:
         for step in range(start, config.steps + 1):
             if step % config.evaluate_every == 0 or step == config.steps:
-                found = _unless_stopped(evaluate, stop) if vote.alone else evaluate()
+                found = _unless_stopped(measure, stop) if vote.alone else measure()
                 if found is not None:
                     metrics = found
                     watch.losses(max(0, step - 1), {name: x for name, x in metrics.items() if LOSS in name})
                     report(Progress(step, config.steps, {f"validation/{name}": x for name, x in metrics.items()}, home))
-            signal = vote(stop.number)
+            signal, due = vote(stop.number)
             if step == config.steps and not (signal and vote.alone):
                 break
-            if signal or (processes.is_main and time.monotonic() - last_save > config.checkpoint_seconds):
+            if signal or due:
                 save(step)
-                last_save = time.monotonic()
+                vote.saved()
             if signal:
                 barrier()  # a process that ends takes the others with it
                 raise Stopped(signal)
@@ -195,16 +202,8 @@ def optimize(
             values = state.values(losses, watch, step) if step % REPORT_EVERY == 0 else {}
             report(Progress(step, config.steps, values, home))
         vote.result()  # the last answer must not be left pending
+    finish(wrapped, module, processes)
     return metrics
-
-
-def _wrapped(module: Trainable, config: TrainingConfig, processes: Processes) -> nn.Module:
-    """The module on its device, called as the loop calls it: by several processes, or compiled."""
-    module.to(processes.device)
-    wrapped = DistributedDataParallel(module) if processes.world_size > 1 else module
-    if config.compile:
-        compile_in_place(wrapped)
-    return wrapped
 
 
 def _unless_stopped(evaluate: Callable[[], dict[str, float]], stop: Request) -> dict[str, float] | None:
@@ -254,7 +253,7 @@ class _State:
         self.optimizer.step()
         self.schedule.step()
         self.module.after_step()
-        return dict(zip(names, torch.stack(found).mean(0), strict=True)), norm
+        return dict(zip(names, torch.stack(found).mean(0), strict=True)), whole(norm)
 
     def values(self, losses: Mapping[str, Tensor], watch: DivergenceCheck, step: int) -> dict[str, float]:
         """The losses of a step over all processes, checked, and its learning rate."""
@@ -262,19 +261,25 @@ class _State:
         watch.losses(step, values)
         return values | {"learning_rate": float(self.schedule.get_last_lr()[0])}
 
-    def save(self, path: Path, step: int, metrics: dict[str, float]) -> None:
-        parts = {name: getattr(self, name).state_dict() for name in ("module", "optimizer", "schedule")}
-        save_checkpoint(path, parts | {"step": step, "metrics": metrics})
+    def save(self, path: Path, step: int, metrics: dict[str, float], processes: Processes) -> None:
+        """The main process writes the checkpoint; the others hand over their shards."""
+        parts = {
+            name: saved(getattr(self, name).state_dict(), processes.is_main)
+            for name in ("module", "optimizer", "schedule")
+        }
+        if processes.is_main:
+            save_checkpoint(path, parts | {"step": step, "metrics": metrics})
 
     def load(self, path: Path) -> tuple[int, dict[str, float]]:
         """The step and the validation metrics of the checkpoint; 0 and {} if there is no checkpoint."""
-        saved = load_checkpoint(path)
-        if saved is None:
+        state = load_checkpoint(path)
+        if state is None:
             return 0, {}
         try:
-            for name in ("module", "optimizer", "schedule"):
-                getattr(self, name).load_state_dict(saved[name])
-            return saved["step"], saved["metrics"]
+            load_module(self.module, state["module"])
+            load_optimizer(self.optimizer, state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            return state["step"], state["metrics"]
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             fault = " ".join(str(error).split())[:200]
             raise ValueError(

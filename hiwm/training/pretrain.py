@@ -103,7 +103,7 @@ def pretrain(
         clip = clip.map(lambda x: x.to(processes.device))
         optimize(
             objective, draws, training, seed=seed, processes=processes, home=home,
-            evaluate=lambda: objective.evaluate(clip),
+            evaluate=lambda objective: objective.evaluate(clip),
             report=lambda progress: report(replace(progress, job="pretraining")),
         )  # fmt: skip
         trunk.load_state_dict(objective.target.copy.state_dict())

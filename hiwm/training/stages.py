@@ -22,7 +22,7 @@ from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.levels.joint import JointLevels
 from hiwm.levels.level import Level
 from hiwm.locks import locked
-from hiwm.tensors import checksum_of
+from hiwm.tensors import checksum_of, load_state
 from hiwm.training.checkpoint import (
     LATENTS,
     WEIGHTS,
@@ -34,7 +34,7 @@ from hiwm.training.checkpoint import (
 )
 from hiwm.training.diagnostics.episodes import Episodes
 from hiwm.training.diagnostics.runner import SHIPPED, Diagnostics
-from hiwm.training.distributed import Processes, barrier
+from hiwm.training.distributed import Processes, barrier, from_main
 from hiwm.training.divergence import naming
 from hiwm.training.joint import train_jointly
 from hiwm.training.latents import cache_latents, is_cache_of
@@ -285,10 +285,11 @@ def _train_level(run: _Run, k: int, spec: LevelSpec, level: Level, home: Path, s
 def _cache(run: _Run, level: Level, home: Path, source: _Source) -> Path:
     """The file of the level's latents, made if it is not there, damaged, or of other weights."""
     path = home / LATENTS
-    if run.processes.is_main:
-        made_by = checksum_of(home / WEIGHTS)
-        if not is_cache_of(path, made_by):
-            cache_latents(level, source.data, path, source.inputs, "action", source.action_period, made_by)
+    made_by = checksum_of(home / WEIGHTS) if run.processes.is_main else ""
+    if from_main(run.processes.is_main and not is_cache_of(path, made_by)):
+        if not run.processes.is_main:
+            load_state(level, home / WEIGHTS)  # all processes encode with the weights that the main one has saved
+        cache_latents(level, source.data, path, source.inputs, "action", source.action_period, made_by, run.processes)
     barrier()
     return path
 

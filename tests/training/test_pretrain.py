@@ -52,10 +52,8 @@ def hierarchy():
     return copy.deepcopy(config().hierarchy)
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
+def write_squares(path):
     """A bright square of 4 x 4 pixels that its actions move through images of 16 x 16."""
-    path = tmp_path_factory.mktemp("pixels") / "squares.h5"
     rng = np.random.default_rng(0)
     with Writer(path, {}) as writer:
         for _ in range(8):
@@ -66,6 +64,11 @@ def dataset(tmp_path_factory):
                 pixels[t, top : top + 4, left : left + 4] = 255
             writer.append({"pixels": pixels, "action": action.astype(np.float32), "place": place.astype(np.float32)})
     return open_dataset(path)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_squares(tmp_path_factory.mktemp("pixels") / "squares.h5")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import tiny
@@ -28,20 +30,24 @@ def test_waiting_for_the_main_process_outlasts_the_timeout_of_the_group(tmp_path
 
 
 def votes(rank, folder):
-    vote = Vote(Processes(rank, 2, torch.device("cpu")))
-    answers = [vote(signal.SIGUSR1 if rank == 1 and step >= 3 else 0) for step in range(6)]
-    assert answers == [0, 0, 0, 0, signal.SIGUSR1, signal.SIGUSR1], answers
-    assert vote.result() == signal.SIGUSR1
-    assert vote.result() == 0
+    clock = iter([0, 1, 11, 11, 11, 12, 22, 22, 22])
+    with mock.patch("hiwm.training.distributed.time", SimpleNamespace(monotonic=lambda: next(clock))):
+        vote = Vote(Processes(rank, 2, torch.device("cpu")), 10 if rank == 0 else 0)
+        answers = [vote(signal.SIGUSR1 if rank == 1 and step >= 3 else 0) for step in range(6)]
+    signals, saves = zip(*answers, strict=True)
+    assert signals == (0, 0, 0, 0, signal.SIGUSR1, signal.SIGUSR1), signals
+    assert saves == (False, False, True, False, False, True), saves
+    assert vote.result() == (signal.SIGUSR1, False)
+    assert vote.result() == (0, False)
 
 
-def test_all_processes_hear_of_a_signal_at_the_same_step(tmp_path):
+def test_all_processes_hear_of_a_signal_and_of_a_save_at_the_same_step(tmp_path):
     two_processes.run(votes, tmp_path)
 
 
 def test_one_process_hears_of_a_signal_at_once():
-    vote = Vote(Processes(0, 1, torch.device("cpu")))
-    assert [vote(0), vote(15)] == [0, 15]
+    vote = Vote(Processes(0, 1, torch.device("cpu")), 1000)
+    assert [vote(0), vote(15)] == [(0, False), (15, False)]
 
 
 @pytest.fixture
