@@ -72,7 +72,7 @@ class Agent:
         self.planner = make_planner(
             self.hierarchy, config, (low, high), heads, graphs, discrete=spec.discrete, allow=allow
         )
-        self.goals = GoalMaker(self.hierarchy, heads, config, spec)
+        self.goal_maker = GoalMaker(self.hierarchy, heads, config, spec)
         self.inputs = self.hierarchy.specs[0].inputs
         #: shape and type of one primitive action as `act` gives it
         self.action_shape = () if spec.discrete else tuple(low.shape)
@@ -124,7 +124,7 @@ class Agent:
             ValueError: the goal is wrong, or the planner cannot plan for it. Call `reset` again before `act`.
         """
         self._batch = self._plan = None  # a goal that is refused leaves no episode to act in
-        wanted, single = (goal, False) if isinstance(goal, Goal) else self.goals.goal(goal)
+        wanted, single = (goal, False) if isinstance(goal, Goal) else self.goal_maker.goal(goal)
         numbers = range(wanted.size) if episodes is None else episodes
         if len(numbers) != wanted.size:
             raise ValueError(f"episodes has {len(numbers)} numbers; expected {wanted.size}, one for each goal")
@@ -133,23 +133,23 @@ class Agent:
 
     def goal(self, goal: Observation | str | Sequence[str]) -> Goal:
         """The goal that `reset` makes of an observation or of words, to combine it with others."""
-        return self.goals.goal(goal)[0]
+        return self.goal_maker.goal(goal)[0]
 
     def part_goal(self, part: Mapping[str, Any]) -> PartGoal:
         """A goal on a part of the state; see `GoalMaker.part_goal`."""
-        return self.goals.part_goal(part)
+        return self.goal_maker.part_goal(part)
 
     def region(self, low: Mapping[str, Any], high: Mapping[str, Any]) -> BoxRegion:
         """A box in the part of the state that goals are about; see `GoalMaker.region`."""
-        return self.goals.region(low, high)
+        return self.goal_maker.region(low, high)
 
     def labelled(self, states: Mapping[str, Any], forbidden: Sequence[bool]) -> LabelledRegion:
         """The region around labelled states; see `GoalMaker.labelled`."""
-        return self.goals.labelled(states, forbidden)
+        return self.goal_maker.labelled(states, forbidden)
 
     def where(self, predicate: Callable[[Mapping[str, Tensor]], Tensor]) -> PredicateRegion:
         """The region where a predicate holds; see `GoalMaker.where`."""
-        return self.goals.where(predicate)
+        return self.goal_maker.where(predicate)
 
     def act(self, observation: Observation) -> np.ndarray:
         """The next action, (A,) or (B, A), for an observation or a batch as large as the goals'; a number if it is discrete."""

@@ -83,7 +83,7 @@ def run_name(values: Mapping[str, str]) -> str:
     name = re.sub(r"[^\w.,+=@-]+", "_", ",".join(sorted(f"{key.lstrip('+')}={value}" for key, value in values.items())))
     if len(name) <= LONGEST:
         return name
-    return f"{name[:LONGEST]}-{fingerprint(name)}"
+    return f"{name[:LONGEST]}-{fingerprint([name])}"
 
 
 def combinations(overrides: Sequence[str]) -> Iterator[list[str]]:

@@ -109,7 +109,7 @@ class Level(Trainable):
         """(B, D), (B, H, A) -> the latents after each action, (B, H, D), each predicted from the one before."""
         return self.predictor.rollout(latent, actions)
 
-    def delegate(self, source: Tensor, target: Tensor, steps_left: Tensor) -> Tensor:
+    def infer_action(self, source: Tensor, target: Tensor, steps_left: Tensor) -> Tensor:
         """Predict, with the inverse model, the action of the level below that leads to `target`.
 
         Args:
@@ -166,7 +166,7 @@ class Level(Trainable):
                 source = pairs.source["latent"] if self.reads_latent else self.encode(pairs.source)
                 target = self.encode(pairs.target)
             losses["inverse"] = F.mse_loss(
-                self.delegate(source, target, pairs.steps), self.action_encoder.standardize(pairs.action)
+                self.infer_action(source, target, pairs.steps), self.action_encoder.standardize(pairs.action)
             )
         for name, regularizer in self.regularizers.items():
             losses[name] = regularizer(output, generator)

@@ -66,7 +66,7 @@ def planner_config(**changes: Any) -> PlannerConfig:
 
 
 FLAT = planner_config(
-    hops=1, budget=200.0, solver=CEM, level0={"horizon": 20, "replan": 5, "hold": 5, "proposal": {"std": 0.7}}
+    hops=1, budget=200.0, solver=CEM, level0={"horizon": 20, "replan": 5, "action_repeat": 5, "proposal": {"std": 0.7}}
 )
 
 
@@ -151,7 +151,7 @@ def path_of(planner, position, steps):
 
 def samples(planner, k):
     """Candidates in a round of level k's search."""
-    return planner.strategies[k].samples(planner.models[k], planner.calls[k])
+    return planner.strategies[k].samples(planner.models[k], planner.budgets[k])
 
 
 def proposals_of(planner):

@@ -160,7 +160,7 @@ def test_reset_begins_anew(agent):
 
 def test_with_planner(agent):
     before = acted(agent)
-    level0 = {"horizon": 10, "replan": 5, "hold": 5, "proposal": {"center": "gaussian", "std": 0.7}}
+    level0 = {"horizon": 10, "replan": 5, "action_repeat": 5, "proposal": {"center": "gaussian", "std": 0.7}}
     flat = agent.with_planner(num_levels=1, graph="none", level0=level0)
     assert len(flat.hierarchy) == 1
     assert flat.config.level(0).horizon == 10

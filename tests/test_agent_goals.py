@@ -154,7 +154,7 @@ def test_regions_need_readouts(agent):
 def test_an_agent_is_saved_with_readouts_and_edge_memory(about_a_part, tmp_path):
     agent = about_a_part.with_planner(graph="follow", failure_penalty=5.0)
     start = torch.tensor([0])
-    agent.edge_memory.failed(start, agent.edge_memory.edges[1][:1], 5.0)
+    agent.edge_memory.mark_failed(start, agent.edge_memory.edges[1][:1], 5.0)
     agent.save(tmp_path / "agent")
     loaded = load_agent(tmp_path / "agent")
     for mine, theirs in zip(agent.heads.readouts, loaded.heads.readouts, strict=True):

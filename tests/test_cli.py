@@ -182,7 +182,7 @@ def test_a_bank_of_shorter_sequences_than_the_horizon_is_refused_before_training
     [
         (["planner.budget=1"], "planner.budget gives level 0 0 candidates in a round; expected at least 4"),
         ([f"planner.level{k}.replan=60" for k in range(3)], "planner.level0.replan is 60; expected at most its horizon, 6"),
-        (["planner.level0.hold=4"], "planner.level0.hold is 4; expected a divisor of the horizon, 6"),
+        (["planner.level0.action_repeat=4"], "planner.level0.action_repeat is 4; expected a divisor of the horizon, 6"),
         (["levels.level1.inverse=null", "~levels.level1.loss_weights.inverse"], "planner.level0.proposal.center is inverse; expected a search without"),
         (["planner.solver.iterations=0"], "planner.solver.iterations is 0; expected at least 1"),
         (["planner.failure_penalty=1", "graph.transitions=stochastic"], "graph.transitions is 'stochastic'; expected deterministic"),

@@ -242,7 +242,10 @@ def test_an_entry_of_an_added_level_says_how_to_add_it():
             "{num_levels: 2, level2: {horizon: 3}}",
             "unknown key planner.level2; expected one of level0, level1, the levels",
         ),
-        ("{graph: none, level1: {horizon: 5, hold: 2}}", "planner.level1.horizon is 5; expected a multiple of"),
+        (
+            "{graph: none, level1: {horizon: 5, action_repeat: 2}}",
+            "planner.level1.horizon is 5; expected a multiple of",
+        ),
         ("{graph: none, level2: {proposal: {center: flow}}}", "level 2 learns no action prior"),
     ],
 )

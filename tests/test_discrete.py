@@ -115,7 +115,7 @@ def test_a_flat_planner_with_exact_dynamics_reaches_its_goal(warm_start):
     level = spec.build()
     level.predictor = Moves(2)
     hierarchy = Hierarchy([level], [spec]).eval().requires_grad_(False)
-    level0 = {"horizon": 24, "hold": 4, "replan": 4, "proposal": {"center": "gaussian", "std": 0.7}}
+    level0 = {"horizon": 24, "action_repeat": 4, "replan": 4, "proposal": {"center": "gaussian", "std": 0.7}}
     changes = {"graph": "none", "budget": 800, "warm_start": warm_start, "level0": level0}
     planner_config, bounds = config.planner.changed(changes), (torch.zeros(5), torch.ones(5))
     planner = make_planner(hierarchy, planner_config, bounds, discrete=True)

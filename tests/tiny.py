@@ -144,7 +144,7 @@ def overrides(root: Path, *more: str) -> list[str]:
         "planner.budget=120",
         "planner.level0.horizon=6",
         "planner.level0.replan=3",
-        "planner.level0.hold=1",
+        "planner.level0.action_repeat=1",
         "planner.level1.horizon=2",
         "planner.level1.replan=3",
         "planner.level2.horizon=4",

@@ -63,9 +63,9 @@ def check_contract(
     )
 
 
-def _stored_shape(space: gymnasium.spaces.Box | gymnasium.spaces.Discrete) -> tuple[int, ...]:
+def _stored_shape(space: Any) -> tuple[int, ...]:
     """Shape of an action in a dataset, where a discrete one is a one-hot vector."""
-    return space.shape if isinstance(space, gymnasium.spaces.Box) else (int(space.n),)
+    return (int(space.n),) if isinstance(space, gymnasium.spaces.Discrete) else tuple(space.shape)
 
 
 class _VectorRow:

@@ -110,7 +110,7 @@ class _EdgeMemoryFile:
     def load(self) -> None:
         """Give the agent what earlier attempts learned."""
         if self.memory is not None:
-            self.memory.forget()
+            self.memory.reset()
             if self.file is not None and self.file.exists():
                 self.memory.load(self.file)
 

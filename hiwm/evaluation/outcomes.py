@@ -36,11 +36,11 @@ class Episodes:
     Args:
         task: task of each episode, (N,).
         success: whether each episode reached its goal, (N,).
-        steps: environment steps until success or until the limit, (N,).
+        steps: environment steps until success, until the environment ends the episode, or until the limit, (N,).
         inside: steps that ended in the forbidden box, (N,); empty if nothing is forbidden.
         plan_ms: planning time per episode at each environment step, milliseconds; close to 0 at steps where no level plans.
         planned: number of episodes that each planning call planned for.
-        predictor_calls: one-step predictions, in total.
+        predictor_calls: forward passes of the predictors, in total; see `hiwm.planning.plan.Plan`.
         other_calls: forward passes through encoders, inverse models, action priors and value heads, in total. Passes
             through the state readouts of goals are not counted.
         traces: the first episode of each task.

@@ -11,12 +11,12 @@ from hiwm.build import build_as
 from hiwm.heads.heads import Heads
 from hiwm.hierarchy import Hierarchy
 from hiwm.planning.config import STRATEGIES, PlannerConfig
-from hiwm.planning.contracts import OwnCost
+from hiwm.planning.contracts import CheckedCost
 from hiwm.planning.costs import Cost, DisagreementCost, ValueCost
 from hiwm.planning.counter import ForwardCounter
 from hiwm.planning.graph.landmarks import LandmarkGraph
 from hiwm.planning.graph.navigator import GraphNavigator
-from hiwm.planning.horizon import FixedHorizon, Horizon
+from hiwm.planning.horizon import FixedHorizon, HorizonSchedule
 from hiwm.planning.model import LevelModel
 from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.shrinking_horizon import ShrinkingHorizon
@@ -61,7 +61,7 @@ def make_planner(
     navigator: Navigator = DirectNavigator(top, models[top].looks_ahead)
     if config.graph != "none":
         navigator = GraphNavigator(graphs[top], top, config.hops, config.failure_penalty, config.patience)
-    horizon: Horizon = FixedHorizon()
+    horizon: HorizonSchedule = FixedHorizon()
     if config.shrinking_horizon:
         steps = [model.horizon for model in models]
         horizon = ShrinkingHorizon(hierarchy.periods, steps, [strategy.searches for strategy in strategies])
@@ -87,7 +87,7 @@ def make_models(
 def make_strategies(config: PlannerConfig, top: int, discrete: bool, allow: Sequence[str] = ()) -> list[Strategy]:
     """How each level plans, bottom first; `discrete`: the actions of level 0 are one-hot vectors.
 
-    A custom strategy, like the shipped ones, receives the arguments that its constructor names: `solver`, `proposal`, `hold`,
+    A custom strategy, like the shipped ones, receives the arguments that its constructor names: `solver`, `proposal`, `action_repeat`,
     `warm_start`, unless `planner.level<k>.strategy` gives arguments of these names.
     """
     if discrete and config.discrete_solver is None:
@@ -101,7 +101,12 @@ def make_strategies(config: PlannerConfig, top: int, discrete: bool, allow: Sequ
             own = build_as(Solver, "planner.discrete_solver", config.discrete_solver or {}, allow)
         if isinstance(described, str):
             described = {"_target_": STRATEGIES[described]}
-        known = {"solver": own, "proposal": level.proposal, "hold": level.hold, "warm_start": config.warm_start}
+        known = {
+            "solver": own,
+            "proposal": level.proposal,
+            "action_repeat": level.action_repeat,
+            "warm_start": config.warm_start,
+        }
         known = {name: value for name, value in known.items() if name not in described}
         strategies.append(build_as(Strategy, f"planner.level{k}.strategy", described, allow, **known))
     return strategies
@@ -131,5 +136,5 @@ def make_costs(
     for name, described in level.costs.items():
         key = f"planner.level{model.k}.costs.{name}"
         known = dict(zip(COST_ARGUMENTS, (hierarchy, model.k, heads), strict=True))
-        costs[name] = OwnCost(key, build_as(Cost, key, described, allow, **known))
+        costs[name] = CheckedCost(key, build_as(Cost, key, described, allow, **known))
     return costs

@@ -51,11 +51,11 @@ class LevelPlanning(Settings):
 
     Args:
         strategy: search; follow_inverse: take the inverse model's actions without search; or `_target_` and arguments of a
-            `Strategy` of your own. Below, "search" is the shipped one: a strategy of your own has `proposal` and `hold` if its
+            `Strategy` of your own. Below, "search" is the shipped one: a strategy of your own has `proposal` and `action_repeat` if its
             constructor takes arguments of these names, and checks them itself.
         horizon: steps of the level that a plan looks ahead; a level's own `horizon` is the length of its training windows.
         replan: environment steps from one plan of the level to its next; null: as the level below, at level 0: 1.
-        hold: action repeat of a search: in environment steps at level 0, in the level's own steps at all other levels.
+        action_repeat: action repeat of a search: in environment steps at level 0, in the level's own steps at all other levels.
         proposal: where the search begins.
         goal_weight: weight of the goal's cost in the cost of a search, added to that of the subgoal, below the top level.
         value_weight: weight of the predicted number of steps to the goal in the cost of a search (see `hiwm.heads.value`); for
@@ -68,7 +68,7 @@ class LevelPlanning(Settings):
     strategy: str | Mapping[str, Any] = "search"
     horizon: int = Field(default=4, ge=1)
     replan: int | None = Field(default=None, ge=1)
-    hold: int = Field(default=1, ge=1)
+    action_repeat: int = Field(default=1, ge=1)
     proposal: ProposalConfig = ProposalConfig()
     goal_weight: float = Field(default=0.0, ge=0)
     value_weight: float = Field(default=0.0, ge=0)

@@ -12,11 +12,11 @@ from hiwm.planning.goals import Goal
 from hiwm.planning.rollout import Rollout
 from hiwm.planning.strategies.strategy import Decision
 
-OVER_BUDGET = 1.1  # times its share: a whole number of candidates may round up
+BUDGET_TOLERANCE = 1.1  # times its share: a whole number of candidates may round up
 
 
-class OwnCost(Cost):
-    """A cost of the user's own, with checks of its results.
+class CheckedCost(Cost):
+    """A custom cost, whose results are checked.
 
     NaN is detected on the device and reported later by `raise_if_nan`, because checking each result would synchronise.
 
@@ -60,9 +60,9 @@ def _kind(value: object) -> str:
 
 
 def raise_if_nan(costs: Iterable[Cost]) -> None:
-    """Raise a ValueError if a cost of the user's own was NaN since the last call."""
+    """Raise a ValueError if a custom cost was NaN since the last call."""
     for cost in costs:
-        if isinstance(cost, OwnCost):
+        if isinstance(cost, CheckedCost):
             cost.raise_if_nan()
 
 
@@ -123,10 +123,10 @@ def warn_if_over_budget(k: int, spent: float, calls: float, warned: set[int]) ->
         calls: its share.
         warned: levels that have been warned of; k is added.
     """
-    if spent > OVER_BUDGET * calls and k not in warned:
+    if spent > BUDGET_TOLERANCE * calls and k not in warned:
         warned.add(k)
         warnings.warn(
             f"planner.level{k}.strategy took {spent:.0f} predictor calls per episode in one plan; expected at most {calls:.0f}, "
-            "`problem.calls`. Comparisons at equal compute no longer hold",
+            "`problem.budget`. Comparisons at equal compute no longer hold",
             stacklevel=2,
         )

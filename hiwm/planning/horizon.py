@@ -10,7 +10,7 @@ from hiwm.planning.goals import Goal
 from hiwm.planning.targets import Target
 
 
-class Horizon(Protocol):
+class HorizonSchedule(Protocol):
     """How far each level looks ahead, and which levels plan for the goal itself, in B episodes."""
 
     def start(self, goal: Goal) -> None:

@@ -66,7 +66,7 @@ class LevelModel:
         #: a latent of the level below, (..., D_below) -> (..., D)
         self.encode_latent = counter.wrap(lambda below: level.encode({"latent": below}))
         #: inverse models by the level of their target: this one, or the one above
-        self.inverses = {j: counter.wrap(hierarchy.levels[j].delegate) for j in (k, k + 1) if j < len(hierarchy)}
+        self.inverses = {j: counter.wrap(hierarchy.levels[j].infer_action) for j in (k, k + 1) if j < len(hierarchy)}
         self.bank, self.calibration = head_of(heads.action_banks, k), head_of(heads.calibrations, k)
         prior, value = head_of(heads.action_priors, k), head_of(heads.values, k)
         self.flow = None if prior is None else counter.wrap(prior, prior.passes)

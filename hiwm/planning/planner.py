@@ -18,7 +18,7 @@ from hiwm.planning.counter import ForwardCounter
 from hiwm.planning.explain.alternatives import CandidateLog
 from hiwm.planning.goals import Goal
 from hiwm.planning.history import History
-from hiwm.planning.horizon import Horizon
+from hiwm.planning.horizon import HorizonSchedule
 from hiwm.planning.model import LevelModel
 from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.plan import LevelPlan, Plan
@@ -43,7 +43,7 @@ class HierarchicalPlanner:
         navigator: gives the top level its targets.
         horizon: how far each level looks ahead, and which levels plan for the goal itself.
         counter: counts the models' forward passes.
-        calls: predictor calls per episode that one plan of each level may take.
+        budgets: predictor calls per episode that one plan of each level may take.
     """
 
     def __init__(
@@ -54,14 +54,15 @@ class HierarchicalPlanner:
         strategies: Sequence[Strategy],
         costs: Sequence[Mapping[str, Cost]],
         navigator: Navigator,
-        horizon: Horizon,
+        horizon: HorizonSchedule,
         counter: ForwardCounter,
-        calls: Sequence[float],
+        budgets: Sequence[float],
     ) -> None:
         self.hierarchy, self.config = hierarchy, config
         self.models, self.strategies, self.costs = models, strategies, costs
         self.navigator, self.horizon, self.counter = navigator, horizon, counter
-        self.calls, self.top, self.encoders = calls, len(models) - 1, [model.encode for model in models]
+        self.budgets, self.top = budgets, len(models) - 1
+        self.encoders = [model.encode for model in models]
         self.over_budget: set[int] = set()  # levels that have been warned of
 
     def start(self, goal: Goal, noise: EpisodeNoise) -> None:
@@ -80,13 +81,13 @@ class HierarchicalPlanner:
         self.history = History(self.hierarchy, partial(encode_through, self.encoders))
         self.plans: list[LevelPlan | None] = [None] * len(self.models)
         #: watches the subgoals of each level but the lowest
-        self.subgoals = {k: self._subgoal_monitor(k) for k in range(1, self.top + 1)}
+        self.subgoal_monitors = {k: self._subgoal_monitor(k) for k in range(1, self.top + 1)}
 
     def select(self, rows: Tensor) -> None:
         """Continue with some of the environments only, given as indices, (N,)."""
         self.goal, self.noise = self.goal.select(rows), self.noise.select(rows)
         self.plans = [None if plan is None else plan.select(rows) for plan in self.plans]
-        for part in (self.history, *self.strategies, *self.subgoals.values()):
+        for part in (self.history, *self.strategies, *self.subgoal_monitors.values()):
             part.select(rows)
         self._start_costs(self.goal)
         self.navigator.select(rows, self.goal)
@@ -105,7 +106,7 @@ class HierarchicalPlanner:
         if due:
             latents = encode_through(self.encoders, observation)
             self._observe_goal(latents)
-            for k, monitor in self.subgoals.items():
+            for k, monitor in self.subgoal_monitors.items():
                 monitor.observe(latents[k], self.step)
             for k in due:
                 self.plans[k] = self._plan_level(k, latents)
@@ -128,20 +129,20 @@ class HierarchicalPlanner:
         evaluator = Evaluator(
             target,
             self.costs[k],
-            penalty=self.subgoals[k].penalty(current_cost) if k else None,
+            penalty=self.subgoal_monitors[k].penalty(current_cost) if k else None,
             constraint=partial(self.goal.violation, k),
             committed=min(model.horizon, model.steps(self.config.replan(k))),
             log=CandidateLog() if k else None,  # level 0 hands nothing down
         )
         problem = Problem(
-            model=model, latent=latent, history=self.history, target=target, evaluate=evaluator, calls=self.calls[k],
+            model=model, latent=latent, history=self.history, target=target, evaluate=evaluator, budget=self.budgets[k],
             step=self.step, noise=self.noise, time_limit=self.config.seconds,
         )  # fmt: skip
         decision = self.strategies[k].plan(problem)
         check_decision(k, decision, latent, model.horizon, self.models[0].steps(self.config.replan(0)))
         if not isinstance(self.config.level(k).strategy, str):
             spent = (self.counter.predictor - before) / self.goal.size
-            warn_if_over_budget(k, spent, self.calls[k], self.over_budget)
+            warn_if_over_budget(k, spent, self.budgets[k], self.over_budget)
         goal_within = None
         if decision.rollout is not None:
             goal_within = self.horizon.note_plan(k, decision.rollout.latents[:, 0], self.step)
@@ -149,8 +150,8 @@ class HierarchicalPlanner:
         self._report_reach(k, plan, target.deadline)
         if k == 0:
             return plan
-        self.subgoals[k].hand_down(latent, plan.subgoal, self.step, plan.deadline)
-        return replace(plan, outcome=self.subgoals[k].outcome)
+        self.subgoal_monitors[k].hand_down(latent, plan.subgoal, self.step, plan.deadline)
+        return replace(plan, outcome=self.subgoal_monitors[k].outcome)
 
     def _target(self, k: int, latents: Sequence[Tensor]) -> tuple[Target, Tensor]:
         """What level k plans towards, and the cost of staying where it is, (B,)."""
@@ -205,7 +206,7 @@ class HierarchicalPlanner:
         if self.step >= above.planned_at + above.deadline:  # it plans towards a later subgoal
             return
         if nearest is not None and predicted is not None and predicted.shape[1] * self.models[k].period >= deadline:
-            self.subgoals[k + 1].report_reach(above.planned_at, nearest)
+            self.subgoal_monitors[k + 1].report_reach(above.planned_at, nearest)
 
     def _subgoal_monitor(self, k: int) -> SubgoalMonitor:
         # the navigator handles edges of the graph that fail

@@ -23,7 +23,7 @@ from hiwm.planning.targets import Target
 
 
 class ShrinkingHorizon:
-    """A `Horizon` that shrinks to a time of arrival; each level has its own time of arrival in each episode.
+    """A `HorizonSchedule` that shrinks to a time of arrival; each level has its own time of arrival in each episode.
 
     A level gets its whole horizon back when a time of arrival passes without the next plan meeting the goal, or when a plan no
     longer meets it.
@@ -102,7 +102,7 @@ class ShrinkingHorizon:
         return torch.where(at_goal, within, 0)
 
     def _measure(self, goal: Goal) -> None:
-        errors = [goal.error(k) for k in range(self.top + 1)]  # a goal may not know its errors
+        errors = [goal.reached_cost(k) for k in range(self.top + 1)]  # a goal may not know its errors
         more_accurate = [goal.more_accurate_than_above(k) for k in range(self.top)]
         self.goal, self.errors, self.more_accurate = goal, errors, more_accurate
 

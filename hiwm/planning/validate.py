@@ -37,8 +37,10 @@ def check_config(config: PlannerConfig, num_levels: int) -> None:
     top = num_levels - 1
     for k in range(num_levels):
         level, where, strategy = config.level(k), f"planner.level{k}", config.strategy(k, top)
-        if k and level.horizon % level.hold:
-            raise ValueError(f"{where}.horizon is {level.horizon}; expected a multiple of {where}.hold, {level.hold}")
+        if k and level.horizon % level.action_repeat:
+            raise ValueError(
+                f"{where}.horizon is {level.horizon}; expected a multiple of {where}.action_repeat, {level.action_repeat}"
+            )
         if config.replan(k) % config.replan(0):
             raise ValueError(
                 f"{where}.replan is {config.replan(k)}; expected a multiple of planner.level0.replan, {config.replan(0)}"
@@ -135,9 +137,9 @@ def _check_level_0(config: PlannerConfig, hierarchy: Hierarchy) -> None:
         raise ValueError(
             f"planner.level0.replan is {config.replan(0)}; expected at most its horizon, {steps} environment steps"
         )
-    if steps % level.hold:
+    if steps % level.action_repeat:
         raise ValueError(
-            f"planner.level0.hold is {level.hold}; expected a divisor of the horizon, {steps} environment steps"
+            f"planner.level0.action_repeat is {level.action_repeat}; expected a divisor of the horizon, {steps} environment steps"
         )
 
 

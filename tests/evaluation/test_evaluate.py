@@ -187,7 +187,10 @@ def test_baselines_share_the_levels(agent, tiny_run):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"level0": {"horizon": 3, "hold": 2}}, r"evaluation.baselines.odd: planner.level0.hold is 2"),
+        (
+            {"level0": {"horizon": 3, "action_repeat": 2}},
+            r"evaluation.baselines.odd: planner.level0.action_repeat is 2",
+        ),
         ({"level0": {"horizon": 2}}, r"evaluation.baselines.odd: planner.level0.replan is 3"),
         ({"horizont": [3]}, r"evaluation.baselines.odd: .*horizont"),
         ({"num_levels": 4}, r"evaluation.baselines.odd: num_levels is 4; expected 1 to 3"),

@@ -73,7 +73,7 @@ def test_agents_keep_out_of_the_box_with_their_own_margin(with_readouts, tiny_ru
         "strategy": "search",
         "horizon": 6,
         "replan": 3,
-        "hold": 1,
+        "action_repeat": 1,
         "proposal": {"center": "gaussian", "std": 0.7},
     }
     flat = {"num_levels": 1, "level0": level0}

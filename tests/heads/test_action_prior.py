@@ -167,7 +167,7 @@ def test_priors_cost_passes_but_no_predictor_calls(trained):
     without = calls(level2={"proposal": {"center": "gaussian"}})
     assert with_prior[0] == without[0]
     search, model = trained.planner.strategies[2], trained.planner.models[2]
-    searched = search.samples(model, trained.planner.calls[2]) * search.solver.cost_in_rounds * 4 + 4
+    searched = search.samples(model, trained.planner.budgets[2]) * search.solver.cost_in_rounds * 4 + 4
     assert with_prior[1] - without[1] == pytest.approx(ActionPrior.passes * searched)
 
 

@@ -158,7 +158,7 @@ def test_an_ensemble_is_calibrated_on_its_open_loop_errors():
 
 
 def planner_of(predictor, calibration, **changes):
-    level0 = {"horizon": 8, "hold": 1, "replan": 8, **changes}
+    level0 = {"horizon": 8, "action_repeat": 1, "replan": 8, **changes}
     config = FLAT.changed({"budget": 3000, "solver": CEM, "level0": level0})
     return make_planner(hierarchy_of(predictor), config, (LOW, HIGH), Heads(calibrations=[calibration]))
 
@@ -232,7 +232,7 @@ class Counted:
 def test_a_weight_that_means_nothing_is_refused(predictor, calibrated, changes, message):
     hierarchy = hierarchy_of(predictor)
     known = fit_calibration(hierarchy.levels[0], walked(), 1, 0.5) if calibrated else None
-    level0 = {"hold": 1, "disagreement_weight": 0.3, **changes}
+    level0 = {"action_repeat": 1, "disagreement_weight": 0.3, **changes}
     with pytest.raises(ValueError, match=message):
         make_planner(hierarchy, FLAT.changed({"level0": level0}), (LOW, HIGH), Heads(calibrations=[known]))
 

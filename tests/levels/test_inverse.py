@@ -10,16 +10,16 @@ from hiwm.levels.inverse import InverseModel
 def test_a_level_without_an_inverse_model_says_so():
     level = build(load_config(["level@levels.level0=pixels"]).levels["level0"], IMAGE)
     with pytest.raises(ValueError, match="no inverse model"):
-        level.delegate(torch.zeros(2, 32), torch.zeros(2, 32), torch.ones(2))
+        level.infer_action(torch.zeros(2, 32), torch.zeros(2, 32), torch.ones(2))
 
 
 def test_delegate_standardises_the_latent_below():
     config = load_config([]).levels["level1"]
     level = LevelSpec(config, 2, {"latent": (5,)}, DIM_BELOW, "0").build()
     source, target, steps = torch.randn(4, 5), torch.randn(4, level.encoder.dim), torch.tensor([1, 2, 3, 4])
-    before = level.delegate(source, target, steps)
+    before = level.infer_action(source, target, steps)
     level.standardize.fit({"latent": torch.full((5,), 3.0)}, {"latent": torch.full((5,), 7.0)})
-    torch.testing.assert_close(level.delegate(source * 7 + 3, target, steps), before, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(level.infer_action(source * 7 + 3, target, steps), before, rtol=1e-4, atol=1e-5)
 
 
 def test_inverse_reads_more_steps_than_reach_as_reach():

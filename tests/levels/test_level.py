@@ -69,7 +69,7 @@ def test_shapes(level, inputs, leading):
     assert level.predict(latent, action).shape == latent.shape
     if level.inverse is not None:
         source = torch.randn(*leading, 5) if level.reads_latent else latent
-        assert level.delegate(source, latent, torch.full(leading, 3)).shape == (*leading, DIM_BELOW)
+        assert level.infer_action(source, latent, torch.full(leading, 3)).shape == (*leading, DIM_BELOW)
 
 
 def test_elements_of_a_batch_do_not_see_each_other(level, inputs):

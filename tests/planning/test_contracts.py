@@ -8,7 +8,7 @@ import pytest
 import torch
 from planning_tools import flat_planner, hierarchy_planner, points, start
 
-from hiwm.planning.contracts import OwnCost, check_decision, warn_if_over_budget
+from hiwm.planning.contracts import CheckedCost, check_decision, warn_if_over_budget
 from hiwm.planning.costs import Cost
 from hiwm.planning.rollout import Rollout
 from hiwm.planning.strategies.strategy import Decision, Strategy
@@ -84,7 +84,7 @@ def test_a_cost_that_is_nan_at_an_upper_level_is_refused_by_its_key(agent):
 
 
 def test_a_model_that_predicts_nan_is_not_the_fault_of_a_cost():
-    cost = OwnCost("key", Broken(border=0.5))
+    cost = CheckedCost("key", Broken(border=0.5))
     latents = torch.tensor([0.0, torch.nan]).reshape(1, 2, 1, 1)
     cost(Rollout(torch.zeros(1, 1), latents, latents))
     cost.raise_if_nan()
@@ -107,7 +107,7 @@ def test_a_cost_returns_a_number_per_candidate_and_step(result, message):
             return result
 
     with pytest.raises(ValueError, match=message):
-        OwnCost("key", Other())(Rollout(LATENT, torch.zeros(3, 2, 4, 5), torch.zeros(3, 2, 4, 2)))
+        CheckedCost("key", Other())(Rollout(LATENT, torch.zeros(3, 2, 4, 5), torch.zeros(3, 2, 4, 2)))
 
 
 def test_a_decision_can_be_carried_out():

@@ -220,7 +220,9 @@ def test_a_level_with_a_cost_of_its_own_does_not_judge_what_is_within_reach(agen
         planner = start(hierarchy_planner(agent, changes, allow=["test_costs"]), points(2))
         planner.plan({"state": points(2, 1)})
         found = reports[name] = []
-        monkeypatch.setattr(planner.subgoals[1], "report_reach", partial(lambda to, *report: to.append(report), found))
+        monkeypatch.setattr(
+            planner.subgoal_monitors[1], "report_reach", partial(lambda to, *report: to.append(report), found)
+        )
         walk(planner, points(2, 1), 6)
     assert reports["without"]
     assert not reports["with"]

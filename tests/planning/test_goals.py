@@ -94,7 +94,9 @@ def test_with_a_cauchy_scale_the_number_that_is_nearly_right_is_finished_first()
     # errors are costs of the same shape
     readout = Plain()
     readout.prediction_error = torch.tensor([1.0, 20.0])
-    np.testing.assert_allclose(PartGoal(wanted, [readout], 0.5).error(0), [sum(expected), expected[0]], rtol=1e-5)
+    np.testing.assert_allclose(
+        PartGoal(wanted, [readout], 0.5).reached_cost(0), [sum(expected), expected[0]], rtol=1e-5
+    )
 
 
 def test_squared_distance_is_to_the_target_of_the_own_episode():

@@ -85,7 +85,7 @@ def test_a_graph_that_is_missing_is_refused(exact):
 
 
 def test_a_flat_planner_over_a_graph_searches_for_the_next_landmark(agent):
-    level = {**search(), "horizon": 6, "replan": 3, "hold": 1}
+    level = {**search(), "horizon": 6, "replan": 3, "action_repeat": 1}
     flat = agent.with_planner(num_levels=1, graph="follow", level0=level)
     goal = points(4, 2).numpy()
     flat.reset(goal)
@@ -165,7 +165,7 @@ def test_a_closed_door_is_learned_and_remembered(exact):
                 return step
         return None
 
-    changes = {**OVER_GRAPH, "level0": {"horizon": 6, "hold": 2, "replan": 2}}
+    changes = {**OVER_GRAPH, "level0": {"horizon": 6, "action_repeat": 2, "replan": 2}}
     # without memory it stands before the closed door for ever
     assert episode(flat_planner(exact, changes, graphs=[graph], failure_penalty=0.0)) is None
     planner = flat_planner(exact, changes, graphs=[graph], failure_penalty=20.0)

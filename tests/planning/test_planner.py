@@ -139,6 +139,6 @@ def test_waypoints_are_visited_in_order(exact):
 
 def test_the_budget_is_shared_by_the_levels_that_search_in_proportion_to_their_periods(agent):
     planner = hierarchy_planner(agent, GAUSSIAN, per_level(replan=[1, 3, 9]), graph="none", budget=600)
-    assert planner.calls == [200, 600, 1800]
+    assert planner.budgets == [200, 600, 1800]
     planner = hierarchy_planner(agent, GAUSSIAN, per_level(replan=[1, 3, 9]), graph="follow", budget=600)
-    assert planner.calls[:2] == [300, 900]
+    assert planner.budgets[:2] == [300, 900]

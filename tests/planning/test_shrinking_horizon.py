@@ -158,8 +158,8 @@ def test_errors_are_costs_in_the_units_of_the_goal():
     for readout, error in zip(readouts, (1.0, 3.0), strict=True):
         readout.std, readout.prediction_error = torch.tensor([1.0, 10.0]), torch.tensor([error, 5.0])
     part = PartGoal(torch.tensor([[0.0, 0.0], [0.0, torch.nan], [torch.nan, 0.0]]), readouts)
-    assert part.error(0).tolist() == [1.25, 1, 0.25]
-    assert part.error(1).tolist() == [9.25, 9, 0.25]
+    assert part.reached_cost(0).tolist() == [1.25, 1, 0.25]
+    assert part.reached_cost(1).tolist() == [9.25, 9, 0.25]
     assert part.more_accurate_than_above(0).tolist() == [True, True, False]
     inf = torch.inf
     box = BoxRegion(
@@ -167,19 +167,19 @@ def test_errors_are_costs_in_the_units_of_the_goal():
         torch.tensor([[inf, 1.0], [inf, inf], [1.0, inf]]),
         readouts,
     )
-    assert box.error(1).tolist() == [0.25, 9, 9]
+    assert box.reached_cost(1).tolist() == [0.25, 9, 9]
     assert box.more_accurate_than_above(0).tolist() == [False, True, True]
-    assert AnyOf([part, box]).error(1).tolist() == [0.25, 9, 0.25]
+    assert AnyOf([part, box]).reached_cost(1).tolist() == [0.25, 9, 0.25]
     assert (
         AnyOf([part, box]).more_accurate_than_above(0).tolist()
         == Sum([part, box]).more_accurate_than_above(0).tolist()
         == [False, True, False]
     )
-    assert Sum([part, box], [1.0, 2.0]).error(1).tolist() == [9.75, 27, 18.25]
+    assert Sum([part, box], [1.0, 2.0]).reached_cost(1).tolist() == [9.75, 27, 18.25]
     now = Waypoints([part, box], 0.1, current=torch.tensor([0, 1, 1]))
-    assert now.error(1).tolist() == [9.25, 9, 9]
+    assert now.reached_cost(1).tolist() == [9.25, 9, 9]
     assert now.more_accurate_than_above(0).tolist() == [True, True, True]
-    assert KeepOut(box, box).error(0).tolist() == box.error(0).tolist()
+    assert KeepOut(box, box).reached_cost(0).tolist() == box.reached_cost(0).tolist()
     assert KeepOut(box, box).more_accurate_than_above(0).tolist() == box.more_accurate_than_above(0).tolist()
 
 
@@ -189,8 +189,8 @@ def test_a_whole_observation_counts_as_reached_half_a_step_away(agent):
     ahead = level.rollout(real.start, real.actions[:, :1])[:, 0]
     torch.testing.assert_close(errors[1].sqrt(), (ahead - real.start).norm(dim=1).square().mean().sqrt() / 2)
     goal = ObservationGoal(agent.hierarchy.encode({"state": points(3)}), errors)
-    assert goal.error(2).tolist() == [errors[2].item()] * 3
-    assert goal.select(torch.tensor([1])).error(0).tolist() == [errors[0].item()]
+    assert goal.reached_cost(2).tolist() == [errors[2].item()] * 3
+    assert goal.select(torch.tensor([1])).reached_cost(0).tolist() == [errors[0].item()]
     assert goal.more_accurate_than_above(1).tolist() == [True] * 3
     shrinking = agent.with_planner(graph="none", shrinking_horizon=True, budget=400)
     shrinking.reset(points(3).numpy())
@@ -234,7 +234,7 @@ def exactly(error=0.02):
 def test_a_flat_planner_arrives_when_it_said_it_would(exact):
     """With the exact model, whatever the distance: every step leaves one less, or the search finds a shorter way."""
     position, target = torch.tensor([[0.1, 0.1], [0.1, 0.5]]), torch.tensor([[0.5, 0.1], [0.2, 0.5]])
-    level0 = {"replan": 1, "hold": 1, "proposal": {"std": 1.0}}
+    level0 = {"replan": 1, "action_repeat": 1, "proposal": {"std": 1.0}}
     made = flat_planner(exact, shrinking_horizon=True, budget=4000, warm_start=True, level0=level0)
     planner = begin(made, PartGoal(target, exactly(0.03)), seed=5)
     plans, path = path_of(planner, position, 20)
@@ -295,7 +295,7 @@ def test_whole_observations_are_handed_to_the_inverse_model_once_a_level_is_skip
 
 def test_a_waypoint_of_one_episode_leaves_the_arrivals_of_the_others(exact):
     """Two episodes in a batch: the second plans as it would alone when the first one reaches its waypoint."""
-    made = flat_planner(exact, shrinking_horizon=True, budget=2000, level0={"replan": 1, "hold": 1})
+    made = flat_planner(exact, shrinking_horizon=True, budget=2000, level0={"replan": 1, "action_repeat": 1})
     places = [torch.tensor([[0.3, 0.5], [0.9, 0.5]]), torch.tensor([[0.9, 0.5], [0.1, 0.5]])]
     goal = Waypoints([PartGoal(place, exactly()) for place in places], tolerance=0.03**2)
     planner = begin(made, goal)
@@ -344,7 +344,7 @@ def test_a_waypoint_that_one_episode_reaches_changes_no_other(agent):
 def test_another_waypoint_begins_with_the_whole_horizon(exact):
     places = [torch.tensor([[x, 0.5]]) for x in (0.3, 0.9)]
     goal = Waypoints([PartGoal(place, exactly()) for place in places], tolerance=0.03**2)
-    made = flat_planner(exact, shrinking_horizon=True, budget=2000, level0={"replan": 1, "hold": 1})
+    made = flat_planner(exact, shrinking_horizon=True, budget=2000, level0={"replan": 1, "action_repeat": 1})
     planner = begin(made, goal)
     plans, _ = walk(planner, torch.tensor([[0.1, 0.5]]), 12)
     horizons = [plan.levels[0].goal_within.item() for plan in plans]

@@ -147,7 +147,7 @@ GOAL = torch.tensor([[0.7, 0.3]])
 CONFIG = planner_config(
     graph="none",
     budget=200,
-    level0={"horizon": 5, "replan": 5, "hold": 5},
+    level0={"horizon": 5, "replan": 5, "action_repeat": 5},
     level1={"horizon": 3, "replan": 5},
 )
 
@@ -236,7 +236,7 @@ def test_the_penalty_is_in_costs_of_staying():
         for _ in range(6):
             plan = made.plan({"state": state})  # it does not move
         part = plan.levels[1]
-        again = similarity(made.subgoals[1], state, part.predicted.unsqueeze(1))[0, 0]
+        again = similarity(made.subgoal_monitors[1], state, part.predicted.unsqueeze(1))[0, 0]
         away = (part.predicted[0] - GOAL).square().sum(-1)
         again = again[(away + failure_penalty * 0.3**2 * again).argmin()]  # of the step that counts
         costs[failure_penalty] = part.penalty.item()
@@ -270,7 +270,7 @@ def test_what_fails_in_one_episode_changes_no_other():
             found.append(made.plan({"state": state}).action)
             after = state + STEP * found[-1]
             state = torch.where(blocked(state, after).unsqueeze(1), state, after)
-        return torch.stack(found), made.subgoals[1].record.failed.any(1).tolist()
+        return torch.stack(found), made.subgoal_monitors[1].record.failed.any(1).tolist()
 
     together, failed = actions([0, 1])
     assert failed == [True, False]
@@ -305,7 +305,7 @@ def test_episodes_that_go_on_keep_what_failed_in_them():
     for _ in range(6):
         plan = made.plan({"state": state})
         state = state + torch.tensor([[STEP], [0.0]]) * plan.action  # the first moves, the second cannot
-    assert made.subgoals[1].record.failed.any(1).tolist() == [False, True]
+    assert made.subgoal_monitors[1].record.failed.any(1).tolist() == [False, True]
     made.select(torch.tensor([1]))
     made.step = 10
     (part,) = made.plan({"state": state[1:]}).levels[1:]

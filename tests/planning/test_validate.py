@@ -23,8 +23,8 @@ HIERARCHY = planner_config(
     ("changes", "message"),
     [
         (
-            {"level1": {"horizon": 5, "hold": 2}},
-            r"planner.level1.horizon is 5; expected a multiple of planner.level1.hold, 2",
+            {"level1": {"horizon": 5, "action_repeat": 2}},
+            r"planner.level1.horizon is 5; expected a multiple of planner.level1.action_repeat, 2",
         ),
         (
             per_level(replan=[4, 8, 10]),
@@ -63,8 +63,8 @@ def test_what_no_hierarchy_could_do_is_refused(changes, message):
     ("changes", "message"),
     [
         (
-            {"level0": {"hold": 4}},
-            r"planner.level0.hold is 4; expected a divisor of the horizon, 6 environment steps",
+            {"level0": {"action_repeat": 4}},
+            r"planner.level0.action_repeat is 4; expected a divisor of the horizon, 6 environment steps",
         ),
         (per_level(replan=[7, 7, 7]), r"planner.level0.replan is 7; expected at most its horizon, 6"),
         (

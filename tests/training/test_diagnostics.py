@@ -1,3 +1,6 @@
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -7,8 +10,9 @@ from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.encoders.identity import IdentityEncoder
 from hiwm.levels.inverse import InverseModel
 from hiwm.levels.level import Level
+from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Predictor
-from hiwm.training.diagnostics.copy_last import ratio_to_copy_last
+from hiwm.training.diagnostics.copy_last import CopyLast, ratio_to_copy_last
 from hiwm.training.diagnostics.episodes import Episodes, spectrum
 from hiwm.training.diagnostics.rank import effective_rank
 from hiwm.training.diagnostics.runner import SHIPPED
@@ -136,6 +140,16 @@ def test_ratio_to_copy_last(share, expected):
     latent = torch.randn(8, 5, 3, generator=torch.Generator().manual_seed(0))
     predicted = latent[:, :1] + share * (latent[:, 1:] - latent[:, :1])
     assert ratio_to_copy_last(predicted, latent) == pytest.approx(expected, abs=1e-6)
+
+
+def test_within_the_context_predictions_do_not_count():
+    latent = torch.randn(8, 6, 2, generator=torch.Generator().manual_seed(0))
+    # exact within a context of 3, then no change
+    predicted = torch.cat([latent[:, 1:3], latent[:, 2:3].expand(-1, 3, -1)], 1)
+    output = LevelOutput({}, latent, latent[:, 1:], predicted, latent[:, 1:], latent[:, 1:])
+    level: Any = SimpleNamespace(predictor=SimpleNamespace(context=3))
+    episodes: Any = None
+    assert CopyLast()(level, output, episodes) == pytest.approx(1.0)
 
 
 def test_state_probe_of_an_invertible_map_is_near_one():

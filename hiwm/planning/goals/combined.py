@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hiwm.planning.goals.goal import Goal, check_same_size, deepest
 
-ACCURATE = 0  # the most accurate level; its latents decide whether a waypoint is reached
+WAYPOINT_LEVEL = 0  # the most accurate level; its latents decide whether a waypoint is reached
 
 
 class CompositeGoal(Goal):
@@ -52,8 +52,8 @@ class AnyOf(CompositeGoal):
     def cost(self, level: int, latent: Tensor) -> Tensor:
         return torch.stack([goal.cost(level, latent) for goal in self.goals]).amin(0)
 
-    def error(self, level: int) -> Tensor:
-        return torch.stack([goal.error(level) for goal in self.goals]).amin(0)
+    def reached_cost(self, level: int) -> Tensor:
+        return torch.stack([goal.reached_cost(level) for goal in self.goals]).amin(0)
 
 
 class Sum(CompositeGoal):
@@ -73,8 +73,8 @@ class Sum(CompositeGoal):
     def cost(self, level: int, latent: Tensor) -> Tensor:
         return self._weighed([goal.cost(level, latent) for goal in self.goals])
 
-    def error(self, level: int) -> Tensor:
-        return self._weighed([goal.error(level) for goal in self.goals])
+    def reached_cost(self, level: int) -> Tensor:
+        return self._weighed([goal.reached_cost(level) for goal in self.goals])
 
     def compose(self, goals: Sequence[Goal]) -> Sum:
         return Sum(goals, self.weights)
@@ -124,8 +124,8 @@ class Waypoints(Goal):
             [goal.select(rows) for goal in self.goals], self.tolerance, self.current[rows.to(self.current.device)]
         )
 
-    def error(self, level: int) -> Tensor:
-        return self._of_current([goal.error(level) for goal in self.goals])
+    def reached_cost(self, level: int) -> Tensor:
+        return self._of_current([goal.reached_cost(level) for goal in self.goals])
 
     def more_accurate_than_above(self, level: int) -> Tensor:
         return self._of_current([goal.more_accurate_than_above(level) for goal in self.goals])
@@ -138,7 +138,7 @@ class Waypoints(Goal):
         return self._of_current([nothing if violation is None else violation for violation in violations])
 
     def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
-        reached = self.cost(ACCURATE, latents[ACCURATE]) <= self.tolerance
+        reached = self.cost(WAYPOINT_LEVEL, latents[WAYPOINT_LEVEL]) <= self.tolerance
         changed = reached & (self.current < len(self.goals) - 1)
         if not changed.any():
             return self, changed

@@ -41,7 +41,7 @@ class Goal(ABC):
         """How deep latents are in a forbidden region, (B, ..., D) -> (B, ...), at most 0 outside; None without one."""
         return None
 
-    def error(self, level: int) -> Tensor:
+    def reached_cost(self, level: int) -> Tensor:
         """The cost up to which a goal counts as reached at the level, (B,).
 
         Raises:
@@ -54,7 +54,7 @@ class Goal(ABC):
 
     def more_accurate_than_above(self, level: int) -> Tensor:
         """Whether the level reads the goal more accurately than the level above, (B,)."""
-        return self.error(level) < self.error(level + 1)
+        return self.reached_cost(level) < self.reached_cost(level + 1)
 
     def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
         """The goal after the episodes were observed at latents of every level, (B, D) each, and where it changed, (B,).

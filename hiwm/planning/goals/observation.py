@@ -37,7 +37,7 @@ class ObservationGoal(Goal):
     def latent(self, level: int) -> Tensor:
         return self.latents[level]
 
-    def error(self, level: int) -> Tensor:
+    def reached_cost(self, level: int) -> Tensor:
         if self.errors is None:
             raise ValueError(
                 "planner.shrinking_horizon is true but this ObservationGoal has no `errors`; expected false, a goal on goal.columns, "
@@ -77,7 +77,7 @@ class PartGoal(Goal):
     def select(self, rows: Tensor) -> PartGoal:
         return PartGoal(self.part[rows], self.readouts, self.cauchy_scale)
 
-    def error(self, level: int) -> Tensor:
+    def reached_cost(self, level: int) -> Tensor:
         return _cost(_error(self.readouts[level], ~self.part.isnan()), self.cauchy_scale)
 
 
@@ -126,7 +126,7 @@ class BoxRegion(Goal, Region):
     def select(self, rows: Tensor) -> BoxRegion:
         return BoxRegion(self.low[rows], self.high[rows], self.readouts, self.cauchy_scale)
 
-    def error(self, level: int) -> Tensor:
+    def reached_cost(self, level: int) -> Tensor:
         return _cost(_error(self.readouts[level], self.low.isfinite() | self.high.isfinite()), self.cauchy_scale)
 
 

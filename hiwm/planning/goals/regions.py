@@ -149,8 +149,8 @@ class KeepOut(Goal):
     def select(self, rows: Tensor) -> KeepOut:
         return KeepOut(self.goal.select(rows), self.region.select(rows), self.margin)
 
-    def error(self, level: int) -> Tensor:
-        return self.goal.error(level)
+    def reached_cost(self, level: int) -> Tensor:
+        return self.goal.reached_cost(level)
 
     def more_accurate_than_above(self, level: int) -> Tensor:
         return self.goal.more_accurate_than_above(level)

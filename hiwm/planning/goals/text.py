@@ -33,5 +33,5 @@ class TextGoal(Goal):
     def select(self, rows: Tensor) -> TextGoal:
         return TextGoal(self.embedding[rows], self.heads)
 
-    def error(self, level: int) -> Tensor:
+    def reached_cost(self, level: int) -> Tensor:
         return self.heads[level].error.expand(self.size)

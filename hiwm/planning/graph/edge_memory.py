@@ -38,7 +38,7 @@ class EdgeMemory:
         self.latents, self.edge_length = graph.latents.cpu(), graph.edge_length.cpu()
         self.forget()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Return to the graph built from the data."""
         self.edges = self.original.edges.cpu()
         self.weights = self.original.weights.cpu()
@@ -56,7 +56,7 @@ class EdgeMemory:
         data = Data(x=self.original.latents, edge_index=edges, edge_attr=costs)
         return LandmarkGraph(data, self.original.edge_steps)
 
-    def failed(self, start: Tensor, end: Tensor, cost: float) -> None:
+    def mark_failed(self, start: Tensor, end: Tensor, cost: float) -> None:
         """Add a cost to edges that failed, and to their neighbours.
 
         Several edges usually lead through a blocked passage. An edge is a neighbour if both of its ends lie within two mean
@@ -73,7 +73,7 @@ class EdgeMemory:
         near_end = torch.cdist(at[end], at)[:, self.edges[1]] <= reach
         self.added = self.added + cost * (near_start & near_end).any(0)
 
-    def crossed(self, start: Tensor, end: Tensor) -> None:
+    def mark_crossed(self, start: Tensor, end: Tensor) -> None:
         """Remove the added cost of edges that were crossed in the time of one edge, and add edges that are new.
 
         A new edge costs as much as an edge of its length.

@@ -13,7 +13,7 @@ from hiwm.planning.graph.landmarks import LandmarkGraph, adjacency
 from hiwm.planning.rollout import Rollout
 from hiwm.planning.targets import Target
 
-ARRIVED = 0.5  # of a mean edge length: a target node this near counts as reached
+ARRIVAL_RADIUS = 0.5  # of a mean edge length: a target node this near counts as reached
 
 
 class GraphNavigator:
@@ -38,19 +38,19 @@ class GraphNavigator:
         self.edge_memory = EdgeMemory(graph) if failure_penalty else None
         _, component = connected_components(adjacency(graph.edges, len(graph.latents)), directed=False)
         #: component of each node, (M,). No path joins two components, for instance mazes of different layouts.
-        self.components = torch.from_numpy(component).long().to(graph.latents.device)
+        self.node_component = torch.from_numpy(component).long().to(graph.latents.device)
 
     def start(self, goal: Goal) -> None:
         """Begin B episodes towards their goals."""
         #: component each episode is in, (B,); None before its first latent
-        self.component: Tensor | None = None
+        self.episode_component: Tensor | None = None
         self._find_paths(goal)
         self.target_node = self.goal_node
         #: lowest cost to go of each episode so far, (B,), and the step it was reached at, (B,)
         self.lowest_cost = torch.full_like(self.target_node, torch.inf, dtype=torch.float32)
         self.progress_step = torch.zeros_like(self.target_node)
         #: nodes the episodes were nearest to, oldest first: step, (B,)
-        self.history: list[tuple[int, Tensor]] = []
+        self.visited: list[tuple[int, Tensor]] = []
 
     def update_goal(self, goal: Goal, changed: Tensor) -> None:
         """Continue from where the episodes are towards these goals; `changed`, (B,), says which are new."""
@@ -61,11 +61,11 @@ class GraphNavigator:
     def select(self, rows: Tensor, goal: Goal) -> None:
         """Continue with some of the episodes only, whose goals are `goal`."""
         self.goal = goal
-        self.component = None if self.component is None else self.component[rows]
+        self.episode_component = None if self.episode_component is None else self.episode_component[rows]
         self.goal_column, self.goal_node = self.goal_column[rows], self.goal_node[rows]
         self.target_node = self.target_node[rows]
         self.lowest_cost, self.progress_step = self.lowest_cost[rows], self.progress_step[rows]
-        self.history = [(step, node[rows]) for step, node in self.history]
+        self.visited = [(step, node[rows]) for step, node in self.visited]
 
     def target(self, latent: Tensor, step: int) -> Target:
         """The node `hops` ahead on the path to the goal, or the goal itself once it is that near.
@@ -75,8 +75,8 @@ class GraphNavigator:
             step: environment steps they have taken.
         """
         graph = self.graph
-        if self.component is None:
-            self.component = self.components[graph.nearest(latent)]
+        if self.episode_component is None:
+            self.episode_component = self.node_component[graph.nearest(latent)]
             if self.goal.latent(self.level) is None:
                 self._find_paths(self.goal)
                 self.target_node = self.goal_node
@@ -118,7 +118,7 @@ class GraphNavigator:
         cut_off = no_path.gather(1, distance.argmin(1, keepdim=True)).squeeze(1)
         distance = torch.where(no_path, torch.inf, distance)
         nearest, target = distance.argmin(1), self.target_node
-        at_target = distance.gather(1, target.unsqueeze(1)).squeeze(1) <= ARRIVED * self.graph.edge_length
+        at_target = distance.gather(1, target.unsqueeze(1)).squeeze(1) <= ARRIVAL_RADIUS * self.graph.edge_length
         return torch.where(at_target & (self._cost(target) < self._cost(nearest)), target, nearest), cut_off
 
     def _find_paths(self, goal: Goal) -> None:
@@ -126,8 +126,8 @@ class GraphNavigator:
         self.goal = goal
         latents = self.graph.latents.expand(goal.size, -1, -1)  # (B, M, D)
         cost, violation = goal.cost(self.level, latents), goal.violation(self.level, latents)
-        if self.component is not None and goal.latent(self.level) is None:
-            cost = torch.where(self.components == self.component.unsqueeze(1), cost, torch.inf)
+        if self.episode_component is not None and goal.latent(self.level) is None:
+            cost = torch.where(self.node_component == self.episode_component.unsqueeze(1), cost, torch.inf)
         if violation is None:
             # episodes with the same goal node share their paths
             goals, self.goal_column = torch.unique(cost.argmin(1), return_inverse=True)
@@ -143,14 +143,14 @@ class GraphNavigator:
 
     def _learn(self, memory: EdgeMemory, current_node: Tensor, step: int) -> None:
         """Record crossed edges and failed paths since the last plans; the episodes are at `current_node`, (B,)."""
-        interval = step - self.history[-1][0] if self.history else 0  # environment steps between plans
-        self.history = [(past, node) for past, node in self.history if past >= step - self.graph.edge_steps]
+        interval = step - self.visited[-1][0] if self.visited else 0  # environment steps between plans
+        self.visited = [(past, node) for past, node in self.visited if past >= step - self.graph.edge_steps]
         past = current_node
         if (
-            self.history and step - self.history[0][0] + interval > self.graph.edge_steps
+            self.visited and step - self.visited[0][0] + interval > self.graph.edge_steps
         ):  # else the episode is too young
-            past = self.history[0][1]
-        self.history.append((step, current_node))
+            past = self.visited[0][1]
+        self.visited.append((step, current_node))
         cost = self._cost(current_node)
         self.progress_step = torch.where(cost < self.lowest_cost, step, self.progress_step)
         self.lowest_cost = torch.minimum(cost, self.lowest_cost)
@@ -159,9 +159,9 @@ class GraphNavigator:
         # one copy from a GPU instead of waiting for many numbers
         past, node, onward, is_late = torch.stack([past, current_node, onward, late.long()]).cpu()
         # paths are recomputed only after the next failure or goal: an episode that has just crossed an edge needs no other
-        memory.crossed(past, node)
+        memory.mark_crossed(past, node)
         if is_late.any():
-            memory.failed(node[is_late > 0], onward[is_late > 0], self.failure_penalty)
+            memory.mark_failed(node[is_late > 0], onward[is_late > 0], self.failure_penalty)
             self._find_paths(self.goal)
             changed = self._cost(current_node)
             self.lowest_cost = torch.where(changed == cost, self.lowest_cost, changed)

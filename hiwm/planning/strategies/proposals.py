@@ -23,13 +23,13 @@ class Proposer:
         config: where to begin.
         problem: to be solved.
         space: the actions to search.
-        hold: steps that a choice is held.
+        action_repeat: steps that a choice is held.
     """
 
     config: ProposalConfig
     problem: Problem
     space: ActionSpace
-    hold: int
+    action_repeat: int
 
     def proposal(self, samples: int, objective: Objective) -> Proposal:
         """The Gaussian to begin with, for `samples` candidates per round. With retrieval, the objective scores real sequences."""
@@ -40,7 +40,7 @@ class Proposer:
             scores = objective(real).without_nan()
             return proposal_around(self.space, best_of(real, scores, scores.order(1)).actions, self.config.std)
         batch, horizon = len(self.problem.latent), self.problem.model.horizon
-        return uninformed_proposal(self.space, batch, horizon, self.hold, self.config.std)
+        return uninformed_proposal(self.space, batch, horizon, self.action_repeat, self.config.std)
 
     def guesses(self, samples: int) -> Iterator[Tensor]:
         """Guesses for a first round of `samples` candidates, (B, G, C, F) each."""
@@ -52,20 +52,20 @@ class Proposer:
     @cached_property
     def inverse_choices(self) -> Tensor:
         """The actions of the inverse model as choices, (B, C, F)."""
-        return self.space.choices(self.problem.follow_inverse(self.space.clamp).actions[:, 0], self.hold)
+        return self.space.choices(self.problem.follow_inverse(self.space.clamp).actions[:, 0], self.action_repeat)
 
     def retrieved(self, number: int) -> Tensor:
         """The `number` real sequences that started nearest to the present latents, nearest first, (B, n, C, F)."""
         bank = self.problem.model.bank
         assert bank is not None, "checked at the start"
         near = bank.nearest(self.problem.latent, number, self.problem.model.horizon)  # (B, n, H, A)
-        return self.space.choices(near.flatten(0, 1), self.hold).unflatten(0, near.shape[:2])
+        return self.space.choices(near.flatten(0, 1), self.action_repeat).unflatten(0, near.shape[:2])
 
 
-def uninformed_proposal(space: ActionSpace, batch: int, horizon: int, hold: int, std: float) -> Proposal:
+def uninformed_proposal(space: ActionSpace, batch: int, horizon: int, action_repeat: int, std: float) -> Proposal:
     """N(0, std); equal probabilities for the options of discrete choices."""
     value = 1 / space.dim_free if space.discrete else 0.0
-    mean = space.choices(space.low.new_full((batch, horizon, space.dim), value), hold)
+    mean = space.choices(space.low.new_full((batch, horizon, space.dim), value), action_repeat)
     return Proposal(mean, torch.full_like(mean, std), space.low, space.high)
 
 

@@ -23,12 +23,14 @@ class Search(Strategy):
     Args:
         solver: the search method.
         proposal: where to begin.
-        hold: how long an action is repeated: in environment steps at level 0, in the level's own steps at all other levels.
+        action_repeat: how long an action is repeated: in environment steps at level 0, in the level's own steps at all other levels.
         warm_start: also try the candidates that the last search kept, shifted by the steps since.
     """
 
-    def __init__(self, solver: Solver[Any], proposal: ProposalConfig, hold: int, warm_start: bool = False) -> None:
-        self.solver, self.proposal, self.hold, self.warm_start = solver, proposal, hold, warm_start
+    def __init__(
+        self, solver: Solver[Any], proposal: ProposalConfig, action_repeat: int, warm_start: bool = False
+    ) -> None:
+        self.solver, self.proposal, self.action_repeat, self.warm_start = solver, proposal, action_repeat, warm_start
         self.needs_inverse = proposal.needs_inverse
         self.start()
 
@@ -66,13 +68,13 @@ class Search(Strategy):
         decode = model.flow if self.proposal.center == "flow" else None
 
         def rollout(choices: Tensor) -> Rollout:
-            return problem.rollout(space.expand(choices, self.hold), decode)
+            return problem.rollout(space.expand(choices, self.action_repeat), decode)
 
         def objective(choices: Tensor) -> Scores:
             return problem.evaluate(rollout(choices))
 
-        samples = self.samples(model, problem.calls)
-        proposer = Proposer(self.proposal, problem, space, self.hold)
+        samples = self.samples(model, problem.budget)
+        proposer = Proposer(self.proposal, problem, space, self.action_repeat)
         proposal = proposer.proposal(samples, objective)
         if self.warm_start and self.last is not None:
             proposal = proposal.with_guesses(self._shifted(*self.last, problem, proposal.mean))
@@ -85,4 +87,4 @@ class Search(Strategy):
     def _shifted(self, kept: Tensor, planned_at: int, problem: Problem, mean: Tensor) -> Tensor:
         """The choices that the last search kept, shifted to the present step; `mean` fills the end."""
         unit = problem.model.period if problem.model.k else 1  # level 0 chooses primitive actions
-        return ActionSpace.shifted(kept, self.hold, (problem.step - planned_at) // unit, mean)
+        return ActionSpace.shifted(kept, self.action_repeat, (problem.step - planned_at) // unit, mean)

@@ -28,7 +28,7 @@ class Problem:
         history: what they observed and did before.
         target: what to plan towards.
         evaluate: rollout -> costs and constraint violations of its candidates; they become the plan's alternatives.
-        calls: predictor calls per episode that the plan may take.
+        budget: predictor calls per episode that the plan may take.
         step: environment step of the plan.
         noise: source of all randomness, a stream per episode.
         time_limit: seconds for the whole batch; None for no limit.
@@ -39,7 +39,7 @@ class Problem:
     history: History
     target: Target
     evaluate: Evaluator
-    calls: float
+    budget: float
     step: int
     noise: EpisodeNoise
     time_limit: float | None = None

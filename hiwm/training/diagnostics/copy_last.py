@@ -13,18 +13,20 @@ MAX_RATIO = 0.9  # levels that planned well in our experiments had less than 0.3
 
 
 class CopyLast(Diagnostic):
-    """Error of the predictions, open-loop after the predictor's context, over the error of repeating the first latent."""
+    """Error of open-loop predictions over the error of repeating the latent that they start from, the last of the context."""
 
     name = "copy_last"
     label = "error / copy-last"
     format = "{:.4f}"
     description = (
-        "Squared error of the predictions, open-loop after the predictor's context, divided by the error of repeating the first "
-        "latent; lower is better, and 1 is no better than predicting no change."
+        "Squared error of open-loop predictions, divided by the error of predicting no change; lower is better, and 1 is no "
+        "better than predicting no change."
     )
 
     def __call__(self, level: Level, output: LevelOutput, episodes: EncodedEpisodes) -> float:
-        return ratio_to_copy_last(output.predicted, output.latent)
+        # up to the last latent of the context, predictions are one step from what was observed
+        last = min(level.predictor.context, output.predicted.shape[1]) - 1
+        return ratio_to_copy_last(output.predicted[:, last:], output.latent[:, last:])
 
     def alarm(self, value: float) -> str | None:
         if value > MAX_RATIO:

@@ -22,22 +22,22 @@ def cost(graph, start, end):
 def test_an_edge_that_failed_and_its_neighbours_cost_more_until_crossed():
     memory = EdgeMemory(line())
     assert cost(memory.graph, 0, 7) == 7
-    memory.failed(torch.tensor([2]), torch.tensor([3]), 10.0)
+    memory.mark_failed(torch.tensor([2]), torch.tensor([3]), 10.0)
     # 0 -> 1 to 4 -> 5 are its neighbours, with ends within two edges of its own; so are the edges back
     assert cost(memory.graph, 0, 7) == 7 + 5 * 10
     assert cost(memory.graph, 5, 7) == 2
     assert cost(memory.original, 0, 7) == 7
     for _ in range(2):  # once is enough
-        memory.crossed(torch.tensor([2, 1]), torch.tensor([3, 1]))
+        memory.mark_crossed(torch.tensor([2, 1]), torch.tensor([3, 1]))
         assert cost(memory.graph, 0, 7) == 7 + 4 * 10
         assert memory.graph.edges.shape == memory.original.edges.shape
-    memory.forget()
+    memory.reset()
     assert cost(memory.graph, 0, 7) == 7
 
 
 def test_an_edge_that_was_never_seen_is_added():
     memory = EdgeMemory(line(cost=1.1))  # 1 + 0.1 x their relative length
-    memory.crossed(torch.tensor([0, 0]), torch.tensor([5, 5]))
+    memory.mark_crossed(torch.tensor([0, 0]), torch.tensor([5, 5]))
     assert cost(memory.graph, 0, 5) == pytest.approx(1 + 0.1 * 5)
     assert cost(memory.graph, 5, 0) == pytest.approx(5.5)  # in one direction
     assert memory.graph.edges.shape[1] == memory.original.edges.shape[1] + 1
@@ -45,8 +45,8 @@ def test_an_edge_that_was_never_seen_is_added():
 
 def test_a_memory_is_saved_and_belongs_to_its_graph(tmp_path):
     memory = EdgeMemory(line())
-    memory.failed(torch.tensor([2]), torch.tensor([3]), 10.0)
-    memory.crossed(torch.tensor([5]), torch.tensor([0]))
+    memory.mark_failed(torch.tensor([2]), torch.tensor([3]), 10.0)
+    memory.mark_crossed(torch.tensor([5]), torch.tensor([0]))
     memory.save(tmp_path / "edge_memory.safetensors")
     again = EdgeMemory(line())
     again.load(tmp_path / "edge_memory.safetensors")

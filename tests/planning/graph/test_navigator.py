@@ -88,7 +88,7 @@ def test_selected_episodes_keep_what_is_theirs(navigator):
     navigator.select(rows, goal.select(rows))
     assert navigator.lowest_cost.tolist() == [8, 7]
     assert navigator.progress_step.tolist() == [3, 0]
-    assert [node.tolist() for _, node in navigator.history] == [[0, 2], [1, 2]]
+    assert [node.tolist() for _, node in navigator.visited] == [[0, 2], [1, 2]]
     assert walk(navigator, [(2, 2)], 3) == [[3, 3]]
 
 

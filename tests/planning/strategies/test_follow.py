@@ -27,8 +27,10 @@ FOLLOW = per_level(strategy=["follow_inverse"] * 3)
 def test_steps_left_count_down_with_the_age_of_the_subgoal_and_along_the_plan(agent, monkeypatch):
     asked = []
     above = agent.hierarchy.levels[1]
-    delegate = above.delegate
-    monkeypatch.setattr(above, "delegate", lambda s, t, left: (asked.append(left[0].item()), delegate(s, t, left))[1])
+    infer_action = above.infer_action
+    monkeypatch.setattr(
+        above, "infer_action", lambda s, t, left: (asked.append(left[0].item()), infer_action(s, t, left))[1]
+    )
     planner = hierarchy_planner(agent, per_level(replan=[1, 6, 6], horizon=[3, 2, 2]))
     start(planner, points(2))
     for expected in ([3, 2, 1], [2, 1, 1], [1, 1, 1]):
@@ -57,7 +59,7 @@ def test_levels_that_follow_take_the_actions_that_are_asked_for(agent):
         left = plan.levels[k + 1].deadline / period
         for h in range(planner.models[k].horizon):
             steps = torch.full((3,), max(1.0, left - h))
-            action = agent.hierarchy.levels[k + 1].delegate(latent, level.target, steps)
+            action = agent.hierarchy.levels[k + 1].infer_action(latent, level.target, steps)
             action = planner.models[k].actions.clamp(action)
             torch.testing.assert_close(level.actions[:, h], planner.models[k].executable(action.unsqueeze(1))[:, 0])
             latent = agent.hierarchy.levels[k].predict(latent, action)
@@ -102,7 +104,7 @@ def test_following_needs_an_inverse_model_of_the_level_above(agent):
 
 
 def test_a_followed_plan_clamps_its_actions_before_they_are_predicted(exact):
-    planner = flat_planner(exact, level0={"strategy": "follow_inverse", "horizon": 2, "replan": 1, "hold": 1})
+    planner = flat_planner(exact, level0={"strategy": "follow_inverse", "horizon": 2, "replan": 1, "action_repeat": 1})
     planner.models[0].inverses[0] = lambda latent, wanted, left: torch.full_like(latent, 9.0)
     plan = start(planner, points(2)).plan({"state": torch.zeros(2, 2)}).levels[0]
     assert torch.equal(plan.actions, torch.ones(2, 2, 2))

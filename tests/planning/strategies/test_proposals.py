@@ -94,7 +94,7 @@ def test_retrieval_takes_the_best_of_the_nearest(exact, std):
     first = torch.tensor([[-1.0, 0], [0, -1], [0.5, 0.2], [-1, -1], [1, 0], [1, 0]])
     starts = torch.tensor([[0.0, 0], [0, 0.1], [0.1, 0], [0.1, 0.1], [5, 5], [6, 6]])
     heads = bank_of(starts, first.unsqueeze(1).repeat(1, 2, 1))
-    level = {**search("retrieval", std=std), "horizon": 2, "replan": 1, "hold": 1}
+    level = {**search("retrieval", std=std), "horizon": 2, "replan": 1, "action_repeat": 1}
     planner = flat_planner(exact, heads=heads, level0=level, budget=32)
     assert samples(planner, 0) == 4
     plan = start(planner, torch.tensor([[1.0, 0.0]])).plan({"state": torch.zeros(1, 2)})
@@ -129,7 +129,7 @@ def test_a_search_also_tries_the_inverse_models_actions_and_real_ones(agent, nam
     if "inverse" in candidates:
         actions = []
         for left in (2.0, 1.0):
-            action = agent.hierarchy.levels[2].delegate(latent, plan.levels[2].subgoal, torch.full((5,), left))
+            action = agent.hierarchy.levels[2].infer_action(latent, plan.levels[2].subgoal, torch.full((5,), left))
             actions.append(space.clamp(action))
             latent = agent.hierarchy.levels[1].predict(latent, actions[-1])
         expected.insert(0, torch.stack(actions, 1).unsqueeze(1))
@@ -159,7 +159,7 @@ def test_a_real_guess_is_taken_where_it_is_best(exact):
     """Nothing else that is tried moves at all."""
     actions = torch.tensor([[-1.0, 0], [1, 0], [0, 1], [0.5, 0]]).unsqueeze(1).repeat(1, 2, 1)
     heads = bank_of(torch.zeros(4, 2), actions)
-    level = {**search("gaussian", "retrieval", std=NO_STD), "horizon": 2, "replan": 1, "hold": 1}
+    level = {**search("gaussian", "retrieval", std=NO_STD), "horizon": 2, "replan": 1, "action_repeat": 1}
     planner = flat_planner(exact, heads=heads, level0=level, budget=48)
     assert samples(planner, 0) == 8
     plan = start(planner, torch.tensor([[1.0, 0.0]])).plan({"state": torch.zeros(1, 2)})
@@ -234,7 +234,7 @@ def test_a_single_level_of_chunks_proposes_real_ones():
     rng = torch.Generator().manual_seed(0)
     chunks = torch.rand(9, 4, 4, generator=rng) - 0.5
     heads = bank_of(torch.rand(9, 2, generator=rng), chunks, chunks.amin((0, 1)), chunks.amax((0, 1)))
-    level = {**search("retrieval", std=NO_STD), "horizon": 4, "replan": 4, "hold": 1}
+    level = {**search("retrieval", std=NO_STD), "horizon": 4, "replan": 4, "action_repeat": 1}
     planner = flat_planner(hierarchy, heads=heads, level0=level)
     plan = start(planner, points(3, 2)).plan({"state": points(3, 1)})
     actions = plan.levels[0].actions

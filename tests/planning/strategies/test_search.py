@@ -74,7 +74,7 @@ def test_each_level_shifts_by_whole_steps_of_its_own(agent):
 
 def test_level_0_shifts_by_environment_steps_also_within_a_chunk():
     """A chunk is three primitive actions; a search chooses primitive actions, and two of them have passed."""
-    level = {"horizon": 4, "hold": 1, "replan": 2}
+    level = {"horizon": 4, "action_repeat": 1, "replan": 2}
     planner = start(flat_planner(exact_chunks(3), level0=level, warm_start=True), points(2, 2))
     asked = proposals_of(planner)
     walk(planner, points(2, 1), 3)
@@ -92,7 +92,9 @@ def exact_chunks(stride):
 
 
 def test_a_plan_of_chunks_is_played_one_primitive_action_after_the_other():
-    planner = start(flat_planner(exact_chunks(3), level0={"horizon": 4, "hold": 1, "replan": 12}), points(2, 2))
+    planner = start(
+        flat_planner(exact_chunks(3), level0={"horizon": 4, "action_repeat": 1, "replan": 12}), points(2, 2)
+    )
     plans, _ = walk(planner, points(2, 1), 12)
     actions = plans[0].levels[0].actions
     assert actions.shape == (2, 4, 6)

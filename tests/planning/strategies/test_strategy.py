@@ -144,7 +144,7 @@ def test_its_budget_is_its_share(agent):
     )
     start(planner, points(2)).plan({"state": points(2, 1)})
     own = planner.strategies[1]
-    assert own.checked == own.problems[0].calls == planner.calls[1] == 600
+    assert own.checked == own.problems[0].budget == planner.budgets[1] == 600
     with pytest.raises(ValueError, match=r"planner.level1.strategy gets 120.0 predictor calls; expected 121"):
         hierarchy_planner(agent, GAUSSIAN, {"level1": compass(least_calls=121)}, graph="none", allow=TRUSTED)
 
@@ -179,7 +179,7 @@ class Straight(Strategy):
 def test_one_that_evaluates_nothing_leaves_the_budget_to_others(agent):
     straight = {"strategy": {"_target_": "test_strategy.Straight"}}
     planner = hierarchy_planner(agent, GAUSSIAN, {"level0": straight}, graph="none", budget=600, allow=TRUSTED)
-    assert planner.calls[1:] == [300 * 3, 300 * 6]
+    assert planner.budgets[1:] == [300 * 3, 300 * 6]
 
 
 def test_one_that_needs_the_inverse_model_needs_a_goal_that_is_a_whole_observation(exact):
