@@ -17,6 +17,7 @@ from hiwm.agent import Agent
 from hiwm.analysis.decode import states_at
 from hiwm.data.store import Trajectories, open_dataset
 from hiwm.training.diagnostics.state_probe import state_probe_r2
+from hiwm.training.homes import levels_of
 
 SPANS = (1, 3, 10, 30, 100, 300)  # bins of distance in time, environment steps
 
@@ -108,7 +109,7 @@ def open_loop(agent: Agent, run: Path, level: int, horizon: int, windows: int = 
     Returns:
         Environment steps ahead, and the error ratio there.
     """
-    cache = open_dataset(run / "levels" / agent.hierarchy.specs[level].fingerprint / "latents.h5")
+    cache = open_dataset(levels_of(run) / agent.hierarchy.specs[level].fingerprint / "latents.h5")
     period = agent.hierarchy.periods[level]
     horizon = min(horizon, (int(cache.ep_len.max()) - 1) // period)
     rng = np.random.default_rng(0)

@@ -193,7 +193,7 @@ def _describe(config: Config, agent: Agent, k: int) -> dict[str, Any]:
         "dim": level.encoder.dim,
         "dim_action": level.action_encoder.dim,
         "fingerprint": spec.fingerprint,
-        "metrics": load_metrics(config.folder / "levels" / spec.fingerprint),
+        "metrics": load_metrics(config.levels_folder / spec.fingerprint),
     }
 
 
@@ -212,7 +212,7 @@ def _measured(diagnostics: Diagnostics, metrics: Sequence[Mapping[str, float]]) 
 
 
 def _history(config: Config, agent: Agent, k: int) -> list[dict[str, Any]]:
-    path = config.folder / "levels" / agent.hierarchy.specs[k].fingerprint / "history.jsonl"
+    path = config.levels_folder / agent.hierarchy.specs[k].fingerprint / "history.jsonl"
     if not path.exists():
         return []
     records = [record for line in read_text(path).splitlines() if (record := _record(line)) is not None]

@@ -16,6 +16,7 @@ from hiwm.files import read_json, saved_folder
 from hiwm.hierarchy import DESCRIPTION, load_specs
 from hiwm.training.checkpoint import METRICS, load_metrics
 from hiwm.training.diagnostics.runner import LOSS
+from hiwm.training.homes import levels_of
 
 REPLACED = re.compile(r"-[0-9a-f]{16}$")  # a result with this suffix was replaced by one with other settings
 
@@ -68,7 +69,7 @@ def levels(folders: Iterable[Path]) -> pd.DataFrame:
             continue
         kept = read_json(folder / KEPT) if (folder / KEPT).exists() else {}
         for k, level in enumerate(load_specs(saved)):
-            home = folder / "levels" / level.fingerprint
+            home = levels_of(folder) / level.fingerprint
             if (home / METRICS).exists():
                 metrics = load_metrics(home)
                 measured = {name: round(x, 4) for name, x in metrics.items() if not name.startswith(LOSS)}

@@ -21,6 +21,7 @@ COMMANDS = {
     "run": ("", "collect, train, evaluate and report"),
 }
 MULTIRUN = {"-m", "--multirun"}
+LEVELS = "`hiwm levels [root=runs]`, `hiwm levels show <fingerprint>` or `hiwm levels prune [--yes]`"
 SYNC = "hiwm mlflow sync <folder>"
 
 # the same for `hiwm data <command>`, with its arguments
@@ -44,6 +45,7 @@ usage: hiwm <command> [experiment=<name>] [key=value ...]
 commands:
 {commands}
   data      check, show or convert a dataset; see `hiwm data --help`
+  levels    list the trained levels that experiments share; `show <fingerprint>` one, `prune` those that no run has
   mlflow    sync <folder>: deliver to MLflow what the experiment in the folder has recorded and the server missed
 
 examples:
@@ -122,8 +124,13 @@ def main(arguments: list[str] | None = None) -> int:
         return _guarded(command, lambda: _sync(overrides))
     if command == "data":
         return _data(overrides)
+    if command == "levels":
+        return _guarded(command, lambda: _levels(overrides))
     if command not in COMMANDS:
-        print(f"hiwm: the command is {command!r}; expected one of {', '.join([*COMMANDS, 'data'])}", file=sys.stderr)
+        print(
+            f"hiwm: the command is {command!r}; expected one of {', '.join([*COMMANDS, 'data', 'levels'])}",
+            file=sys.stderr,
+        )
         return 2
     if {"-h", "--help"} & set(overrides):
         print(_command_help(command))
@@ -160,6 +167,23 @@ def _sync(arguments: list[str]) -> int:
     if len(arguments) != 2 or arguments[0] != "sync":
         raise ValueError(f"the arguments are {' '.join(arguments)!r}; expected `{SYNC}`")
     return 1 if sync(Path(arguments[1])) else 0
+
+
+def _levels(arguments: list[str]) -> int:
+    """Run `hiwm levels ...`."""
+    show, prune = _imported("hiwm.experiment.levels:show", "hiwm.experiment.levels:prune")
+    roots = [argument.removeprefix("root=") for argument in arguments if argument.startswith("root=")]
+    rest = [argument for argument in arguments if not argument.startswith("root=")]
+    root = roots[-1] if roots else "runs"
+    if not rest:
+        show(root)
+    elif rest[0] == "prune" and set(rest[1:]) <= {"--yes"}:
+        prune(root, "--yes" in rest)
+    elif rest[0] == "show" and len(rest) == 2:
+        show(root, rest[1])
+    else:
+        raise ValueError(f"the arguments are {' '.join(arguments)!r}; expected {LEVELS}")
+    return 0
 
 
 def _data(arguments: list[str]) -> int:
@@ -250,7 +274,7 @@ def _complete(arguments: list[str]) -> int:
     line = os.environ.get("COMP_LINE", "")
     program, command, *words = [*line.split(" "), "", ""][: max(2, line.count(" ") + 1)]
     if arguments[1:2] == ["query=bash"] and not words:
-        print(" ".join(name for name in [*COMMANDS, "data", "mlflow"] if name.startswith(command)))
+        print(" ".join(name for name in [*COMMANDS, "data", "levels", "mlflow"] if name.startswith(command)))
         return 0
     os.environ["COMP_LINE"] = " ".join([program, *words])
     (complete,) = _imported("hiwm.sweep:complete")

@@ -29,6 +29,7 @@ from hiwm.heads.value import ValueConfig
 from hiwm.planning.config import PlannerConfig, absent_level
 from hiwm.planning.graph.landmarks import GraphConfig
 from hiwm.settings import Settings, is_open
+from hiwm.training.homes import LEVELS
 from hiwm.training.loop import TrainingConfig
 from hiwm.training.specs import HierarchyConfig
 
@@ -156,6 +157,11 @@ class Config(Settings):
         """Where the results lie."""
         run = self.run or (f"seed{self.seed}" if self.seed else "")
         return Path(self.root) / self.name / run
+
+    @property
+    def levels_folder(self) -> Path:
+        """Where all experiments keep their trained levels."""
+        return Path(self.root) / LEVELS
 
     @property
     def hierarchy(self) -> HierarchyConfig:

@@ -164,3 +164,12 @@ def _plain_mapping(path: Path, content: Any) -> dict[str, Any]:
 def _line(error: Exception) -> str:
     """The message of an error in one line."""
     return " ".join(str(error).split())[:300]
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of a command that was killed; only the command that holds the folder's lock may."""
+    for path in folder.glob("*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -17,6 +17,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent), os.en
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors are small, and threads that spin slow down a shared machine
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # tests record under their own folders
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores; tests send it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
 if "HIWM_GPU" not in os.environ:  # `make gpu` sets it
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -135,7 +135,7 @@ def test_mistakes_are_named_in_one_line(spoiled, override, named, capsys):
             "planner.level0.proposal.center=retrieval action_bank.length=5",
             "planner.level0.horizon is 6; expected at most 5",
         ),
-        ("goal.columns=[place]", "goal.columns contains 'place'; expected some of ['state'], the columns of "),
+        ("goal.columns=[place]", "goal.columns contains 'place'; expected some of ['action', 'state'], the columns of "),
         (
             "planner.level0.strategy={_target_:my.Strategy}",
             "planner.level0.strategy: _target_ 'my.Strategy' is not trusted",
@@ -256,7 +256,7 @@ def test_truncated_dataset(spoiled, tmp_path, capsys):
 
 def test_truncated_weights(spoiled, tmp_path, capsys):
     for path, command in (
-        (next((tmp_path / "root" / "tiny" / "levels").glob("*/level.safetensors")), "train"),
+        (next((tmp_path / "root" / "levels").glob("*/level.safetensors")), "train"),
         (tmp_path / "root" / "tiny" / "hierarchy" / "level1.safetensors", "evaluate"),
     ):
         path.write_bytes(path.read_bytes()[:2000])

@@ -117,7 +117,7 @@ def test_every_agent_of_an_evaluation_can_be_made(agent, evaluation):
 
 def test_files_of_other_seeds_lie_apart():
     config = load_config(["seed=2", "root=elsewhere"])
-    assert str(config.folder) == "elsewhere/pointmaze-medium-navigate-seed2"
+    assert str(config.folder) == "elsewhere/pointmaze-medium-navigate/seed2"
 
 
 @pytest.mark.parametrize(

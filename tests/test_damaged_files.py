@@ -87,7 +87,7 @@ def kinds(copied, config) -> dict[str, Kind]:
     folder, home = copied / "tiny", copied / "tiny" / "hierarchy"
     agent = hiwm.load_agent(home)
     spec = agent.hierarchy.specs[1]
-    level = folder / "levels" / spec.fingerprint
+    level = copied / "levels" / spec.fingerprint
     save_checkpoint(level / "checkpoint.pt", {"step": 3, "module": agent.hierarchy.levels[1].state_dict()})
     made_by = open_dataset(level / "latents.h5").metadata["made_by"]
 
@@ -316,7 +316,7 @@ def test_wrong_tensors_are_named(copied):
 
 def test_a_history_with_torn_lines_is_read(tiny_run, agent, tmp_path):
     config = tiny_run.config.changed({"root": str(tmp_path)})
-    path = config.folder / "levels" / agent.hierarchy.specs[0].fingerprint / "history.jsonl"
+    path = config.levels_folder / agent.hierarchy.specs[0].fingerprint / "history.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text(
         '{"step": 0, "loss/total": 1.0}\n{"step": 1, "lo{"step": 2, "loss/total": 3}\n[1]\n{"step": "x"}\nnull\n{"step": 9, "loss/to'

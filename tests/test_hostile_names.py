@@ -132,7 +132,7 @@ def test_the_report_of_hostile_data_holds_no_element_of_theirs(copied):
     first = traces["hierarchical"][0]
     traces["hierarchical"][:1] = [Trace(first.task, True, first.states, first.goal, first.subgoals, NASTY)]
     save_traces(path.with_suffix(".npz"), {name: Episodes(traces=of) for name, of in traces.items()})
-    for home in (copied.folder / "levels").iterdir():
+    for home in (copied.levels_folder).iterdir():
         with open(home / HISTORY, "a") as file:
             file.write(
                 "".join(json.dumps({"step": 61, f"loss/{name}": 1.0, "loss/total": 1.0}) + "\n" for name in NASTY)
@@ -175,7 +175,7 @@ def test_results_killed_before_they_were_recorded_are_recorded(copied, monkeypat
 
 
 def test_latents_of_other_weights_are_made_again(copied):
-    homes = sorted((copied.folder / "levels").iterdir())
+    homes = sorted((copied.levels_folder).iterdir())
     caches = [home / "latents.h5" for home in homes]
     before = [open_dataset(cache).fingerprint for cache in caches]
     times = [cache.stat().st_mtime_ns for cache in caches]

@@ -81,7 +81,7 @@ def test_images_decode(page, tiny_run):
 
 
 def test_levels_and_config_are_in_it(page, tiny_run):
-    for folder in (tiny_run.folder / "levels").iterdir():
+    for folder in (tiny_run.config.levels_folder).iterdir():
         assert folder.name in page
     saved = (tiny_run.folder / "config.yaml").read_text()
     assert html.unescape(re.findall(r"<pre>(.*)</pre>", page, re.DOTALL)[0]) == saved
@@ -93,7 +93,7 @@ def test_every_level_has_its_distances_and_time_scale(page, tiny_run):
     for level in range(3):
         values = re.findall(rf"<td>level {level}</td>(.*?)</tr>", page)[0]
         assert all(-1 <= float(value) <= 1 for value in re.findall(r">([-\d.]+)<", values))
-    for folder in (tiny_run.folder / "levels").iterdir():
+    for folder in (tiny_run.config.levels_folder).iterdir():
         scale = json.loads((folder / "metrics.json").read_text())["timescale"]
         row = re.findall(r"<tr><td>[^\n]*" + folder.name, page)[0]
         assert f'<td class="n">{scale:.0f}</td>' in row

@@ -63,6 +63,7 @@ def test_optuna_maximises_the_success(overrides, tmp_path, monkeypatch):
     def evaluate(command, overrides):
         config = load_config(overrides)
         tried.append(config.planner.budget)
+        config.folder.mkdir(parents=True, exist_ok=True)
         write_json(
             config.folder / "evaluation.json", {"agents": {"hierarchical": {"success": 1 / config.planner.budget}}}
         )

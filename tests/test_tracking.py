@@ -14,7 +14,7 @@ from hiwm.tracking import flatten, make_tracker
 
 @pytest.fixture(scope="module")
 def runs(tiny_run):
-    client = MlflowClient(f"sqlite:///{tiny_run.folder.resolve() / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{tiny_run.root.resolve() / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
     found = client.search_runs([experiment.experiment_id])
     return client, {run.info.run_name: run for run in found}
@@ -22,8 +22,8 @@ def runs(tiny_run):
 
 def test_one_parent_run_with_a_child_per_level_and_per_evaluation(runs, tiny_run):
     _, by_name = runs
-    assert set(by_name) == {"tiny seed 0", "level 0", "level 1", "level 2", "evaluation"}
-    parent = by_name["tiny seed 0"]
+    assert set(by_name) == {"tiny", "level 0", "level 1", "level 2", "evaluation"}
+    parent = by_name["tiny"]
     assert "mlflow.parentRunId" not in parent.data.tags
     for child in (run for run in by_name.values() if run is not parent):
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -32,7 +32,7 @@ def test_one_parent_run_with_a_child_per_level_and_per_evaluation(runs, tiny_run
 
 def test_parameters_of_the_parent_are_the_composed_config(runs, tiny_run):
     _, by_name = runs
-    parameters = by_name["tiny seed 0"].data.params
+    parameters = by_name["tiny"].data.params
     expected = {key: value for key, value in flatten(tiny_run.config.as_dict()).items() if value}
     assert {key: value for key, value in parameters.items() if value} == expected
     assert parameters["training.steps"] == "60"
@@ -57,7 +57,7 @@ def test_success_is_recorded_on_the_evaluation_and_on_the_parent(runs, tiny_run)
     _, by_name = runs
     agents = json.loads((tiny_run.folder / "evaluation.json").read_text())["agents"]
     for name, numbers in agents.items():
-        assert by_name["tiny seed 0"].data.metrics[f"success/{name}"] == pytest.approx(numbers["success"])
+        assert by_name["tiny"].data.metrics[f"success/{name}"] == pytest.approx(numbers["success"])
         assert by_name["evaluation"].data.metrics[f"{name}/success"] == pytest.approx(numbers["success"])
         for task, rate in numbers["per_task"].items():
             assert by_name["evaluation"].data.metrics[f"{name}/task{task}"] == pytest.approx(rate["success"])
@@ -69,9 +69,9 @@ def test_artifacts(runs):
     def names(run: str, folder: str = "") -> set[str]:
         return {item.path for item in client.list_artifacts(by_name[run].info.run_id, folder or None)}
 
-    assert names("tiny seed 0") >= {"hierarchy", "config.yaml", "report.html", "figures"}
-    assert "hierarchy/hierarchy.yaml" in names("tiny seed 0", "hierarchy")
-    assert "figures/success.png" in names("tiny seed 0", "figures")
+    assert names("tiny") >= {"hierarchy", "config.yaml", "report.html", "figures"}
+    assert "hierarchy/hierarchy.yaml" in names("tiny", "hierarchy")
+    assert "figures/success.png" in names("tiny", "figures")
     for k in range(3):
         assert names(f"level {k}") == {"metrics.json", "level.safetensors"}
     assert "evaluation.json" in names("evaluation")
@@ -79,7 +79,7 @@ def test_artifacts(runs):
 
 def test_later_commands_find_the_same_parent(runs, tiny_run):
     client, by_name = runs
-    found = client.search_runs([by_name["tiny seed 0"].info.experiment_id], "tags.`mlflow.runName` = 'tiny seed 0'")
+    found = client.search_runs([by_name["tiny"].info.experiment_id], "tags.`mlflow.runName` = 'tiny'")
     assert len(found) == 1  # train, evaluate and report have recorded in it
 
 
@@ -89,12 +89,11 @@ def test_flatten():
 
 def test_a_half_made_database_is_replaced(tiny_run, tmp_path):
     config = tiny_run.config.changed({"root": str(tmp_path), "tracking": "mlflow"})
-    config.folder.mkdir(parents=True)
-    (config.folder / "mlflow.tmp").write_bytes(b"SQLite format 3\0 and no more")
+    (tmp_path / "mlflow.tmp").write_bytes(b"SQLite format 3\0 and no more")
     with make_tracker(config) as tracker:
         tracker.parent().metrics({"a": 1.0})
-    assert (config.folder / "mlflow.db").exists()
-    assert not (config.folder / "mlflow.tmp").exists()
+    assert (tmp_path / "mlflow.db").exists()
+    assert not (tmp_path / "mlflow.tmp").exists()
 
 
 def test_attempts_are_recorded(tiny_run, tmp_path):
@@ -106,16 +105,16 @@ def test_attempts_are_recorded(tiny_run, tmp_path):
     config = load_config(tiny.overrides(tmp_path, *given, "evaluation.max_steps=5"))
     agents = evaluate(config)["agents"]
     assert "hierarchical, attempt 2" in agents
-    client = MlflowClient(f"sqlite:///{tmp_path / 'tiny' / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny").experiment_id
     (run,) = client.search_runs([experiment], "tags.`mlflow.runName` = 'closed_door'")
     assert {"hierarchical/success", "hierarchical_attempt 2/success"} <= set(run.data.metrics)
     evaluate(config)  # reused, and recorded already
     assert len(client.search_runs([experiment], "tags.`mlflow.runName` = 'closed_door'")) == 1
     # killed between the results and their recording
-    for name in ("mlflow.jsonl", "mlflow.json", "mlflow.db"):
-        (tmp_path / "tiny" / name).unlink()
+    for name in ("tiny/mlflow.jsonl", "tiny/mlflow.json", "mlflow.db"):
+        (tmp_path / name).unlink()
     evaluate(config)
-    client = MlflowClient(f"sqlite:///{tmp_path / 'tiny' / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny").experiment_id
     assert client.search_runs([experiment], "tags.`mlflow.runName` = 'closed_door'")[0].info.status == "FINISHED"

@@ -27,10 +27,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed", "ignore::pytest.Pytes
 
 @dataclass
 class Experiment:
-    folder: Path
+    root: Path
     name: str = "served"
-    seed: int = 0
     tracking: str = "mlflow"
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.name
 
     def as_dict(self) -> dict[str, Any]:
         return {"training": {"steps": 3}, "long, (name)": "x" * 7000}
@@ -164,7 +167,7 @@ def test_nothing_waits_for_a_server_that_comes_and_goes(server, tmp_path, monkey
         assert main(["mlflow", "sync", str(experiment.folder)]) == 0
         assert points(server.uri, "served", "level 0", "loss") == list(range(400))
         assert points(server.uri, "served", "level 0", "hierarchical_attempt 2/success") == list(range(400))
-        assert statuses(server.uri, "served") == {"served seed 0": "FINISHED", "level 0": "FINISHED"}
+        assert statuses(server.uri, "served") == {"served": "FINISHED", "level 0": "FINISHED"}
 
 
 def test_a_slow_server_costs_no_step(server, proxy, tmp_path, monkeypatch, capsys):
@@ -179,7 +182,7 @@ def test_a_slow_server_costs_no_step(server, proxy, tmp_path, monkeypatch, capsy
         before = time.monotonic()
     assert time.monotonic() - before < 20
     monkeypatch.setattr(proxy, "delay", 0.0)
-    assert main(["mlflow", "sync", str(tmp_path)]) == 0
+    assert main(["mlflow", "sync", str(experiment.folder)]) == 0
     assert points(server.uri, "slow", "level 0", "loss") == list(range(1500))
     assert "secret" not in capsys.readouterr().out
 
@@ -187,14 +190,16 @@ def test_a_slow_server_costs_no_step(server, proxy, tmp_path, monkeypatch, capsy
 def test_answers_that_get_lost_double_nothing(server, proxy, tmp_path, monkeypatch):
     monkeypatch.setattr(proxy, "losing", True)
     monkeypatch.setattr(proxy, "lost", set())
-    (tmp_path / "results.txt").write_text("all of it")
+    folder = Experiment(tmp_path, "lost").folder
+    folder.mkdir()
+    (folder / "results.txt").write_text("all of it")
     with make_tracker(Experiment(tmp_path, "lost")) as tracker:
         run = tracker.child("level 0", {}, {})
         for step in range(5):
             run.metrics({"loss": 1.0}, step)
-        run.artifact(tmp_path / "results.txt")
+        run.artifact(folder / "results.txt")
     for _ in range(20):
-        if main(["mlflow", "sync", str(tmp_path)]) == 0:
+        if main(["mlflow", "sync", str(folder)]) == 0:
             break
     assert {"/api/2.0/mlflow/runs/create", "/api/2.0/mlflow/runs/log-batch"} <= proxy.lost
     assert points(server.uri, "lost", "level 0", "loss") == list(range(5))
@@ -223,14 +228,14 @@ def test_a_killed_command_leaves_no_run_open(tmp_path, server, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     code = KILLED.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
-    assert main(["mlflow", "sync", str(tmp_path)]) == 0
-    assert statuses(server.uri, "killed") == {"killed seed 0": "KILLED", "level 0": "KILLED"}
+    assert main(["mlflow", "sync", str(tmp_path / "killed")]) == 0
+    assert statuses(server.uri, "killed") == {"killed": "KILLED", "level 0": "KILLED"}
     with make_tracker(Experiment(tmp_path, "killed")) as tracker:  # goes on in the same runs
         run = tracker.child("level 0", {}, {"hiwm.fingerprint": "ab"})
         for step in range(5, 20):  # from the checkpoint
             run.metrics({"loss": 1.0}, step)
         run.finish()
-    assert statuses(server.uri, "killed") == {"killed seed 0": "FINISHED", "level 0": "FINISHED"}
+    assert statuses(server.uri, "killed") == {"killed": "FINISHED", "level 0": "FINISHED"}
     assert points(server.uri, "killed", "level 0", "loss") == list(range(20))
 
 
@@ -267,14 +272,14 @@ def test_long_names_stay_different():
 
 def test_a_folder_from_elsewhere_sends_no_other_files(tmp_path):
     (tmp_path / "secret").write_text("s")
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    (folder / "link").symlink_to("../secret")
+    folder = tmp_path / "runs" / "elsewhere"
+    folder.mkdir(parents=True)
+    (folder / "link").symlink_to("../../secret")
     (folder / "good").write_text("g")
-    with make_tracker(Experiment(folder, "elsewhere")) as tracker:
+    with make_tracker(Experiment(tmp_path / "runs", "elsewhere")) as tracker:
         for path in (tmp_path / "secret", folder / "link", folder / "good"):
             tracker.parent().artifact(path)
-    sent = [path.name for path in (folder / "mlartifacts").rglob("*") if path.is_file()]
+    sent = [path.name for path in (tmp_path / "runs" / "mlartifacts").rglob("*") if path.is_file()]
     assert sent == ["good"]
 
 

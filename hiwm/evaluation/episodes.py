@@ -58,8 +58,7 @@ def run_episodes(
         seed: seed of starts and goals.
         state: names of the observations that form the true state, for the traces.
         report: called with (finished episodes, successes, all episodes) at the beginning and after each batch.
-        edge_memory: folder of the agent's edge memories, one for each batch. A batch starts with its saved edge memory, if
-            there is one, and saves it at the end. None: every batch starts with an empty edge memory, and none is saved.
+        edge_memory: folder of the agent's edge memories, one for each batch; see `_EdgeMemoryFile`.
         make_goal: makes the agent's goal from the goal observations of a batch.
         forbidden: steps in this box are counted, by the true state.
         done: batches finished by an interrupted call, which are not run again; new ones are added.

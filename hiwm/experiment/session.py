@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -16,6 +15,7 @@ import torch
 import hiwm
 from hiwm.config import Config, ConfigError
 from hiwm.disk import naming_file
+from hiwm.files import remove_leftovers
 from hiwm.locks import locked
 from hiwm.training.distributed import Processes, barrier, start_processes
 from hiwm.training.fingerprint import fingerprint
@@ -48,21 +48,13 @@ def exclusive(verb: Callable[[Config], Result]) -> Callable[[Config], Result]:
         main = os.environ.get("RANK", "0") == "0"
         with locked(config.folder) if main else nullcontext():
             if main:
-                _remove_leftovers(config.folder)
+                for folder in (config.folder, config.folder / "heads"):
+                    remove_leftovers(folder)
             barrier()
             with naming_file(config.folder):
                 return verb(config)
 
     return run
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of a command that was killed."""
-    for path in [*folder.glob("*.tmp"), *folder.glob("heads/*.tmp"), *folder.glob("levels/*/*.tmp")]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def commit() -> str:

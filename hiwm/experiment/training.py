@@ -10,7 +10,8 @@ from hiwm.console import say
 from hiwm.data.actions import ActionRange, action_range
 from hiwm.data.store import Trajectories, open_dataset
 from hiwm.environment import captions_of, check_before_training
-from hiwm.experiment.session import exclusive, start
+from hiwm.experiment.levels import note_levels
+from hiwm.experiment.session import commit, exclusive, start
 from hiwm.files import write_yaml
 from hiwm.fit_heads import fit_heads
 from hiwm.hierarchy import Hierarchy
@@ -19,6 +20,7 @@ from hiwm.progress import TrainingProgress
 from hiwm.tracking import Tracker, make_tracker
 from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.training.distributed import Processes, barrier
+from hiwm.training.specs import level_fingerprints
 from hiwm.training.stages import Report, train_hierarchy
 from hiwm.validate import check, check_columns, check_environment, check_untrained
 
@@ -37,7 +39,12 @@ def train(config: Config) -> None:
     actions = action_range(dataset)
     check_untrained(config, dataset, actions)
     captions = captions_of(config, dataset)
-    with make_tracker(config if processes.is_main else config.changed({"tracking": "none"})) as tracker:
+    if processes.is_main:
+        config.folder.mkdir(parents=True, exist_ok=True)
+        note_levels(
+            config.folder, level_fingerprints(config.hierarchy, config.training, dataset.fingerprint, config.seed)
+        )
+    with make_tracker(config if processes.is_main else config.changed({"tracking": "none"}), commit()) as tracker:
         hierarchy, latents = _train_levels(config, dataset, processes, tracker)
         if processes.is_main:
             graphs = _build_graphs(config, dataset, latents)
@@ -75,7 +82,7 @@ def _train_levels(
             config.training,
             dataset,
             seed=config.seed,
-            folder=config.folder / "levels",
+            folder=config.levels_folder,
             processes=processes,
             report=Report(progress.start, progress.step, progress.level) if processes.is_main else Report(),
             diagnostics=diagnostics,

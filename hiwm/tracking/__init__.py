@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 from hiwm.console import say, shout
 from hiwm.locks import locked
 from hiwm.tracking.buffer import BUFFER, OPEN, Buffer, legal
-from hiwm.tracking.delivery import Delivery
+from hiwm.tracking.delivery import DATABASE, LEVELS, Delivery
 
 SECONDS_AT_END = 10.0  # how long a command waits at its end for a server to take what is left
 SECONDS_AT_END_LOCAL = 60.0  # and for a database on the disk
@@ -22,7 +23,7 @@ class Experiment(Protocol):
     def name(self) -> str: ...
 
     @property
-    def seed(self) -> int: ...
+    def root(self) -> str | Path: ...
 
     @property
     def tracking(self) -> str: ...
@@ -66,8 +67,8 @@ class Tracker(Protocol):
         ...
 
 
-def make_tracker(experiment: Experiment) -> Tracker:
-    """The tracker that `tracking` names. MLflow is imported only if it is used.
+def make_tracker(experiment: Experiment, commit: str = "") -> Tracker:
+    """The tracker that `tracking` names, of an experiment that code of this commit runs. MLflow is imported only if it is used.
 
     Raises:
         ValueError: MLflow is not installed.
@@ -75,7 +76,7 @@ def make_tracker(experiment: Experiment) -> Tracker:
     if experiment.tracking == "none":
         return NoTracker()
     try:
-        return MLflowTracker(experiment)
+        return MLflowTracker(experiment, commit)
     except ImportError as error:
         raise ValueError(f"tracking is 'mlflow': {error}. Run `pip install mlflow` or set tracking=none") from error
 
@@ -111,15 +112,15 @@ class NoRun:
 class MLflowTracker:
     """Records in a file of the experiment, from which a thread takes everything to MLflow.
 
-    MLflow is the server that MLFLOW_TRACKING_URI names, else an SQLite database in the experiment's folder. Nothing here
+    MLflow is the server that MLFLOW_TRACKING_URI names, else an SQLite database in the root of all results. Nothing here
     waits for it. Runs that a killed command left open go on where the same work goes on.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
-        self.experiment, self.folder = experiment, experiment.folder
+    def __init__(self, experiment: Experiment, commit: str) -> None:
+        self.experiment, self.folder, self.commit = experiment, experiment.folder, commit
         self.buffer = Buffer(self.folder)
         self.buffer.close("KILLED")  # what a killed command left open; what goes on is opened again
-        self.delivery = Delivery(self.folder)
+        self.delivery = Delivery(self.folder, Path(experiment.root))
         self.delivery.start()
         self.parent_id = self._parent()
 
@@ -155,8 +156,9 @@ class MLflowTracker:
                 if known.status != "FINISHED":
                     self.buffer.status(run, OPEN)
                 return run
-        name = f"{self.experiment.name} seed {self.experiment.seed}"
-        return self.buffer.run(self.experiment.name, name, None, flatten(self.experiment.as_dict()), {})
+        name = os.path.relpath(self.folder, self.experiment.root)
+        tags = {"hiwm.commit": self.commit}
+        return self.buffer.run(self.experiment.name, name, None, flatten(self.experiment.as_dict()), tags)
 
 
 class BufferedMLflowRun:
@@ -201,7 +203,7 @@ def sync(folder: Path) -> int:
         raise ValueError(f"{folder} has no {BUFFER}; expected the folder of an experiment with tracking=mlflow")
     with locked(folder):  # a command that runs delivers by itself
         Buffer(folder).close("KILLED")
-        delivery = Delivery(folder)
+        delivery = Delivery(folder, root_of(folder))
         before = delivery.left()
         delivery.closing.set()
         delivery.start()
@@ -211,6 +213,12 @@ def sync(folder: Path) -> int:
     say(f"MLflow: {before - left:,} records delivered to {delivery.describe()}")
     _say_left(delivery, folder)
     return left
+
+
+def root_of(folder: Path) -> Path:
+    """The root of all results, from the folder of some: `<root>/<name>` or `<root>/<name>/<run>`."""
+    parents = folder.resolve().parents[:2]
+    return next((each for each in parents if (each / DATABASE).exists() or (each / LEVELS).is_dir()), parents[0])
 
 
 def _say_left(delivery: Delivery, folder: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -14,10 +15,12 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 from hiwm.disk import replacing
+from hiwm.locks import locked
 from hiwm.tracking.buffer import BUFFER
 
 DELIVERED = "mlflow.json"  # where -> what has been delivered there
 DATABASE = "mlflow.db"
+LEVELS = "levels"  # folder of all levels, in the root
 RUN_TAG = "hiwm.run"  # holds the id that a run has in the buffer
 METRICS_AT_ONCE, PARAMETERS_AT_ONCE = 1000, 100  # limits of MLflow
 LONGEST_PARAMETER, LONGEST_TAG = 6000, 5000
@@ -36,15 +39,16 @@ class Delivery(threading.Thread):
     it is repeated. Artefacts come last, so that a slow upload delays no metric.
 
     Args:
-        folder: of the experiment.
+        folder: of the results; holds the buffer.
+        root: of all results; holds the database, and the folder of the levels.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, root: Path) -> None:
         super().__init__(daemon=True)
-        self.folder = folder.resolve()
+        self.folder, self.root = folder.resolve(), root.resolve()
         self.remote = os.environ.get("MLFLOW_TRACKING_URI")
-        self.client = _client(self.folder, self.remote)
-        self.where = "here" if not self.remote else sha256(self.remote.encode()).hexdigest()[:16]
+        self.client = _client(self.root, self.remote)
+        self.where = "root" if not self.remote else sha256(self.remote.encode()).hexdigest()[:16]
         self.all_states = _read(self.folder / DELIVERED)
         self.state: dict[str, Any] = {"offset": 0, "sending": 0, "runs": {}, "artifacts": []}
         self.state |= self.all_states.get(self.where, {})
@@ -183,8 +187,13 @@ class Delivery(threading.Thread):
     def _experiment(self, name: str) -> str:
         if name not in self.experiments:
             found = self.client.get_experiment_by_name(name)
-            artifacts = None if self.remote else (self.folder / "mlartifacts").as_uri()
-            self.experiments[name] = found.experiment_id if found else self.client.create_experiment(name, artifacts)
+            artifacts = None if self.remote else (self.root / "mlartifacts").as_uri()
+            with (
+                nullcontext() if self.remote else locked(self.root / DATABASE)
+            ):  # other commands may be about to make it
+                found = found or self.client.get_experiment_by_name(name)
+                made = found.experiment_id if found else self.client.create_experiment(name, artifacts)
+            self.experiments[name] = made
         return self.experiments[name]
 
     def _send_parameters(self, run: str, values: Mapping[str, str]) -> None:
@@ -212,8 +221,9 @@ class Delivery(threading.Thread):
             self.client.log_batch(run, metrics=some)
 
     def _send_artifact(self, run: str, path: Path) -> None:
-        inside = [path, *path.rglob("*")]  # a folder from elsewhere must not send other files of this machine
-        if any(not each.resolve().is_relative_to(self.folder) for each in inside):
+        inside = [each.resolve() for each in (path, *path.rglob("*"))]
+        own = (self.folder, self.root / LEVELS)  # a folder from elsewhere must not send other files of this machine
+        if any(not any(each.is_relative_to(folder) for folder in own) for each in inside):
             self.refused.append(f"artifact: {path} leads out of {self.folder}")
         elif path.is_dir():
             self.client.log_artifacts(run, str(path), path.name)
@@ -235,13 +245,13 @@ class Delivery(threading.Thread):
     def describe(self) -> str:
         """Where the records go, without the password."""
         if not self.remote:
-            return f"{self.folder / DATABASE}"
+            return f"{self.root / DATABASE}"
         parts = urlsplit(self.remote)
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def _client(folder: Path, remote: str | None) -> Any:
-    """MLflow's client of the server, or of the folder's own database. Requests end soon, because they are repeated here."""
+def _client(root: Path, remote: str | None) -> Any:
+    """MLflow's client of the server, or of the database of all results. Requests end soon, because they are repeated here."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the address may hold a password
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", REQUEST_SECONDS)
@@ -254,14 +264,16 @@ def _client(folder: Path, remote: str | None) -> Any:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     if remote:
         return MlflowClient(remote)
-    path = folder / DATABASE
+    path = root / DATABASE
     if not path.exists():
-        # under a temporary name, because a half-made database can be neither used nor repaired
-        for left in folder.glob(f"{path.stem}*.tmp"):
-            left.unlink()
-        temporary = path.with_name(f"{path.stem}-{uuid4().hex}.tmp")  # MLflow keeps what it opened under a name
-        MlflowClient(f"sqlite:///{temporary}").search_experiments()
-        temporary.replace(path)
+        with locked(path):
+            if not path.exists():  # another command may have made it
+                # under a temporary name, because a half-made database can be neither used nor repaired
+                for left in root.glob(f"{path.stem}*.tmp"):
+                    left.unlink()
+                temporary = path.with_name(f"{path.stem}-{uuid4().hex}.tmp")  # MLflow keeps what it opened under a name
+                MlflowClient(f"sqlite:///{temporary}").search_experiments()
+                temporary.replace(path)
     return MlflowClient(f"sqlite:///{path}")
 
 

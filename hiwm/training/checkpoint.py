@@ -19,6 +19,7 @@ from hiwm.tensors import load_state, load_tensors, save_tensors
 log = logging.getLogger("hiwm")
 
 CHECKPOINT, WEIGHTS, METRICS, LATENTS = "checkpoint.pt", "level.safetensors", "metrics.json", "latents.h5"
+DESCRIPTION = "level.yaml"  # what the level was made from, for people
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

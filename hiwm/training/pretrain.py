@@ -23,8 +23,9 @@ from hiwm.levels.level import Level
 from hiwm.levels.masked import MaskedPrediction
 from hiwm.tensors import load_state, save_tensors
 from hiwm.training.checkpoint import CHECKPOINT
-from hiwm.training.distributed import Processes
+from hiwm.training.distributed import Processes, barrier
 from hiwm.training.fingerprint import fingerprint
+from hiwm.training.homes import held
 from hiwm.training.loop import VALIDATION_WINDOWS, Progress, TrainingConfig, optimize
 
 KEYS = {"objective", "training"}
@@ -92,24 +93,26 @@ def pretrain(
     identity = [*made_from, spec.stride, list(spec.inputs), data.fingerprint, seed]
     home = folder / f"trunk-{fingerprint(identity)}"
     trunk = level.encoder.trunk
-    if (home / WEIGHTS).exists():
-        load_state(trunk, home / WEIGHTS)
-    else:
-        home.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(seed)  # the same weights whatever other parts the level has
-        objective = make_objective(level, config, allow).to(processes.device)
-        draws, held_draws = (_sampler(level, spec, objective, episodes) for episodes in (data, held_out))
-        clip = held_draws.sample(max(1, VALIDATION_WINDOWS // objective.frames), np.random.default_rng(0))
-        clip = clip.map(lambda x: x.to(processes.device))
-        optimize(
-            objective, draws, training, seed=seed, processes=processes, home=home,
-            evaluate=lambda objective: objective.evaluate(clip),
-            report=lambda progress: report(replace(progress, job="pretraining")),
-        )  # fmt: skip
-        trunk.load_state_dict(objective.target.copy.state_dict())
-        if processes.is_main:
-            save_tensors(home / WEIGHTS, trunk.state_dict())
-            (home / CHECKPOINT).unlink(missing_ok=True)
+    torch.manual_seed(seed)  # the same weights whatever other parts the level has
+    objective = make_objective(level, config, allow).to(processes.device)
+    with held([home], processes):
+        there = (home / WEIGHTS).exists()
+        barrier()  # no process writes before all have looked
+        if there:
+            load_state(trunk, home / WEIGHTS)
+        else:
+            draws, held_draws = (_sampler(level, spec, objective, episodes) for episodes in (data, held_out))
+            clip = held_draws.sample(max(1, VALIDATION_WINDOWS // objective.frames), np.random.default_rng(0))
+            clip = clip.map(lambda x: x.to(processes.device))
+            optimize(
+                objective, draws, training, seed=seed, processes=processes, home=home,
+                evaluate=lambda objective: objective.evaluate(clip),
+                report=lambda progress: report(replace(progress, job="pretraining")),
+            )  # fmt: skip
+            trunk.load_state_dict(objective.target.copy.state_dict())
+            if processes.is_main:
+                save_tensors(home / WEIGHTS, trunk.state_dict())
+                (home / CHECKPOINT).unlink(missing_ok=True)
     trunk.requires_grad_(False)
     if level.target is not None:
         level.target.restart(level.encoder)

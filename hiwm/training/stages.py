@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,14 @@ from hiwm.data.actions import action_statistics
 from hiwm.data.clips import ClipSampler
 from hiwm.data.store import Trajectories, open_dataset
 from hiwm.data.views import JoinedColumn
+from hiwm.files import write_yaml
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.levels.joint import JointLevels
 from hiwm.levels.level import Level
-from hiwm.locks import locked
 from hiwm.tensors import checksum_of, load_state
 from hiwm.training.checkpoint import (
+    DESCRIPTION,
     LATENTS,
     WEIGHTS,
     forget_trained,
@@ -36,6 +36,7 @@ from hiwm.training.diagnostics.episodes import Episodes
 from hiwm.training.diagnostics.runner import SHIPPED, Diagnostics
 from hiwm.training.distributed import Processes, barrier, from_main
 from hiwm.training.divergence import naming
+from hiwm.training.homes import held
 from hiwm.training.joint import train_jointly
 from hiwm.training.latents import cache_latents, is_cache_of
 from hiwm.training.loop import MEASURING, Progress, TrainingConfig, evaluate_level, held_out_clip, train_level
@@ -130,8 +131,8 @@ def train_hierarchy(
 ) -> tuple[Hierarchy, list[Path]]:
     """Train every level that is not there yet.
 
-    A level is saved under its fingerprint in `folder`. It is reused if it was trained from the same config, level
-    below, data and seed.
+    A level is saved under its fingerprint in `folder`, which experiments share. It is reused if it was trained from the
+    same config, level below, data and seed. If another command trains it at present, this one waits.
 
     Args:
         config: the levels.
@@ -154,33 +155,31 @@ def train_hierarchy(
     coverage = check_windows(config, trajectories)
     check_batches(specs, training, processes)
     run = _Run(config, training, seed, folder, processes, report, _true_state(config, trajectories), diagnostics)
-    with locked(folder) if processes.is_main else nullcontext():  # other experiments may share the levels
-        barrier()
-        return _train_levels(run, trajectories, specs, coverage)
+    return _train_levels(run, trajectories, specs, coverage)
 
 
 def _train_levels(
     run: _Run, trajectories: Trajectories, specs: Sequence[LevelSpec], coverage: Sequence[WindowCoverage]
 ) -> tuple[Hierarchy, list[Path]]:
-    homes = [run.folder / spec.fingerprint for spec in specs]
-    joint = run.training.joint and not all(is_trained(home) for home in homes)
-    levels = _build_levels(run, specs, homes, joint)
-    there = [load_trained(level, home) for level, home in zip(levels, homes, strict=True)]
-    barrier()  # no process writes before all have read
-    source = _Source(trajectories, tuple(run.config.inputs), 1)
-    if joint:
-        with naming("the levels, trained jointly"):
-            _train_jointly(run, levels, homes, source)
-        trained = [load_trained(level, home) for level, home in zip(levels, homes, strict=True)]
-    else:
-        trained = there
-    caches: list[Path] = []
-    for k, (spec, level, home) in enumerate(zip(specs, levels, homes, strict=True)):
-        with naming(f"level {k}"):
-            metrics = _finish_level(run, spec, level, home, source, trained[k], coverage[k])
-        caches.append(_cache(run, level, home, source))
-        run.report.level(k, TrainedLevel(home, there[k] is not None, metrics))
-        source = _Source(open_dataset(caches[k]), ("latent",), source.action_period * spec.stride)
+    homes, joint = [run.folder / spec.fingerprint for spec in specs], run.training.joint
+    levels = _build_levels(run, specs)
+    source, caches = _Source(trajectories, tuple(run.config.inputs), 1), []
+    with held(homes if joint else [], run.processes):
+        new = joint and not from_main(run.processes.is_main and all(is_trained(home) for home in homes))
+        if new:
+            with naming("the levels, trained jointly"):
+                _train_jointly(run, levels, homes, source)
+        for k, (spec, level, home) in enumerate(zip(specs, levels, homes, strict=True)):
+            with naming(f"level {k}"), held([] if joint else [home], run.processes):
+                there = load_trained(level, home)
+                barrier()  # no process writes before all have read
+                if run.processes.is_main:
+                    below = specs[k - 1].fingerprint if k else trajectories.fingerprint
+                    write_yaml(home / DESCRIPTION, {"level": k, "below": below, "seed": run.seed, **asdict(spec)})
+                metrics = _finish_level(run, spec, level, home, source, there, coverage[k])
+                caches.append(_cache(run, level, home, source))
+            run.report.level(k, TrainedLevel(home, there is not None and not new, metrics))
+            source = _Source(open_dataset(caches[k]), ("latent",), source.action_period * spec.stride)
     return Hierarchy(levels, specs), caches
 
 
@@ -189,27 +188,25 @@ def _true_state(config: HierarchyConfig, trajectories: Trajectories) -> JoinedCo
     return JoinedColumn([trajectories.column(name) for name in config.state], MOST_STATE, spread=True)
 
 
-def _build_levels(run: _Run, specs: Sequence[LevelSpec], homes: Sequence[Path], joint: bool) -> list[Level]:
-    """Untrained levels; a joint training begins anew, so it removes what an incomplete one left."""
-    levels: list[Level] = []
-    for spec, home in zip(specs, homes, strict=True):
-        torch.manual_seed(run.seed)  # initial weights, the same in every process
+def _build_levels(run: _Run, specs: Sequence[LevelSpec]) -> list[Level]:
+    """Untrained levels, with the same initial weights in every process."""
+    levels = []
+    for spec in specs:
+        torch.manual_seed(run.seed)
         levels.append(spec.build(run.config.allow).to(run.processes.device))
-        if joint:
-            barrier()
-            if run.processes.is_main:
-                forget_trained(home)
-    barrier()
     return levels
 
 
 def _train_jointly(run: _Run, levels: Sequence[Level], homes: Sequence[Path], source: _Source) -> None:
+    """Train all levels at once, anew if only some of them are there."""
+    if run.processes.is_main:
+        for home in homes:
+            forget_trained(home)
+    barrier()
     horizon = JointLevels(levels).horizon
     train_data, held_data = source.data.split(run.config.validation)
     sampler, held_sampler = (source.sampler(levels[0], data, horizon) for data in (train_data, held_data))
     fit_level(levels[0], source.data, sampler)
-    for home in homes:
-        home.mkdir(parents=True, exist_ok=True)
     train_jointly(
         levels, sampler, held_sampler, spread_episodes(held_data, source.inputs, run.state, run.processes.device, 0), run.training,
         seed=run.seed, processes=run.processes, homes=homes, report=run.report.step, diagnostics=run.diagnostics,
@@ -263,7 +260,6 @@ def _measure(run: _Run, k: int, spec: LevelSpec, level: Level, source: _Source, 
 
 def _train_level(run: _Run, k: int, spec: LevelSpec, level: Level, home: Path, source: _Source) -> Mapping[str, float]:
     """Pretraining, if the level has one, then training; returns the last validation."""
-    home.mkdir(parents=True, exist_ok=True)
     train_data, held_data = source.data.split(run.config.validation)
     sampler, held_sampler = (source.sampler(level, data, level.horizon) for data in (train_data, held_data))
     fit_level(level, source.data, sampler)

@@ -172,10 +172,10 @@ def test_what_is_missing_is_named(world):
 
 
 def test_columns_of_an_environment_that_has_all():
-    assert check_contract(tiny.TinyRoom, "room", "state", goal=[]) == {"state": (2,)}
-    assert check_contract(tiny.DiscreteRoom, "room", "state", goal=["state"]) == {"state": (2,)}
-    assert check_contract(PartOfAGoal, "room", "state", goal=["here"]) == {"here": (2,), "clock": (1,)}
-    assert check_contract(NoGoal, "room", "state") == {"state": (2,)}  # collects only
+    assert check_contract(tiny.TinyRoom, "room", "state", goal=[]) == {"state": (2,), "action": (2,)}
+    assert check_contract(tiny.DiscreteRoom, "room", "state", goal=["state"]) == {"state": (2,), "action": (5,)}
+    assert check_contract(PartOfAGoal, "room", "state", goal=["here"]) == {"here": (2,), "clock": (1,), "action": (2,)}
+    assert check_contract(NoGoal, "room", "state") == {"state": (2,), "action": (2,)}  # collects only
     assert check_contract(FourRoom, "rooms", "state", goal=[])["pixels"] == (64, 64, 3)
 
 
@@ -208,4 +208,4 @@ def test_training_checks_the_environment_too(tmp_path, tiny_run, capfd):
         patch.setattr("hiwm.experiment.training.check_environment", lambda *_: None)
         assert main(["train", *command]) == 2
     assert "the info of reset has nothing" in capfd.readouterr().err
-    assert not (tmp_path / "tiny" / "levels").exists()
+    assert not (tmp_path / "levels").exists()

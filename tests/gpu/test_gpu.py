@@ -183,7 +183,7 @@ def test_words_and_evaluation(counts, tmp_path, monkeypatch):
 @simulated
 @pytest.mark.parametrize("name", ["value", "action prior"])
 def test_a_step_of_a_head_waits_for_nothing(name, tiny_run, counts):
-    spec = tiny_run.config.folder / "levels"
+    spec = tiny_run.config.levels_folder
     cache = next(spec.rglob("latents.h5"))
     found = counting.head_step(name, cache, counts)
     assert (found.uploads, found.downloads, found.waits) == (0, 0, 0)

@@ -202,5 +202,5 @@ def test_what_cannot_be_is_refused(trained, tmp_path):
         shipped("action_prior", levels=[1, 3]).check(3)
     with pytest.raises(ValueError, match=r"action_prior.levels is \[0\]; expected levels from 1 to 2"):
         train(load_config(tiny.overrides(tmp_path, "tracking=none", "action_prior.levels=[0]")))
-    assert not (tmp_path / "tiny" / "levels").exists()
+    assert not (tmp_path / "levels").exists()
     assert start(planner, points(1))

@@ -283,4 +283,4 @@ def test_training_does_not_begin_where_the_planner_would_refuse(tiny_run, tmp_pa
         ValueError, match=r"planner.level1.horizon is 27; expected at most \d+ with planner.level1.disagreement_weight"
     ):
         train(experiment(tiny_run, tmp_path, *changes))
-    assert not (tmp_path / "tiny" / "levels").exists()
+    assert not (tmp_path / "levels").exists()

@@ -71,13 +71,13 @@ def test_an_added_diagnostic_appears_everywhere(outside, tiny_run, capsys):
     more = [*tiny_run.overrides, f"root={outside}", f"dataset.path={tiny_run.config.dataset.path}", *ADDED]
     assert main(["train", *more]) == 0
     printed = capsys.readouterr().out
-    before = {home.name: home for home in (tiny_run.folder / "levels").iterdir()}
-    assert {home.name for home in (outside / "tiny" / "levels").iterdir()} == set(before)  # the same fingerprints
-    client = MlflowClient(f"sqlite:///{outside / 'tiny' / 'mlflow.db'}")
+    before = {home.name: home for home in tiny_run.config.levels_folder.iterdir()}
+    assert {home.name for home in (outside / "levels").iterdir()} == set(before)  # the same fingerprints
+    client = MlflowClient(f"sqlite:///{outside / 'mlflow.db'}")
     (experiment,) = [e for e in client.search_experiments() if e.name == "tiny"]
     recorded = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     for k, spec in enumerate(load_specs(outside / "tiny")):
-        home = outside / "tiny" / "levels" / spec["fingerprint"]
+        home = outside / "levels" / spec["fingerprint"]
         weights = (home / "level.safetensors").read_bytes()
         assert weights == (before[home.name] / "level.safetensors").read_bytes()
         metrics = load_metrics(home)
@@ -97,14 +97,14 @@ def test_an_added_diagnostic_appears_everywhere(outside, tiny_run, capsys):
 
 
 def test_levels_that_were_trained_before_are_measured(outside, tiny_run, capsys):
-    shutil.copytree(tiny_run.folder, outside / "tiny")
+    shutil.copytree(tiny_run.root, outside, dirs_exist_ok=True)
     more = [f"root={outside}", f"dataset.path={tiny_run.config.dataset.path}", "tracking=none", *ADDED]
     assert main(["train", *tiny_run.overrides, *more]) == 0
     printed = capsys.readouterr().out
     for k, spec in enumerate(load_specs(outside / "tiny")):
-        home = outside / "tiny" / "levels" / spec["fingerprint"]
+        home = outside / "levels" / spec["fingerprint"]
         metrics = load_metrics(home)
-        before = load_metrics(tiny_run.folder / "levels" / spec["fingerprint"])
+        before = load_metrics(tiny_run.config.levels_folder / spec["fingerprint"])
         assert before.items() <= metrics.items()
         assert f"level {k} diagnostics: " in printed
         assert f"spread of the latent {metrics['spread']:.1f} m" in printed

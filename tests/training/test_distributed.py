@@ -42,7 +42,7 @@ def histories(config):
     """Fingerprint -> records."""
     return {
         folder.name: [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-        for folder in (config.folder / "levels").iterdir()
+        for folder in (config.levels_folder).iterdir()
     }
 
 

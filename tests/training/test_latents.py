@@ -17,7 +17,7 @@ from hiwm.training.latents import cache_latents
 def test_cached_macro_actions_are_those_of_the_chunk_that_starts_there(tiny_run):
     agent = load_agent(tiny_run.folder / "hierarchy")
     caches = [
-        open_dataset(tiny_run.folder / "levels" / spec.fingerprint / "latents.h5") for spec in agent.hierarchy.specs
+        open_dataset(tiny_run.config.levels_folder / spec.fingerprint / "latents.h5") for spec in agent.hierarchy.specs
     ]
     for k in range(1, len(caches)):
         level, below = agent.hierarchy.levels[k], caches[k - 1]

@@ -136,7 +136,7 @@ def test_fingerprints_follow_what_a_level_is_made_from(tiny_run, dataset):
     two_levels, training = tiny_run.config.hierarchy, tiny_run.config.training
     before = fingerprints(two_levels, training, dataset)
     assert before == fingerprints(two_levels, training, dataset)
-    assert sorted(folder.name for folder in (tiny_run.folder / "levels").iterdir()) == sorted(before)
+    assert sorted(folder.name for folder in (tiny_run.config.levels_folder).iterdir()) == sorted(before)
 
     def differs(two_levels=two_levels, training=training, dataset=dataset, seed=0):
         after = fingerprints(two_levels, training, dataset, seed)
@@ -171,7 +171,7 @@ def test_learning_rate_schedule(tiny_run):
 
 def test_the_schedule_is_what_is_used(tiny_run):
     config = tiny_run.config.training
-    for folder in (tiny_run.folder / "levels").iterdir():
+    for folder in (tiny_run.config.levels_folder).iterdir():
         records = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
         rates = {record["step"]: record["learning_rate"] for record in records if "learning_rate" in record}
         assert set(rates) == {0, 50}
@@ -181,14 +181,14 @@ def test_the_schedule_is_what_is_used(tiny_run):
 
 def test_the_saved_weights_are_those_of_the_hierarchy(tiny_run, agent):
     for k, spec in enumerate(agent.hierarchy.specs):
-        weights = load_file(tiny_run.folder / "levels" / spec.fingerprint / "level.safetensors")
+        weights = load_file(tiny_run.config.levels_folder / spec.fingerprint / "level.safetensors")
         state = agent.hierarchy.levels[k].state_dict()
         assert set(weights) == set(state)
         assert all(torch.equal(weights[name], state[name]) for name in state)
 
 
 def test_training_lowers_the_loss(tiny_run):
-    for folder in (tiny_run.folder / "levels").iterdir():
+    for folder in (tiny_run.config.levels_folder).iterdir():
         records = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
         held_out = {record["step"]: record for record in records if "validation/loss_inverse" in record}
         assert held_out[60]["validation/loss_inverse"] < held_out[0]["validation/loss_inverse"]
