@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/user  ## train three levels on a maze, compare the hierarchy with flat planners, write a report
 	$(BIN)/hiwm run experiment=pointmaze
 	@echo "Report: runs/pointmaze-medium-navigate/report.html"
-	@echo "MLflow: $(BIN)/mlflow ui --backend-store-uri sqlite:///runs/pointmaze-medium-navigate/mlflow.db"
+	@echo "MLflow: $(BIN)/hiwm mlflow"
 
 test: $(VENV)/dev  ## all tests, in two processes
 	$(BIN)/pytest -n 2 --dist loadfile

@@ -1,6 +1,6 @@
 """hiwm: a research framework for hierarchical world models.
 
-agent = hiwm.load_agent("runs/<experiment>/hierarchy")
+agent = hiwm.load_agent("runs/<experiment>")
 agent.reset(goal_observation)
 action = agent.act(observation)
 agent.plan  # the plan behind this action
@@ -8,11 +8,16 @@ agent.plan  # the plan behind this action
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hiwm.agent import Agent, load_agent
     from hiwm.planning.plan import Plan
+
+# Where other jobs share the cores, threads of OpenMP that spin while they wait cost a factor of 50. OpenMP reads this when
+# torch loads it, so `import torch` before `import hiwm` keeps the default of OpenMP.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 __all__ = ["Agent", "Plan", "load_agent"]
@@ -27,3 +32,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'hiwm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

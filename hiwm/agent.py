@@ -30,6 +30,7 @@ from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.plan import Plan
 
 AGENT, CONFIG = "agent.yaml", "config.yaml"
+HIERARCHY = "hierarchy"  # folder of a run that holds the agent
 EDGE_MEMORY = "edge_memory.safetensors"
 
 
@@ -216,20 +217,20 @@ def load_agent(
     planner: PlannerConfig | None = None,
     seed: int = 0,
 ) -> Agent:
-    """Load an agent, e.g. from "runs/<experiment>/hierarchy"; runs no code from the files.
+    """Load an agent, e.g. from "runs/<experiment>"; runs no code from the files.
 
     Args:
-        folder: what `hiwm train` or `Agent.save` wrote.
+        folder: what `hiwm train` or `Agent.save` wrote: a hierarchy, a run, or an experiment with one run.
         device: "cpu", "cuda", ...
         allow: modules, packages or classes trusted for the parts besides hiwm's own.
         planner: how to plan; None: as saved, with the saved edge memory.
         seed: of the search.
 
     Raises:
-        ValueError: there is no hierarchy, a file is damaged, names a class that is not trusted, or is of another version;
+        ValueError: there is no hierarchy or more than one, a file is damaged, names a class that is not trusted, or is of another version;
             the message names the file.
     """
-    folder = saved_folder(Path(folder))
+    folder = saved_folder(_hierarchy_in(Path(folder)))
     hierarchy = load_hierarchy(folder, allow, device)
     heads = Heads.load(folder, len(hierarchy), device)
     graphs = load_graphs(folder, len(hierarchy), device)
@@ -252,3 +253,14 @@ def load_agent(
     if planner is None and agent.edge_memory is not None and (folder / EDGE_MEMORY).exists():
         agent.edge_memory.load(folder / EDGE_MEMORY)
     return agent
+
+
+def _hierarchy_in(folder: Path) -> Path:
+    """The folder of the saved hierarchy in that of a run or of an experiment."""
+    if (saved_folder(folder) / DESCRIPTION).exists():
+        return folder
+    homes = [folder / HIERARCHY, *sorted(path / HIERARCHY for path in folder.glob("*/"))]
+    found = [home for home in homes if saved_folder(home).exists()]
+    if len(found) > 1 and found[0] != homes[0]:
+        raise ValueError(f"{folder} has several hierarchies; expected one of {', '.join(str(home) for home in found)}")
+    return found[0] if found else folder

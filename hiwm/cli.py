@@ -22,7 +22,7 @@ COMMANDS = {
 }
 MULTIRUN = {"-m", "--multirun"}
 LEVELS = "`hiwm levels [root=runs]`, `hiwm levels show <fingerprint>` or `hiwm levels prune [--yes]`"
-SYNC = "hiwm mlflow sync <folder>"
+MLFLOW = "`hiwm mlflow [root=runs]` or `hiwm mlflow sync <folder>`"
 
 # the same for `hiwm data <command>`, with its arguments
 DATA = {
@@ -46,7 +46,7 @@ commands:
 {commands}
   data      check, show or convert a dataset; see `hiwm data --help`
   levels    list the trained levels that experiments share; `show <fingerprint>` one, `prune` those that no run has
-  mlflow    sync <folder>: deliver to MLflow what the experiment in the folder has recorded and the server missed
+  mlflow    open MLflow's interface on all runs; `sync <folder>` delivers what the server of MLflow has missed of one
 
 examples:
   hiwm run experiment=pointmaze
@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
     if command == "-sc":
         return _complete(arguments)
     if command == "mlflow":
-        return _guarded(command, lambda: _sync(overrides))
+        return _guarded(command, lambda: _mlflow(overrides))
     if command == "data":
         return _data(overrides)
     if command == "levels":
@@ -158,15 +158,16 @@ def _guarded(command: str, run: Callable[[], int]) -> int:
         return status
 
 
-def _sync(arguments: list[str]) -> int:
-    """Deliver what the server of MLflow has not got yet."""
+def _mlflow(arguments: list[str]) -> int:
+    """Show the runs in MLflow's interface, or deliver what its server has not got yet."""
     from pathlib import Path
 
-    from hiwm.tracking import sync
-
-    if len(arguments) != 2 or arguments[0] != "sync":
-        raise ValueError(f"the arguments are {' '.join(arguments)!r}; expected `{SYNC}`")
-    return 1 if sync(Path(arguments[1])) else 0
+    show, sync = _imported("hiwm.tracking:show", "hiwm.tracking:sync")
+    if len(arguments) == 2 and arguments[0] == "sync":
+        return 1 if sync(Path(arguments[1])) else 0
+    if len(arguments) > 1 or not all(argument.startswith("root=") for argument in arguments):
+        raise ValueError(f"the arguments are {' '.join(arguments)!r}; expected {MLFLOW}")
+    return show(Path(arguments[0].removeprefix("root=") if arguments else "runs"))
 
 
 def _levels(arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,7 @@ from hiwm.training.windows import WindowCoverage
 
 HISTORY = "history.jsonl"
 VALIDATION = "validation/"
+SECONDS_TO_MEASURE, LEAST_SHARE = 20.0, 0.6  # of one core
 
 
 class TrainingProgress:
@@ -46,6 +48,7 @@ class TrainingProgress:
         self.bar: Bar | None = None
         self.job = "training"
         self.runs: dict[Path, Run] = {}
+        self.share = CoreShare()
 
     def __enter__(self) -> TrainingProgress:
         return self
@@ -78,6 +81,8 @@ class TrainingProgress:
             append_json(progress.home / HISTORY, {"step": progress.step, **progress.metrics})
         values = {key.removeprefix(VALIDATION): x for key, x in progress.metrics.items() if key.startswith(VALIDATION)}
         summary = self.diagnostics.summary(values)
+        if warning := self.share.warning():
+            shout(warning)
         if self.bar is not None:
             self.bar.update(progress.step, summary)
         elif summary:
@@ -114,6 +119,28 @@ class TrainingProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close(status_after(kind))
+
+
+class CoreShare:
+    """Says once if this process waits for a core, or for the disk, most of the time."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.monotonic(), time.process_time()
+        self.said = False
+
+    def warning(self) -> str | None:
+        """The warning, if it has become due since the last call."""
+        wall, cpu = time.monotonic() - self.wall, time.process_time() - self.cpu
+        if self.said or wall < SECONDS_TO_MEASURE:
+            return None
+        self.wall, self.cpu = self.wall + wall, self.cpu + cpu
+        if cpu > LEAST_SHARE * wall:
+            return None
+        self.said = True
+        return (
+            f"slow: in the last {wall:.0f} s this process had {100 * cpu / wall:.0f} % of one core; other jobs use the machine, or the "
+            "disk is slow"
+        )
 
 
 def _is_before(record: Any, step: int) -> bool:

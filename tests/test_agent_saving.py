@@ -162,3 +162,20 @@ def test_a_hierarchy_of_another_version_is_refused(saved):
         ValueError, match=r"is from another version of hiwm: unknown key planner.telepathy;.*`hiwm train` saves"
     ):
         load_agent(saved, allow=["tiny"])
+
+
+def test_an_agent_is_found_in_the_folder_of_its_run_or_experiment(tiny_run, tmp_path):
+    home = tiny_run.folder / "hierarchy"
+    for folder in (home, tiny_run.folder):
+        assert len(load_agent(folder).hierarchy) == 3
+    shutil.copytree(home, tmp_path / "seed1" / "hierarchy")
+    assert len(load_agent(tmp_path).hierarchy) == 3
+    shutil.copytree(home, tmp_path / "seed2" / "hierarchy")
+    with pytest.raises(
+        ValueError, match=r"has several hierarchies; expected one of .*seed1/hierarchy, .*seed2/hierarchy"
+    ):
+        load_agent(tmp_path)
+    shutil.copytree(home, tmp_path / "hierarchy")  # that of seed 0 lies in the experiment's own folder
+    assert len(load_agent(tmp_path).hierarchy) == 3
+    with pytest.raises(ValueError, match="nothing"):
+        load_agent(tmp_path / "nothing")

@@ -135,7 +135,10 @@ def test_mistakes_are_named_in_one_line(spoiled, override, named, capsys):
             "planner.level0.proposal.center=retrieval action_bank.length=5",
             "planner.level0.horizon is 6; expected at most 5",
         ),
-        ("goal.columns=[place]", "goal.columns contains 'place'; expected some of ['action', 'state'], the columns of "),
+        (
+            "goal.columns=[place]",
+            "goal.columns contains 'place'; expected some of ['action', 'state'], the columns of ",
+        ),
         (
             "planner.level0.strategy={_target_:my.Strategy}",
             "planner.level0.strategy: _target_ 'my.Strategy' is not trusted",

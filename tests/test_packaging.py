@@ -107,3 +107,14 @@ def test_linked_folders_are_not_top_level_packages(room, tmp_path):
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"ImportError: import hiwm.{room}, not {room}"
+
+
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_threads_do_not_spin_unless_the_user_says_so(given):
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    code = "import hiwm, os; print(os.environ['OMP_WAIT_POLICY']); print('load_agent' in dir(hiwm))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment | ({"OMP_WAIT_POLICY": given} if given else {}),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert found.stdout.split() == [given or "PASSIVE", "True"]

@@ -294,4 +294,4 @@ def test_damaged_files_are_named(tmp_path, capsys):
     assert main(["mlflow", "sync", str(tmp_path)]) == 2
     assert "mlflow.json is damaged" in capsys.readouterr().err
     assert main(["mlflow"]) == 2
-    assert "expected `hiwm mlflow sync <folder>`" in capsys.readouterr().err
+    assert "or `hiwm mlflow sync <folder>`" in capsys.readouterr().err

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -213,6 +215,24 @@ def sync(folder: Path) -> int:
     say(f"MLflow: {before - left:,} records delivered to {delivery.describe()}")
     _say_left(delivery, folder)
     return left
+
+
+def show(root: Path) -> int:
+    """Serve MLflow's interface on the database of all runs until Ctrl-C; returns its exit status.
+
+    Raises:
+        ValueError: there is no database.
+    """
+    if remote := os.environ.get("MLFLOW_TRACKING_URI"):
+        say(f"the runs are at {remote.rpartition('@')[2]}, which MLFLOW_TRACKING_URI names")
+        return 0
+    path = (root / DATABASE).resolve()
+    if not path.exists():
+        raise ValueError(
+            f"{path} does not exist; expected root=<the folder of the results>, after a command with tracking=mlflow"
+        )
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{path}"]
+    return subprocess.run(command, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}, check=False).returncode
 
 
 def root_of(folder: Path) -> Path:
