@@ -44,6 +44,7 @@ usage: hiwm <command> [experiment=<name>] [key=value ...]
 
 commands:
 {commands}
+  ablate    compare variants in one command: ablation=<name> [--dry-run] [key=value ...]
   data      check, show or convert a dataset; see `hiwm data --help`
   levels    list the trained levels that experiments share; `show <fingerprint>` one, `prune` those that no run has
   mlflow    open MLflow's interface on all runs; `sync <folder>` delivers what the server of MLflow has missed of one
@@ -124,11 +125,13 @@ def main(arguments: list[str] | None = None) -> int:
         return _guarded(command, lambda: _mlflow(overrides))
     if command == "data":
         return _data(overrides)
+    if command == "ablate":
+        return _guarded(command, lambda: _ablate(overrides))
     if command == "levels":
         return _guarded(command, lambda: _levels(overrides))
     if command not in COMMANDS:
         print(
-            f"hiwm: the command is {command!r}; expected one of {', '.join([*COMMANDS, 'data', 'levels'])}",
+            f"hiwm: the command is {command!r}; expected one of {', '.join([*COMMANDS, 'ablate', 'data', 'levels', 'mlflow'])}",
             file=sys.stderr,
         )
         return 2
@@ -168,6 +171,16 @@ def _mlflow(arguments: list[str]) -> int:
     if len(arguments) > 1 or not all(argument.startswith("root=") for argument in arguments):
         raise ValueError(f"the arguments are {' '.join(arguments)!r}; expected {MLFLOW}")
     return show(Path(arguments[0].removeprefix("root=") if arguments else "runs"))
+
+
+def _ablate(arguments: list[str]) -> int:
+    sys.path.insert(0, "")
+    import logging
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    (ablate,) = _imported("hiwm.analysis.ablation:ablate")
+    ablate(arguments)
+    return 0
 
 
 def _levels(arguments: list[str]) -> int:
@@ -275,7 +288,7 @@ def _complete(arguments: list[str]) -> int:
     line = os.environ.get("COMP_LINE", "")
     program, command, *words = [*line.split(" "), "", ""][: max(2, line.count(" ") + 1)]
     if arguments[1:2] == ["query=bash"] and not words:
-        print(" ".join(name for name in [*COMMANDS, "data", "levels", "mlflow"] if name.startswith(command)))
+        print(" ".join(name for name in [*COMMANDS, "ablate", "data", "levels", "mlflow"] if name.startswith(command)))
         return 0
     os.environ["COMP_LINE"] = " ".join([program, *words])
     (complete,) = _imported("hiwm.sweep:complete")

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 console = Console(highlight=False, markup=False, emoji=False)
-SECONDS_BETWEEN_LINES = 10.0
+SECONDS_TO_FIRST_LINE, SECONDS_BETWEEN_LINES = 1.0, 10.0
 
 
 def say(text: str) -> None:
@@ -42,9 +42,11 @@ class Bar:
     def __init__(self, label: str, total: int, unit: str, start: int = 0) -> None:
         self.label, self.total, self.unit, self.start = label, total, unit, start
         self.progress: Progress | None = None
+        self.note = ""
 
     def __enter__(self) -> Bar:
-        self.began = self.last_line = time.monotonic()
+        self.began = self.last_pace = time.monotonic()
+        self.last_line = self.began - SECONDS_BETWEEN_LINES + SECONDS_TO_FIRST_LINE
         self.last_done = self.start
         if console.is_terminal:
             columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -58,17 +60,19 @@ class Bar:
         """Show that `done` units of the total are done, and a note; "" keeps the last note."""
         now = time.monotonic()
         rate = (done - self.start) / max(1e-9, now - self.began)
+        self.note = note or self.note
         if self.progress is not None:
-            self.progress.update(self.task, completed=done)
-            if note:
-                self.progress.update(self.task, note=f"{rate:,.0f} {self.unit}/s  {note}")
+            self.progress.update(
+                self.task, completed=done, note=f"{rate:,.{int(rate < 10)}f} {self.unit}/s  {self.note}"
+            )
         elif now - self.last_line > SECONDS_BETWEEN_LINES or (done == self.total and note):
-            recent = (done - self.last_done) / max(1e-9, now - self.last_line)  # the pace of the remaining units
+            recent = (done - self.last_done) / max(1e-9, now - self.last_pace)  # the pace of the remaining units
             left = f", {(self.total - done) / recent:,.0f} s left" if recent and done < self.total else ""
             say(
                 f"{self.label}: {done:,}/{self.total:,} {self.unit}, {rate:,.{int(rate < 10)}f}/s{left} {note}".rstrip()
             )
-            self.last_line, self.last_done = now, done
+            self.last_line = self.last_pace = now
+            self.last_done = done
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

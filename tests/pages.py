@@ -6,6 +6,9 @@ import re
 import shlex
 from pathlib import Path
 
+from hiwm.cli import MULTIRUN
+from hiwm.sweep import combinations
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     "README.md",
@@ -49,7 +52,15 @@ def overrides(page: str) -> list[list[str]]:
     """Overrides of every hiwm command on a page, in blocks and in the text; those with a placeholder `<...>` are left out."""
     found = [shlex.split(text, comments=True) for text in re.findall(COMMAND, read(page)) if "<" not in text]
     words = [command[command.index("hiwm") + 2 :] for command in found]
-    return [arguments for arguments in words if not {"--help", "..."} & set(arguments)]
+    words = [arguments for arguments in words if not {"--help", "..."} & set(arguments)]
+    return [each for arguments in words for each in _runs(arguments)]
+
+
+def _runs(arguments: list[str]) -> list[list[str]]:
+    """The overrides of a command, or of every run of a sweep."""
+    if not MULTIRUN & set(arguments):
+        return [arguments]
+    return [*combinations([argument for argument in arguments if argument not in MULTIRUN])]
 
 
 def anchors(page: Path) -> set[str]:

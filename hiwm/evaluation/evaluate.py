@@ -114,7 +114,10 @@ def summarize(outcome: Episodes) -> dict[str, Any]:
     won = steps[success]
     numbers = {
         **_rate(success),
-        "per_task": {str(number): _rate(success[task == number]) for number in np.unique(task)},
+        "per_task": {
+            str(number): {**_rate(success[task == number]), "solved": success[task == number].astype(int).tolist()}
+            for number in np.unique(task)
+        },
         "steps": {"mean": float(won.mean()), "median": float(np.median(won))} if len(won) else None,
         "plan_ms": {
             "mean": float(np.average(outcome.plan_ms, weights=outcome.planned)),

@@ -1,0 +1,265 @@
+"""The command `hiwm ablate`: trains and evaluates every variant of an ablation, and compares them in a table and a figure."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from pydantic import Field, field_validator
+
+from hiwm.analysis.tables import markdown
+from hiwm.config import Config, ConfigError, load_config
+from hiwm.console import say
+from hiwm.data.store import open_dataset
+from hiwm.evaluation.config import HIERARCHICAL, EvaluationConfig
+from hiwm.evaluation.results import read_results
+from hiwm.experiment import collect, evaluate, train
+from hiwm.files import read_yaml
+from hiwm.settings import Settings
+from hiwm.sweep import run_name
+from hiwm.training.checkpoint import METRICS
+from hiwm.training.specs import level_fingerprints, training_of
+from hiwm.validate import check
+
+RESAMPLES = 2000
+INK, QUIET = "#0072b2", "#8a8f98"
+
+
+class Ablation(Settings):
+    """Variants to compare, one of `configs/ablation/` or a file of your own.
+
+    Args:
+        base: overrides of all variants.
+        seeds: seeds of training; the starts and goals of the evaluation are the same for all.
+        episodes: episodes per task of every variant and seed.
+        factors: name -> its values -> the overrides of each. The variants are all combinations; the first one is the reference.
+    """
+
+    base: list[str]
+    seeds: list[int] = Field(min_length=1)
+    episodes: int = Field(ge=1)
+    factors: dict[str, dict[str, list[str]]] = Field(min_length=1)
+
+    @field_validator("factors", mode="before")
+    @classmethod
+    def _check_factors(cls, factors: Any) -> Any:
+        for name, values in factors.items() if isinstance(factors, Mapping) else ():
+            if not isinstance(values, Mapping) or not values:
+                raise ValueError(f"factors.{name} is {values!r}; expected a mapping: value -> list of overrides")
+        return factors
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One variant with one seed.
+
+    Args:
+        variant: the values of all factors, in words.
+        config: the experiment.
+    """
+
+    variant: str
+    config: Config
+
+
+def ablate(arguments: Sequence[str]) -> None:
+    """Run an ablation, or continue it, and write its table and figure into `<root>/ablations/<name>/`.
+
+    Args:
+        arguments: `ablation=<name or file.yaml>`, overrides of all variants, and `--dry-run` to only say what will be trained.
+
+    Raises:
+        ConfigError: there is no such ablation, or a variant has a mistake; nothing has run then.
+    """
+    given = [argument for argument in arguments if argument.startswith("ablation=")]
+    if len(given) != 1:
+        raise ConfigError(f"{len(given)} ablations are given; expected ablation=<name>, one of {', '.join(shipped())}")
+    name, ablation = find(given[0].removeprefix("ablation="))
+    rest = [argument for argument in arguments if argument not in (*given, "--dry-run")]
+    cells = make_cells(name, ablation, rest)
+    say(plan_of(cells))
+    if "--dry-run" in arguments:
+        return
+    for number, cell in enumerate(cells, 1):
+        say(f"\n{number}/{len(cells)}: {cell.variant}, seed {cell.config.seed}")
+        for verb in (collect, train, evaluate):
+            verb(cell.config)
+    folder = Path(cells[0].config.root) / "ablations" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    results = pd.DataFrame(compare(cells))
+    results.to_csv(folder / "table.csv", index=False)
+    (folder / "table.md").write_text(markdown(in_words(results)) + "\n")
+    draw(results, name).savefig(folder / "figure.png", dpi=150)
+    print(f"\n{markdown(in_words(results))}\n")
+    say(f"table and figure: {folder}")
+
+
+def shipped() -> list[str]:
+    """Names of the shipped ablations."""
+    folder = files("hiwm.configs").joinpath("ablation")
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def find(given: str) -> tuple[str, Ablation]:
+    """Name and content of a shipped ablation or of a file.
+
+    Raises:
+        ConfigError: there is none, or a key of it is wrong.
+    """
+    path = (
+        Path(given)
+        if given.endswith(".yaml")
+        else Path(str(files("hiwm.configs").joinpath("ablation", f"{given}.yaml")))
+    )
+    if not path.exists():
+        raise ConfigError(
+            f"ablation is {given!r}; expected one of {', '.join(shipped())}, or a file that ends in .yaml"
+        )
+    try:
+        return path.stem, Ablation(**read_yaml(path))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def make_cells(name: str, ablation: Ablation, overrides: Sequence[str]) -> list[Cell]:
+    """Every variant with every seed, checked; the seeds of a variant follow each other."""
+    cells = []
+    for values in itertools.product(*(each.items() for each in ablation.factors.values())):
+        variant = ", ".join(value for value, _ in values)
+        own = [override for _, changes in values for override in changes]
+        for seed in ablation.seeds:
+            run = run_name({f"{name}": variant, "seed": str(seed)})
+            try:
+                config = load_config([*ablation.base, *own, *overrides, f"seed={seed}", f"run='{run}'"])
+                config = _without_baselines(config, ablation.episodes, overrides)
+                check(config)
+            except ConfigError as error:
+                raise ConfigError(f"{variant}: {error}") from error
+            cells.append(Cell(variant, config))
+    return cells
+
+
+def _without_baselines(config: Config, episodes: int, overrides: Sequence[str]) -> Config:
+    """The config with the evaluation of an ablation: the variants are each other's baselines."""
+    evaluation = config.evaluation.as_dict() | {"baselines": {}}
+    if not any(override.startswith("evaluation.episodes=") for override in overrides):
+        evaluation["episodes"] = episodes
+    return Config(**{**config.as_dict(), "evaluation": EvaluationConfig(**evaluation).as_dict()})
+
+
+def plan_of(cells: Sequence[Cell]) -> str:
+    """What will be trained, reused and evaluated, in words."""
+    levels: dict[str, tuple[bool, int]] = {}
+    path = Path(cells[0].config.dataset.path)
+    dataset = open_dataset(path).fingerprint if path.exists() else str(path)
+    asked = 0
+    for cell in cells:
+        config = cell.config
+        for k, name in enumerate(level_fingerprints(config.hierarchy, config.training, dataset, config.seed)):
+            there = (config.levels_folder / name / METRICS).exists()
+            levels[name] = there, training_of(k, config.training, config.hierarchy.levels[k]).steps
+            asked += 1
+    steps = sum(steps for there, steps in levels.values() if not there)
+    new = sum(not there for there, _ in levels.values())
+    evaluation = cells[0].config.evaluation
+    done = sum((cell.config.folder / f"{evaluation.name}.json").exists() for cell in cells)
+    return (
+        f"{len(cells)} variants and seeds. {asked} levels: {new} to train ({steps:,} optimiser steps), {len(levels) - new} trained "
+        f"before, {asked - len(levels)} shared. {len(cells) - done} evaluations of {evaluation.num_tasks} tasks with "
+        f"{evaluation.episodes} episodes each, {done} done before"
+    )
+
+
+def compare(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """A row per variant: success and its difference to the first variant, in percent, with 95 % intervals.
+
+    Intervals are of a stratified bootstrap: seeds are resampled, and episodes within each seed and task. The episodes of two
+    variants are paired, because they have the same starts and goals.
+    """
+    variants: dict[str, list[dict[str, Any]]] = {}
+    for cell in cells:
+        results = read_results(cell.config.folder / f"{cell.config.evaluation.name}.json")
+        variants.setdefault(cell.variant, []).append(results["agents"][HIERARCHICAL])
+    outcomes = {name: _outcomes(agents) for name, agents in variants.items()}
+    reference, rows = next(iter(outcomes.values())), []
+    for name, agents in variants.items():
+        low, high = interval(outcomes[name])
+        less, more = interval(outcomes[name] - reference)
+        steps = [agent["steps"]["mean"] for agent in agents if agent["steps"]]
+        rows.append({
+            "variant": name,
+            "success": 100 * outcomes[name].mean(),
+            "low": 100 * low,
+            "high": 100 * high,
+            "difference": 100 * (outcomes[name] - reference).mean(),
+            "difference_low": 100 * less,
+            "difference_high": 100 * more,
+            "seeds": len(agents),
+            "episodes": sum(agent["episodes"] for agent in agents),
+            "steps": float(np.mean(steps)) if steps else None,
+            "predictor_calls": float(np.mean([agent["predictor_calls"] for agent in agents])),
+            "other_calls": float(np.mean([agent["other_calls"] for agent in agents])),
+            "plan_ms": float(np.mean([agent["plan_ms"]["mean"] for agent in agents])),
+        })  # fmt: skip
+    return rows
+
+
+def _outcomes(agents: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Success of every seed, task and episode, (seeds, tasks, episodes)."""
+    return np.array([[task["solved"] for task in agent["per_task"].values()] for agent in agents], float)
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean of values (seeds, tasks, episodes) by a stratified bootstrap."""
+    seeds, tasks, episodes = values.shape
+    rng = np.random.default_rng(0)
+    means = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        seed = rng.integers(seeds, size=seeds)[:, None, None]
+        episode = rng.integers(episodes, size=(seeds, tasks, episodes))
+        means[i] = values[seed, np.arange(tasks)[None, :, None], episode].mean()
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def in_words(results: pd.DataFrame) -> pd.DataFrame:
+    """The table for people, in percent."""
+
+    def cell(row: pd.Series, key: str) -> str:
+        low, high = ("low", "high") if key == "success" else (f"{key}_low", f"{key}_high")
+        sign = "" if key == "success" else "+"
+        return f"{row[key]:{sign}.0f} [{row[low]:{sign}.0f}, {row[high]:{sign}.0f}]"
+
+    return pd.DataFrame({
+        "variant": results["variant"],
+        "success": [cell(row, "success") for _, row in results.iterrows()],
+        "difference to the first": ["", *(cell(row, "difference") for _, row in results.iloc[1:].iterrows())],
+        "steps": [f"{steps:.0f}" if pd.notna(steps) else "-" for steps in results["steps"]],
+        "predictor calls": results["predictor_calls"].map("{:.0f}".format),
+        "other passes": results["other_calls"].map("{:.0f}".format),
+        "seeds x episodes": [f"{row.seeds} x {row.episodes // row.seeds}" for row in results.itertuples()],
+    })  # fmt: skip
+
+
+def draw(results: pd.DataFrame, name: str) -> Figure:
+    """Success of every variant with its interval, in the order of the table."""
+    figure = Figure(figsize=(8, 1.4 + 0.42 * len(results)), layout="constrained")
+    axes, rows = figure.subplots(), np.arange(len(results))[::-1]
+    axes.hlines(rows, results["low"], results["high"], color=INK, lw=2.5)
+    axes.plot(results["success"], rows, "o", color=INK, ms=7)
+    for row, (_, each) in zip(rows, results.iterrows(), strict=True):
+        axes.annotate(f"{each['success']:.0f}", (each["success"], row), (0, 7), textcoords="offset points", ha="center")
+    axes.set_yticks(rows, results["variant"])
+    axes.set(xlim=(-2, 102), ylim=(-0.7, len(results) - 0.3), xlabel="success, percent, with 95 % interval")
+    axes.axvline(results["success"].iloc[0], color=QUIET, lw=1, ls="--", zorder=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    seeds, episodes = results["seeds"].iloc[0], results["episodes"].iloc[0]
+    axes.set_title(f"ablation {name}: {seeds} seeds, {episodes} episodes per variant", loc="left")
+    return figure

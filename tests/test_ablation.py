@@ -1,0 +1,103 @@
+"""`hiwm ablate`: variants that share levels, compared in a table and a figure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+import yaml
+
+from hiwm.analysis.ablation import find, interval, make_cells, shipped
+from hiwm.cli import main
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_variant_of_a_shipped_ablation_is_valid(name):
+    name, ablation = find(name)
+    cells = make_cells(name, ablation, [])
+    assert len(cells) == len(ablation.seeds) * np.prod([len(values) for values in ablation.factors.values()])
+    assert len({cell.config.folder for cell in cells}) == len(cells)
+    assert all(not cell.config.evaluation.baselines for cell in cells)
+
+
+@pytest.fixture
+def command(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    described = {
+        "base": [*tiny.overrides(tmp_path, "training.steps=5", "tracking=none", "evaluation.max_steps=20"),
+                 f"dataset.path={tiny_run.config.dataset.path}"],
+        "seeds": [0, 1], "episodes": 2,
+        "factors": {"stride": {"2": [], "3": ["levels.level2.stride=3"]}, "graph": {"follow": [], "search": ["planner.graph=search"]}},
+    }  # fmt: skip
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+    return ["ablate", "ablation=mine.yaml"]
+
+
+def test_an_ablation_trains_each_level_once(command, tmp_path, capsys):
+    assert main([*command, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "8 variants and seeds. 24 levels: 8 to train (40 optimiser steps), 0 trained before, 16 shared" in said
+    assert not (tmp_path / "levels").exists()
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert len([*(tmp_path / "levels").glob("*/metrics.json")]) == 8
+    folder = tmp_path / "ablations" / "mine"
+    table = pd.read_csv(folder / "table.csv")
+    assert list(table["variant"]) == ["2, follow", "2, search", "3, follow", "3, search"]
+    assert set(table["seeds"]) == {2}
+    assert set(table["episodes"]) == {2 * 2 * 2}  # tasks, episodes, seeds
+    assert ((table["low"] <= table["success"]) & (table["success"] <= table["high"])).all()
+    assert table["difference"].iloc[0] == 0
+    assert (folder / "table.md").read_text() in said
+    assert (folder / "figure.png").stat().st_size > 10_000
+    # again: nothing is left to do
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "0 to train (0 optimiser steps), 8 trained before, 16 shared. 0 evaluations" in said
+    assert said.count("/evaluation.json: reused") == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"factors": {"a": {"b": ["levels.level2.strid=3"]}}}, "mine.yaml|unknown key levels.level2.strid"),
+        ({"factors": {"a": {}}}, "factors.a is {}; expected a mapping"),
+        ({"seeds": []}, "seeds"),
+        ({"episode": 3}, "unknown key episode"),
+    ],
+)
+def test_mistakes_are_refused_before_any_work(command, changes, message, tmp_path, capsys):
+    described = yaml.safe_load((tmp_path / "mine.yaml").read_text())
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(described | changes, sort_keys=False))
+    assert main(command) == 2
+    assert message.split("|")[-1] in capsys.readouterr().err
+    assert not (tmp_path / "levels").exists()
+
+
+def test_unknown_ablations_are_refused(capsys):
+    assert main(["ablate", "ablation=dept"]) == 2
+    assert "ablation is 'dept'; expected one of depth, inverse" in capsys.readouterr().err
+    assert main(["ablate"]) == 2
+
+
+def test_intervals_cover_the_mean_as_often_as_they_say():
+    """Seeds and episodes both vary; with three seeds a bootstrap covers a little less than its nominal 95 %."""
+    rng, covered = np.random.default_rng(0), []
+    for _ in range(60):
+        chance = np.clip(0.6 + 0.1 * rng.normal(size=(10, 1, 1)), 0, 1)
+        values = (rng.random((10, 5, 10)) < chance).astype(float)
+        low, high = interval(values)
+        covered.append(low <= 0.6 <= high)
+    assert 0.85 <= np.mean(covered) <= 1
+    assert interval(np.ones((2, 3, 4))) == (1, 1)
+
+
+def test_differences_of_paired_episodes_are_narrower():
+    rng = np.random.default_rng(0)
+    easy = rng.random((2, 5, 20)) < rng.random((1, 5, 20))
+    better = easy | (rng.random((2, 5, 20)) < 0.1)
+    low, high = interval(better.astype(float) - easy)
+    alone = interval(better.astype(float))
+    assert high - low < alone[1] - alone[0]
+    assert low > 0
