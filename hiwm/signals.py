@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 # SLURM sends SIGTERM, or what `--signal` names, before it takes the machine away; a terminal that closes sends SIGHUP
@@ -84,14 +86,24 @@ def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
             signal.signal(number, old)
 
 
+@cache
 def end_with_parent() -> None:
     """Let this process stop as SIGTERM would once its parent is dead, and end it if it does not stop by itself."""
     threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
 
 
 def _watch(parent: int) -> None:
-    while os.getppid() == parent:
+    orphan = parent == 1 and not _launches_processes(parent)  # the parent died before anybody watched
+    while not orphan and os.getppid() == parent:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(SECONDS_TO_SAVE)
     os._exit(128 + signal.SIGTERM)
+
+
+def _launches_processes(pid: int) -> bool:
+    """Whether a process is torchrun, which is number 1 in some containers; True if nobody can tell."""
+    try:
+        return b"torch" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return True

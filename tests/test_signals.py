@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -65,3 +68,22 @@ def test_an_ignored_signal_stays_ignored():
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("after", [0.0, 2.0])  # the parent is alive when the watch begins, or dead already
+def test_a_process_ends_with_its_parent(tmp_path, after):
+    child = f"import time; time.sleep({after}); from hiwm.signals import end_with_parent; end_with_parent(); time.sleep(100)"
+    parent = f"import subprocess, sys, time; print(subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.DEVNULL).pid); time.sleep({1 - after / 2})"
+    found = subprocess.run([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, check=True)
+    for _ in range(300):
+        if not alive(int(found.stdout)):
+            break
+        time.sleep(0.1)
+    assert not alive(int(found.stdout))
+
+
+def alive(pid):
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
