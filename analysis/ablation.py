@@ -113,11 +113,7 @@ def find(given: str) -> tuple[str, Ablation]:
     Raises:
         ConfigError: there is none, or a key of it is wrong.
     """
-    path = (
-        Path(given)
-        if given.endswith(".yaml")
-        else Path(str(files("hiwm.configs").joinpath("ablation", f"{given}.yaml")))
-    )
+    path = Path(given) if given.endswith(".yaml") else Path(str(files("hiwm.configs") / "ablation" / f"{given}.yaml"))
     if not path.exists():
         raise ConfigError(
             f"ablation is {given!r}; expected one of {', '.join(shipped())}, or a file that ends in .yaml"
@@ -148,7 +144,7 @@ def make_cells(name: str, ablation: Ablation, overrides: Sequence[str]) -> list[
 
 def _without_baselines(config: Config, episodes: int, overrides: Sequence[str]) -> Config:
     """The config with the evaluation of an ablation: the variants are each other's baselines."""
-    evaluation = config.evaluation.as_dict() | {"baselines": {}}
+    evaluation: dict[str, Any] = {**config.evaluation.as_dict(), "baselines": {}}
     if not any(override.startswith("evaluation.episodes=") for override in overrides):
         evaluation["episodes"] = episodes
     return Config(**{**config.as_dict(), "evaluation": EvaluationConfig(**evaluation).as_dict()})
@@ -244,7 +240,7 @@ def in_words(results: pd.DataFrame) -> pd.DataFrame:
         "steps": [f"{steps:.0f}" if pd.notna(steps) else "-" for steps in results["steps"]],
         "predictor calls": results["predictor_calls"].map("{:.0f}".format),
         "other passes": results["other_calls"].map("{:.0f}".format),
-        "seeds x episodes": [f"{row.seeds} x {row.episodes // row.seeds}" for row in results.itertuples()],
+        "seeds x episodes": [f"{n} x {total // n}" for n, total in zip(results["seeds"], results["episodes"], strict=True)],
     })  # fmt: skip
 
 

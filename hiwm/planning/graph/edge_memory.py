@@ -36,7 +36,7 @@ class EdgeMemory:
             )
         self.original = graph
         self.latents, self.edge_length = graph.latents.cpu(), graph.edge_length.cpu()
-        self.forget()
+        self.reset()
 
     def reset(self) -> None:
         """Return to the graph built from the data."""
