@@ -293,5 +293,5 @@ def test_damaged_files_are_named(tmp_path, capsys):
     (tmp_path / "mlflow.json").write_text("{")
     assert main(["mlflow", "sync", str(tmp_path)]) == 2
     assert "mlflow.json is damaged" in capsys.readouterr().err
-    assert main(["mlflow"]) == 2
+    assert main(["mlflow", "deliver"]) == 2
     assert "or `hiwm mlflow sync <folder>`" in capsys.readouterr().err

@@ -173,7 +173,7 @@ def _train_levels(
             with naming(f"level {k}"), held([] if joint else [home], run.processes):
                 there = load_trained(level, home)
                 barrier()  # no process writes before all have read
-                if run.processes.is_main:
+                if run.processes.is_main and not (home / DESCRIPTION).exists():
                     below = specs[k - 1].fingerprint if k else trajectories.fingerprint
                     write_yaml(home / DESCRIPTION, {"level": k, "below": below, "seed": run.seed, **asdict(spec)})
                 metrics = _finish_level(run, spec, level, home, source, there, coverage[k])

@@ -23,7 +23,10 @@ from hiwm.planning.config import ProposalConfig
         ({"level0": {"horizon": 0}}, r"planner.level0.horizon is 0; expected at least 1"),
         ({"level0": {"horizon": 2.5}}, r"planner.level0.horizon is 2.5; expected a whole number"),
         ({"level": {"horizon": 2}}, r"unknown key planner.level; expected one of graph, .*level0, level1"),
-        ({"level0": {"repeat": 2}}, r"unknown key planner.level0.repeat; expected one of costs, .*, strategy"),
+        (
+            {"level0": {"repeat": 2}},
+            r"unknown key planner.level0.repeat; expected one of action_repeat, costs, .*, strategy",
+        ),
         ({"level0": {"strategy": 3}}, r"planner.level0.strategy is 3; expected search, follow_inverse, or a mapping"),
         (
             {"level0": {"strategy": "follow_graph"}},

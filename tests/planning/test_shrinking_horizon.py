@@ -338,7 +338,7 @@ def test_a_waypoint_that_one_episode_reaches_changes_no_other(agent):
 
     together, current = actions([0, 1])
     assert current.tolist() == [1, 0]
-    torch.testing.assert_close(together[:, 1:], actions([1])[0])
+    torch.testing.assert_close(together[:, 1:], actions([1])[0], rtol=1e-3, atol=1e-4)
 
 
 def test_another_waypoint_begins_with_the_whole_horizon(exact):

@@ -274,7 +274,7 @@ def test_what_fails_in_one_episode_changes_no_other():
 
     together, failed = actions([0, 1])
     assert failed == [True, False]
-    torch.testing.assert_close(together[:, 1:], actions([1])[0])
+    torch.testing.assert_close(together[:, 1:], actions([1])[0], rtol=1e-3, atol=1e-4)
 
 
 def test_a_subgoal_whose_deadline_has_passed_gives_way_to_the_next_predicted_latent():

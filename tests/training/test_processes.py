@@ -62,7 +62,7 @@ def training(tiny_run, tmp_path):
 
 def step_of(folder):
     """Step of the only checkpoint; 0 without one."""
-    found = list(folder.glob("levels/*/checkpoint.pt"))
+    found = list(folder.parent.glob("levels/*/checkpoint.pt"))
     return torch.load(found[0], weights_only=True)["step"] if found else 0
 
 
@@ -82,7 +82,7 @@ def test_ranks_save_and_end_with_their_launcher(training, tmp_path):
         while lines < before + 2:  # reports of training losses
             assert launcher.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.2)
-            lines = sum(path.read_text().count("loss/total") for path in folder.glob("levels/*/history.jsonl"))
+            lines = sum(path.read_text().count("loss/total") for path in folder.parent.glob("levels/*/history.jsonl"))
         started, sent = ranks(launcher.pid), time.monotonic()
         assert len(started) == 2
         launcher.send_signal(number)
