@@ -203,7 +203,7 @@ def test_a_whole_observation_counts_as_reached_half_a_step_away(agent):
 class Nameless(ObservationGoal):
     """Of a user, who says nothing of errors."""
 
-    error = Goal.error
+    reached_cost = Goal.reached_cost
 
 
 def test_goals_without_an_error_and_graphs_are_refused(agent, exact):
@@ -212,7 +212,7 @@ def test_goals_without_an_error_and_graphs_are_refused(agent, exact):
         why = (
             "this ObservationGoal has no `errors`"
             if type(goal) is ObservationGoal
-            else "Nameless does not implement error"
+            else "Nameless does not implement reached_cost"
         )
         message = rf"planner.shrinking_horizon is true but {why}"
         with pytest.raises(ValueError, match=message):
@@ -285,7 +285,7 @@ def test_skipped_levels_leave_the_goal_to_the_searches_below(agent):
 
 def test_whole_observations_are_handed_to_the_inverse_model_once_a_level_is_skipped(agent):
     shrinking = agent.with_planner(graph="none", shrinking_horizon=True, budget=400)
-    shrinking.goals.errors = [torch.zeros(()), torch.zeros(()), torch.tensor(1e9)]
+    shrinking.goal_maker.errors = [torch.zeros(()), torch.zeros(()), torch.tensor(1e9)]
     shrinking.reset(points(3).numpy())
     shrinking.act(points(3, 1).numpy())
     goal = agent.hierarchy.encode({"state": points(3)})

@@ -27,7 +27,7 @@ class Goal(ABC):
 
     @abstractmethod
     def cost(self, level: int, latent: Tensor) -> Tensor:
-        """Cost of latents of a level, (B, ..., D) -> (B, ...): small near the goal; `error` gives the threshold for reached."""
+        """Cost of latents of a level, (B, ..., D) -> (B, ...): small near the goal; `reached_cost` gives the threshold."""
 
     @abstractmethod
     def select(self, rows: Tensor) -> Goal:
@@ -45,10 +45,10 @@ class Goal(ABC):
         """The cost up to which a goal counts as reached at the level, (B,).
 
         Raises:
-            ValueError: the goal does not know its error; `planner.shrinking_horizon` needs it.
+            ValueError: the goal does not know it; `planner.shrinking_horizon` needs it.
         """
         raise ValueError(
-            f"planner.shrinking_horizon is true but {type(self).__name__} does not implement error(level); expected false, or a "
+            f"planner.shrinking_horizon is true but {type(self).__name__} does not implement reached_cost(level); expected false, or a "
             "goal that does"
         )
 
