@@ -95,9 +95,10 @@ def ablate(arguments: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     results = pd.DataFrame(compare(cells))
     results.to_csv(folder / "table.csv", index=False)
-    (folder / "table.md").write_text(markdown(in_words(results)) + "\n")
+    table = markdown(in_words(results))
+    (folder / "table.md").write_text(table + "\n")
     draw(results, name).savefig(folder / "figure.png", dpi=150)
-    print(f"\n{markdown(in_words(results))}\n")
+    print(f"\n{table}\n")
     say(f"table and figure: {folder}")
 
 

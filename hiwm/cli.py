@@ -20,6 +20,7 @@ COMMANDS = {
     "report": ("hiwm.analysis.report:report", "write report.html: learning curves, success rates, pictures of plans"),
     "run": ("", "collect, train, evaluate and report"),
 }
+VERBS = [*COMMANDS, "ablate", "data", "levels", "mlflow"]
 MULTIRUN = {"-m", "--multirun"}
 LEVELS = "`hiwm levels [root=runs]`, `hiwm levels show <fingerprint>` or `hiwm levels prune [--yes]`"
 MLFLOW = "`hiwm mlflow [root=runs]` or `hiwm mlflow sync <folder>`"
@@ -131,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _guarded(command, lambda: _levels(overrides))
     if command not in COMMANDS:
         print(
-            f"hiwm: the command is {command!r}; expected one of {', '.join([*COMMANDS, 'ablate', 'data', 'levels', 'mlflow'])}",
+            f"hiwm: the command is {command!r}; expected one of {', '.join(VERBS)}",
             file=sys.stderr,
         )
         return 2
@@ -288,7 +289,7 @@ def _complete(arguments: list[str]) -> int:
     line = os.environ.get("COMP_LINE", "")
     program, command, *words = [*line.split(" "), "", ""][: max(2, line.count(" ") + 1)]
     if arguments[1:2] == ["query=bash"] and not words:
-        print(" ".join(name for name in [*COMMANDS, "ablate", "data", "levels", "mlflow"] if name.startswith(command)))
+        print(" ".join(name for name in VERBS if name.startswith(command)))
         return 0
     os.environ["COMP_LINE"] = " ".join([program, *words])
     (complete,) = _imported("hiwm.sweep:complete")

@@ -21,6 +21,7 @@ from hiwm.build import drop_foreign_arguments, given_keys
 from hiwm.checks import file_name
 from hiwm.envs.gym import suggested
 from hiwm.evaluation.config import EvaluationConfig
+from hiwm.files import LEVELS
 from hiwm.heads.action_bank import ActionBankConfig
 from hiwm.heads.action_prior import ActionPriorConfig
 from hiwm.heads.state_readout import GoalConfig
@@ -29,7 +30,6 @@ from hiwm.heads.value import ValueConfig
 from hiwm.planning.config import PlannerConfig, absent_level
 from hiwm.planning.graph.landmarks import GraphConfig
 from hiwm.settings import Settings, is_open
-from hiwm.training.homes import LEVELS
 from hiwm.training.loop import TrainingConfig
 from hiwm.training.specs import HierarchyConfig
 

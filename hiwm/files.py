@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hiwm.disk import replacing, sync
 
 log = logging.getLogger("hiwm")
 
+LEVELS = "levels"  # folder of all trained levels, in the root of the results
 CHECKSUM = "sha256"  # key that holds the checksum of the rest of the file
 LARGEST = 16 << 20  # bytes of a file; those of hiwm have some thousand
 MOST_VALUES = 200_000  # values in a file, counted as often as they are referred to
@@ -173,3 +174,9 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def root_of(folder: Path, marks: Sequence[str]) -> Path:
+    """The root of all results, from the folder of some: `<root>/<name>` or `<root>/<name>/<run>`; it has one of the `marks`."""
+    parents = folder.resolve().parents[:2]
+    return next((each for each in parents if any((each / mark).exists() for mark in marks)), parents[0])

@@ -59,15 +59,16 @@ def sweep(command: str, overrides: Sequence[str]) -> int:
         task = list(hydra_config.overrides.task)
         name = run_name({key: value for key, _, value in (each.partition("=") for each in task) if key not in fixed})
         say(f"run {hydra_config.job.num + 1}: {name}")
-        status = main([command, *task, *([f"run='{name}'"] if name else [])])
+        arguments = [*task, *([f"run='{name}'"] if name else [])]
+        status = main([command, *arguments])
         write_json(Path(hydra_config.runtime.output_dir) / STATUS, {"run": name, "status": status})
         if status > SIGNAL:  # ends the sweep
             raise KeyboardInterrupt
-        config = load_config([*task, f"run='{name}'"])
-        results = config.folder / f"{config.evaluation.name}.json"
-        if status or command not in MEASURING or not results.exists():
+        if status or command not in MEASURING:
             return None
-        return read_json(results)["agents"][HIERARCHICAL]["success"]  # what a sweeper such as Optuna's maximises
+        config = load_config(arguments)
+        results = read_json(config.folder / f"{config.evaluation.name}.json")
+        return results["agents"][HIERARCHICAL]["success"]  # what a sweeper such as Optuna's maximises
 
     where = [f"hydra.sweep.dir='{folder}'", "hydra.sweep.subdir=${hydra.job.num}"]
     _hydra(job, ["--multirun", *QUIET, *where, *overrides])

@@ -118,7 +118,7 @@ def _record(config: Config, agent: Agent, result: dict[str, Any], path: Path) ->
     top = agent.hierarchy.specs[-1].fingerprint
     tags = {"hiwm.identity": result["identity"], "hiwm.hierarchy": top, "hiwm.commit": result["commit"]}
     name = config.evaluation.name
-    with make_tracker(config, commit()) as tracker:
+    with make_tracker(config, result["commit"]) as tracker:
         if tracker.has_finished(name, "hiwm.identity", result["identity"]):
             return
         child = tracker.child(name, parameters, tags)

@@ -11,10 +11,9 @@ from typing import Any
 import yaml
 
 from hiwm.console import say
-from hiwm.files import read_json, read_yaml, write_json
+from hiwm.files import LEVELS, read_json, read_yaml, write_json
 from hiwm.locks import is_locked, locked
 from hiwm.training.checkpoint import CHECKPOINT, DESCRIPTION, METRICS, load_metrics
-from hiwm.training.homes import LEVELS
 
 USED = "levels.json"  # fingerprints of the levels of a run, in its folder
 SHOWN = ("copy_last", "state_probe_r2", "rank_share")  # of the last validation

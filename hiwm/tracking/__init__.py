@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hiwm.console import say, shout
+from hiwm.files import LEVELS, root_of
 from hiwm.locks import locked
 from hiwm.tracking.buffer import BUFFER, OPEN, Buffer, legal
-from hiwm.tracking.delivery import DATABASE, LEVELS, Delivery
+from hiwm.tracking.delivery import DATABASE, Delivery
 
 SECONDS_AT_END = 10.0  # how long a command waits at its end for a server to take what is left
 SECONDS_AT_END_LOCAL = 60.0  # and for a database on the disk
@@ -205,7 +206,7 @@ def sync(folder: Path) -> int:
         raise ValueError(f"{folder} has no {BUFFER}; expected the folder of an experiment with tracking=mlflow")
     with locked(folder):  # a command that runs delivers by itself
         Buffer(folder).close("KILLED")
-        delivery = Delivery(folder, root_of(folder))
+        delivery = Delivery(folder, root_of(folder, [DATABASE, LEVELS]))
         before = delivery.left()
         delivery.closing.set()
         delivery.start()
@@ -233,12 +234,6 @@ def show(root: Path) -> int:
         )
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{path}"]
     return subprocess.run(command, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}, check=False).returncode
-
-
-def root_of(folder: Path) -> Path:
-    """The root of all results, from the folder of some: `<root>/<name>` or `<root>/<name>/<run>`."""
-    parents = folder.resolve().parents[:2]
-    return next((each for each in parents if (each / DATABASE).exists() or (each / LEVELS).is_dir()), parents[0])
 
 
 def _say_left(delivery: Delivery, folder: Path) -> None:

@@ -15,12 +15,12 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 from hiwm.disk import replacing
+from hiwm.files import LEVELS
 from hiwm.locks import locked
 from hiwm.tracking.buffer import BUFFER
 
 DELIVERED = "mlflow.json"  # where -> what has been delivered there
 DATABASE = "mlflow.db"
-LEVELS = "levels"  # folder of all levels, in the root
 RUN_TAG = "hiwm.run"  # holds the id that a run has in the buffer
 METRICS_AT_ONCE, PARAMETERS_AT_ONCE = 1000, 100  # limits of MLflow
 LONGEST_PARAMETER, LONGEST_TAG = 6000, 5000

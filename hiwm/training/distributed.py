@@ -86,9 +86,9 @@ def from_main(answer: bool) -> bool:
     """The main process's answer, in every process; the others wait for it as in `barrier`."""
     if not dist.is_initialized():
         return answer
-    told = torch.tensor(answer, dtype=torch.uint8)
-    dist.broadcast(told, 0, group=_waiting_group())
-    return bool(told)
+    message = torch.tensor(answer, dtype=torch.uint8)
+    dist.broadcast(message, 0, group=_waiting_group())
+    return bool(message)
 
 
 def to_main(block: Sequence[Tensor], owner: int, rows: int, processes: Processes) -> Sequence[Tensor]:

@@ -6,17 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from hiwm.files import remove_leftovers
+from hiwm.files import LEVELS, remove_leftovers, root_of
 from hiwm.locks import locked
 from hiwm.training.distributed import Processes, barrier
-
-LEVELS = "levels"
 
 
 def levels_of(folder: Path) -> Path:
     """The folder of all levels, from that of an experiment's results: `<root>/<name>` or `<root>/<name>/<run>`."""
-    parents = folder.resolve().parents[:2]
-    return next((each / LEVELS for each in parents if (each / LEVELS).is_dir()), parents[0] / LEVELS)
+    return root_of(folder, [LEVELS]) / LEVELS
 
 
 @contextmanager

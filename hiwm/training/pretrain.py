@@ -93,14 +93,14 @@ def pretrain(
     identity = [*made_from, spec.stride, list(spec.inputs), data.fingerprint, seed]
     home = folder / f"trunk-{fingerprint(identity)}"
     trunk = level.encoder.trunk
-    torch.manual_seed(seed)  # the same weights whatever other parts the level has
-    objective = make_objective(level, config, allow).to(processes.device)
     with held([home], processes):
         there = (home / WEIGHTS).exists()
         barrier()  # no process writes before all have looked
         if there:
             load_state(trunk, home / WEIGHTS)
         else:
+            torch.manual_seed(seed)  # the same weights whatever other parts the level has
+            objective = make_objective(level, config, allow).to(processes.device)
             draws, held_draws = (_sampler(level, spec, objective, episodes) for episodes in (data, held_out))
             clip = held_draws.sample(max(1, VALIDATION_WINDOWS // objective.frames), np.random.default_rng(0))
             clip = clip.map(lambda x: x.to(processes.device))

@@ -17,7 +17,7 @@ class ObservationGoal(Goal):
 
     Args:
         latents: latents of the observation at every level, bottom first, each (B, D).
-        errors: what `error` returns for each level; None without `planner.shrinking_horizon`.
+        errors: what `reached_cost` returns for each level; None without `planner.shrinking_horizon`.
     """
 
     def __init__(self, latents: Sequence[Tensor], errors: Sequence[Tensor] | None = None) -> None:
