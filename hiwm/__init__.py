@@ -1,6 +1,6 @@
 """hiwm: a research framework for hierarchical world models.
 
-agent = hiwm.load_agent("runs/<experiment>")
+agent = hiwm.train({"state": states, "action": actions}, strides=[1, 10, 3])  # or hiwm.load_agent("runs/<experiment>")
 agent.reset(goal_observation)
 action = agent.act(observation)
 agent.plan  # the plan behind this action
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hiwm.agent import Agent, load_agent
+    from hiwm.api import train
     from hiwm.planning.plan import Plan
 
 # Where other jobs share the cores, threads of OpenMP that spin while they wait cost a factor of 50. OpenMP reads this when
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
-__all__ = ["Agent", "Plan", "load_agent"]
+__all__ = ["Agent", "Plan", "load_agent", "train"]
 
-_PUBLIC = {"Agent": "hiwm.agent", "load_agent": "hiwm.agent", "Plan": "hiwm.planning.plan"}
+_PUBLIC = {"Agent": "hiwm.agent", "Plan": "hiwm.planning.plan", "load_agent": "hiwm.agent", "train": "hiwm.api"}
 
 
 def __getattr__(name: str) -> Any:
@@ -35,4 +36,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*__all__, "__version__"])

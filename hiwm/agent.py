@@ -105,6 +105,20 @@ class Agent:
         config = self.config.of_levels(levels, changes)
         return Agent(self.hierarchy, self.heads, self.graphs, config, self.spec, num_levels, self.seed, self.allow)
 
+    def __repr__(self) -> str:
+        sizes = ", ".join(
+            f"level {k}: {type(level.encoder).__name__}, {level.encoder.dim} numbers, {period} step{'s' * (period > 1)} apart"
+            for k, (level, period) in enumerate(zip(self.hierarchy.levels, self.hierarchy.periods, strict=True))
+        )
+        shapes = ", ".join(f"{name} {tuple(shape)}" for name, shape in self.inputs.items())
+        return f"Agent({shapes}; {sizes}; plans with graph={self.config.graph!r})"
+
+    def encode(self, observation: Observation) -> list[np.ndarray]:
+        """The latent of every level, bottom first: (D_k,) each, or (B, D_k) for a batch of observations."""
+        tensors, single = to_tensors(observation, self.hierarchy, self.spec)
+        latents = [latent.cpu().numpy() for latent in self.hierarchy.encode(tensors)]
+        return [latent[0] for latent in latents] if single else latents
+
     def reset(self, goal: Observation | Goal | str | Sequence[str], episodes: Sequence[int] | None = None) -> None:
         """Begin episodes towards a goal; what was left of others is dropped. The edge memory stays.
 

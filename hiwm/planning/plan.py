@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -10,6 +11,10 @@ from hiwm.planning.explain.alternatives import Alternatives
 from hiwm.planning.explain.graph_path import GraphPath
 from hiwm.planning.explain.outcome import SubgoalOutcome
 from hiwm.planning.explain.records import BatchRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,26 @@ class LevelPlan(BatchRecord):
             lines.append(outcome)
         return "\n  ".join(lines)
 
+    def plot(self, latents: Axes, costs: Axes, episode: int = 0) -> None:
+        """Draw the predicted latents with subgoal and target, and the costs."""
+        from hiwm.planning.explain.plot import draw_costs, draw_latents
+
+        others, bars = {}, {"now": float(self.current_cost[episode])}
+        if self.nearest is not None and self.cost is not None:
+            bars["at the nearest step"] = float(self.nearest[episode])
+            bars["with all costs"] = float(self.cost[episode])
+        if (rejected := self.alternatives) is not None:
+            for i, cost in enumerate(rejected.cost[episode].tolist(), 1):
+                if cost < float("inf"):
+                    others[f"rejected {i}"] = rejected.subgoal[episode, i - 1].cpu().numpy()
+                    bars[f"rejected {i}"] = cost
+        subgoal = self.subgoal[episode].cpu().numpy()
+        path = subgoal[None][:0] if self.predicted is None else self.predicted[episode].cpu().numpy()
+        own = self.target is not None and self.target_level == self.level
+        draw_latents(latents, path, subgoal, self.target[episode].cpu().numpy() if own else None, others)
+        draw_costs(costs, bars)
+        latents.set_title(f"level {self.level}, planned at step {self.planned_at}", loc="left", fontsize=10)
+
     def _meets_goal_within(self, episode: int) -> int:
         return 0 if self.goal_within is None else int(self.goal_within[episode])
 
@@ -157,6 +182,20 @@ class Plan:
         """Why the agent acts as it does: a few lines per level, the top one first, and the action. Distances are between latents."""
         action = ", ".join(f"{value:.3g}" for value in self.action[episode].tolist())
         return "\n".join([*(level.explain(episode) for level in reversed(self.levels)), f"action {action}"])
+
+    def plot(self, episode: int = 0) -> Figure:
+        """A picture of the plan of every level, the top one first: its latents in a plane, and its costs."""
+        from matplotlib.figure import Figure  # takes a while to import, and acting does not need it
+
+        figure = Figure(figsize=(9, 3.2 * len(self.levels)), layout="constrained")
+        grid = figure.subplots(len(self.levels), 2, squeeze=False, width_ratios=(3, 2))
+        for (latents, costs), level in zip(grid, reversed(self.levels), strict=True):
+            level.plot(latents, costs, episode)
+        return figure
+
+    def __repr__(self) -> str:
+        handed = ", ".join(f"level {level.level} planned at step {level.planned_at}" for level in reversed(self.levels))
+        return f"Plan({handed}; actions {tuple(self.action.shape)}, {self.predictor_calls:.0f} predictor calls)"
 
 
 def _numbers(values: Tensor, episode: int) -> str:
