@@ -7,8 +7,10 @@ import pytest
 import tiny
 from mlflow import MlflowClient
 
+from hiwm.agent import load_agent
 from hiwm.config import load_config
-from hiwm.experiment import evaluate
+from hiwm.data.store import open_dataset
+from hiwm.experiment import evaluate, train
 from hiwm.tracking import flatten, make_tracker
 
 
@@ -75,6 +77,26 @@ def test_artifacts(runs):
     for k in range(3):
         assert names(f"level {k}") == {"metrics.json", "level.safetensors"}
     assert "evaluation.json" in names("evaluation")
+
+
+def test_the_dataset_is_an_input_of_the_parent(runs, tiny_run):
+    _, by_name = runs
+    (given,) = by_name["tiny"].inputs.dataset_inputs
+    dataset = open_dataset(tiny_run.config.dataset.path)
+    assert (given.dataset.name, given.dataset.digest) == ("tiny", dataset.fingerprint)
+    assert json.loads(given.dataset.source)["uri"] == str(dataset.path.resolve())
+    assert json.loads(given.dataset.profile) == {"num_rows": dataset.num_steps}
+
+
+def test_a_hierarchy_is_registered_once(tiny_run, tmp_path):
+    for name in ("levels", "tiny", "datasets"):
+        shutil.copytree(tiny_run.root / name, tmp_path / name, ignore=shutil.ignore_patterns("mlflow*"))
+    config = load_config(tiny.overrides(tmp_path, f"dataset.path={tiny_run.config.dataset.path}"))
+    for _ in range(2):
+        train(config)
+    (version,) = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_model_versions("name = 'tiny'")
+    agent = load_agent(version.source.removeprefix("file://"))
+    assert version.tags["hiwm.levels"] == " ".join(spec.fingerprint for spec in agent.hierarchy.specs)
 
 
 def test_later_commands_find_the_same_parent(runs, tiny_run):

@@ -193,12 +193,16 @@ def test_answers_that_get_lost_double_nothing(server, proxy, tmp_path, monkeypat
     folder = Experiment(tmp_path, "lost").folder
     folder.mkdir()
     (folder / "results.txt").write_text("all of it")
+    (folder / "model").mkdir()
+    (folder / "model" / "hierarchy.yaml").write_text("levels: []")
     with make_tracker(Experiment(tmp_path, "lost")) as tracker:
         run = tracker.child("level 0", {}, {})
         for step in range(5):
             run.metrics({"loss": 1.0}, step)
         run.artifact(folder / "results.txt")
-    for _ in range(20):
+        run.dataset("maze", "abc", "/data/maze.h5", 10)
+        run.model(folder / "model", "lost: it", {"hiwm.levels": "abc"})
+    for _ in range(40):
         if main(["mlflow", "sync", str(folder)]) == 0:
             break
     assert {"/api/2.0/mlflow/runs/create", "/api/2.0/mlflow/runs/log-batch"} <= proxy.lost
@@ -207,7 +211,10 @@ def test_answers_that_get_lost_double_nothing(server, proxy, tmp_path, monkeypat
     runs = client.search_runs([client.get_experiment_by_name("lost").experiment_id])
     assert len(runs) == 2
     (child,) = (run for run in runs if run.info.run_name == "level 0")
-    assert [item.path for item in client.list_artifacts(child.info.run_id)] == ["results.txt"]
+    assert [item.path for item in client.list_artifacts(child.info.run_id)] == ["model", "results.txt"]
+    assert [given.dataset.digest for given in child.inputs.dataset_inputs] == ["abc"]
+    (version,) = client.search_model_versions("name = 'lost- it'")
+    assert version.run_id == child.info.run_id
 
 
 KILLED = """

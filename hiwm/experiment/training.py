@@ -45,6 +45,7 @@ def train(config: Config) -> None:
             config.folder, level_fingerprints(config.hierarchy, config.training, dataset.fingerprint, config.seed)
         )
     with make_tracker(config if processes.is_main else config.changed({"tracking": "none"}), commit()) as tracker:
+        tracker.parent().dataset(dataset.path.stem, dataset.fingerprint, str(dataset.path.resolve()), dataset.num_steps)
         hierarchy, latents = _train_levels(config, dataset, processes, tracker)
         if processes.is_main:
             graphs = _build_graphs(config, dataset, latents)
@@ -54,7 +55,8 @@ def train(config: Config) -> None:
             agent = Agent(hierarchy, heads, graphs, config.planner, spec, seed=config.seed, allow=config.allow)
             agent.save(home, config.as_dict())
             write_yaml(config.folder / CONFIG, config.as_dict())
-            tracker.parent().artifact(home)
+            levels = {"hiwm.levels": " ".join(spec.fingerprint for spec in hierarchy.specs)}
+            tracker.parent().model(home, config.name, {**levels, "hiwm.run": config.folder.name})
             tracker.parent().artifact(config.folder / CONFIG)
             tracker.parent().finish()
             say(f"hierarchy of {len(hierarchy)} levels, periods {list(hierarchy.periods)} steps, saved: {home}")

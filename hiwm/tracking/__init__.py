@@ -46,6 +46,19 @@ class Run(Protocol):
     def artifact(self, path: Path) -> None:
         """Store a file, or a folder under its own name."""
 
+    def model(self, path: Path, name: str, tags: Mapping[str, str]) -> None:
+        """Store a folder, and make it a version of the registered model of that name, unless one has these tags."""
+
+    def dataset(self, name: str, digest: str, source: str, rows: int) -> None:
+        """Log what the run trains on.
+
+        Args:
+            name: of the dataset.
+            digest: its fingerprint.
+            source: its path.
+            rows: how many it has.
+        """
+
     def finish(self, status: str = "FINISHED") -> None:
         """End the run with a status of MLflow: FINISHED, FAILED or KILLED."""
 
@@ -108,6 +121,10 @@ class NoRun:
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None: ...
 
     def artifact(self, path: Path) -> None: ...
+
+    def model(self, path: Path, name: str, tags: Mapping[str, str]) -> None: ...
+
+    def dataset(self, name: str, digest: str, source: str, rows: int) -> None: ...
 
     def finish(self, status: str = "FINISHED") -> None: ...
 
@@ -182,6 +199,12 @@ class BufferedMLflowRun:
 
     def artifact(self, path: Path) -> None:
         self.buffer.artifact(self.run, path)
+
+    def model(self, path: Path, name: str, tags: Mapping[str, str]) -> None:
+        self.buffer.model(self.run, path, name, tags)
+
+    def dataset(self, name: str, digest: str, source: str, rows: int) -> None:
+        self.buffer.dataset(self.run, name, digest, source, rows)
 
     def finish(self, status: str = "FINISHED") -> None:
         self.buffer.status(self.run, status)

@@ -72,6 +72,12 @@ class Buffer:
     def artifact(self, run: str, path: Path) -> None:
         self._append(run, "artifact", path=os.path.relpath(path, self.path.parent))
 
+    def model(self, run: str, path: Path, name: str, tags: Mapping[str, str]) -> None:
+        self._append(run, "model", path=os.path.relpath(path, self.path.parent), name=model_name(name), tags=dict(tags))
+
+    def dataset(self, run: str, name: str, digest: str, source: str, rows: int) -> None:
+        self._append(run, "dataset", name=name, digest=digest, source=source, rows=rows)
+
     def status(self, run: str, status: str) -> None:
         self._append(run, "status", status=status)
 
@@ -104,3 +110,8 @@ def legal(name: str) -> str:
     if len(name) > LONGEST_NAME:
         name = f"{name[: LONGEST_NAME - 9]}-{sha256(name.encode()).hexdigest()[:8]}"
     return name
+
+
+def model_name(name: str) -> str:
+    """A name that MLflow's model registry takes."""
+    return re.sub(r"[/:]", "-", legal(name))

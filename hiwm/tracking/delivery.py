@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -111,8 +111,10 @@ class Delivery(threading.Thread):
                 self._note(sending=end)
                 self._send(records, uncertain)
             else:
-                run, path = self.state["artifacts"][0]
+                run, path, *model = self.state["artifacts"][0]
                 self._send_artifact(self.state["runs"][run], self.folder / path)
+                if model:
+                    self._register(self.state["runs"][run], Path(path).name, **model[0])
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST" and not self.restarted:  # the server has lost its runs
                 self.restarted = True
@@ -160,9 +162,12 @@ class Delivery(threading.Thread):
         run = self.state["runs"][first["run"]]
         if first["kind"] == "parameters":
             self._send_parameters(run, first["values"])
-        elif first["kind"] == "artifact":
+        elif first["kind"] in ("artifact", "model"):
             wanted = [first["run"], first["path"]]
+            wanted += [{"name": first["name"], "tags": first["tags"]}] if first["kind"] == "model" else []
             self._note(artifacts=[x for x in self.state["artifacts"] if x != wanted] + [wanted])
+        elif first["kind"] == "dataset":
+            self.client.log_inputs(run, [_dataset(first)])  # once for each digest
         elif first["kind"] == "status" and first["status"] == "RUNNING":
             self.client.update_run(run, "RUNNING")
         elif first["kind"] == "status":
@@ -230,6 +235,23 @@ class Delivery(threading.Thread):
         elif path.exists():  # a later command may have removed it
             self.client.log_artifact(run, str(path))
 
+    def _register(self, run: str, artifact: str, name: str, tags: Mapping[str, str]) -> None:
+        """Make the artefact a version of a registered model, unless it is one or the server has no registry."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            there = self.client.search_model_versions(f"run_id = '{run}'")
+            if any(version.name == name and tags.items() <= version.tags.items() for version in there):
+                return
+            with _without("RESOURCE_ALREADY_EXISTS"):
+                self.client.create_registered_model(name)
+            source = f"{self.client.get_run(run).info.artifact_uri}/{artifact}"
+            self.client.create_model_version(name, source, run, tags=dict(tags))
+        except MlflowException as error:
+            if error.error_code not in (*REFUSED, "FEATURE_DISABLED"):
+                raise
+            self.refused.append(f"model: {error}")
+
     def _note(self, **changes: Any) -> None:
         """Remember what has been delivered."""
         self.state.update(changes)
@@ -275,6 +297,28 @@ def _client(root: Path, remote: str | None) -> Any:
                 MlflowClient(f"sqlite:///{temporary}").search_experiments()
                 temporary.replace(path)
     return MlflowClient(f"sqlite:///{path}")
+
+
+@contextmanager
+def _without(code: str) -> Iterator[None]:
+    """Go on after an error of MLflow with this code."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != code:
+            raise
+
+
+def _dataset(record: Mapping[str, Any]) -> Any:
+    """A dataset as MLflow takes it."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    profile = json.dumps({"num_rows": record["rows"]})
+    source = json.dumps({"uri": record["source"]})
+    dataset = Dataset(record["name"], record["digest"], "local", source, profile=profile)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
 def _read(path: Path) -> dict[str, Any]:
