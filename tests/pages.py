@@ -49,8 +49,12 @@ def commands(text: str) -> list[list[str]]:
 
 
 def overrides(page: str) -> list[list[str]]:
-    """Overrides of every hiwm command on a page, in blocks and in the text; those with a placeholder `<...>` are left out."""
-    found = [shlex.split(text, comments=True) for text in re.findall(COMMAND, read(page)) if "<" not in text]
+    """Overrides of every hiwm command on a page, in blocks and in the text; those with a placeholder (`<...>`, `$@`) are left out."""
+    found = [
+        shlex.split(text, comments=True)
+        for text in re.findall(COMMAND, read(page))
+        if "<" not in text and "$@" not in text
+    ]
     words = [command[command.index("hiwm") + 2 :] for command in found]
     words = [arguments for arguments in words if not {"--help", "..."} & set(arguments)]
     return [each for arguments in words for each in _runs(arguments)]
