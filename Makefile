@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench gpu clean
+.PHONY: demo test check bench gpu example clean
 
 demo: $(VENV)/user  ## train three levels on a maze, compare the hierarchy with flat planners, write a report
 	$(BIN)/hiwm run experiment=pointmaze
@@ -41,6 +41,10 @@ $(VENV)/user: $(BIN)/python pyproject.toml setup.py constraints.txt
 $(VENV)/dev: $(VENV)/user
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
+
+example: $(VENV)/user  ## train the experiment that ships with hiwm, and put it into the package
+	$(BIN)/hiwm run experiment=example root=runs/shipped threads=1 tracking=none
+	$(BIN)/python -m hiwm.example runs/shipped
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hiwm.agent import Agent, load_agent
     from hiwm.api import train
+    from hiwm.example import load_example
     from hiwm.planning.plan import Plan
 
 # Where other jobs share the cores, threads of OpenMP that spin while they wait cost a factor of 50. OpenMP reads this when
@@ -21,9 +22,15 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
-__all__ = ["Agent", "Plan", "load_agent", "train"]
+__all__ = ["Agent", "Plan", "load_agent", "load_example", "train"]
 
-_PUBLIC = {"Agent": "hiwm.agent", "Plan": "hiwm.planning.plan", "load_agent": "hiwm.agent", "train": "hiwm.api"}
+_PUBLIC = {
+    "Agent": "hiwm.agent",
+    "Plan": "hiwm.planning.plan",
+    "load_agent": "hiwm.agent",
+    "load_example": "hiwm.example",
+    "train": "hiwm.api",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
 from hiwm.agent_spec import GRAPH, AgentSpec, check_spec, first_fault, load_graphs, plain
+from hiwm.envs.contract import check_contract
+from hiwm.envs.gym import GymEnvironment
+from hiwm.evaluation.episodes import run_episodes
+from hiwm.evaluation.evaluate import summarize
 from hiwm.files import read_yaml, recover_folder, replace_folder, saved_folder, write_yaml
 from hiwm.goal_maker import GoalMaker
 from hiwm.heads.heads import Heads
@@ -102,8 +108,50 @@ class Agent:
             changes: keys of `PlannerConfig`; mappings are merged, e.g. `level1={"horizon": 5}`.
         """
         levels = len(self.hierarchy) if num_levels is None else num_levels
-        config = self.config.of_levels(levels, changes)
+        return self.variant(self.config.of_levels(levels, changes), num_levels)
+
+    def variant(self, config: PlannerConfig, num_levels: int | None = None) -> Agent:
+        """As `with_planner`, with a whole planner configuration."""
         return Agent(self.hierarchy, self.heads, self.graphs, config, self.spec, num_levels, self.seed, self.allow)
+
+    def evaluate(
+        self,
+        env: str | gymnasium.Env | Callable[[], gymnasium.Env],
+        *,
+        num_tasks: int | None = None,
+        episodes: int = 10,
+        max_steps: int = 500,
+        num_envs: int = 10,
+        seed: int = 1,
+    ) -> dict[str, Any]:
+        """Success rate, steps and compute of the agent in an environment; see `hiwm.evaluation.evaluate.summarize`.
+
+        Args:
+            env: id of a Gymnasium environment, a function that makes one with the contract of `hiwm.envs`, or such an environment.
+            num_tasks: run the tasks 1 to `num_tasks`; None: all tasks that the environment says it has, or one.
+            episodes: per task.
+            max_steps: of an episode, environment steps.
+            num_envs: episodes that are planned together; 1 with a single environment.
+            seed: of starts and goals.
+
+        Raises:
+            ContractError: something is missing in the environment; the message names it.
+        """
+        if isinstance(env, str):
+            env = partial(GymEnvironment, id=env)
+        elif isinstance(env, gymnasium.Env):
+            env, num_envs = partial(_KeptOpen, env), 1
+        column = next(iter(self.inputs))
+        check_contract(env, getattr(env, "__name__", "env"), column, goal=self.spec.goal or list(self.inputs))
+        if num_tasks is None:
+            made = env()
+            num_tasks = int(made.get_wrapper_attr("num_tasks")) if made.has_wrapper_attr("num_tasks") else 1
+            made.close()
+        outcome = run_episodes(
+            self, env, num_tasks=num_tasks, episodes=episodes, max_steps=max_steps, num_envs=num_envs, seed=seed,
+            state=self.spec.goal or list(self.inputs), report=lambda *_: None,
+        )  # fmt: skip
+        return summarize(outcome)
 
     def __repr__(self) -> str:
         sizes = ", ".join(
@@ -221,6 +269,12 @@ class Agent:
             write_yaml(new / CONFIG, plain(config))
         self.hierarchy.save(new)  # last, with the checksums of the other files
         replace_folder(new, folder)
+
+
+class _KeptOpen(gymnasium.Wrapper):
+    """An environment that belongs to the caller, who closes it."""
+
+    def close(self) -> None: ...
 
 
 def load_agent(

@@ -3,12 +3,16 @@
 import subprocess
 import sys
 
+import gymnasium
 import numpy as np
 import pytest
+import tiny
 
 import hiwm
 from hiwm.config import ConfigError
 from hiwm.data.columns import DatasetError
+from hiwm.envs.contract import ContractError
+from hiwm.evaluation.results import read_results
 from hiwm.training.checkpoint import METRICS
 
 SMALL = ["training.steps=20", "training.batch=32", "graph.num_nodes=20", "graph.num_candidates=200", "tracking=none",
@@ -121,6 +125,26 @@ def test_a_plan_has_a_picture_and_a_short_name(agent, tmp_path):
     assert repr(agent.plan).startswith("Plan(level 2 planned at step 0, level 1 planned at step 0")
 
 
+def test_an_agent_evaluates_itself(agent, tiny_run):
+    protocol = tiny_run.config.evaluation
+    numbers = agent.evaluate(
+        tiny.TinyRoom, num_tasks=2, episodes=3, max_steps=protocol.max_steps, num_envs=2, seed=protocol.seed
+    )
+    recorded = read_results(tiny_run.folder / "evaluation.json")["agents"]["hierarchical"]
+    assert {task: each["solved"] for task, each in numbers["per_task"].items()} == {
+        task: each["solved"] for task, each in recorded["per_task"].items()
+    }
+    env = tiny.TinyRoom()
+    one = agent.evaluate(env, episodes=1, max_steps=5)
+    assert list(one["per_task"]) == ["1", "2", "3"]  # all tasks of the environment
+    env.reset()  # still open
+
+
+def test_an_environment_that_lacks_something_is_refused(agent):
+    with pytest.raises(ContractError, match="goal"):
+        agent.evaluate(lambda: gymnasium.make("Pendulum-v1"))
+
+
 def test_dir_shows_the_public_names_alone():
-    assert dir(hiwm) == ["Agent", "Plan", "__version__", "load_agent", "train"]
+    assert dir(hiwm) == ["Agent", "Plan", "__version__", "load_agent", "load_example", "train"]
     assert all(hasattr(hiwm, name) for name in dir(hiwm))

@@ -26,10 +26,12 @@ def tracked() -> list[str]:
     return [name for name in names if os.path.isfile(tiny.ROOT / name) and not os.path.islink(tiny.ROOT / name)]
 
 
-def test_no_binary_file_is_tracked_but_figures_of_the_results(tracked):
-    allowed = [name for name in tracked if name.startswith("analysis/results/") and name.endswith(".png")]
-    binary = [name for name in tracked if b"\0" in (tiny.ROOT / name).read_bytes()]
-    assert set(binary) <= set(allowed)
+def test_no_binary_file_is_tracked_but_figures_of_the_results_and_a_small_example(tracked):
+    figures = {name for name in tracked if name.startswith("analysis/results/") and name.endswith(".png")}
+    example = {name for name in tracked if name.startswith("hiwm/example_run/")}
+    binary = {name for name in tracked if b"\0" in (tiny.ROOT / name).read_bytes()}
+    assert binary <= figures | example
+    assert sum((tiny.ROOT / name).stat().st_size for name in example) < 2_000_000
 
 
 def too_long(path: str) -> set[str]:

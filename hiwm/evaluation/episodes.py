@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from hiwm.agent import Agent
 from hiwm.data.vector import make_vector
 from hiwm.evaluation.batches import Batches
 from hiwm.evaluation.config import Box
@@ -22,6 +21,9 @@ from hiwm.observation import Observation
 from hiwm.planning.goals import Goal
 from hiwm.planning.graph.edge_memory import EdgeMemory
 from hiwm.planning.plan import Plan
+
+if TYPE_CHECKING:
+    from hiwm.agent import Agent
 
 
 def episode_seed(seed: int, task: int, episode: int) -> int:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count, repeat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 
-from hiwm.agent import Agent
 from hiwm.evaluation.batches import Batches
 from hiwm.evaluation.config import HIERARCHICAL, EvaluationConfig
 from hiwm.evaluation.episodes import run_episodes
@@ -20,15 +19,17 @@ from hiwm.evaluation.outcomes import Episodes
 from hiwm.evaluation.statistics import wilson_interval
 from hiwm.training.distributed import ALONE, Processes, barrier
 
+if TYPE_CHECKING:  # an agent can evaluate itself
+    from hiwm.agent import Agent
+
 
 def make_agents(agent: Agent, config: EvaluationConfig) -> dict[str, Agent]:
     """The hierarchical agent and its baselines, which share its levels and get `baseline_budget` times its planning budget."""
     agents = {HIERARCHICAL: agent}
-    parts = agent.hierarchy, agent.heads, agent.graphs
     for name in config.baselines:
         try:
             planner, levels = config.planner_of(name, agent.config, len(agent.hierarchy))
-            agents[name] = Agent(*parts, planner, agent.spec, levels, agent.seed, agent.allow)
+            agents[name] = agent.variant(planner, levels)
         except ValueError as error:
             raise ValueError(f"evaluation.baselines.{name}: {error}") from error
     for name, each in agents.items():

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hiwm.agent import Agent
 from hiwm.build import build_as
 from hiwm.evaluation.config import Box, EvaluationConfig
 from hiwm.observation import Observation
 from hiwm.planning.goals import Goal, KeepOut
+
+if TYPE_CHECKING:
+    from hiwm.agent import Agent
 
 
 def make_goal(agent: Agent, config: EvaluationConfig, name: str, observation: Observation) -> Observation | Goal:

@@ -246,7 +246,7 @@ class Delivery(threading.Thread):
             with _without("RESOURCE_ALREADY_EXISTS"):
                 self.client.create_registered_model(name)
             source = f"{self.client.get_run(run).info.artifact_uri}/{artifact}"
-            self.client.create_model_version(name, source, run, tags=dict(tags))
+            self.client.create_model_version(name, source, run, tags=dict(tags), await_creation_for=None)
         except MlflowException as error:
             if error.error_code not in (*REFUSED, "FEATURE_DISABLED"):
                 raise
