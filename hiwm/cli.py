@@ -20,7 +20,7 @@ COMMANDS = {
     "report": ("hiwm.analysis.report:report", "write report.html: learning curves, success rates, pictures of plans"),
     "run": ("", "collect, train, evaluate and report"),
 }
-VERBS = [*COMMANDS, "ablate", "data", "levels", "mlflow"]
+VERBS = [*COMMANDS, "ablate", "compare", "data", "levels", "mlflow"]
 MULTIRUN = {"-m", "--multirun"}
 LEVELS = "`hiwm levels [root=runs]`, `hiwm levels show <fingerprint>` or `hiwm levels prune [--yes]`"
 MLFLOW = "`hiwm mlflow [root=runs]` or `hiwm mlflow sync <folder>`"
@@ -46,6 +46,7 @@ usage: hiwm <command> [experiment=<name>] [key=value ...]
 commands:
 {commands}
   ablate    compare variants in one command: ablation=<name> [--dry-run] [key=value ...]
+  compare   compare finished runs on one page: runs/<experiment> runs/<experiment>/seed1 ...
   data      check, show or convert a dataset; see `hiwm data --help`
   levels    list the trained levels that experiments share; `show <fingerprint>` one, `prune` those that no run has
   mlflow    open MLflow's interface on all runs; `sync <folder>` delivers what the server of MLflow has missed of one
@@ -128,6 +129,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _data(overrides)
     if command == "ablate":
         return _guarded(command, lambda: _ablate(overrides))
+    if command == "compare":
+        return _guarded(command, lambda: _compare(overrides))
     if command == "levels":
         return _guarded(command, lambda: _levels(overrides))
     if command not in COMMANDS:
@@ -181,6 +184,17 @@ def _ablate(arguments: list[str]) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     (ablate,) = _imported("hiwm.analysis.ablation:ablate")
     ablate(arguments)
+    return 0
+
+
+def _compare(arguments: list[str]) -> int:
+    """Run `hiwm compare RUN RUN ... ['allow=[my_module]']`."""
+    import yaml
+
+    sys.path.insert(0, "")
+    given = [argument.removeprefix("allow=") for argument in arguments if argument.startswith("allow=")]
+    (compare,) = _imported("hiwm.analysis.compare:compare")
+    compare([a for a in arguments if not a.startswith("allow=")], yaml.safe_load(given[-1]) if given else [])
     return 0
 
 

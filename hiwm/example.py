@@ -1,0 +1,66 @@
+"""A small trained experiment that ships with hiwm: `experiment=example`, with its dataset, levels and results."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from hiwm.agent import CONFIG, HIERARCHY, Agent, load_agent
+from hiwm.files import LEVELS, read_yaml, write_yaml
+from hiwm.hierarchy import load_specs
+from hiwm.training.checkpoint import METRICS, WEIGHTS
+
+NAME = "example"  # of the experiment
+FOLDER = "example_run"  # in the package
+SHIPPED = ("config.yaml", "levels.json", "evaluation.json", "evaluation.npz", HIERARCHY)  # of the run
+SHIPPED_OF_LEVEL = (METRICS, "history.jsonl", "level.yaml")  # the weights are in the hierarchy
+
+
+def load_example(root: str | Path = "runs") -> Agent:
+    """The agent of the experiment that ships with hiwm.
+
+    Args:
+        root: folder of results. The experiment is copied to `<root>/example/`, its dataset and levels beside it, unless it is there;
+            every command and notebook can then use it, for instance `hiwm report experiment=example`.
+    """
+    run = Path(root) / NAME
+    if not (run / CONFIG).exists():
+        with as_file(files("hiwm") / FOLDER) as shipped:
+            _copy(shipped, Path(root))
+    return load_agent(run)
+
+
+def _copy(shipped: Path, root: Path) -> None:
+    """Put the shipped files where the commands expect them."""
+    dataset = Path("datasets") / f"{NAME}.h5"
+    for folder in (LEVELS, NAME, dataset.parent):
+        shutil.copytree(shipped / folder, root / folder, dirs_exist_ok=True)
+    run = root / NAME
+    for k, spec in enumerate(load_specs(run / HIERARCHY)):
+        shutil.copy(run / HIERARCHY / f"level{k}.safetensors", root / LEVELS / spec.fingerprint / WEIGHTS)
+    for path in (run / HIERARCHY / CONFIG, run / CONFIG):  # the last one says that all is there
+        config = read_yaml(path)
+        config["dataset"]["path"] = str(root / dataset)
+        write_yaml(path, {**config, "root": str(root)})
+
+
+def ship(root: Path) -> None:
+    """Put a finished `experiment=example` into the package, with the files that `load_example` needs."""
+    home = Path(__file__).parent / FOLDER
+    shutil.rmtree(home, ignore_errors=True)
+    (home / NAME).mkdir(parents=True)
+    for name in SHIPPED:
+        path = root / NAME / name
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, home / NAME / name)
+    for spec in load_specs(root / NAME / HIERARCHY):
+        (home / LEVELS / spec.fingerprint).mkdir(parents=True)
+        for name in SHIPPED_OF_LEVEL:
+            shutil.copy(root / LEVELS / spec.fingerprint / name, home / LEVELS / spec.fingerprint / name)
+    (home / "datasets").mkdir()
+    shutil.copy(root / "datasets" / f"{NAME}.h5", home / "datasets")
+
+
+if __name__ == "__main__":
+    ship(Path(sys.argv[1]))
