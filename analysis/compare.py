@@ -17,13 +17,14 @@ from matplotlib.figure import Figure
 
 from hiwm.agent import CONFIG, HIERARCHY, Agent, load_agent
 from hiwm.analysis.figures import HEALTH_RANGE
-from hiwm.analysis.report import load_history
-from hiwm.analysis.similarity import draw_similarity, linear_cka
+from hiwm.analysis.history import load_history
+from hiwm.analysis.page import assets
+from hiwm.analysis.similarity import draw_cka, linear_cka
 from hiwm.console import say
 from hiwm.data.store import open_dataset
 from hiwm.evaluation.config import HIERARCHICAL
 from hiwm.evaluation.results import read_results
-from hiwm.evaluation.statistics import bootstrap_interval, solved_episodes
+from hiwm.evaluation.statistics import bootstrap_interval, outcomes_of
 from hiwm.files import read_yaml
 from hiwm.training.checkpoint import load_metrics
 from hiwm.training.diagnostics.runner import SHIPPED
@@ -72,10 +73,11 @@ def compare(folders: Sequence[str], allow: Sequence[str] = ()) -> Path:
     success.to_csv(home / "success.csv", index=False)
     health.to_csv(home / "levels.csv", index=False)
     names, similarity = compare_latents(runs)
-    figures = {"curves": draw_curves(runs), "similarity": draw_similarity(similarity, names)}
+    figures = {"curves": draw_curves(runs), "similarity": draw_cka({"all levels of all runs": similarity}, names)}
     page = Template(files("hiwm.analysis").joinpath("compare.html").read_text(), autoescape=True).render(
-        runs=runs, success=success, health=health, diagnostics=list(SHIPPED), paired=_are_paired(runs),
-        figures={name: _inline(figure) for name, figure in figures.items()},
+        runs=runs, success=success.to_dict("records"), levels=health.replace({np.nan: None}).to_dict("records"),
+        diagnostics=list(SHIPPED), paired=_are_paired(runs), headline=in_words(success),
+        figures={name: _inline(figure) for name, figure in figures.items()}, **assets(),
     )  # fmt: skip
     path = home / "index.html"
     path.write_text(page)
@@ -107,7 +109,7 @@ def _are_paired(runs: Sequence[FinishedRun]) -> bool:
         (
             run.config["environment"],
             run.results["protocol"]["seed"],
-            solved_episodes(run.results["agents"][HIERARCHICAL]).shape,
+            outcomes_of([run.results["agents"][HIERARCHICAL]]).shape,
         )
         if run.results
         else None
@@ -123,7 +125,7 @@ def compare_success(runs: Sequence[FinishedRun]) -> pd.DataFrame:
         if run.results is None:
             continue
         numbers = run.results["agents"][HIERARCHICAL]
-        solved = solved_episodes(numbers)[None]  # one seed
+        solved = outcomes_of([numbers])
         reference = solved if reference is None else reference
         low, high = bootstrap_interval(solved)
         row = {"run": run.label, "success": 100 * solved.mean(), "low": 100 * low, "high": 100 * high}
@@ -138,6 +140,22 @@ def compare_success(runs: Sequence[FinishedRun]) -> pd.DataFrame:
         row |= {"episodes": numbers["episodes"], "steps": steps, "plan_ms": numbers["plan_ms"]["mean"]}
         rows.append(row | {name: numbers[name] for name in ("predictor_calls", "other_calls")})
     return pd.DataFrame(rows)
+
+
+def in_words(success: pd.DataFrame) -> str:
+    """How the other runs compare with the first one."""
+    if len(success) < 2 or "difference" not in success:
+        return "The runs were not evaluated on the same starts and goals, so their success is not compared."
+    said = []
+    for _, row in success.iloc[1:].iterrows():
+        beyond = row["difference_low"] > 0 or row["difference_high"] < 0
+        more = "more" if row["difference"] > 0 else "less"
+        said.append(
+            f"{row['run']} succeeds {abs(row['difference']):.0f} percentage points {more} often than {success['run'].iloc[0]} "
+            f"(95 % interval {row['difference_low']:+.0f} to {row['difference_high']:+.0f})"
+            + ("" if beyond else ", which chance can explain")
+        )
+    return "; ".join(said) + "."
 
 
 def compare_levels(runs: Sequence[FinishedRun]) -> pd.DataFrame:

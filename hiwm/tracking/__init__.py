@@ -59,6 +59,9 @@ class Run(Protocol):
             rows: how many it has.
         """
 
+    def adopt(self, folder: Path) -> None:
+        """Put the run of another experiment's folder below this one."""
+
     def finish(self, status: str = "FINISHED") -> None:
         """End the run with a status of MLflow: FINISHED, FAILED or KILLED."""
 
@@ -125,6 +128,8 @@ class NoRun:
     def model(self, path: Path, name: str, tags: Mapping[str, str]) -> None: ...
 
     def dataset(self, name: str, digest: str, source: str, rows: int) -> None: ...
+
+    def adopt(self, folder: Path) -> None: ...
 
     def finish(self, status: str = "FINISHED") -> None: ...
 
@@ -205,6 +210,9 @@ class BufferedMLflowRun:
 
     def dataset(self, name: str, digest: str, source: str, rows: int) -> None:
         self.buffer.dataset(self.run, name, digest, source, rows)
+
+    def adopt(self, folder: Path) -> None:
+        self.buffer.adopt(self.run, folder)
 
     def finish(self, status: str = "FINISHED") -> None:
         self.buffer.status(self.run, status)

@@ -78,6 +78,9 @@ class Buffer:
     def dataset(self, run: str, name: str, digest: str, source: str, rows: int) -> None:
         self._append(run, "dataset", name=name, digest=digest, source=source, rows=rows)
 
+    def adopt(self, run: str, folder: Path) -> None:
+        self._append(run, "adopt", path=os.path.relpath(folder, self.path.parent))
+
     def status(self, run: str, status: str) -> None:
         self._append(run, "status", status=status)
 

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
-from hiwm.disk import replacing
+from hiwm.disk import read_json_lines, replacing
 from hiwm.files import LEVELS
 from hiwm.locks import locked
 from hiwm.tracking.buffer import BUFFER
@@ -166,6 +166,8 @@ class Delivery(threading.Thread):
             wanted = [first["run"], first["path"]]
             wanted += [{"name": first["name"], "tags": first["tags"]}] if first["kind"] == "model" else []
             self._note(artifacts=[x for x in self.state["artifacts"] if x != wanted] + [wanted])
+        elif first["kind"] == "adopt":
+            self.client.set_tag(self._run_of(self.folder / first["path"]), "mlflow.parentRunId", run)
         elif first["kind"] == "dataset":
             self.client.log_inputs(run, [_dataset(first)])  # once for each digest
         elif first["kind"] == "status" and first["status"] == "RUNNING":
@@ -234,6 +236,15 @@ class Delivery(threading.Thread):
             self.client.log_artifacts(run, str(path), path.name)
         elif path.exists():  # a later command may have removed it
             self.client.log_artifact(run, str(path))
+
+    def _run_of(self, folder: Path) -> str:
+        """Id on the server of the run of another experiment's folder; it must be there already."""
+        delivered = _read(folder / DELIVERED).get(self.where, {}).get("runs", {})
+        records = read_json_lines(folder / BUFFER) if (folder / BUFFER).exists() else ()
+        runs = [delivered.get(each["run"]) for each in records if each["kind"] == "run" and each["parent"] is None]
+        if not runs or runs[0] is None:
+            raise ValueError(f"{folder} is not delivered yet; run `hiwm mlflow sync {folder}` first")
+        return runs[0]
 
     def _register(self, run: str, artifact: str, name: str, tags: Mapping[str, str]) -> None:
         """Make the artefact a version of a registered model, unless it is one or the server has no registry."""
