@@ -112,7 +112,8 @@ def _scene(config: Config, agent: Agent, dataset: Trajectories, evaluated: bool)
         environment: Any = environment_of(config)()
         walls = getattr(environment, "walls", [])  # optional in the contract of hiwm.envs
         environment.close()
-    labels = ["x (world units)", "y (world units)"] if walls else _numbers(dataset, config.state)
+    labels = _numbers(dataset, config.state)
+    labels[: 2 if walls else 0] = ["x (world units)", "y (world units)"] if walls else []
     agents = make_agents(agent, config.evaluation) if evaluated else {}
     planners = {name: each.planner for name, each in agents.items()}
     graphs = {name: each.top for name, each in planners.items() if isinstance(each.navigator, GraphNavigator)}
