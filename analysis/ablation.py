@@ -20,6 +20,7 @@ from hiwm.console import say
 from hiwm.data.store import open_dataset
 from hiwm.evaluation.config import HIERARCHICAL, EvaluationConfig
 from hiwm.evaluation.results import read_results
+from hiwm.evaluation.statistics import bootstrap_interval, outcomes_of
 from hiwm.experiment import collect, evaluate, train
 from hiwm.files import read_yaml
 from hiwm.settings import Settings
@@ -28,7 +29,6 @@ from hiwm.training.checkpoint import METRICS
 from hiwm.training.specs import level_fingerprints, training_of
 from hiwm.validate import check
 
-RESAMPLES = 2000
 INK, QUIET = "#0072b2", "#8a8f98"
 
 
@@ -184,11 +184,11 @@ def compare(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     for cell in cells:
         results = read_results(cell.config.folder / f"{cell.config.evaluation.name}.json")
         variants.setdefault(cell.variant, []).append(results["agents"][HIERARCHICAL])
-    outcomes = {name: _outcomes(agents) for name, agents in variants.items()}
+    outcomes = {name: outcomes_of(agents) for name, agents in variants.items()}
     reference, rows = next(iter(outcomes.values())), []
     for name, agents in variants.items():
-        low, high = interval(outcomes[name])
-        less, more = interval(outcomes[name] - reference)
+        low, high = bootstrap_interval(outcomes[name])
+        less, more = bootstrap_interval(outcomes[name] - reference)
         steps = [agent["steps"]["mean"] for agent in agents if agent["steps"]]
         rows.append({
             "variant": name,
@@ -206,24 +206,6 @@ def compare(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             "plan_ms": float(np.mean([agent["plan_ms"]["mean"] for agent in agents])),
         })  # fmt: skip
     return rows
-
-
-def _outcomes(agents: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Success of every seed, task and episode, (seeds, tasks, episodes)."""
-    return np.array([[task["solved"] for task in agent["per_task"].values()] for agent in agents], float)
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean of values (seeds, tasks, episodes) by a stratified bootstrap."""
-    seeds, tasks, episodes = values.shape
-    rng = np.random.default_rng(0)
-    means = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        seed = rng.integers(seeds, size=seeds)[:, None, None]
-        episode = rng.integers(episodes, size=(seeds, tasks, episodes))
-        means[i] = values[seed, np.arange(tasks)[None, :, None], episode].mean()
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def in_words(results: pd.DataFrame) -> pd.DataFrame:

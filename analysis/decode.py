@@ -30,17 +30,25 @@ class StateDecoder:
         seed: seed of the sample.
     """
 
-    def __init__(self, agent: Agent, dataset: Trajectories, state: list[str], seed: int = 0) -> None:
+    def __init__(self, agent: Agent, dataset: Trajectories, state: Sequence[str], seed: int = 0) -> None:
         total = dataset.num_steps
-        rows = np.sort(np.random.default_rng(seed).choice(total, min(BANK, total), replace=False))
-        self.latents = agent.hierarchy.encode_many({name: dataset.column(name) for name in agent.inputs}, rows)
-        self.states = JoinedColumn([dataset.column(name) for name in state], DRAWN)[rows]
+        #: rows of the states in the dataset, (M,)
+        self.rows = np.sort(np.random.default_rng(seed).choice(total, min(BANK, total), replace=False))
+        self.latents = agent.hierarchy.encode_many({name: dataset.column(name) for name in agent.inputs}, self.rows)
+        self.states = JoinedColumn([dataset.column(name) for name in state], DRAWN)[self.rows]
 
     def decode(self, level: int, latent: np.ndarray | Tensor) -> np.ndarray:
         """(N, D of the level) -> states (N, C)."""
+        return self.states[self.nearest(level, latent)[0]]
+
+    def nearest(self, level: int, latent: np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the nearest states to latents (N, D of the level), (N,), and the distances of their latents, (N,)."""
         wanted = torch.as_tensor(latent, dtype=torch.float32)
-        nearest = [torch.cdist(block, self.latents[level]).argmin(1) for block in wanted.split(128)]
-        return self.states[torch.cat(nearest).numpy()]
+        found = [torch.cdist(block, self.latents[level]).min(1) for block in wanted.split(128)]
+        if not found:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        distance, index = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+        return index, distance
 
 
 def states_at(dataset: Trajectories, state: list[str], rows: np.ndarray) -> np.ndarray:

@@ -12,20 +12,24 @@ from typing import Any
 
 import torch
 from jinja2 import Template
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from plotly.offline import get_plotlyjs
 
 import hiwm
 from hiwm.agent import Agent, load_agent
 from hiwm.analysis import figures
-from hiwm.analysis.decode import StateDecoder, frame_decoder, predicted_frames, states_at
+from hiwm.analysis.decode import frame_decoder, predicted_frames, states_at
 from hiwm.analysis.probes import distance_correlation, what_is_kept
 from hiwm.analysis.uncertainty import calibration_curves, summary
+from hiwm.analysis.verdict import comparisons, headline
+from hiwm.analysis.viewer import LIMIT, Scene, view
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
 from hiwm.data.store import Trajectories, open_dataset
 from hiwm.environment import environment_of
-from hiwm.evaluation.evaluate import HIERARCHICAL, make_agents
+from hiwm.evaluation.evaluate import make_agents
 from hiwm.evaluation.outcomes import Trace
 from hiwm.evaluation.results import read_results
 from hiwm.evaluation.traces import load_traces
@@ -42,6 +46,7 @@ from hiwm.validate import check_trained
 
 KEPT = "kept.json"  # column of the true state -> R2 from each level
 MISSING = "–"  # noqa: RUF001
+NO_EPISODES = "The recorded episodes are of an older version of hiwm. Remove the results of the evaluation, and `hiwm evaluate` records new ones."
 
 
 @exclusive
@@ -61,24 +66,23 @@ def report(config: Config) -> Path:
     kept = what_is_kept(agent, dataset)
     (config.folder / KEPT).write_text(json.dumps(kept, indent=1))
     traces = {} if evaluation is None else load_traces(config.folder / f"{config.evaluation.name}.npz")
+    scene = _scene(config, agent, dataset, evaluated=evaluation is not None)
     folder = config.folder / "figures"
     folder.mkdir(exist_ok=True)
     with rc_context({"text.parse_math": False}):  # a "$" in a name is no formula
-        drawn = _draw(config, agent, dataset, evaluation, traces, diagnostics)
+        drawn = _draw(config, agent, dataset, evaluation, traces, diagnostics, scene)
         for name, figure in drawn.items():
             figure.savefig(folder / f"{name}.png", dpi=130)
-    page = Template(files("hiwm.analysis").joinpath("report.html").read_text(), autoescape=True).render(
+    values = dict(
         title=config.folder.name,
         environment=", ".join(str(value).rpartition(".")[2] for value in config.environment.values() if value)
         or "a dataset",
         seed=config.seed,
         version=hiwm.__version__,
         machine=evaluation["machine"] if evaluation else "",
-        agents=evaluation["agents"] if evaluation else None,
-        headline=_headline(evaluation["agents"]) if evaluation else "",
-        best=max(numbers["success"] for numbers in evaluation["agents"].values()) or None if evaluation else None,
+        acts=bool(config.environment["_target_"]),
+        **(_result(evaluation["agents"]) if evaluation else {}),
         protocol=_protocol(config),
-        reasons={trace.task: moments(trace.why) for trace in traces.get(HIERARCHICAL, []) if trace.why},
         levels=levels,
         kept=kept,
         read=_read(agent, dataset),
@@ -93,7 +97,7 @@ def report(config: Config) -> Path:
         config=read_text(config.folder / "config.yaml"),
     )
     path = config.folder / "report.html"
-    path.write_text(page)
+    path.write_text(_page(values, traces, scene))
     with make_tracker(config) as tracker:
         tracker.parent().artifact(path)
         tracker.parent().artifact(folder)
@@ -101,9 +105,44 @@ def report(config: Config) -> Path:
     return path
 
 
-def moments(why: Sequence[str]) -> list[str]:
-    """The first, the middle and the last plan of an episode; fewer if there are fewer."""
-    return [why[i] for i in sorted({0, len(why) // 2, len(why) - 1})]
+def _scene(config: Config, agent: Agent, dataset: Trajectories, evaluated: bool) -> Scene:
+    """The scene of an experiment."""
+    walls: Sequence[figures.Wall] = []
+    if config.environment["_target_"]:
+        environment: Any = environment_of(config)()
+        walls = getattr(environment, "walls", [])  # optional in the contract of hiwm.envs
+        environment.close()
+    labels = _numbers(dataset, config.state)
+    labels[: 2 if walls else 0] = ["x (world units)", "y (world units)"] if walls else []
+    agents = make_agents(agent, config.evaluation) if evaluated else {}
+    planners = {name: each.planner for name, each in agents.items()}
+    graphs = {name: each.top for name, each in planners.items() if isinstance(each.navigator, GraphNavigator)}
+    return Scene(agent, dataset, config.state, walls, labels, graphs)
+
+
+def _page(values: Mapping[str, Any], traces: Mapping[str, Sequence[Trace]], scene: Scene) -> str:
+    """The page, with as many recorded episodes as fit into it."""
+    parts = {
+        name: Markup(files("hiwm.analysis").joinpath(file).read_text())
+        for name, file in (("viewer_css", "viewer.css"), ("viewer_js", "viewer.js"), ("viewer_html", "viewer.html"), ("theme_js", "theme.js"))
+    }  # fmt: skip
+    parts["plotly_js"] = Markup(get_plotlyjs()) if traces else Markup()
+    template = Template(files("hiwm.analysis").joinpath("report.html").read_text(), autoescape=True)
+    empty = {"head": "", "tables": "", "frames": "", "episodes": [], "left_out": []}
+    bare = template.render(**values, **parts, viewer=empty if traces else None, no_episodes=NO_EPISODES)
+    if not traces:
+        return bare
+    shown = view(traces, scene, LIMIT - len(bare.encode()))
+    marked = {name: [Markup(each) for each in part] if name == "episodes" else part for name, part in shown.items()}
+    marked |= {name: Markup(shown[name]) for name in ("head", "tables", "frames")}
+    return template.render(**values, **parts, viewer=marked)
+
+
+def _result(agents: Mapping[str, Any]) -> dict[str, Any]:
+    """What the first screen says."""
+    found = comparisons(agents)
+    best = max(numbers["success"] for numbers in agents.values())
+    return {"agents": agents, "headline": headline(agents, found), "comparisons": found, "best": best or None}
 
 
 def _draw(
@@ -113,6 +152,7 @@ def _draw(
     evaluation: Any,
     traces: Mapping[str, Sequence[Trace]],
     diagnostics: Diagnostics,
+    scene: Scene,
 ) -> dict[str, Figure]:
     drawn: dict[str, Figure] = {}
     histories = {k: _history(config, agent, k) for k in range(len(agent.hierarchy))}
@@ -123,25 +163,14 @@ def _draw(
     if frame_decoder(agent.hierarchy.levels[0]) is not None:
         drawn["frames"] = figures.frames(predicted_frames(agent, dataset.split(config.dataset.validation)[1]))
     where = [states_at(dataset, config.state, graph.data.row.numpy()) for graph in agent.graphs]
-    walls = []
-    if config.environment["_target_"]:
-        environment: Any = environment_of(config)()
-        walls = getattr(environment, "walls", [])  # optional in the contract of hiwm.envs
-        environment.close()
-    on_map = where[0].shape[1] >= 2
-    labels = ["x (world units)", "y (world units)"] if walls else _numbers(dataset, config.state)
-    if on_map:
-        drawn["landmarks"] = figures.landmark_graphs(agent.graphs, where, walls, labels)
+    on_map = len(scene.labels) >= 2
+    if on_map and where:
+        drawn["landmarks"] = figures.landmark_graphs(agent.graphs, where, scene.walls, scene.labels)
     if evaluation is not None:
         drawn["success"] = figures.success_bars(evaluation["agents"])
-        if on_map:
-            graphs = {}
-            for name, planned in make_agents(agent, config.evaluation).items():
-                if isinstance(navigator := planned.planner.navigator, GraphNavigator):
-                    graphs[name] = (navigator.graph, where[planned.planner.top])
-            drawn["episodes"] = figures.episodes(
-                traces, StateDecoder(agent, dataset, config.state), graphs, walls, labels
-            )
+        if on_map and traces:
+            graphs = {name: (agent.graphs[level], where[level]) for name, level in scene.graphs.items()}
+            drawn["episodes"] = figures.episodes(traces, scene.decoder, graphs, scene.walls, scene.labels)
     return drawn
 
 
@@ -231,26 +260,6 @@ def _record(line: str) -> dict[str, Any] | None:
         return None
     numbers = isinstance(record, dict) and all(isinstance(value, (int, float)) for value in record.values())
     return record if numbers and isinstance(record.get("step"), int) else None
-
-
-def _headline(agents: dict[str, Any]) -> str:
-    def rate(name: str) -> str:
-        numbers = agents[name]
-        low, high = numbers["interval"]
-        return f"{100 * numbers['success']:.1f} % [{100 * low:.0f}, {100 * high:.0f}] of {numbers['episodes']} episodes"
-
-    whole = agents[HIERARCHICAL]
-    sentence = (
-        f"The hierarchy succeeds in {rate(HIERARCHICAL)}, with {whole['predictor_calls']:.0f} predictor calls and "
-        f"{whole['other_calls']:.0f} passes through other networks per environment step."
-    )
-    others = [
-        f"{name} {rate(name)} ({numbers['predictor_calls'] / whole['predictor_calls']:.2f} times its predictor calls, "
-        f"{numbers['other_calls']:.0f} other passes)"
-        for name, numbers in agents.items()
-        if name != HIERARCHICAL
-    ]
-    return f"{sentence} Baselines: {', '.join(others)}." if others else sentence
 
 
 def _protocol(config: Config) -> str:

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import yaml
 
-from hiwm.analysis.ablation import find, interval, make_cells, shipped
+from hiwm.analysis.ablation import find, make_cells, shipped
 from hiwm.cli import main
 
 
@@ -79,25 +79,3 @@ def test_unknown_ablations_are_refused(capsys):
     assert main(["ablate", "ablation=dept"]) == 2
     assert "ablation is 'dept'; expected one of depth, inverse" in capsys.readouterr().err
     assert main(["ablate"]) == 2
-
-
-def test_intervals_cover_the_mean_as_often_as_they_say():
-    """Seeds and episodes both vary; with three seeds a bootstrap covers a little less than its nominal 95 %."""
-    rng, covered = np.random.default_rng(0), []
-    for _ in range(60):
-        chance = np.clip(0.6 + 0.1 * rng.normal(size=(10, 1, 1)), 0, 1)
-        values = (rng.random((10, 5, 10)) < chance).astype(float)
-        low, high = interval(values)
-        covered.append(low <= 0.6 <= high)
-    assert 0.85 <= np.mean(covered) <= 1
-    assert interval(np.ones((2, 3, 4))) == (1, 1)
-
-
-def test_differences_of_paired_episodes_are_narrower():
-    rng = np.random.default_rng(0)
-    easy = rng.random((2, 5, 20)) < rng.random((1, 5, 20))
-    better = easy | (rng.random((2, 5, 20)) < 0.1)
-    low, high = interval(better.astype(float) - easy)
-    alone = interval(better.astype(float))
-    assert high - low < alone[1] - alone[0]
-    assert low > 0

@@ -102,7 +102,11 @@ def kinds(copied, config) -> dict[str, Kind]:
 
     def traces() -> Any:
         found = load_traces(folder / "evaluation.npz")
-        return {(name, t.task): (t.states.tolist(), t.why, t.success) for name, of in found.items() for t in of}
+        return {
+            (name, t.task, t.episode): (t.states.tolist(), t.explain(0), t.success, [x.tolist() for x in t.subgoals])
+            for name, of in found.items()
+            for t in of
+        }
 
     files = {name: Kind(home / name, lambda: acted(home)) for name in (
         "hierarchy.yaml", "agent.yaml", "level0.safetensors", "level2.safetensors", "graph1.safetensors",

@@ -16,7 +16,8 @@ from gymnasium.vector import VectorEnv
 from hiwm.data.vector import make_vector
 from hiwm.evaluation.batches import Batches
 from hiwm.evaluation.config import Box
-from hiwm.evaluation.outcomes import Episodes, Trace
+from hiwm.evaluation.outcomes import Episodes, first_and_failed
+from hiwm.evaluation.recording import Recorder
 from hiwm.observation import Observation
 from hiwm.planning.goals import Goal
 from hiwm.planning.graph.edge_memory import EdgeMemory
@@ -80,9 +81,11 @@ def run_episodes(
             learned = _EdgeMemoryFile(agent.edge_memory, edge_memory, name, "" if done is None else done.folder.name)
             if batch is None:
                 learned.load()
+                # a later failure of the task is not the first
+                recorded = numbers[0] == 0 or all(trace.success for trace in outcome.traces if trace.task == task)
                 batch = _run_batch(
                     agent, envs(), task, numbers,
-                    max_steps=max_steps, seed=seed, state=state, make_goal=make_goal, forbidden=forbidden,
+                    max_steps=max_steps, seed=seed, state=state if recorded else None, make_goal=make_goal, forbidden=forbidden,
                 )  # fmt: skip
                 learned.save()
                 if done is not None:
@@ -90,6 +93,7 @@ def run_episodes(
             learned.commit()
             outcome += batch
             report(len(outcome.success), sum(outcome.success), total)
+    outcome.traces = first_and_failed(outcome.traces)
     return outcome
 
 
@@ -135,26 +139,26 @@ def _run_batch(
     *,
     max_steps: int,
     seed: int,
-    state: Sequence[str],
+    state: Sequence[str] | None,
     make_goal: Callable[[Observation], Observation | Goal],
     forbidden: Box | None,
 ) -> Episodes:
-    """Run the episodes with these numbers of one task together."""
+    """Run the episodes with these numbers of one task together; without `state`, none is recorded."""
     outcome = Episodes(task=[task] * len(numbers))
     observations, goals = _reset(envs, task, numbers, seed)
     agent.reset(make_goal(goals), episodes=[episode_seed(seed, task, e) for e in numbers])
-    recorder = _Recorder(state) if numbers[0] == 0 else None
+    recorder = None if state is None else Recorder(agent, state, len(numbers), max_steps)
     running = np.arange(len(numbers))
     success = np.zeros(len(numbers), bool)
     steps = np.full(len(numbers), max_steps)
     inside = np.zeros(len(numbers), int)
     actions = np.zeros((envs.num_envs, *agent.action_shape), agent.action_dtype)
     for step in range(max_steps):
-        actions[running] = agent.act(_rows(observations, running))
+        seen = _rows(observations, running)
+        actions[running] = agent.act(seen)
         _count(outcome, agent.plan, len(running))
-        record = recorder if running[0] == 0 else None  # the first episode has not ended
-        if record is not None:
-            record.plan(observations, agent.plan, step)
+        if recorder is not None:
+            recorder.step(step, running, seen, agent.plan)
         observations, _, _, _, infos = envs.step(actions)
         if forbidden is not None:
             inside[running] += forbidden.holds(_states(_rows(observations, running), agent.spec.goal))
@@ -162,8 +166,8 @@ def _run_batch(
         # where no environment reports it
         arrived = np.asarray(infos.get("success", np.zeros(envs.num_envs)))[running] > 0
         success[running[arrived]] = True
-        if record is not None and arrived[0]:
-            record.state(observations)
+        if recorder is not None and arrived.any():
+            recorder.arrive(step + 1, running[arrived], _rows(observations, running[arrived]))
         over = arrived | np.asarray(infos["ended"])[running]
         if over.any():
             steps[running[over]] = step + 1
@@ -175,7 +179,7 @@ def _run_batch(
     if forbidden is not None:
         outcome.inside = inside.tolist()
     if recorder is not None:
-        outcome.traces = [recorder.trace(task, bool(success[0]), goals)]
+        outcome.traces = recorder.traces(task, numbers, goals)
     return outcome
 
 
@@ -196,43 +200,6 @@ def _count(outcome: Episodes, plan: Plan, episodes: int) -> None:
     outcome.planned.append(episodes)
     outcome.predictor_calls += plan.predictor_calls * episodes
     outcome.other_calls += plan.other_calls * episodes
-
-
-class _Recorder:
-    """Records the first episode of a batch.
-
-    Args:
-        state: names of the observations that form the true state.
-    """
-
-    def __init__(self, state: Sequence[str]) -> None:
-        self.columns = state
-        self.sizes: dict[str, int] = {}  # of the columns, where observations have several
-        self.states: list[np.ndarray] = []
-        self.subgoals: list[list[np.ndarray]] = []
-        self.why: list[str] = []
-
-    def state(self, observations: Observation) -> None:
-        if isinstance(observations, Mapping):
-            self.sizes = {name: observations[name][0].size for name in self.columns}
-        self.states.append(_states(observations, self.columns)[0])
-
-    def plan(self, observations: Observation, plan: Plan, step: int) -> None:
-        self.state(observations)
-        self.subgoals.append([level.subgoal[0].cpu().numpy() for level in plan.levels])
-        if plan.levels[-1].planned_at == step:
-            self.why.append(plan.explain(0))
-
-    def trace(self, task: int, success: bool, goals: Observation) -> Trace:
-        subgoals = [np.stack(level) for level in zip(*self.subgoals, strict=True)]
-        return Trace(task, success, np.stack(self.states), self._goal(goals), subgoals, self.why)
-
-    def _goal(self, goals: Observation) -> np.ndarray:
-        """State of the goal, (C,), with NaN in the columns that goals do not have."""
-        if isinstance(goals, Mapping):
-            unknown = {name: np.full((1, size), np.nan) for name, size in self.sizes.items()}
-            goals = {name: goals[name][:1] if name in goals else unknown[name] for name in self.columns}
-        return _states(goals, self.columns)[0]
 
 
 def _states(observations: Observation, state: Sequence[str]) -> np.ndarray:

@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class LevelTrace:
+    """What one level did in a recorded episode: P plans, oldest first.
+
+    Args:
+        target_level: the level in whose latent space the targets lie.
+        period: environment steps in one step of the level.
+        step_length: typical length of one step of the level, in its latent space.
+        latents: latents of the level that the episode was in, at the steps `Trace.seen`, (T', D).
+        parts: names of the parts of a cost.
+        plans: quantity -> (P, ...), see `hiwm.evaluation.recording.level_trace`; NaN, or -1 in whole numbers, where a plan has none.
+        why: each plan in words, (P,).
+    """
+
+    target_level: int
+    period: int
+    step_length: float
+    latents: np.ndarray
+    parts: list[str]
+    plans: dict[str, np.ndarray]
+    why: list[str]
+
+    def plan_at(self, steps: np.ndarray) -> np.ndarray:
+        """Indices of the plans that the level follows at some environment steps, (N,) -> (N,)."""
+        return np.searchsorted(self.plans["step"], steps, "right") - 1
 
 
 @dataclass(frozen=True)
@@ -13,20 +41,54 @@ class Trace:
 
     Args:
         task: number of the task.
+        episode: number of the episode within its task, from 0.
         success: whether the episode reached its goal.
-        states: visited states, (T, C): the state columns of a dict observation, else the observation itself. The trace of
-            a successful episode ends with the state that reached the goal.
+        states: visited states, (T, C): the first numbers of the state columns of a dict observation, else of the observation
+            itself. The trace of a successful episode ends with the state that reached the goal.
         goal: state of the goal, (C,).
-        subgoals: for each level, the latent it handed down at each step, (T, D_k).
-        why: one explanation in words for each plan of the top level.
+        actions: primitive action at each step, (N, A).
+        seen: environment steps of the recorded latents, (T',).
+        levels: what each level did, bottom first.
+        frame_steps: environment steps of the frames, (F,); -1 is the goal.
+        frames: pictures of observations, (F, H, W, C), uint8; none where no input is an image.
     """
 
     task: int
+    episode: int
     success: bool
     states: np.ndarray
     goal: np.ndarray
-    subgoals: list[np.ndarray]
-    why: list[str]
+    actions: np.ndarray
+    seen: np.ndarray
+    levels: list[LevelTrace]
+    frame_steps: np.ndarray
+    frames: np.ndarray
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of the episode."""
+        return len(self.actions)
+
+    @property
+    def subgoals(self) -> list[np.ndarray]:
+        """For each level, the latent it handed down at each step, (N, D_k)."""
+        return [level.plans["subgoal"][level.plan_at(np.arange(self.steps))] for level in self.levels]
+
+    def explain(self, step: int) -> str:
+        """Why the agent acts as it does at a step: the plans of all levels, the top one first, and the action."""
+        plans = [level.why[int(level.plan_at(np.array([step]))[0])] for level in reversed(self.levels)]
+        action = ", ".join(f"{value:.3g}" for value in self.actions[step].tolist())
+        return "\n".join([*plans, f"action {action}"])
+
+
+def first_and_failed(traces: Sequence[Trace]) -> list[Trace]:
+    """Of each task the first episode and the first failure, which may be one."""
+    wanted: dict[int, dict[int, Trace]] = {}
+    for trace in sorted(traces, key=lambda trace: (trace.task, trace.episode)):
+        of_task = wanted.setdefault(trace.task, {})
+        if trace.episode == 0 or (not trace.success and all(other.success for other in of_task.values())):
+            of_task[trace.episode] = trace
+    return [trace for of_task in wanted.values() for trace in of_task.values()]
 
 
 @dataclass
@@ -43,7 +105,7 @@ class Episodes:
         predictor_calls: forward passes of the predictors, in total; see `hiwm.planning.plan.Plan`.
         other_calls: forward passes through encoders, inverse models, action priors and value heads, in total. Passes
             through the state readouts of goals are not counted.
-        traces: the first episode of each task.
+        traces: of each task the first episode and the first failure.
     """
 
     task: list[int] = field(default_factory=list)

@@ -1,7 +1,8 @@
-"""Recorded episodes on disk, for the report: states, subgoals of every level, and explanations of the plans."""
+"""Recorded episodes on disk, for the report: states, plans of every level, and their explanations."""
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,26 +10,37 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from hiwm.evaluation.outcomes import Episodes, Trace
+from hiwm.evaluation.outcomes import Episodes, LevelTrace, Trace
+
+SUCCESS = "success"
+EPISODE = re.compile(r"(.*/\d+-\d+)/((?:level\d+/)?(?:plans/)?\w+)", re.DOTALL)  # not of files of older versions
+NUMBERS = ("target_level", "period", "step_length", "latents")
+
+ARRAYS = ("states", "goal", "actions", "seen", "frame_steps", "frames")
+PLANS = "plans/"  # prefix of the quantities of plans
 
 
 def save_traces(path: Path, outcomes: Mapping[str, Episodes]) -> None:
-    """Write one npz file with the keys `<agent>/<task>/<quantity>`."""
+    """Write one npz file with the keys `<agent>/<task>-<episode>/<quantity>`, and `.../level<k>/<quantity>` of a level."""
     arrays: dict[str, np.ndarray] = {}
     for agent, outcome in outcomes.items():
         for trace in outcome.traces:
-            key = f"{agent}/{trace.task}"
-            arrays[f"{key}/success"] = np.array(trace.success)
-            arrays[f"{key}/states"] = trace.states
-            arrays[f"{key}/goal"] = trace.goal
-            arrays[f"{key}/why"] = np.array(trace.why, str)
-            for k, subgoals in enumerate(trace.subgoals):
-                arrays[f"{key}/subgoals{k}"] = subgoals
+            key = f"{agent}/{trace.task}-{trace.episode}"
+            arrays[f"{key}/{SUCCESS}"] = np.array(trace.success)
+            arrays |= {f"{key}/{name}": getattr(trace, name) for name in ARRAYS}
+            for k, level in enumerate(trace.levels):
+                arrays |= {f"{key}/level{k}/{name}": value for name, value in _level_arrays(level).items()}
     np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
+def _level_arrays(level: LevelTrace) -> dict[str, np.ndarray]:
+    plans = {PLANS + name: value for name, value in level.plans.items()}
+    texts = {"parts": np.array(level.parts, str), "why": np.array(level.why, str)}
+    return {**plans, **texts, **{name: np.array(getattr(level, name)) for name in NUMBERS}}
+
+
 def load_traces(path: Path) -> dict[str, list[Trace]]:
-    """Agent -> traces that `save_traces` wrote.
+    """Agent -> traces that `save_traces` wrote; none of a file of an older version.
 
     Raises:
         ValueError: the file is missing or damaged; the message names it.
@@ -54,16 +66,25 @@ def load_traces(path: Path) -> dict[str, list[Trace]]:
 def _load_traces(path: Path) -> dict[str, list[Trace]]:
     traces: dict[str, list[Trace]] = {}
     with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:  # closed even if numpy refuses it
-        for key in [name.removesuffix("/success") for name in file if name.endswith("/success")]:
-            agent, task = key.rsplit("/", 1)
-            num_levels = sum(name.startswith(f"{key}/subgoals") for name in file)
-            trace = Trace(
-                int(task),
-                bool(file[f"{key}/success"]),
-                file[f"{key}/states"],
-                file[f"{key}/goal"],
-                [file[f"{key}/subgoals{k}"] for k in range(num_levels)],
-                file[f"{key}/why"].tolist() if f"{key}/why" in file else [],  # older files hold no explanations
-            )
-            traces.setdefault(agent, []).append(trace)
+        names: dict[str, list[str]] = {}  # of the arrays of each episode
+        for name in file:
+            episode = EPISODE.fullmatch(name)
+            if episode is not None:
+                names.setdefault(episode[1], []).append(episode[2])
+        for key, quantities in names.items():
+            agent, number = key.rsplit("/", 1)
+            task, episode = map(int, number.split("-"))
+            found = {name: file[f"{key}/{name}"] for name in quantities}
+            levels = [_level(found, f"level{k}/") for k in range(sum(name.endswith("/why") for name in found))]
+            arrays = {name: found[name] for name in ARRAYS}
+            traces.setdefault(agent, []).append(Trace(task, episode, bool(found[SUCCESS]), levels=levels, **arrays))
     return traces
+
+
+def _level(found: Mapping[str, np.ndarray], prefix: str) -> LevelTrace:
+    own = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+    plans = {name.removeprefix(PLANS): value for name, value in own.items() if name.startswith(PLANS)}
+    return LevelTrace(
+        int(own["target_level"]), int(own["period"]), float(own["step_length"]), own["latents"],
+        own["parts"].tolist(), plans, own["why"].tolist(),
+    )  # fmt: skip

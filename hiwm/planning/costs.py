@@ -7,13 +7,15 @@ or the last, so that a detour is not taxed.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from hiwm.planning.explain.alternatives import CandidateLog
+from hiwm.planning.explain.cost_parts import FAILURES, TARGET
 from hiwm.planning.goals import Goal, broadcast_to
 from hiwm.planning.model import LevelModel
 from hiwm.planning.rollout import Rollout
@@ -90,12 +92,12 @@ class Evaluation:
     """Scores of S candidates for each of B episodes, and what they are made of.
 
     Args:
-        nearest: least cost of the target alone over the horizon, (B, S).
+        parts: name -> costs that add up, (B, S, H); the first is the cost of the target alone.
         penalty: share of the cost that is due to earlier failures, (B, S); None where nothing failed.
         scores: least total cost over the horizon, and the maximum violation up to that step or the next replan, whichever is later.
     """
 
-    nearest: Tensor
+    parts: Sequence[tuple[str, Tensor]]
     penalty: Tensor | None
     scores: Scores
 
@@ -134,18 +136,17 @@ class Evaluator:
     def in_detail(self, rollout: Rollout) -> Evaluation:
         """Scores of candidates and what they are made of; nothing is logged."""
         depth = self.constraint(rollout.latents)
-        distance = self.target.cost(rollout)
+        parts = [(TARGET, self.target.cost(rollout)), *((name, cost(rollout)) for name, cost in self.costs.items())]
         penalty = None if self.penalty is None else self.penalty(rollout)
-        total = distance
-        for cost in self.costs.values():
-            total = total + cost(rollout)
-        total = total if penalty is None else total + penalty
+        if penalty is not None:
+            parts.append((FAILURES, penalty))
+        total = reduce(torch.add, (cost for _, cost in parts))
         if penalty is None and depth is None:  # the step of the least cost is not needed
-            return Evaluation(distance.amin(-1), None, Scores(total.amin(-1)))
+            return Evaluation(parts, None, Scores(total.amin(-1)))
         least = torch.where(total.isnan(), torch.inf, total).argmin(-1, keepdim=True)  # (B, S, 1)
         violation = None
         if depth is not None:
             committed = min(self.committed, depth.shape[-1])  # a strategy may evaluate shorter plans
             violation = depth.cummax(-1).values.gather(-1, least.clamp(min=committed - 1))
         penalty = None if penalty is None else penalty.gather(-1, least).squeeze(-1)
-        return Evaluation(distance.amin(-1), penalty, Scores(total.amin(-1), violation))
+        return Evaluation(parts, penalty, Scores(total.amin(-1), violation))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from hiwm.planning.explain.alternatives import Alternatives
+from hiwm.planning.explain.cost_parts import CostParts
 from hiwm.planning.explain.graph_path import GraphPath
 from hiwm.planning.explain.outcome import SubgoalOutcome
 from hiwm.planning.explain.records import BatchRecord
@@ -34,6 +35,7 @@ class LevelPlan(BatchRecord):
         predicted: predicted latents after each action, (B, H, D).
         nearest: least cost of the target or goal alone over the horizon, (B,).
         cost: least total cost over the horizon, with the level's own costs and the failure penalty, (B,).
+        parts: the parts of `cost`.
         disagreement: variance of the predicted latents among the members of an ensemble, summed over their dimensions,
             (B, H); None for other predictors.
         penalty: share of `cost` that is due to earlier failures, (B,); None where nothing failed.
@@ -60,6 +62,7 @@ class LevelPlan(BatchRecord):
     predicted: Tensor | None = None
     nearest: Tensor | None = None
     cost: Tensor | None = None
+    parts: CostParts | None = None
     disagreement: Tensor | None = None
     penalty: Tensor | None = None
     violation: Tensor | None = None

@@ -16,6 +16,7 @@ from hiwm.planning.contracts import check_decision, raise_if_nan, warn_if_over_b
 from hiwm.planning.costs import Cost, Evaluator, ValueCost
 from hiwm.planning.counter import ForwardCounter
 from hiwm.planning.explain.alternatives import CandidateLog
+from hiwm.planning.explain.cost_parts import CostParts
 from hiwm.planning.goals import Goal
 from hiwm.planning.history import History
 from hiwm.planning.horizon import HorizonSchedule
@@ -162,7 +163,7 @@ class HierarchicalPlanner:
         assert above is not None, "levels plan from the top"
         subgoal, deadline = above.subgoal_at(self.step, self.models[k + 1].period)
         cost = SubgoalCost(self.models[k + 1].encode_latent, subgoal, self.goal, k, self.config.level(k).goal_weight)
-        return Target(cost, subgoal, k + 1, deadline), cost.of(latents[k], latents[k + 1])
+        return Target(cost, subgoal, k + 1, deadline, goal=cost.of_goal), cost.of(latents[k], latents[k + 1])
 
     def _describe(
         self, problem: Problem, decision: Decision, current_cost: Tensor, goal_within: Tensor | None
@@ -182,8 +183,9 @@ class HierarchicalPlanner:
             plan,
             actions=problem.model.executable(rollout.actions[:, 0]),
             predicted=rollout.latents[:, 0],
-            nearest=found.nearest[:, 0],
+            nearest=found.parts[0][1].amin(-1)[:, 0],
             cost=scores.cost[:, 0],
+            parts=CostParts.of(found.parts, target.goal(rollout)),
             disagreement=None if rollout.variance is None else rollout.variance[:, 0].sum(-1),
             penalty=None if found.penalty is None else found.penalty[:, 0],
             violation=None if scores.violation is None else scores.violation[:, 0],

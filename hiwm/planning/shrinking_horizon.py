@@ -83,7 +83,11 @@ class ShrinkingHorizon:
             steps = self._steps(k)[: distance.shape[-1]]  # a strategy may evaluate shorter plans
             return distance.masked_fill(steps > within[:, None, None], torch.inf)
 
-        return replace(target, latent=latent, cost=cost)
+        def of_goal(rollout: Rollout) -> Tensor | None:
+            share = target.goal(rollout)
+            return None if share is None else share.masked_fill(at_goal.unsqueeze(1), 0)  # there the goal is the target
+
+        return replace(target, latent=latent, cost=cost, goal=of_goal)
 
     def current_cost(self, k: int, latent: Tensor, cost: Tensor, step: int) -> Tensor:
         if not self.may_plan_for_goal(k):

@@ -23,6 +23,8 @@ class Target:
         level: level in whose latent space `latent` lies: the one that plans, or the one above.
         deadline: environment steps until it should be reached.
         path: path over a landmark graph that the target is on; None without a graph.
+        goal: share of `cost` that is due to the goal itself where the target is a subgoal, rollout of one candidate -> (B, H);
+            None where no share is.
     """
 
     cost: Callable[[Rollout], Tensor]
@@ -30,6 +32,7 @@ class Target:
     level: int
     deadline: int
     path: GraphPath | None = None
+    goal: Callable[[Rollout], Tensor | None] = lambda rollout: None
 
 
 class SubgoalCost:
@@ -56,6 +59,10 @@ class SubgoalCost:
         """The cost of latents (B, ..., D) with known encodings (B, ..., D_above), (B, ...)."""
         distance, weight = squared_distance(above, self.subgoal), self.goal_weight
         return distance + weight * self.goal.cost(self.level, latents) if weight else distance
+
+    def of_goal(self, rollout: Rollout) -> Tensor | None:
+        """The share of the goal itself in the cost of one candidate per episode, (B, H); None without one."""
+        return self.goal_weight * self.goal.cost(self.level, rollout.latents)[:, 0] if self.goal_weight else None
 
 
 class Navigator(Protocol):

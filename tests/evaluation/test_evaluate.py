@@ -114,10 +114,10 @@ def test_report_and_traces(agent):
         report=lambda *a: reports.append(a),
     )
     assert [(done, of) for done, _, of in reports] == [(0, 6), (2, 6), (3, 6), (5, 6), (6, 6)]
-    assert [trace.task for trace in outcome.traces] == [1, 2]
+    assert [trace.task for trace in outcome.traces if trace.episode == 0] == [1, 2]
     room = TinyRoom()
     for trace in outcome.traces:
-        start, info = room.reset(seed=episode_seed(0, trace.task, 0), options={"task_id": trace.task})
+        start, info = room.reset(seed=episode_seed(0, trace.task, trace.episode), options={"task_id": trace.task})
         np.testing.assert_array_equal(trace.states[0], start)
         np.testing.assert_array_equal(trace.goal, info["goal"])
         assert trace.states.shape == (3, 2)
@@ -155,7 +155,11 @@ def test_an_interrupted_evaluation_continues_with_its_next_batch(agent, tiny_run
 
     def without_times(found):
         numbers = {name: {**vars(outcome), "plan_ms": None, "traces": None} for name, outcome in found.items()}
-        traces = [(t.task, t.success, t.states.tolist(), t.why) for o in found.values() for t in o.traces]
+        traces = [
+            (t.task, t.episode, t.success, t.states.tolist(), [level.why for level in t.levels])
+            for o in found.values()
+            for t in o.traces
+        ]
         return numbers, traces
 
     whole = outcomes(tmp_path / "whole")
@@ -332,11 +336,13 @@ def test_summary():
 
 def test_traces_of_the_run(tiny_run):
     traces = load_traces(tiny_run.folder / "evaluation.npz")
-    assert {name: [trace.task for trace in found] for name, found in traces.items()} == {
+    assert {name: [trace.task for trace in found if trace.episode == 0] for name, found in traces.items()} == {
         "hierarchical": [1, 2], "flat": [1, 2], "flat_graph": [1, 2]
     }  # fmt: skip
     assert [len(found[0].subgoals) for found in traces.values()] == [3, 1, 1]
     for agent, every in (("hierarchical", 6), ("flat", 10)):
         for trace in traces[agent]:  # one explanation for each plan of the top level
-            matches = [re.search(r"planned at step (\d+)", text) for text in trace.why]
-            assert [int(found[1]) for found in matches if found] == list(range(0, len(trace.subgoals[0]), every))
+            top = trace.levels[-1]
+            matches = [re.search(r"planned at step (\d+)", text) for text in top.why]
+            steps = list(range(0, trace.steps, every))
+            assert [int(found[1]) for found in matches if found] == top.plans["step"].tolist() == steps

@@ -93,7 +93,8 @@ def test_costs_add_up_step_by_step():
     found = evaluator(costs=own, penalty=lambda rollout: torch.tensor([[[0.0, 1.0, 2.0]]])).in_detail(
         line([1.0, 2.0, 3.0])
     )
-    assert found.nearest.tolist() == [[1.0]]
+    assert [name for name, _ in found.parts] == ["target", "0", "1", "failed before"]
+    assert found.parts[0][1].amin(-1).tolist() == [[1.0]]
     assert found.scores.cost.tolist() == [[3.5]]  # at the second step
     assert found.penalty.tolist() == [[1.0]]
     assert found.scores.violation is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from hiwm.planning.explain.records import BatchRecord
@@ -37,13 +38,23 @@ class GraphPath(BatchRecord):
         per_episode = (self.current_node, self.target_node, self.goal_node, self.cost, self.goal_column, self.cut_off)
         return GraphPath(*(values[rows] for values in per_episode), next_node=self.next_node)
 
+    def alone(self, episode: int) -> GraphPath:
+        path = self.select(torch.tensor([episode], device=self.cost.device))
+        nodes = (path.current_node, path.target_node, path.goal_node, path.cost)
+        zero, column = torch.zeros(1, dtype=torch.long), self.next_node[:, self.goal_column[episode], None]
+        return GraphPath(*(values.cpu() for values in nodes), zero, path.cut_off.cpu(), column.cpu())
+
+    def nodes(self, episode: int) -> list[int]:
+        """Nodes from the current node to the goal node of one episode, at most M + 1."""
+        next_node = self.next_node[:, self.goal_column[episode]].tolist()
+        nodes, goal = [int(self.current_node[episode])], int(self.goal_node[episode])
+        while nodes[-1] != goal and len(nodes) <= len(next_node):
+            nodes.append(next_node[nodes[-1]])
+        return nodes
+
     def num_edges(self, episode: int) -> int:
         """Number of edges from the current node to the goal node of one episode; at most M."""
-        next_node = self.next_node[:, self.goal_column[episode]].tolist()
-        node, goal, edges = int(self.current_node[episode]), int(self.goal_node[episode]), 0
-        while node != goal and edges < len(next_node):
-            node, edges = next_node[node], edges + 1
-        return edges
+        return len(self.nodes(episode)) - 1
 
     def text(self, episode: int) -> str:
         """The target of one episode, in words."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -15,11 +16,21 @@ class BatchRecord:
 
     def select(self: Record, rows: Tensor) -> Record:
         """The same for some of the episodes. Records within the record select theirs; other values stay."""
+        return self._changed(lambda tensor: tensor[rows], lambda record: record.select(rows))
 
-        def selected(value: Any) -> Any:
+    def alone(self: Record, episode: int) -> Record:
+        """The same for one episode, on the CPU."""
+        return self._changed(
+            lambda tensor: tensor[episode : episode + 1].detach().cpu(), lambda record: record.alone(episode)
+        )
+
+    def _changed(
+        self: Record, tensors: Callable[[Tensor], Tensor], records: Callable[[BatchRecord], BatchRecord]
+    ) -> Record:
+        def changed(value: Any) -> Any:
             if isinstance(value, Tensor):
-                return value[rows]
-            return value.select(rows) if isinstance(value, BatchRecord) else value
+                return tensors(value)
+            return records(value) if isinstance(value, BatchRecord) else value
 
         assert is_dataclass(self), "records are dataclasses"
-        return replace(self, **{field.name: selected(getattr(self, field.name)) for field in fields(self)})
+        return replace(self, **{field.name: changed(getattr(self, field.name)) for field in fields(self)})

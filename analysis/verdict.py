@@ -1,0 +1,120 @@
+"""The result of an evaluation in plain words: does the hierarchy beat the baselines, beyond chance, at what compute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hiwm.evaluation.config import HIERARCHICAL
+from hiwm.evaluation.statistics import bootstrap_interval, outcomes_of, wilson_interval
+
+CLOSE = 0.05  # agents whose success rates differ by less, with 95 % confidence, are equally good
+ATTEMPT = ", attempt "
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The hierarchy compared with one baseline on the episodes that both ran, which have the same starts and goals.
+
+    Args:
+        baseline: name of the baseline.
+        episodes: number of these episodes.
+        difference: success rate of the hierarchy minus that of the baseline.
+        low, high: 95 % interval of the difference.
+        calls, passes: compute of the baseline as a multiple of that of the hierarchy: predictor calls, other forward passes.
+    """
+
+    baseline: str
+    episodes: int
+    difference: float
+    low: float
+    high: float
+    calls: float
+    passes: float
+
+    @property
+    def verdict(self) -> str:
+        """How the hierarchy compares: better, worse, equal, or unclear."""
+        if self.low > 0 or self.high < 0:
+            return "better" if self.low > 0 else "worse"
+        return "equal" if max(-self.low, self.high) <= CLOSE else "unclear"
+
+    def text(self) -> str:
+        """In words."""
+        interval = f"95 % interval {points(self.low)} to {points(self.high)}"
+        many = f"in the {self.episodes} episodes that both ran"
+        size = f"{abs(100 * self.difference):.0f} percentage points"
+        return {
+            "better": f"the hierarchy succeeds {size} more often {many} ({interval}). This is beyond chance.",
+            "worse": f"the baseline succeeds {size} more often {many} ({interval}). This is beyond chance.",
+            "equal": f"as good as the hierarchy {many}: a difference of {points(self.difference)} percentage points ({interval}).",
+            "unclear": f"no clear difference {many}: {points(self.difference)} percentage points ({interval}), which chance can explain.",
+        }[self.verdict] + f" It used {self.calls:.2f} times the predictor calls of the hierarchy and {self._passes()}."
+
+    def _passes(self) -> str:
+        return f"{self.passes:.2f} times its other network passes" if self.passes else "no other network passes"
+
+
+def points(share: float) -> str:
+    """A difference of rates in percentage points with its sign."""
+    rounded = round(100 * share)
+    return f"{rounded:+d}".replace("-", "\N{MINUS SIGN}") if rounded else "0"
+
+
+def comparisons(agents: Mapping[str, Any]) -> list[Comparison]:
+    """The hierarchy compared with every baseline; later attempts have other starts, so they are compared with each other."""
+    found = []
+    for name, numbers in agents.items():
+        base, _, attempt = name.partition(ATTEMPT)
+        whole = agents.get(HIERARCHICAL + (ATTEMPT + attempt if attempt else ""))
+        if base != HIERARCHICAL and whole is not None:
+            found.append(_compare(name, numbers, whole))
+    return found
+
+
+def _compare(name: str, baseline: Mapping[str, Any], whole: Mapping[str, Any]) -> Comparison:
+    tasks = [task for task in whole["per_task"] if task in baseline["per_task"]]
+    number = min(len(agent["per_task"][task]["solved"]) for agent in (whole, baseline) for task in tasks)
+    one, other = (
+        outcomes_of([{"per_task": {task: {"solved": agent["per_task"][task]["solved"][:number]} for task in tasks}}])
+        for agent in (whole, baseline)
+    )
+    difference = one - other
+    low, high = bootstrap_interval(difference)
+    if difference.min() == difference.max():  # a bootstrap of equal values has no spread
+        margin = wilson_interval(0, difference.size)[1]
+        low, high = max(-1.0, difference.mean() - margin), min(1.0, difference.mean() + margin)
+    calls, passes = (baseline[key] / whole[key] if whole[key] else 0.0 for key in ("predictor_calls", "other_calls"))
+    return Comparison(name, difference.size, float(difference.mean()), float(low), float(high), calls, passes)
+
+
+def headline(agents: Mapping[str, Any], found: Sequence[Comparison]) -> str:
+    """The result in one or two sentences."""
+    whole = agents[HIERARCHICAL]
+    won = round(whole["success"] * whole["episodes"])
+    low, high = (f"{100 * bound:.0f}" for bound in whole["interval"])
+    reached = (
+        f"The hierarchy reaches its goal in {won} of {whole['episodes']} episodes ({100 * whole['success']:.1f} %, "
+        f"95 % interval {low} to {high} %)"
+    )
+    compute = f"with {whole['predictor_calls']:.0f} predictor calls per environment step."
+    if not any(agent["success"] for agent in agents.values()):
+        return "No agent reaches a goal, so this evaluation tells no agent from another."
+    if not found:
+        return f"{reached}, {compute} No baseline was evaluated, so the page does not say what the hierarchy is worth."
+    groups = {kind: _names([each.baseline for each in found if each.verdict == kind]) for kind in _SAYS}
+    said = [says.format(groups[kind]) for kind, says in _SAYS.items() if groups[kind]]
+    return f"{reached}, {compute} It {'; it '.join(said)}."
+
+
+_SAYS = {
+    "better": "beats {}",
+    "equal": "is no better than {}",
+    "unclear": "shows no clear difference from {}",
+    "worse": "loses to {}",
+}
+
+
+def _names(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

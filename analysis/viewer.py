@@ -1,0 +1,325 @@
+"""The episode viewer of the report: recorded episodes with their plans, decoded to real states and frames, as data for viewer.js."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hiwm.agent import Agent
+from hiwm.analysis.decode import StateDecoder
+from hiwm.analysis.figures import Wall
+from hiwm.data.columns import read_rows
+from hiwm.data.store import Trajectories
+from hiwm.evaluation.frames import as_frames, image_input
+from hiwm.evaluation.outcomes import LevelTrace, Trace
+from hiwm.planning.explain.outcome import OPEN, WORDS
+from hiwm.planning.graph.landmarks import LandmarkGraph
+
+LIMIT = 10_000_000  # bytes of the page
+SHOWN = 8  # numbers of a state that the page holds
+CLOUD = 1500  # states of the data that are drawn behind a map without walls
+EDGES = 4000  # of a landmark graph that are drawn
+JPEG_FROM = 2000  # bytes of a PNG from which a JPEG is tried
+NONE = -1  # index of a state or a frame that there is none of
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What episodes are drawn with.
+
+    Args:
+        agent: of the experiment.
+        dataset: real states.
+        state: columns of the true state.
+        walls: rectangles of the map; empty without a map.
+        labels: names of the numbers of a state.
+        graphs: agent -> number of the level whose landmark graph it plans on; only agents with a graph.
+    """
+
+    agent: Agent
+    dataset: Trajectories
+    state: Sequence[str]
+    walls: Sequence[Wall]
+    labels: Sequence[str]
+    graphs: Mapping[str, int]
+
+    @cached_property
+    def decoder(self) -> StateDecoder:
+        """Finds the real state nearest to a latent."""
+        return StateDecoder(self.agent, self.dataset, self.state)
+
+
+class RealStates:
+    """A table of real states, which the page shows in place of latents.
+
+    Args:
+        decoder: finds the state whose latent is nearest.
+        dataset: of the states.
+        state: columns of the true state.
+        image: input that is an image; None without one.
+    """
+
+    def __init__(self, decoder: StateDecoder, dataset: Trajectories, state: Sequence[str], image: str | None) -> None:
+        self.decoder, self.dataset, self.columns, self.image = decoder, dataset, state, image
+        #: dataset row of a state -> its place in the table
+        self.places: dict[int, int] = {}
+
+    def nearest(self, level: int, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Places of the states nearest to latents (..., D), and the distances of their latents, (...); NONE and NaN for NaN."""
+        flat = latents.reshape(-1, latents.shape[-1])
+        place, distance = np.full(len(flat), NONE), np.full(len(flat), np.nan, np.float32)
+        known = np.isfinite(flat).all(1)
+        distinct, back = np.unique(flat[known], axis=0, return_inverse=True)
+        index, apart = self.decoder.nearest(level, distinct)
+        place[known] = self.at_rows(self.decoder.rows[index])[back.reshape(-1)]
+        distance[known] = apart[back.reshape(-1)]
+        return place.reshape(latents.shape[:-1]), distance.reshape(latents.shape[:-1])
+
+    def at_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Places of the states of dataset rows, (N,) -> (N,)."""
+        return np.array([self.places.setdefault(int(row), len(self.places)) for row in rows], int)
+
+    def numbers(self) -> list[list[Any]]:
+        """The first numbers of every state in the table."""
+        rows = np.array(list(self.places), int)
+        columns = [read_rows(self.dataset.column(name), rows).reshape(len(rows), -1) for name in self.columns]
+        return rounded(np.concatenate(columns, 1)[:, :SHOWN], 4)
+
+    def frames(self, places: Sequence[int]) -> np.ndarray:
+        """Frames of some states, (N, H, W, C)."""
+        assert self.image is not None, "asked only where an input is an image"
+        rows = np.array(list(self.places), int)[np.array(places, int)]
+        return as_frames(read_rows(self.dataset.column(self.image), rows))
+
+
+def episode_data(agent: str, trace: Trace, states: RealStates) -> dict[str, Any]:
+    """One episode as the page shows it."""
+    return {
+        "agent": agent,
+        "task": trace.task,
+        "episode": trace.episode,
+        "success": trace.success,
+        "steps": trace.steps,
+        "path": rounded(trace.states[:, :SHOWN], 4),
+        "goal": rounded(trace.goal[:SHOWN], 4),
+        "actions": rounded(trace.actions[:, :SHOWN], 3),
+        "frameSteps": trace.frame_steps.tolist(),
+        "levels": [level_data(k, level, trace.seen, states) for k, level in enumerate(trace.levels)],
+    }
+
+
+def level_data(k: int, level: LevelTrace, seen: np.ndarray, states: RealStates) -> dict[str, Any]:
+    """What one level did: columns with a value for each plan; places of `RealStates` for latents."""
+    plans = level.plans
+    exact = {"step", "deadline", "outcome", "decided", "path_target", "cheapest", "goal_within"}
+    numbers = ("current_cost", "nearest", "cost", "parts", "disagreement", "penalty", "violation", "value", "left",
+               "path_cost", "alternative_cost", "alternative_distance", "alternative_penalty", "alternative_violation")  # fmt: skip
+    data: dict[str, Any] = {name: plans[name].tolist() for name in exact if name in plans}
+    data |= {name: rounded(plans[name], 3) for name in numbers if name in plans}
+    if "path" in plans:
+        data["path"] = [[node for node in path if node >= 0] for path in plans["path"].tolist()]
+    spaces = {"subgoal": k, "predicted": k, "alternative_subgoal": k, "target": level.target_level}
+    for name, space in spaces.items():
+        if name in plans:
+            places, distance = states.nearest(space, plans[name])
+            data[name] = places.tolist()
+            if space == k:
+                data[f"{name}_off"] = rounded(distance / level.step_length, 3)
+    if "alternative_cost" in plans:  # of no further alternative
+        none = ~np.isfinite(plans["alternative_cost"])
+        data["alternative_subgoal"] = np.where(none, NONE, data["alternative_subgoal"]).tolist()
+    return {
+        "level": k,
+        "period": level.period,
+        "targetLevel": level.target_level,
+        "partNames": level.parts,
+        "plans": data | realised(level, seen),
+        "why": level.why,
+    }
+
+
+def realised(level: LevelTrace, seen: np.ndarray) -> dict[str, Any]:
+    """Distances of predicted latents from those the episode was in at their time, and of the latent at the plan from these, (P, H).
+
+    They are in typical steps of the level; NaN where the episode had ended, or its latent was not recorded.
+    """
+    if "predicted" not in level.plans:
+        return {}
+    predicted = level.plans["predicted"]
+    times = level.plans["step"][:, None] + level.period * (1 + np.arange(predicted.shape[1]))
+    place = np.searchsorted(seen, times).clip(max=len(seen) - 1)
+    then = level.latents[place]
+    start = level.latents[np.searchsorted(seen, level.plans["step"]).clip(max=len(seen) - 1)]
+    known = seen[place] == times
+    error = np.linalg.norm(predicted - then, axis=-1) / level.step_length
+    moved = np.linalg.norm(start[:, None] - then, axis=-1) / level.step_length
+    return {name: rounded(np.where(known, values, np.nan), 3) for name, values in (("error", error), ("moved", moved))}
+
+
+def graph_data(graph: LandmarkGraph, level: int, states: RealStates, seed: int = 0) -> dict[str, Any]:
+    """The landmarks of a graph as real states, and its edges or a sample of them."""
+    edges = graph.edges.cpu().numpy().T
+    if len(edges) > EDGES:
+        edges = edges[np.sort(np.random.default_rng(seed).choice(len(edges), EDGES, replace=False))]
+    nodes = states.at_rows(graph.data["row"].cpu().numpy())
+    return {"level": level, "nodes": nodes.tolist(), "edges": edges.tolist(), "all": int(graph.edges.shape[1])}
+
+
+def rounded(values: np.ndarray, digits: int) -> Any:
+    """Nested lists of numbers with so many significant digits; None for what is not finite."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, list):
+            return [short(each) for each in value]
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+
+    return short(np.asarray(values, np.float64).tolist())
+
+
+def view(traces: Mapping[str, Sequence[Trace]], scene: Scene, space: int) -> dict[str, Any]:
+    """Everything that the viewer needs, as strings for the page.
+
+    Args:
+        traces: agent -> its recorded episodes.
+        scene: what they are drawn with.
+        space: bytes of the page that are left for the episodes.
+
+    Returns:
+        `head`, JSON that is safe within a script element; `tables`, `episodes` and `frames`, base64 of compressed JSON; `left_out`,
+        sentences on what did not fit.
+    """
+    states = RealStates(scene.decoder, scene.dataset, scene.state, image_input(scene.agent.inputs))
+    ordered = [(name, trace) for name, of in traces.items() for trace in sorted(of, key=_failures_first)]
+    shown = [episode_data(name, trace, states) for name, trace in ordered]
+    packed = [pack(episode) for episode in shown]
+    tables = pack({
+        "graphs": {name: graph_data(scene.agent.graphs[level], level, states) for name, level in scene.graphs.items()},
+        "cloud": [] if scene.walls else rounded(scene.decoder.states[:: max(1, len(scene.decoder.states) // CLOUD), :SHOWN], 3),
+        "states": states.numbers(),
+    })  # fmt: skip
+    head = {
+        "axes": list(scene.labels[:SHOWN]),
+        "walls": rounded(np.array(scene.walls, float).reshape(-1, 4), 4),
+        "outcomes": {OPEN: "undecided when the episode ended", **WORDS},
+        "pictures": states.image is not None,
+    }
+    space -= len(tables) + len(safe_json(head)) + 200 * len(shown)
+    kept, left_out = choose(shown, [len(each) for each in packed], space)
+    spare = space - sum(len(packed[i]) for i in kept)
+    frames, missing = pack_frames([ordered[i][1] for i in kept], [shown[i] for i in kept], states, spare)
+    if missing:
+        left_out.append(f"{missing:,} frames of observations or of real states near latents do not fit into the page.")
+    listed = [{key: shown[i][key] for key in ("agent", "task", "episode", "success", "steps")} for i in kept]
+    return {
+        "head": safe_json(head | {"episodes": listed}),
+        "tables": tables,
+        "episodes": [packed[i] for i in kept],
+        "frames": frames,
+        "left_out": left_out,
+    }
+
+
+def _failures_first(trace: Trace) -> tuple[bool, int, int]:
+    return trace.success, trace.task, trace.episode
+
+
+def choose(episodes: Sequence[Mapping[str, Any]], sizes: Sequence[int], space: int) -> tuple[list[int], list[str]]:
+    """Which episodes fit into so many bytes, in order: failures first; and a sentence on those that do not."""
+    ranked = sorted(range(len(episodes)), key=lambda i: episodes[i]["success"])
+    kept, used = [], 0
+    for i in ranked:
+        if used + sizes[i] <= space:
+            kept.append(i)
+            used += sizes[i]
+    lost = [i for i in ranked if i not in kept]
+    if not lost:
+        return sorted(kept), []
+    failures = sum(not episodes[i]["success"] for i in lost)
+    return sorted(kept), [
+        f"{len(lost)} of {len(episodes)} recorded episodes ({failures} failures, {len(lost) - failures} successes) do not fit into the page."
+    ]
+
+
+def pack_frames(
+    traces: Sequence[Trace], shown: Sequence[Mapping[str, Any]], states: RealStates, space: int
+) -> tuple[str, int]:
+    """Frames as packed data URIs: observations first, then subgoals and targets, alternatives, and predictions.
+
+    Returns:
+        Packed JSON with `table`, the URIs; `states`, place of a real state -> index; `episodes`, indices of the frames of each
+        episode. And the number of frames that did not fit.
+    """
+    table: dict[str, int] = {}
+    content: dict[str, Any] = {"table": [], "states": {}, "episodes": []}
+    left, missing = space - 1000, 0
+
+    def index(frame: np.ndarray) -> int:
+        nonlocal left, missing
+        uri = data_uri(frame)
+        if uri not in table:
+            if len(uri) > left:
+                missing += 1
+                return NONE
+            left -= int(1.03 * len(uri)) + 16  # compression gives back what base64 takes twice, but for 3 %
+            table[uri] = len(table)
+        return table[uri]
+
+    for trace in traces:
+        content["episodes"].append([index(frame) for frame in trace.frames])
+    if states.image is not None:
+        places = _places(shown)
+        for first in range(0, len(places), 256):
+            block = places[first : first + 256]
+            for place, frame in zip(block, states.frames(block), strict=True):
+                content["states"][place] = index(frame)
+    content["table"] = list(table)
+    return pack(content), missing
+
+
+def _places(shown: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Places of all real states that episodes show, the most important first."""
+    found: dict[int, None] = {}
+    for name in ("subgoal", "target", "alternative_subgoal", "predicted"):
+        for episode in shown:
+            for level in reversed(episode["levels"]):
+                found |= dict.fromkeys(np.array(level["plans"].get(name, []), int).reshape(-1).tolist())
+    found.pop(NONE, None)
+    return list(found)
+
+
+def data_uri(frame: np.ndarray) -> str:
+    """A frame (H, W, 1 or 3) of bytes as PNG, or as JPEG where that is smaller."""
+    image = Image.fromarray(frame if frame.shape[-1] == 3 else frame[..., 0])
+
+    def encoded(kind: str, **options: Any) -> bytes:
+        written = io.BytesIO()
+        image.save(written, kind, **options)
+        return written.getvalue()
+
+    content, kind = encoded("PNG", optimize=True), "png"
+    if len(content) > JPEG_FROM and len(other := encoded("JPEG", quality=80)) < len(content):
+        content, kind = other, "jpeg"
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode()
+
+
+def pack(content: Any) -> str:
+    """JSON, compressed, in base64; viewer.js unpacks it."""
+    return base64.b64encode(gzip.compress(json.dumps(content, separators=(",", ":")).encode(), mtime=0)).decode()
+
+
+def safe_json(content: Any) -> str:
+    """JSON that no text can turn into markup within a script element."""
+    text = json.dumps(content, separators=(",", ":"))  # ASCII
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
