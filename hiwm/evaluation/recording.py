@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hiwm.agent import Agent
 from hiwm.evaluation.frames import as_frames, image_input
 from hiwm.evaluation.outcomes import LevelTrace, Trace
 from hiwm.observation import Observation
@@ -19,6 +18,9 @@ from hiwm.planning.explain.outcome import OPEN, REACHED, UNREACHED
 from hiwm.planning.explain.records import BatchRecord
 from hiwm.planning.plan import LevelPlan, Plan
 from hiwm.planning.subgoals import REACHED_SHARE
+
+if TYPE_CHECKING:
+    from hiwm.agent import Agent
 
 NUMBERS = 64  # of the state that are kept; images have many more
 FRAMES = 100  # of an episode that are kept
