@@ -22,9 +22,11 @@ from hiwm.evaluation.config import HIERARCHICAL, EvaluationConfig
 from hiwm.evaluation.results import read_results
 from hiwm.evaluation.statistics import bootstrap_interval, outcomes_of
 from hiwm.experiment import collect, evaluate, train
+from hiwm.experiment.session import commit
 from hiwm.files import read_yaml
 from hiwm.settings import Settings
 from hiwm.sweep import run_name
+from hiwm.tracking import make_tracker
 from hiwm.training.checkpoint import METRICS
 from hiwm.training.specs import level_fingerprints, training_of
 from hiwm.validate import check
@@ -98,8 +100,37 @@ def ablate(arguments: Sequence[str]) -> None:
     table = markdown(in_words(results))
     (folder / "table.md").write_text(table + "\n")
     draw(results, name).savefig(folder / "figure.png", dpi=150)
+    _track(cells, ablation, results, folder)
     print(f"\n{table}\n")
     say(f"table and figure: {folder}")
+
+
+@dataclass(frozen=True)
+class _Tracked:
+    """An ablation as a tracker knows it: a run of the experiment of its variants."""
+
+    name: str
+    root: str
+    tracking: str
+    folder: Path
+    ablation: Ablation
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.ablation.as_dict()
+
+
+def _track(cells: Sequence[Cell], ablation: Ablation, results: pd.DataFrame, folder: Path) -> None:
+    """Record the table and the figure in a run, with the runs of all variants below it."""
+    first = cells[0].config
+    with make_tracker(_Tracked(first.name, first.root, first.tracking, folder, ablation), commit()) as tracker:
+        run = tracker.parent()
+        for _, row in results.iterrows():
+            run.metrics({f"{key}/{row['variant']}": row[key] for key in ("success", "low", "high", "difference")})
+        for name in ("table.csv", "table.md", "figure.png"):
+            run.artifact(folder / name)
+        for cell in cells:
+            run.adopt(cell.config.folder)
+        run.finish()
 
 
 def shipped() -> list[str]:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import tiny
 import yaml
+from mlflow import MlflowClient
 
 from hiwm.analysis.ablation import find, make_cells, shipped
 from hiwm.cli import main
@@ -56,6 +57,23 @@ def test_an_ablation_trains_each_level_once(command, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "0 to train (0 optimiser steps), 8 trained before, 16 shared. 0 evaluations" in said
     assert said.count("/evaluation.json: reused") == 8
+
+
+def test_mlflow_has_one_run_above_those_of_all_variants(command, tmp_path):
+    described = yaml.safe_load((tmp_path / "mine.yaml").read_text())
+    described |= {"seeds": [0], "episodes": 1, "factors": {"stride": {"2": [], "3": ["levels.level2.stride=3"]}}}
+    described["base"] = [each for each in described["base"] if each != "tracking=none"]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+    assert main(command) == 0
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    by_name = {run.info.run_name: run for run in runs}
+    whole = by_name["ablations/mine"]
+    table = pd.read_csv(tmp_path / "ablations" / "mine" / "table.csv")
+    assert whole.data.metrics["success/3"] == table["success"].iloc[1]
+    assert {item.path for item in client.list_artifacts(whole.info.run_id)} == {"table.csv", "table.md", "figure.png"}
+    below = [name for name, run in by_name.items() if run.data.tags.get("mlflow.parentRunId") == whole.info.run_id]
+    assert sorted(below) == ["tiny/mine=2,seed=0", "tiny/mine=3,seed=0"]
 
 
 @pytest.mark.parametrize(
