@@ -154,7 +154,7 @@ def episodes(
             axes.plot(*trace.states[:, :2].T, color=INK, lw=1.3, label="path")
             axes.plot(*trace.states[0, :2], "o", ms=8, color="#009e73", label="start")
             axes.plot(*trace.goal[:2], "*", ms=15, color="#d4148c", mec="white", label="goal")
-            steps = len(trace.states)
+            steps = trace.steps
             outcome = f"reached in {steps} steps" if trace.success else f"not reached in {steps} steps"
             axes.set_title(f"{agent}, task {task}: {outcome}", fontsize=9)
     named = {}  # agents draw different things

@@ -9,7 +9,7 @@ from typing import Any
 from hiwm.evaluation.config import HIERARCHICAL
 from hiwm.evaluation.statistics import bootstrap_interval, outcomes_of, wilson_interval
 
-CLOSE = 0.05  # agents whose success rates differ by less, with 95 % confidence, are equally good
+CLOSE = 0.1  # agents whose success rates differ by less, with 95 % confidence, are equally good
 ATTEMPT = ", attempt "
 
 
@@ -53,7 +53,7 @@ class Comparison:
         }[self.verdict] + f" It used {self.calls:.2f} times the predictor calls of the hierarchy and {self._passes()}."
 
     def _passes(self) -> str:
-        return f"{self.passes:.2f} times its other network passes" if self.passes else "no other network passes"
+        return f"{self.passes:.2f} times its other network passes" if self.passes > 0.005 else "hardly any other network passes"
 
 
 def points(share: float) -> str:

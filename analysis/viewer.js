@@ -47,6 +47,9 @@
   const of = (level, name, i) => (level.plans[name] ? level.plans[name][i] : null);
   const number = (x) => (x === null || x === undefined ? "–" : String(Number(Number(x).toPrecision(3))));
 
+  const names = head.axes.map((name) => name.split(" (")[0]); // without units
+  const numbersText = (numbers) => names.map((name, i) => `${name} ${number(numbers[i])}`).join(", ");
+
   // ---------------------------------------------------------------- elements
 
   function el(tag, attributes, ...children) {
@@ -91,15 +94,13 @@
   }
 
   function stateText(place) {
-    return place < 0 ? "" : head.axes.map((name, i) => `${name} ${number(tables.states[place][i])}`).join(", ");
+    return place < 0 ? "" : numbersText(tables.states[place]);
   }
 
   let scale = null;
 
-  function fitMap() {
-    const xs = [];
-    const ys = [];
-    const take = (p) => p && Number.isFinite(p[0]) && Number.isFinite(p[1]) && (xs.push(p[0]), ys.push(p[1]));
+  // everything in the episode
+  function takeAll(take) {
     episode.path.forEach((numbers, i) => take(point(numbers, i)));
     if (episode.goal.every((x) => x !== null)) take(point(episode.goal, 0));
     if (now.x >= 0 && now.y >= 0) {
@@ -111,11 +112,33 @@
         take(statePoint(of(level, "subgoal", i), level.plans.step[i] + level.plans.deadline[i]));
         (of(level, "predicted", i) || []).forEach((place, h) => take(statePoint(place, level.plans.step[i] + (h + 1) * level.period)));
       }
+  }
+
+  // what the plans of this step speak of
+  function takePlans(take) {
+    take(point(episode.path[now.step], now.step));
+    for (const level of episode.levels) {
+      const i = planAt(level, now.step);
+      const made = level.plans.step[i];
+      const end = made + level.plans.deadline[i];
+      take(point(episode.path[made], made));
+      for (const name of ["subgoal", "target"]) take(statePoint(of(level, name, i), end));
+      (of(level, "alternative_subgoal", i) || []).forEach((place) => take(statePoint(place, end)));
+      (of(level, "predicted", i) || []).forEach((place, h) => take(statePoint(place, made + (h + 1) * level.period)));
+    }
+  }
+
+  function fitMap() {
+    const xs = [];
+    const ys = [];
+    const take = (p) => p && Number.isFinite(p[0]) && Number.isFinite(p[1]) && (xs.push(p[0]), ys.push(p[1]));
+    if (byId("v-zoom").checked) takePlans(take);
+    else takeAll(take);
     const range = (values) => {
       let low = Infinity;
       let high = -Infinity;
       for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }
-      const margin = 0.04 * (high - low) || 0.5;
+      const margin = (byId("v-zoom").checked ? 0.15 : 0.04) * (high - low) || 0.5;
       return [low - margin, high + margin];
     };
     const [left, right] = range(xs);
@@ -227,7 +250,7 @@
     add(sign(0, point(episode.path[0], 0), 5, { fill: css("--good") }, "start of the episode"));
     if (episode.goal.every((x) => x !== null) && (now.x >= 0 || now.y >= 0)) {
       const goal = point(episode.goal, episode.steps);
-      add(star(goal, 10, { fill: css("--goal"), stroke: css("--card") }, `goal (${head.axes.map((name, i) => `${name} ${number(episode.goal[i])}`).join(", ")})`));
+      add(star(goal, 10, { fill: css("--goal"), stroke: css("--card") }, `goal (${numbersText(episode.goal)})`));
     }
     add(svg("circle", { cx: scale.x(here[0]), cy: scale.y(here[1]), r: 6.5, fill: css("--ink"), stroke: css("--card"), "stroke-width": 2 }, `the agent at step ${step}`));
     byId("v-moving").replaceWith(group);
@@ -306,7 +329,8 @@
     if (value) said.push(`predicted steps to the goal ${value.map(number).join(", ")}`);
     const violation = of(level, "violation", i);
     if (violation && violation.some((x) => x !== null)) said.push(`violation ${violation.map(number).join(", ")}`);
-    return said.length ? el("p", {}, said.join("; ") + ".") : null;
+    const text = said.join("; ");
+    return text ? el("p", {}, `${text[0].toUpperCase()}${text.slice(1)}.`) : null;
   }
 
   function levelPanel(level) {
@@ -420,10 +444,11 @@
     byId("v-slider").max = last;
     byId("v-slider").value = now.step;
     byId("v-step").textContent = `step ${now.step} of ${last}`;
+    if (byId("v-zoom").checked) drawMap();
     drawStep();
     byId("v-frames").replaceChildren(...framesNow());
     byId("v-levels").replaceChildren(...[...episode.levels].reverse().map(levelPanel));
-    byId("v-action").textContent = `State: ${head.axes.map((name, i) => `${name} ${number(episode.path[now.step][i])}`).join(", ")}. Action: ${episode.actions[now.step].map(number).join(", ")}.`;
+    byId("v-action").textContent = `State: ${numbersText(episode.path[now.step])}. Action: ${episode.actions[now.step].map(number).join(", ")}.`;
     const { agent, task, episode: numbered } = episode;
     history.replaceState(null, "", "#" + new URLSearchParams({ agent, task, episode: numbered, step: now.step }));
     cancelAnimationFrame(show.waiting);
@@ -447,7 +472,7 @@
     byId("v-episode").value = index;
     byId("v-outcome").className = `outcome ${episode.success ? "solved" : "failed"}`;
     byId("v-outcome").textContent = episode.success ? `The goal was reached in ${episode.steps} steps.` : `The goal was not reached in ${episode.steps} steps.`;
-    if (!opened) now.level = episode.levels.length - 1;
+    if (!opened) now.level = Math.max(0, episode.levels.findLastIndex((level) => level.plans.predicted));
     opened = true;
     drawPicker();
     drawLegend();
@@ -515,6 +540,7 @@
   byId("v-y").value = now.y;
   for (const [id, axis] of [["v-x", "x"], ["v-y", "y"]])
     byId(id).addEventListener("change", (event) => { now[axis] = Number(event.target.value); drawMap(); drawStep(); });
+  byId("v-zoom").addEventListener("change", () => { drawMap(); drawStep(); });
   byId("v-agent").addEventListener("change", (event) => open(head.episodes.findIndex((each) => each.agent === event.target.value)));
   byId("v-episode").addEventListener("change", (event) => open(Number(event.target.value)));
   byId("v-slider").addEventListener("input", (event) => go(Number(event.target.value)));

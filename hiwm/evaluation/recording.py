@@ -241,7 +241,9 @@ def level_trace(agent: Agent, k: int, plans: Sequence[LevelPlan], seen: np.ndarr
     parts = max((plan.parts.names for plan in plans if plan.parts is not None), key=len, default=())
     model = agent.planner.models[k]
     if k:
-        columns |= _outcomes(plans, columns, seen, latents, model.step_length, agent.config.patience)
+        replans = [agent.config.replan(j) for j in range(len(agent.hierarchy))]
+        due = np.array([any(step % replan == 0 for replan in replans) for step in seen.tolist()])
+        columns |= _outcomes(plans, columns, seen[due], latents[due], model.step_length, agent.config.patience)
     return LevelTrace(
         plans[0].target_level, model.period, model.step_length, latents, list(parts), columns,
         [plan.explain(0) for plan in plans],
@@ -269,9 +271,9 @@ def _stacked(values: Sequence[np.ndarray | None]) -> np.ndarray:
     shape = np.max([value.shape for value in known], 0).astype(int)
     whole = known[0].dtype.kind in "iub"
     stacked = np.full((len(values), *shape), -1 if whole else np.nan, np.int64 if whole else np.float32)
-    for row, value in zip(stacked, values, strict=True):
+    for i, value in enumerate(values):
         if value is not None:
-            row[tuple(slice(size) for size in value.shape)] = value
+            stacked[(i, *(slice(size) for size in value.shape))] = value
     return stacked
 
 
@@ -283,16 +285,20 @@ def _outcomes(
     step_length: float,
     patience: float,
 ) -> dict[str, np.ndarray]:
-    """What became of the subgoal of each plan: as later plans know it, else by the same rule as `SubgoalMonitor`."""
+    """What became of the subgoal of each plan: as later plans know it, else by the same rule as `SubgoalMonitor`.
+
+    `seen` are the steps at which the monitor looked, and `latents` those of the level.
+    """
     count = len(plans)
     outcome, decided, left = np.full(count, OPEN), np.full(count, -1), np.full(count, np.nan, np.float32)
     for i, (step, deadline, subgoal) in enumerate(
         zip(columns["step"], columns["deadline"], columns["subgoal"], strict=True)
     ):
         start = latents[max(0, np.searchsorted(seen, step, "right") - 1)]
-        scale = max(float(np.square(subgoal - start).sum()), step_length**2)
+        apart = float(np.square(subgoal - start).sum())
+        scale = max(apart, step_length**2)
         until = step + patience * deadline
-        later = (seen > step) & (seen <= until)
+        later = (seen > step) & (seen <= seen[min(np.searchsorted(seen, until), len(seen) - 1)])
         distance = np.square(latents[later] - subgoal).sum(-1)
         reached = np.flatnonzero(distance <= REACHED_SHARE**2 * scale)
         if len(reached):
@@ -301,7 +307,7 @@ def _outcomes(
         elif seen[-1] >= until:
             outcome[i], decided[i] = UNREACHED, until
         if len(distance):
-            left[i] = np.sqrt(distance.min() / scale)
+            left[i] = np.sqrt(min(apart, distance.min()) / scale)
     place = {int(step): i for i, step in enumerate(columns["step"])}
     for plan in reversed(plans):  # the earliest plan that knows an outcome says when it was decided
         known = plan.outcome

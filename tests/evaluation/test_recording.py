@@ -101,7 +101,7 @@ def test_recorded_plans_are_those_of_the_agent(agent, monkeypatch, changes):
 
 
 def test_the_parts_of_a_cost_add_up_to_it(agent):
-    agent = agent.with_planner(failure_penalty=2.0, patience=0.5, graph="none", level1={"goal_weight": 0.5})
+    agent = agent.with_planner(failure_penalty=2.0, patience=1.0, graph="none", level1={"goal_weight": 0.5})
 
     class Stuck(TinyRoom):
         def step(self, action):
@@ -121,15 +121,19 @@ def test_the_parts_of_a_cost_add_up_to_it(agent):
 
 
 class Lucky(TinyRoom):
-    """Succeeds on the third step in episodes that start left of x = 0.2, never otherwise; never moves."""
+    """Succeeds on the third step in about half of its episodes, never in the others; never moves."""
 
     def reset(self, **options):
         self.count = 0
         return super().reset(**options)
 
+    @property
+    def lucky(self):
+        return bool(self.position.sum() * 100 % 2 < 1)
+
     def step(self, action):
         self.count += 1
-        over = bool(self.position[0] < 0.2) and self.count == 3
+        over = self.lucky and self.count == 3
         return self._observation(), 0.0, over, False, {"success": over}
 
 
@@ -140,7 +144,7 @@ def test_the_first_episode_and_the_first_failure_are_recorded(agent, num_envs):
         lucky[task] = []
         for e in range(12):
             room.reset(seed=episode_seed(0, task, e), options={"task_id": task})
-            lucky[task].append(bool(room.position[0] < 0.2))
+            lucky[task].append(room.lucky)
     assert all(0 < sum(of_task) < 12 for of_task in lucky.values())
     outcome = run(agent, Lucky, num_envs=num_envs, episodes=12, max_steps=7, num_tasks=2)
     expected = [(task, e) for task in (1, 2) for e in sorted({0, lucky[task].index(False)})]
@@ -173,13 +177,16 @@ def test_a_full_memory_forgets_successes_first_and_never_the_first_episode(agent
 
         return small
 
-    for limit, kept in ((30_000, [each.episode for each in whole]), (100, [0])):
+    monkeypatch.setattr(Recorder, "__init__", limited_to(10**9))
+    run(agent, Lucky, num_envs=12, episodes=12, max_steps=7)
+    most = int(0.8 * recorders[-1].bytes)
+    for limit, kept in ((most, [each.episode for each in whole]), (100, [0])):
         monkeypatch.setattr(Recorder, "__init__", limited_to(limit))
         found = run(agent, Lucky, num_envs=12, episodes=12, max_steps=7).traces
         assert [trace.episode for trace in found] == kept
         assert 0 < recorders[-1].kept.sum() < 12
         assert found[0].explain(0) == whole[0].explain(0)
-    assert recorders[0].bytes <= 30_000
+    assert recorders[1].bytes <= most
 
 
 def test_outcomes_follow_the_rule_of_the_monitor(agent, monkeypatch):
@@ -198,9 +205,8 @@ def test_outcomes_follow_the_rule_of_the_monitor(agent, monkeypatch):
     for k, plans, seen, latents in kept:
         if k == 0:
             continue
-        due = np.array([step for step in seen if step % 3 == 0])
-        own = level_trace(agent, k, [replace(plan, outcome=None) for plan in plans], due, latents[np.isin(seen, due)])
-        said = level_trace(agent, k, plans, due, latents[np.isin(seen, due)])
+        own = level_trace(agent, k, [replace(plan, outcome=None) for plan in plans], seen, latents)
+        said = level_trace(agent, k, plans, seen, latents)
         for plan in plans:
             if plan.outcome is None or int(plan.outcome.outcome[0]) in (OPEN, UNREACHABLE):
                 continue
