@@ -19,7 +19,8 @@ import hiwm
 from hiwm.agent import Agent, load_agent
 from hiwm.analysis import figures
 from hiwm.analysis.decode import StateDecoder, frame_decoder, predicted_frames, states_at
-from hiwm.analysis.probes import distance_correlation, what_is_kept
+from hiwm.analysis.ladder import read_ladder
+from hiwm.analysis.questions import DIAGNOSTICS, Finding, Study, ask
 from hiwm.analysis.uncertainty import calibration_curves, summary
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
@@ -31,7 +32,7 @@ from hiwm.evaluation.results import read_results
 from hiwm.evaluation.traces import load_traces
 from hiwm.experiment.evaluation import evaluation_identity
 from hiwm.experiment.session import exclusive
-from hiwm.files import read_text
+from hiwm.files import read_text, write_json
 from hiwm.heads.calibration import NOMINAL, Calibration
 from hiwm.heads.value import AHEAD
 from hiwm.planning.graph.navigator import GraphNavigator
@@ -40,14 +41,13 @@ from hiwm.training.checkpoint import load_metrics
 from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.validate import check_trained
 
-KEPT = "kept.json"  # column of the true state -> R2 from each level
 MISSING = "–"  # noqa: RUF001
 
 
 @exclusive
 def report(config: Config) -> Path:
-    """Write `report.html`, `kept.json` and `figures/*.png` into the experiment's folder, from the files of training and evaluation."""
-    agent = load_agent(config.folder / "hierarchy", allow=config.allow)
+    """Write `report.html`, `diagnostics.json` and `figures/*.png` into the experiment's folder, from the files of training and evaluation."""
+    agent = load_agent(config.folder / "hierarchy", allow=config.allow, planner=config.planner, seed=config.seed)
     check_trained(config, agent)
     dataset = open_dataset(config.dataset.path)
     results = config.folder / f"{config.evaluation.name}.json"
@@ -58,13 +58,13 @@ def report(config: Config) -> Path:
         )
     diagnostics = Diagnostics.from_config(config.diagnostics, config.allow)
     levels = [_describe(config, agent, k) for k in range(len(agent.hierarchy))]
-    kept = what_is_kept(agent, dataset)
-    (config.folder / KEPT).write_text(json.dumps(kept, indent=1))
+    findings = find(config, agent, evaluation)
     traces = {} if evaluation is None else load_traces(config.folder / f"{config.evaluation.name}.npz")
     folder = config.folder / "figures"
     folder.mkdir(exist_ok=True)
     with rc_context({"text.parse_math": False}):  # a "$" in a name is no formula
         drawn = _draw(config, agent, dataset, evaluation, traces, diagnostics)
+        drawn |= {name: finding.figure for name, finding in findings.items() if finding.figure is not None}
         for name, figure in drawn.items():
             figure.savefig(folder / f"{name}.png", dpi=130)
     page = Template(files("hiwm.analysis").joinpath("report.html").read_text(), autoescape=True).render(
@@ -80,12 +80,11 @@ def report(config: Config) -> Path:
         protocol=_protocol(config),
         reasons={trace.task: moments(trace.why) for trace in traces.get(HIERARCHICAL, []) if trace.why},
         levels=levels,
-        kept=kept,
+        findings=findings,
         read=_read(agent, dataset),
         learned=_learned(agent),
         calibrated={k: summary(calibration) for k, calibration in _calibrated(agent).items()},
         nominal=", ".join(f"{100 * share:.0f}" for share in NOMINAL),
-        distances=distance_correlation(agent, dataset, pairs=1000),
         diagnostics=_measured(diagnostics, [level["metrics"] for level in levels]),
         added=diagnostics.added,
         alarms=[f"level {k}: {x}" for k, level in enumerate(levels) for x in diagnostics.alarms(level["metrics"])],
@@ -95,10 +94,24 @@ def report(config: Config) -> Path:
     path = config.folder / "report.html"
     path.write_text(page)
     with make_tracker(config) as tracker:
+        tracker.parent().metrics(
+            {key: value for finding in findings.values() for key, value in finding.numbers.items()}
+        )
         tracker.parent().artifact(path)
         tracker.parent().artifact(folder)
     say(f"report: {path}")
     return path
+
+
+def find(config: Config, agent: Agent, evaluation: Mapping[str, Any] | None) -> dict[str, Finding]:
+    """The answers to the questions, and those of `hiwm ladder` if it has run; also written to `diagnostics.json`."""
+    with rc_context({"text.parse_math": False}):  # a "$" in a name is no formula
+        findings = dict(ask(Study.of_config(config, agent, evaluation, config.folder)))
+        if (ladder := read_ladder(config, agent)) is not None:
+            findings["ladder"] = ladder
+    said = {name: {"sentence": finding.sentence, "metrics": finding.numbers} for name, finding in findings.items()}
+    write_json(config.folder / DIAGNOSTICS, said)
+    return findings
 
 
 def moments(why: Sequence[str]) -> list[str]:
