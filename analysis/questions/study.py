@@ -213,7 +213,7 @@ class Study:
 
     def encode(self, observations: Observations) -> list[Tensor]:
         """Latents of N observations at every level, (N, D_k) each."""
-        named = observations if isinstance(observations, Mapping) else {self.agent.inputs[0]: observations}
+        named = observations if isinstance(observations, Mapping) else {next(iter(self.agent.inputs)): observations}
         inputs = {name: np.asarray(named[name]) for name in self.agent.inputs}
         return self.hierarchy.encode_many(inputs, np.arange(len(next(iter(inputs.values())))))
 

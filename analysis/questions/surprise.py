@@ -29,6 +29,7 @@ def surprise(study: Study) -> Finding | None:
         starts = study.held_out.starts(period, STEPS)
         if len(starts) >= FEWEST:
             errors[k] = _errors(study, k, starts)
+    errors = {k: of for k, of in errors.items() if len(of) > 1}  # without any violation, nothing is compared
     if not errors:
         return None
     metrics = {
@@ -100,7 +101,7 @@ def _crossings(study: Study, level: int, starts: np.ndarray) -> Ends:
     steps = oracle.shortest_steps(
         study.observations(rows.rows[starts[step]]), study.observations(rows.rows[pool[other]])
     )
-    straight = _apart(study, starts[step], pool[other]) / (reach / WIDE)  # in steps of the level
+    straight = WIDE * _apart(study, starts[step], pool[other]) / max(reach, 1e-9)  # in steps of the level
     path = np.where(np.isfinite(steps), steps, 0) / study.periods[level]
     behind = np.flatnonzero(path >= DETOUR * np.maximum(1, straight))  # around a wall, not only far
     step, first = np.unique(step[behind], return_index=True)

@@ -15,6 +15,7 @@ Observations = np.ndarray | Mapping[str, np.ndarray]
 Wall = tuple[float, float, float, float]
 
 SPACING = 0.5  # of the points from which it is known which corners can be seen, in radii of the agent
+NEIGHBOURS = 4  # of these points that say which corners may be seen from a place between them
 BLOCK = 2_000_000  # comparisons at once
 SLACK = 0.9  # of the clearance counts as a wall: an agent that is pressed against a wall still sees along it
 
@@ -56,6 +57,9 @@ class ShortestPaths:
         starts, ends = np.repeat(points, len(self.corners), 0), np.tile(self.corners, (len(points), 1))
         #: which corners can be seen from each of the points, (P, C)
         self.seen = self.sees(starts, ends).reshape(len(points), -1)
+        #: distance of two corners that see each other, inf for others, (C, C)
+        self.edges = self._edges()
+        #: length of the shortest path between two corners, (C, C)
         self.between = self._all_pairs()
 
     def sees(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
@@ -95,7 +99,7 @@ class ShortestPaths:
             distance = np.linalg.norm(way, axis=1)
             moved = np.where(go, np.minimum(left, distance), 0.0)
             at += way * (moved / np.maximum(distance, 1e-12))[:, None]
-            left -= np.maximum(moved, np.where(go & (distance < 1e-9), left, 0.0))
+            left -= moved
         return at
 
     def push_out(self, points: np.ndarray) -> np.ndarray:
@@ -135,7 +139,14 @@ class ShortestPaths:
     def _to_corners(self, points: np.ndarray) -> np.ndarray:
         """Distance to every corner that can be seen, inf to the others, (N, C)."""
         distance = np.linalg.norm(points[:, None] - self.corners, axis=2)
-        return np.where(self.seen[self.near.query(points)[1]] | (distance < 1e-6), distance, np.inf)
+        likely = self.seen[self.near.query(points, min(NEIGHBOURS, self.near.n))[1].reshape(len(points), -1)].any(1)
+        found = np.full(distance.shape, np.inf)
+        point, corner = np.nonzero(likely)
+        clear = self.sees(points[point], self.corners[corner])
+        found[point[clear], corner[clear]] = distance[point[clear], corner[clear]]
+        point, corner = np.nonzero(distance < 1e-6)
+        found[point] = self.edges[corner]  # what can be seen from a corner is known exactly
+        return found
 
     def _inside(self, points: np.ndarray) -> np.ndarray:
         parts = []
@@ -159,19 +170,18 @@ class ShortestPaths:
         points = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
         return points[~self._inside(points)]
 
-    def _all_pairs(self) -> np.ndarray:
-        """Length of the shortest path between any two corners, (C, C)."""
-        length, count = self._to_corners(self.corners), len(self.corners)
+    def _edges(self) -> np.ndarray:
+        count = len(self.corners)
         starts, ends = np.repeat(self.corners, count, 0), np.tile(self.corners, (count, 1))
-        length = np.where(self.sees(starts, ends).reshape(count, count), _distances(self.corners), np.inf)
+        seen = self.sees(starts, ends).reshape(count, count) & ~np.eye(count, dtype=bool)
+        return np.where(seen, np.linalg.norm(self.corners[:, None] - self.corners, axis=2), np.inf)
+
+    def _all_pairs(self) -> np.ndarray:
+        length = self.edges.copy()
         np.fill_diagonal(length, 0.0)
-        for via in range(count):  # Floyd-Warshall
+        for via in range(len(length)):  # Floyd-Warshall
             length = np.minimum(length, length[:, via, None] + length[None, via])
         return length
-
-
-def _distances(points: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(points[:, None] - points, axis=2)
 
 
 def _merged(walls: list[Wall]) -> list[Wall]:

