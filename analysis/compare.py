@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 from hiwm.agent import CONFIG, HIERARCHY, Agent, load_agent
 from hiwm.analysis.figures import HEALTH_RANGE
 from hiwm.analysis.history import load_history
-from hiwm.analysis.page import assets
+from hiwm.analysis.page import assets, inline
 from hiwm.analysis.similarity import draw_cka, linear_cka
 from hiwm.console import say
 from hiwm.data.store import open_dataset
@@ -219,4 +218,4 @@ def draw_curves(runs: Sequence[FinishedRun]) -> Figure:
 def _inline(figure: Figure) -> str:
     file = io.BytesIO()
     figure.savefig(file, dpi=120)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return inline(file.getvalue())

@@ -144,7 +144,7 @@ def episodes(
             if trace is None:  # of a file that lacks some
                 axes.set_axis_off()
                 continue
-            _map(axes, walls, decoder.states, labels)
+            draw_map(axes, walls, decoder.states, labels)
             if agent in graphs:
                 _graph(axes, *graphs[agent], color=GRAPH)
             for level in range(len(trace.subgoals) - 1, 0, -1):
@@ -180,7 +180,7 @@ def landmark_graphs(
     figure = Figure(figsize=(4.3 * len(graphs), 3.9), layout="constrained")
     for level, (axes, graph, where) in enumerate(zip(figure.subplots(1, len(graphs), squeeze=False, sharex=True, sharey=True)[0], graphs, states,
                                                      strict=True)):  # fmt: skip
-        _map(axes, walls, where, labels)
+        draw_map(axes, walls, where, labels)
         _graph(axes, graph, where, color=LEVEL_COLORS[level])
         axes.plot(*where[:, :2].T, ".", ms=2.5, color=INK)
         edges = graph.edges.shape[1]
@@ -220,7 +220,8 @@ def _graph(axes: Axes, graph: LandmarkGraph, where: np.ndarray, color: str) -> N
     axes.plot([], [], color=color, lw=1.2, label="landmark graph")  # faint edges would be invisible in the legend
 
 
-def _map(axes: Axes, walls: Sequence[Wall], states: np.ndarray, labels: Sequence[str]) -> None:
+def draw_map(axes: Axes, walls: Sequence[Wall], states: np.ndarray, labels: Sequence[str]) -> None:
+    """Draw the walls, or where the data are, and the labels of the axes."""
     patches = [Rectangle((x, y), width, height) for x, y, width, height in walls]
     axes.add_collection(PatchCollection(patches, facecolor=WALL, edgecolor=WALL))
     if not walls:  # no map: show where the data are

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -21,7 +19,10 @@ import hiwm
 from hiwm.agent import Agent, load_agent
 from hiwm.analysis import figures
 from hiwm.analysis.decode import frame_decoder, predicted_frames, states_at
-from hiwm.analysis.probes import distance_correlation, what_is_kept
+from hiwm.analysis.history import load_history
+from hiwm.analysis.ladder import read_ladder
+from hiwm.analysis.page import asset, assets, inline
+from hiwm.analysis.questions import DIAGNOSTICS, Finding, Study, ask
 from hiwm.analysis.uncertainty import calibration_curves, summary
 from hiwm.analysis.verdict import comparisons, headline
 from hiwm.analysis.viewer import LIMIT, Scene, view
@@ -35,7 +36,7 @@ from hiwm.evaluation.results import read_results
 from hiwm.evaluation.traces import load_traces
 from hiwm.experiment.evaluation import evaluation_identity
 from hiwm.experiment.session import exclusive
-from hiwm.files import read_text
+from hiwm.files import read_text, write_json
 from hiwm.heads.calibration import NOMINAL, Calibration
 from hiwm.heads.value import AHEAD
 from hiwm.planning.graph.navigator import GraphNavigator
@@ -44,15 +45,14 @@ from hiwm.training.checkpoint import load_metrics
 from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.validate import check_trained
 
-KEPT = "kept.json"  # column of the true state -> R2 from each level
 MISSING = "–"  # noqa: RUF001
 NO_EPISODES = "The recorded episodes are of an older version of hiwm. Remove the results of the evaluation, and `hiwm evaluate` records new ones."
 
 
 @exclusive
 def report(config: Config) -> Path:
-    """Write `report.html`, `kept.json` and `figures/*.png` into the experiment's folder, from the files of training and evaluation."""
-    agent = load_agent(config.folder / "hierarchy", allow=config.allow)
+    """Write `report.html`, `diagnostics.json` and `figures/*.png` into the experiment's folder, from the files of training and evaluation."""
+    agent = load_agent(config.folder / "hierarchy", allow=config.allow, planner=config.planner, seed=config.seed)
     check_trained(config, agent)
     dataset = open_dataset(config.dataset.path)
     results = config.folder / f"{config.evaluation.name}.json"
@@ -63,14 +63,14 @@ def report(config: Config) -> Path:
         )
     diagnostics = Diagnostics.from_config(config.diagnostics, config.allow)
     levels = [_describe(config, agent, k) for k in range(len(agent.hierarchy))]
-    kept = what_is_kept(agent, dataset)
-    (config.folder / KEPT).write_text(json.dumps(kept, indent=1))
+    findings = find(config, agent, evaluation)
     traces = {} if evaluation is None else load_traces(config.folder / f"{config.evaluation.name}.npz")
     scene = _scene(config, agent, dataset, evaluated=evaluation is not None)
     folder = config.folder / "figures"
     folder.mkdir(exist_ok=True)
     with rc_context({"text.parse_math": False}):  # a "$" in a name is no formula
         drawn = _draw(config, agent, dataset, evaluation, traces, diagnostics, scene)
+        drawn |= {name: finding.figure for name, finding in findings.items() if finding.figure is not None}
         for name, figure in drawn.items():
             figure.savefig(folder / f"{name}.png", dpi=130)
     values = dict(
@@ -84,21 +84,23 @@ def report(config: Config) -> Path:
         **(_result(evaluation["agents"]) if evaluation else {}),
         protocol=_protocol(config),
         levels=levels,
-        kept=kept,
+        findings=findings,
         read=_read(agent, dataset),
         learned=_learned(agent),
         calibrated={k: summary(calibration) for k, calibration in _calibrated(agent).items()},
         nominal=", ".join(f"{100 * share:.0f}" for share in NOMINAL),
-        distances=distance_correlation(agent, dataset, pairs=1000),
         diagnostics=_measured(diagnostics, [level["metrics"] for level in levels]),
         added=diagnostics.added,
         alarms=[f"level {k}: {x}" for k, level in enumerate(levels) for x in diagnostics.alarms(level["metrics"])],
-        figures={name: _inline(folder / f"{name}.png") for name in drawn},
+        figures={name: inline((folder / f"{name}.png").read_bytes()) for name in drawn},
         config=read_text(config.folder / "config.yaml"),
     )
     path = config.folder / "report.html"
     path.write_text(_page(values, traces, scene))
     with make_tracker(config) as tracker:
+        tracker.parent().metrics(
+            {key: value for finding in findings.values() for key, value in finding.numbers.items()}
+        )
         tracker.parent().artifact(path)
         tracker.parent().artifact(folder)
     say(f"report: {path}")
@@ -122,10 +124,7 @@ def _scene(config: Config, agent: Agent, dataset: Trajectories, evaluated: bool)
 
 def _page(values: Mapping[str, Any], traces: Mapping[str, Sequence[Trace]], scene: Scene) -> str:
     """The page, with as many recorded episodes as fit into it."""
-    parts = {
-        name: Markup(files("hiwm.analysis").joinpath(file).read_text())
-        for name, file in (("viewer_css", "viewer.css"), ("viewer_js", "viewer.js"), ("viewer_html", "viewer.html"), ("theme_js", "theme.js"))
-    }  # fmt: skip
+    parts = {**assets(), **{f"viewer_{kind}": asset(f"viewer.{kind}") for kind in ("css", "js", "html")}}
     parts["plotly_js"] = Markup(get_plotlyjs()) if traces else Markup()
     template = Template(files("hiwm.analysis").joinpath("report.html").read_text(), autoescape=True)
     empty = {"head": "", "tables": "", "frames": "", "episodes": [], "left_out": []}
@@ -145,6 +144,17 @@ def _result(agents: Mapping[str, Any]) -> dict[str, Any]:
     return {"agents": agents, "headline": headline(agents, found), "comparisons": found, "best": best or None}
 
 
+def find(config: Config, agent: Agent, evaluation: Mapping[str, Any] | None) -> dict[str, Finding]:
+    """The answers to the questions, and those of `hiwm ladder` if it has run; also written to `diagnostics.json`."""
+    with rc_context({"text.parse_math": False}):  # a "$" in a name is no formula
+        findings = dict(ask(Study.of_config(config, agent, evaluation, config.folder)))
+        if (ladder := read_ladder(config, agent)) is not None:
+            findings["ladder"] = ladder
+    said = {name: {"sentence": finding.sentence, "metrics": finding.numbers} for name, finding in findings.items()}
+    write_json(config.folder / DIAGNOSTICS, said)
+    return findings
+
+
 def _draw(
     config: Config,
     agent: Agent,
@@ -155,7 +165,8 @@ def _draw(
     scene: Scene,
 ) -> dict[str, Figure]:
     drawn: dict[str, Figure] = {}
-    histories = {k: _history(config, agent, k) for k in range(len(agent.hierarchy))}
+    homes = [config.levels_folder / spec.fingerprint for spec in agent.hierarchy.specs]
+    histories = {k: load_history(home) for k, home in enumerate(homes)}
     if histories := {k: records for k, records in histories.items() if records}:
         drawn["curves"] = figures.curves(histories, diagnostics)
     if calibrated := _calibrated(agent):
@@ -240,28 +251,6 @@ def _measured(diagnostics: Diagnostics, metrics: Sequence[Mapping[str, float]]) 
     ]
 
 
-def _history(config: Config, agent: Agent, k: int) -> list[dict[str, Any]]:
-    path = config.levels_folder / agent.hierarchy.specs[k].fingerprint / "history.jsonl"
-    if not path.exists():
-        return []
-    records = [record for line in read_text(path).splitlines() if (record := _record(line)) is not None]
-    # a training that was killed and resumed has written some steps twice; added diagnostics may come later
-    merged: dict[tuple[int, bool], dict[str, Any]] = {}
-    for record in records:
-        merged.setdefault((record["step"], "loss/total" in record), {}).update(record)
-    return list(merged.values())
-
-
-def _record(line: str) -> dict[str, Any] | None:
-    """A line of a history; None if a kill or a crash has cut it off."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    numbers = isinstance(record, dict) and all(isinstance(value, (int, float)) for value in record.values())
-    return record if numbers and isinstance(record.get("step"), int) else None
-
-
 def _protocol(config: Config) -> str:
     e = config.evaluation
     budget = "the same budget as" if e.baseline_budget == 1 else f"{e.baseline_budget:g} times the budget of"
@@ -269,7 +258,3 @@ def _protocol(config: Config) -> str:
         f"{e.num_tasks} tasks, starts and goals drawn with seed {e.seed}, at most {e.max_steps} steps, success at the first arrival. "
         f"The baselines have {budget} the hierarchy, in predictor calls."
     )
-
-
-def _inline(image: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(image.read_bytes()).decode()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from hiwm.analysis.report import KEPT
+from hiwm.analysis.questions import DIAGNOSTICS
 from hiwm.evaluation.results import read_results
 from hiwm.files import read_json, saved_folder
 from hiwm.hierarchy import DESCRIPTION, load_specs
@@ -67,13 +67,18 @@ def levels(folders: Iterable[Path]) -> pd.DataFrame:
         saved = saved_folder(folder / "hierarchy")
         if not (saved / DESCRIPTION).exists():
             continue
-        kept = read_json(folder / KEPT) if (folder / KEPT).exists() else {}
+        asked = read_json(folder / DIAGNOSTICS) if (folder / DIAGNOSTICS).exists() else {}
+        answers = {name: value for answer in asked.values() for name, value in answer["metrics"].items()}
         for k, level in enumerate(load_specs(saved)):
             home = levels_of(folder) / level.fingerprint
             if (home / METRICS).exists():
                 metrics = load_metrics(home)
                 measured = {name: round(x, 4) for name, x in metrics.items() if not name.startswith(LOSS)}
-                scores = {f"r2_{column}": round(scores[k], 3) for column, scores in kept.items()}
+                kept = {
+                    name.removeprefix(f"level{k}/kept_"): x for name, x in answers.items() if f"level{k}/kept_" in name
+                }
+                kept = {name.removesuffix("_nonlinear"): x for name, x in kept.items() if name.endswith("_nonlinear")}
+                scores = {f"r2_{column}": round(x, 3) for column, x in kept.items()}
                 rows.append({"run": folder.name, "level": k, **measured, **scores})
     return pd.DataFrame(rows).convert_dtypes()
 

@@ -18,6 +18,10 @@ COMMANDS = {
     "train": ("hiwm.experiment:train", "train the levels bottom-up, build the landmark graphs, save the hierarchy"),
     "evaluate": ("hiwm.experiment:evaluate", "measure success of the hierarchy and its baselines at equal compute"),
     "report": ("hiwm.analysis.report:report", "write report.html: learning curves, success rates, pictures of plans"),
+    "ladder": (
+        "hiwm.analysis.ladder:ladder",
+        "replace one part of one level at a time by the truth: which one loses the success?",
+    ),
     "run": ("", "collect, train, evaluate and report"),
 }
 VERBS = [*COMMANDS, "ablate", "compare", "data", "levels", "mlflow"]

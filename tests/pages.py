@@ -16,7 +16,7 @@ PAGES = [
     "analysis/results/README.md",
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
 ]
-COMMAND = r"(?:torchrun [^`\n]*-m )?hiwm (?:collect|train|evaluate|report|run) [^`\n]*"
+COMMAND = r"(?:torchrun [^`\n]*-m )?hiwm (?:collect|train|evaluate|report|ladder|run) [^`\n]*"
 
 # less of everything: the tests are of the words, not of the results
 QUICK = [

@@ -18,4 +18,4 @@ def test_notebook_runs(path, tiny_run, monkeypatch):
     assert all(not cell.get("outputs") for cell in notebook.cells), "commit notebooks without outputs"
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(path.parent)}}).execute()
     figures = [o for cell in notebook.cells for o in cell.get("outputs", []) if o.output_type == "display_data"]
-    assert len(figures) == 3
+    assert len(figures) == 7  # the principal components and six questions

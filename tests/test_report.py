@@ -15,6 +15,7 @@ import trace_tools
 from matplotlib import image
 
 from hiwm.analysis import figures
+from hiwm.analysis.questions import QUESTIONS
 from hiwm.analysis.report import _learned, _read, report
 from hiwm.config import ConfigError, load_config
 from hiwm.heads.action_prior import ActionPrior
@@ -55,12 +56,13 @@ def test_table_has_the_numbers_of_the_evaluation(page, tiny_run):
 
 def test_images_decode(page, tiny_run):
     images = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page)
-    assert len(images) == 4  # success, episodes, landmarks, curves
+    answered = json.loads((tiny_run.folder / "diagnostics.json").read_text()).keys() - {"sha256"}
+    assert len(images) == 4 + len(answered)  # success, episodes, landmarks, curves, and one per question
     for encoded in images:
         pixels = image.imread(io.BytesIO(base64.b64decode(encoded, validate=True)), format="png")
         assert min(pixels.shape[:2]) > 100
         assert pixels[..., :3].std() > 0.01  # something is drawn
-    for name in ("curves", "landmarks", "success", "episodes"):
+    for name in ("curves", "landmarks", "success", "episodes", *answered):
         assert image.imread(tiny_run.folder / "figures" / f"{name}.png").std() > 0.01
 
 
@@ -71,12 +73,22 @@ def test_levels_and_config_are_in_it(page, tiny_run):
     assert html.unescape(re.findall(r"<pre>(.*)</pre>", page, re.DOTALL)[0]) == saved
 
 
-def test_every_level_has_its_distances_and_time_scale(page, tiny_run):
-    spans = re.findall(r"environment steps apart</th>(.*?)</tr>", page)[0]
-    assert re.findall(r"(\d+ to \d+)", spans) == ["1 to 2", "3 to 9", "10 to 29", "30 to 80"]
-    for level in range(3):
-        values = re.findall(rf"<td>level {level}</td>(.*?)</tr>", page)[0]
-        assert all(-1 <= float(value) <= 1 for value in re.findall(r">([-\d.]+)<", values))
+def test_every_question_has_a_panel(page, tiny_run):
+    answers = json.loads((tiny_run.folder / "diagnostics.json").read_text())
+    answers.pop("sha256")
+    names = [question.__name__ for question in QUESTIONS]
+    assert [*answers] == [name for name in names if name != "stability"]  # there are no other seeds
+    for name, answer in answers.items():
+        panel = re.findall(rf'<h3 id="{name}">(.*?)(?=<h3|<h2)', page, re.DOTALL)[0]
+        assert answer["sentence"] in html.unescape(panel)
+        assert "data:image/png" in panel
+        assert {key.split("/")[0] for key in answer["metrics"]} <= {"level0", "level1", "level2"}
+    recorded = (tiny_run.folder / "mlflow.jsonl").read_text()
+    for answer in answers.values():
+        assert all(key in recorded for key in answer["metrics"])
+
+
+def test_every_level_has_its_time_scale(page, tiny_run):
     for folder in (tiny_run.config.levels_folder).iterdir():
         scale = json.loads((folder / "metrics.json").read_text())["timescale"]
         row = re.findall(r"<tr><td>[^\n]*" + folder.name, page)[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,15 @@ import gymnasium
 import numpy as np
 
 from hiwm.envs.captions import Caption
+from hiwm.envs.oracle import ShortestPaths
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 
 STEP = 0.05
 WALL = (0.46, 0.0, 0.08, 0.6)  # left, bottom, width, height; the way round it is above
+RADIUS = 0.02  # that shortest paths keep from walls; the point has none
+BORDERS = ((-0.2, -0.2, 1.4, 0.18), (-0.2, 1.02, 1.4, 0.18), (-0.2, -0.2, 0.18, 1.4), (1.02, -0.2, 0.18, 1.4))
 STARTS_GOALS = {1: ((0.2, 0.2), (0.8, 0.2)), 2: ((0.15, 0.15), (0.15, 0.75)), 3: ((0.5, 0.8), (0.8, 0.2))}
 
 
@@ -37,6 +40,10 @@ class TinyRoom(gymnasium.Env):
     @property
     def walls(self) -> list[tuple[float, float, float, float]]:
         return [WALL]
+
+    @cached_property
+    def oracle(self) -> TinyOracle:
+        return TinyOracle(ShortestPaths([WALL, *BORDERS], RADIUS))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
@@ -80,6 +87,27 @@ class TinyRoom(gymnasium.Env):
             aim = np.array([x, 0.8]) if y < 0.7 else np.array([0.6 if aim[0] > 0.5 else 0.4, 0.8])
         direction = aim - self.position
         return {"expert_action": direction / max(np.linalg.norm(direction), STEP)}
+
+
+class TinyOracle:
+    """What is true of the room; see `hiwm.envs.oracle`."""
+
+    def __init__(self, paths: ShortestPaths) -> None:
+        self.paths = paths
+
+    def shortest_steps(self, start: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        return self.paths.lengths(start, goal) / STEP
+
+    def along(self, start: np.ndarray, goal: np.ndarray, steps: float) -> np.ndarray:
+        return self.paths.along(start, goal, STEP * steps).astype(np.float32)
+
+    def simulate(self, start: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        position = start.astype(float)
+        for action in np.moveaxis(np.clip(actions, -1, 1), 1, 0):
+            after = np.clip(position + STEP * action, 0, 1)
+            blocked = np.array([in_wall(point) for point in after])
+            position = np.where(blocked[:, None], position, after)
+        return position.astype(np.float32)
 
 
 class DiscreteRoom(TinyRoom):

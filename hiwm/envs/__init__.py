@@ -15,6 +15,8 @@ Optional parts of the contract:
 - `walls`: a list of (left, bottom, width, height), to draw a map.
 - `make_vector(num_envs)`: a Gymnasium VectorEnv whose episodes start together and whose infos hold `success` and `ended`,
   (N,).
+- `oracle`: what is true of the environment (`hiwm.envs.oracle.Oracle`), or None: shortest paths and the dynamics, from which
+  diagnostics compute true distances and `hiwm ladder` true subgoals, distances and predictions.
 - `captions(observations)`: descriptions of N observations (dataset columns, or one array), for goals given in words; a list
   of `hiwm.envs.captions.Caption`.
 """

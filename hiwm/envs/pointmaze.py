@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import gymnasium
@@ -16,11 +17,14 @@ import numpy as np
 import ogbench  # noqa: F401  (registers its environments)
 
 from hiwm.envs.generator import lend_generator
+from hiwm.envs.oracle import Observations, ShortestPaths
 
 Cell = tuple[int, int]
 BEHAVIOURS = ("navigate", "stitch", "explore")
 STITCH_CELLS = 4  # distance from start to goal in the stitch datasets, cells
 EXPLORE_STEPS = 10
+SPEED = 0.2  # maze units per step of an action of length 1
+RADIUS = 0.7  # of the point, a sphere
 
 
 class PointMaze(gymnasium.Wrapper):
@@ -79,6 +83,11 @@ class PointMaze(gymnasium.Wrapper):
         unit = self.env._maze_unit
         centres = [self.env.ij_to_xy(cell) for cell in np.argwhere(self.env.maze_map == 1)]
         return [(float(x - unit / 2), float(y - unit / 2), unit, unit) for x, y in centres]
+
+    @cached_property
+    def oracle(self) -> PointMazeOracle | None:
+        """What is true of the maze; None with teleporters, whose exits are random."""
+        return None if self.env._teleport_info is not None else PointMazeOracle(ShortestPaths(self.walls, RADIUS))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         if seed is not None:
@@ -170,6 +179,31 @@ class PointMaze(gymnasium.Wrapper):
         maze = self.env.maze_map
         up, down, left, right = maze[i - 1, j], maze[i + 1, j], maze[i, j - 1], maze[i, j + 1]
         return bool((up, down, left, right) in {(0, 0, 1, 1), (1, 1, 0, 0)})
+
+
+class PointMazeOracle:
+    """The truth about a maze without teleporters; see `hiwm.envs.oracle`.
+
+    Args:
+        paths: shortest paths among the walls.
+    """
+
+    def __init__(self, paths: ShortestPaths) -> None:
+        self.paths = paths
+
+    def shortest_steps(self, start: Observations, goal: Observations) -> np.ndarray:
+        """At the speed of an action of length 1, which is that of the oracle in the data."""
+        return self.paths.lengths(np.asarray(start), np.asarray(goal)) / SPEED
+
+    def along(self, start: Observations, goal: Observations, steps: float) -> np.ndarray:
+        return self.paths.along(np.asarray(start), np.asarray(goal), SPEED * steps).astype(np.float32)
+
+    def simulate(self, start: Observations, actions: np.ndarray) -> np.ndarray:
+        """MuJoCo moves the point and pushes it out of walls; here it is pushed out at once."""
+        position = np.asarray(start, float)
+        for action in np.moveaxis(np.clip(actions, -1, 1), 1, 0):
+            position = self.paths.push_out(position + SPEED * action)
+        return position.astype(np.float32)
 
 
 def _walled(maze_class: Any, cell: Cell) -> Any:

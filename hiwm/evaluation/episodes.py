@@ -176,6 +176,8 @@ def _run_batch(
                 break
             agent.select(~over)
     outcome.success, outcome.steps = success.tolist(), steps.tolist()
+    monitors = agent.planner.subgoal_monitors
+    outcome.subgoals = [{f"level{k}": [total.item() for total in monitors[k].tally] for k in sorted(monitors)}]
     if forbidden is not None:
         outcome.inside = inside.tolist()
     if recorder is not None:

@@ -17,6 +17,7 @@ from hiwm.evaluation.episodes import run_episodes
 from hiwm.evaluation.goals import check_region, make_goal
 from hiwm.evaluation.outcomes import Episodes
 from hiwm.evaluation.statistics import wilson_interval
+from hiwm.planning.subgoals import SubgoalTally
 from hiwm.training.distributed import ALONE, Processes, barrier
 
 if TYPE_CHECKING:  # an agent can evaluate itself
@@ -110,7 +111,7 @@ def _run_agents(
 
 
 def summarize(outcome: Episodes) -> dict[str, Any]:
-    """Statistics of one agent, ready for JSON; they include `violations` if a box is forbidden."""
+    """Statistics of one agent, ready for JSON; they include `violations` if a box is forbidden, and `subgoals` of upper levels."""
     task, success, steps = np.array(outcome.task), np.array(outcome.success), np.array(outcome.steps)
     won = steps[success]
     numbers = {
@@ -133,7 +134,25 @@ def summarize(outcome: Episodes) -> dict[str, Any]:
         entered = _rate(inside > 0)
         entered["share"] = entered.pop("success")
         numbers["violations"] = {**entered, "steps": float(inside.mean())}
+    if subgoals := _subgoals(outcome):
+        numbers["subgoals"] = subgoals
     return numbers
+
+
+def _subgoals(outcome: Episodes) -> dict[str, dict[str, Any]]:
+    """Level -> how many of its subgoals had each outcome, mean steps to those reached, and mean share of the distance left."""
+    found = {}
+    for level in sorted({level for batch in outcome.subgoals for level in batch}):
+        sums = np.sum([batch[level] for batch in outcome.subgoals if level in batch], axis=0)
+        total = dict(zip(SubgoalTally._fields, sums.tolist(), strict=True))
+        counts = {name: round(total[name]) for name in ("reached", "unreached", "unreachable")}
+        decided = sum(counts.values())
+        found[level] = {
+            **counts,
+            "steps": total["steps"] / counts["reached"] if counts["reached"] else None,
+            "distance_left": total["distance_left"] / decided if decided else None,
+        }
+    return found
 
 
 def _rate(success: np.ndarray) -> dict[str, Any]:

@@ -105,6 +105,7 @@ class Episodes:
         predictor_calls: forward passes of the predictors, in total; see `hiwm.planning.plan.Plan`.
         other_calls: forward passes through encoders, inverse models, action priors and value heads, in total. Passes
             through the state readouts of goals are not counted.
+        subgoals: of each batch of episodes: "level<k>" -> sums over the decided subgoals of the level, see `SubgoalTally`.
         traces: of each task the first episode and the first failure.
     """
 
@@ -116,6 +117,7 @@ class Episodes:
     planned: list[int] = field(default_factory=list)
     predictor_calls: float = 0.0
     other_calls: float = 0.0
+    subgoals: list[dict[str, list[float]]] = field(default_factory=list)
     traces: list[Trace] = field(default_factory=list)
 
     def __add__(self, other: Episodes) -> Episodes:

@@ -45,6 +45,34 @@ class SubgoalRecord(NamedTuple):
     failed: Tensor
 
 
+class SubgoalTally(NamedTuple):
+    """Subgoals that were decided, of all episodes together, () each.
+
+    Args:
+        reached, unreached, unreachable: how many.
+        steps: environment steps from handing down to reaching, summed over those that were reached.
+        distance_left: least distance, as a share of that at the start, summed over all.
+    """
+
+    reached: Tensor
+    unreached: Tensor
+    unreachable: Tensor
+    steps: Tensor
+    distance_left: Tensor
+
+    def plus(self, record: SubgoalRecord, reached: Tensor, failed: Tensor, step: int) -> SubgoalTally:
+        """With the subgoals (B, R) that are decided at this environment step; a GPU is not waited for."""
+        left = (record.nearest / record.scale).sqrt().where(reached | failed, 0.0)
+        new = (
+            reached.sum(),
+            (failed & ~record.unreachable).sum(),
+            (failed & record.unreachable).sum(),
+            (step - record.planned_at).where(reached, 0).sum(),
+            left.sum(),
+        )
+        return SubgoalTally(*(old + more for old, more in zip(self, new, strict=True)))
+
+
 class SubgoalMonitor:
     """Watches the subgoals that one level hands down to B episodes.
 
@@ -66,6 +94,8 @@ class SubgoalMonitor:
         self.record = SubgoalRecord(points, points, none, none, number, none, *flags)
         zero = like.new_zeros(len(like))
         self.outcome = SubgoalOutcome(zero.long() + OPEN, zero.long(), zero, zero)
+        #: subgoals of all episodes that were decided; sums, see `SubgoalTally`
+        self.tally = SubgoalTally(*like.new_zeros(5, dtype=torch.double))
         #: whether any path has a penalty
         self.any_failed = False
         self.compact_at = COMPACT_AT
@@ -99,6 +129,7 @@ class SubgoalMonitor:
         reached = record.open & (nearest <= REACHED_SHARE**2 * record.scale)
         failed = record.open & ~reached & (record.unreachable | (record.until <= step))
         self.outcome = _latest(record, reached, failed, self.outcome)
+        self.tally = self.tally.plus(record, reached, failed, step)
         record = record._replace(open=record.open & ~reached & ~failed)
         if self.failure_penalty:  # a failed path is forgiven once it works
             again = self._difference(record.start, record.end) <= REACHED_SHARE**2

@@ -334,6 +334,26 @@ def test_summary():
     assert summarize(outcome)["steps"] is None
 
 
+def test_subgoals_of_all_batches_add_up():
+    outcome = Episodes(
+        task=[1, 1], success=[True, False], steps=[5, 9], plan_ms=[1.0], planned=[2],
+        subgoals=[{"level1": [3, 1, 0, 30, 1.0], "level2": [0, 2, 0, 0, 1.5]}, {"level1": [1, 0, 1, 2, 0.5], "level2": [0, 0, 0, 0, 0]}],
+    )  # fmt: skip
+    found = summarize(outcome)["subgoals"]
+    assert found["level1"] == {"reached": 4, "unreached": 1, "unreachable": 1, "steps": 8, "distance_left": 0.25}
+    assert found["level2"] == {"reached": 0, "unreached": 2, "unreachable": 0, "steps": None, "distance_left": 0.75}
+
+
+def test_subgoals_of_the_run(tiny_run):
+    agents = json.loads((tiny_run.folder / "evaluation.json").read_text())["agents"]
+    assert agents["hierarchical"]["subgoals"].keys() == {"level1", "level2"}
+    for numbers in agents["hierarchical"]["subgoals"].values():
+        assert numbers["reached"] > 0
+        assert 0 < numbers["steps"] <= 60
+        assert 0 < numbers["distance_left"] < 2
+    assert "subgoals" not in agents["flat"]
+
+
 def test_traces_of_the_run(tiny_run):
     traces = load_traces(tiny_run.folder / "evaluation.npz")
     assert {name: [trace.task for trace in found if trace.episode == 0] for name, found in traces.items()} == {

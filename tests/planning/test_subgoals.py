@@ -58,6 +58,19 @@ def test_a_subgoal_is_reached_within_half_its_distance_or_failed_when_its_time_i
     assert outcome.text(1) == "subgoal of step 20 reached: 0.50 of its distance was left"
 
 
+def test_outcomes_of_all_episodes_add_up():
+    subgoals = handed(step=20)
+    subgoals.observe(torch.tensor([[1.0, 0.0], [12.0, 0.0]]), 25)  # the second is reached after 5 steps
+    subgoals.observe(torch.tensor([[1.0, 0.0], [10.0, 0.0]]), 30)  # the first is not reached
+    subgoals.hand_down(HERE, THERE, 31, deadline=5)
+    subgoals.report_reach(31, torch.tensor([16.0, 16.0]))
+    subgoals.observe(HERE, 33)  # both are given up
+    subgoals.select(torch.tensor([0]))
+    reached, unreached, unreachable, steps, left = (total.item() for total in subgoals.tally)
+    assert (reached, unreached, unreachable, steps) == (1, 1, 2, 5)
+    assert left == pytest.approx(0.5 + 0.75 + 2)
+
+
 def test_the_outcome_is_that_of_the_last_of_several():
     subgoals = handed()
     subgoals.hand_down(HERE, THERE + 1, 3, deadline=5)

@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from hiwm.envs.captions import Caption
+from hiwm.envs.oracle import Observations
 from hiwm.envs.rooms.captions import describe
 from hiwm.envs.rooms.geometry import Rooms
 from hiwm.envs.rooms.render import Renderer
@@ -132,12 +133,7 @@ class FourRoomVector(VectorEnv):
         )
 
     def _observe(self, agent: np.ndarray, distractor: np.ndarray) -> dict[str, np.ndarray]:
-        return {
-            "pixels": self.renderer.frames(agent, distractor, self._closed),
-            "agent": agent.astype(np.float32),
-            "distractor": distractor.astype(np.float32),
-            "doors": (np.arange(self.rooms.num_doors) != self._closed[:, None]).astype(np.float32),
-        }
+        return _observed(self.renderer, agent, distractor, self._closed)
 
 
 class FourRoom(gymnasium.Env):
@@ -175,6 +171,11 @@ class FourRoom(gymnasium.Env):
         """(left, bottom, width, height) of every piece of wall, with all doors open."""
         return self._one.rooms.blocks()
 
+    @property
+    def oracle(self) -> FourRoomOracle:
+        """What is true of the rooms."""
+        return FourRoomOracle(self._one.rooms, self._one.renderer)
+
     def make_vector(self, num_envs: int) -> FourRoomVector:
         """`num_envs` environments like this one that advance together."""
         return FourRoomVector(num_envs, **self._arguments)
@@ -197,6 +198,66 @@ class FourRoom(gymnasium.Env):
     def render(self) -> np.ndarray:
         """The current frame, uint8 (R, R, 3)."""
         return self._one.renderer.frames(self._one._agent, self._one._distractor, self._one._closed)[0]
+
+
+class FourRoomOracle:
+    """The truth about the agent among the rooms; see `hiwm.envs.oracle`. The distractor stays where it is.
+
+    Args:
+        rooms: the map.
+        renderer: draws observations.
+    """
+
+    def __init__(self, rooms: Rooms, renderer: Renderer) -> None:
+        self.rooms, self.renderer = rooms, renderer
+
+    def shortest_steps(self, start: Observations, goal: Observations) -> np.ndarray:
+        length, _, _ = self.rooms.shortest(_agent(start), _agent(goal), _closed(start))
+        return length / SPEED
+
+    def along(self, start: Observations, goal: Observations, steps: float) -> Observations:
+        at, wanted, closed = _agent(start), _agent(goal), _closed(start)
+        if not np.isfinite(steps):
+            return self._observe(start, wanted)
+        for _ in range(round(steps)):
+            left = np.linalg.norm(wanted - at, axis=1, keepdims=True)
+            at = self.rooms.move(at, np.minimum(SPEED, left) * expert(self.rooms, at, wanted, closed), closed)
+        return self._observe(start, at)
+
+    def simulate(self, start: Observations, actions: np.ndarray) -> Observations:
+        at, closed = _agent(start), _closed(start)
+        for action in np.moveaxis(np.clip(actions, -1, 1), 1, 0):
+            at = self.rooms.move(at, SPEED * action, closed)
+        return self._observe(start, at)
+
+    def _observe(self, start: Observations, agent: np.ndarray) -> Observations:
+        return _observed(self.renderer, agent, np.asarray(_columns(start)["distractor"], float), _closed(start))
+
+
+def _columns(observations: Observations) -> Mapping[str, np.ndarray]:
+    assert isinstance(observations, Mapping), "observations of the rooms are dicts"
+    return observations
+
+
+def _agent(observations: Observations) -> np.ndarray:
+    return np.asarray(_columns(observations)["agent"], float)
+
+
+def _closed(observations: Observations) -> np.ndarray:
+    """Number of the closed door, -1 for none, (N,)."""
+    shut = np.asarray(_columns(observations)["doors"]) < 0.5
+    return np.where(shut.any(1), shut.argmax(1), -1)
+
+
+def _observed(
+    renderer: Renderer, agent: np.ndarray, distractor: np.ndarray, closed: np.ndarray
+) -> dict[str, np.ndarray]:
+    return {
+        "pixels": renderer.frames(agent, distractor, closed),
+        "agent": agent.astype(np.float32),
+        "distractor": distractor.astype(np.float32),
+        "doors": (np.arange(renderer.rooms.num_doors) != closed[:, None]).astype(np.float32),
+    }
 
 
 def _first(batch: dict[str, Any]) -> dict[str, Any]:

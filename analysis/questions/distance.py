@@ -1,0 +1,103 @@
+"""Over which range can a level's distance be trusted?"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from hiwm.analysis.questions.drawing import color, plain, row_of
+from hiwm.analysis.questions.study import Finding, Study
+
+SPANS = (1, 3, 10, 30, 100, 300, 1000, 3000)  # bounds of ranges, environment steps
+PAIRS = 5000  # random ones, and as many along episodes
+FEWEST = 40  # pairs in a range
+TRUSTED = 0.5  # rank correlation
+
+
+def distance(study: Study) -> Finding | None:
+    """Rank correlation of latent distance with the true shortest path, or else with time apart, in ranges of it."""
+    a, b, apart, true = _pairs(study)
+    if len(apart) < FEWEST:
+        return None
+    spans = [(low, high) for low, high in pairwise(SPANS) if ((apart >= low) & (apart < high)).sum() >= FEWEST]
+    of = "the true shortest path" if true else "time apart along episodes"
+    metrics, curves, said = {}, [], []
+    for k, latent in enumerate(study.held_out.latents):
+        length = (latent[a] - latent[b]).norm(dim=1).numpy()
+        ranks = [_spearman(length[x], apart[x]) for low, high in spans for x in [(apart >= low) & (apart < high)]]
+        overall, reach = _spearman(length, apart), _trusted(spans, ranks)
+        metrics[f"level{k}/distance_spearman"] = overall
+        metrics[f"level{k}/distance_trusted_steps"] = float(reach)
+        metrics |= {f"level{k}/distance_spearman_{low}": rank for (low, _), rank in zip(spans, ranks, strict=True)}
+        curves.append((length / study.hierarchy.levels[k].predictor.scale.norm().item(), ranks))
+        until = f"up to {reach} environment steps" if reach else "over no range"
+        said.append(f"level {k} ranks states by {of} {until} (overall {overall:.2f})")
+    sentence = "; ".join(said)
+    return Finding(
+        "How far a level's distance can be trusted",
+        f"{sentence[0].upper()}{sentence[1:]}.",
+        metrics,
+        _draw(study, spans, curves, apart, of),
+        f"Left: Spearman correlation of latent distance with {of}, within each range, for pairs of held-out states. Above the dashed "
+        f"line, {TRUSTED}, the distance is trusted; beyond that range a search follows noise, and a landmark graph must cover it. "
+        "Right: median latent distance in typical steps of the level, with quartiles.",
+    )
+
+
+def _pairs(study: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+    """Indices of two held-out rows, (N,) and (N,), how far apart they are, and whether that is the true shortest path."""
+    rows, rng = study.held_out, np.random.default_rng(0)
+    start = rng.integers(len(rows.rows), size=PAIRS)
+    gap = np.floor(np.exp(rng.random(PAIRS) * np.log1p(rows.left[start]))).astype(int)
+    along = start[gap <= rows.left[start]], (start + gap)[gap <= rows.left[start]]
+    if study.oracle is None:
+        apart = along[1] - along[0]
+        return along[0][apart > 0], along[1][apart > 0], apart[apart > 0], False
+    anywhere = rng.integers(len(rows.rows), size=(2, PAIRS))
+    a, b = (np.concatenate(both) for both in zip(along, anywhere, strict=True))
+    apart = study.oracle.shortest_steps(study.observations(rows.rows[a]), study.observations(rows.rows[b]))
+    known = np.isfinite(apart) & (apart > 0)
+    return a[known], b[known], apart[known], True
+
+
+def _spearman(length: np.ndarray, apart: np.ndarray) -> float:
+    if np.ptp(length) == 0 or np.ptp(apart) == 0:  # constants have no ranks
+        return float("nan")
+    return float(np.asarray(spearmanr(length, apart))[0])
+
+
+def _trusted(spans: list[tuple[int, int]], ranks: list[float]) -> int:
+    """End of the range from the smallest distances on over which every rank correlation is at least `TRUSTED`."""
+    reach = 0
+    for (_, high), rank in zip(spans, ranks, strict=True):
+        if not rank >= TRUSTED:
+            break
+        reach = high
+    return reach
+
+
+def _draw(
+    study: Study, spans: list[tuple[int, int]], curves: list[tuple[np.ndarray, list[float]]], apart: np.ndarray, of: str
+) -> Figure:
+    figure, ((left, right),) = row_of(2, 5.2, 3.6)
+    centres = np.sqrt(np.prod(np.array(spans, float).reshape(-1, 2), 1))
+    edges = np.geomspace(max(1, apart.min()), apart.max() + 1, 16)
+    for k, (length, ranks) in enumerate(curves):
+        left.plot(centres, ranks, "o-", color=color(k), label=f"level {k}")
+        cells = [length[(apart >= low) & (apart < high)] for low, high in pairwise(edges)]
+        middle = [i for i, cell in enumerate(cells) if len(cell) >= 10]
+        low, median, high = np.array([np.percentile(cells[i], (25, 50, 75)) for i in middle]).reshape(-1, 3).T
+        at = np.sqrt(edges[:-1] * edges[1:])[middle]
+        right.fill_between(at, low, high, color=color(k), alpha=0.15, lw=0)
+        right.plot(at, median, color=color(k), lw=1.6)
+    left.axhline(TRUSTED, color="0.5", lw=0.8, ls="--")
+    left.axhline(0, color="0.7", lw=0.7)
+    left.set(xscale="log", xlabel="environment steps apart", ylabel="Spearman correlation", ylim=(-0.3, 1.03))
+    left.set_title(f"latent distance and {of}", fontsize=10)
+    right.set(xscale="log", yscale="log", xlabel="environment steps apart", ylabel="latent distance (typical steps)")
+    left.legend(frameon=False, fontsize=9)
+    plain(left, right)
+    return figure

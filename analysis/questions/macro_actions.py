@@ -1,0 +1,106 @@
+"""What does each dimension of a macro-action do?"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from hiwm.analysis.questions.drawing import listed, maps, row_of
+from hiwm.analysis.questions.study import Finding, Study
+
+STATES = 200  # typical ones
+ARROWS = 40  # of them that are drawn
+DEVIATIONS = 2.0  # how far a dimension is varied, in its standard deviations
+MOST = 5  # dimensions in the figure
+CONSISTENT = 0.7
+PLUS, MINUS = "#009e73", "#d55e00"
+
+
+def macro_actions(study: Study) -> Finding | None:
+    """Displacement of the decoded state when one dimension of an action is varied and the others keep their mean."""
+    if not study.on_map:
+        return None
+    effects = {
+        k: effect(study, k) for k in range(study.num_levels) if len(study.held_out.starts(study.periods[k], 2)) == 2
+    }
+    if not effects:
+        return None
+    metrics, said = {}, []
+    for k, (_, ends) in effects.items():
+        moved = ends[:, 1] - ends[:, 0]  # (dimensions, states, 2)
+        length = np.linalg.norm(moved, axis=2)
+        consistent = np.linalg.norm(moved.sum(1), axis=1) / np.maximum(length.sum(1), 1e-9)
+        for i, (size, share) in enumerate(zip(length.mean(1), consistent, strict=True)):
+            metrics[f"level{k}/macro{i}_displacement"] = float(size)
+            metrics[f"level{k}/macro{i}_consistency"] = float(share)
+        steady = [_direction(i, moved[i].sum(0)) for i in np.flatnonzero(consistent >= CONSISTENT)]
+        what = listed(steady) if steady else "no dimension moves the same way everywhere"
+        said.append(f"Level {k}: {what} (the strongest moves the state by {length.mean(1).max():.3g} units).")
+    return Finding(
+        "What each dimension of an action does", " ".join(said), metrics, _draw(study, effects),
+        f"Where one step of the level leads from typical states, if one dimension of its action is {DEVIATIONS:g} standard deviations "
+        "above (green) or below (orange) its mean and all others are at their mean. An arrow ends at the real state with the nearest "
+        "latent. Consistency is 1 if a dimension moves the state in the same direction everywhere, and near 0 if its meaning depends "
+        "on the state.",
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def effect(study: Study, level: int) -> tuple[np.ndarray, np.ndarray]:
+    """Typical states (N, 2), and the decoded states after one step with each dimension low and high, (A, 2, N, 2)."""
+    rows, part = study.held_out, study.hierarchy.levels[level]
+    starts = rows.starts(study.periods[level], 4 * STATES)
+    chosen = starts[_spread(rows.states[starts, :2], STATES)]
+    real = rows.actions[level][rows.starts(study.periods[level], 5000)]
+    mean, std = real.mean(0), real.std(0)
+    latent = rows.latents[level][chosen].to(study.hierarchy.device)
+
+    def after(action: Tensor) -> np.ndarray:
+        return study.decode(level, part.predict(latent, action.expand(len(latent), -1).to(latent.device)).cpu())[:, :2]
+
+    shift = DEVIATIONS * torch.diag(std)
+    ends = [[after(mean - each), after(mean + each)] for each in shift]
+    return rows.states[chosen, :2], np.array(ends)
+
+
+def _spread(points: np.ndarray, number: int) -> np.ndarray:
+    """Indices of points that are spread over all of them, by farthest-point sampling, first the most distant ones."""
+    chosen, far = [0], np.linalg.norm(points - points[0], axis=1)
+    while len(chosen) < min(number, len(points)):
+        chosen.append(int(far.argmax()))
+        far = np.minimum(far, np.linalg.norm(points - points[chosen[-1]], axis=1))
+    return np.array(chosen)
+
+
+def _direction(number: int, moved: np.ndarray) -> str:
+    share = np.abs(moved) / max(np.linalg.norm(moved), 1e-9)
+    axis = "x" if share[0] > 0.92 else "y" if share[1] > 0.92 else "a diagonal"
+    return f"dimension {number} moves along {axis}"
+
+
+def _draw(study: Study, effects: dict[int, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    columns = min(MOST, max(len(ends) for _, ends in effects.values()))
+    figure, grid = row_of(columns, 3.0, 2.9, rows=len(effects))
+    for axes, (k, (starts, ends)) in zip(grid, effects.items(), strict=True):
+        for i, each in enumerate(axes):
+            if i >= len(ends):
+                each.set_axis_off()
+                continue
+            maps(study, [each])
+            for side, hue in ((0, MINUS), (1, PLUS)):
+                moved = (ends[i, side] - starts)[:ARROWS]
+                each.quiver(
+                    *starts[:ARROWS].T,
+                    *moved.T,
+                    color=hue,
+                    angles="xy",
+                    scale_units="xy",
+                    scale=1,
+                    width=0.006,
+                    zorder=3,
+                )
+            each.plot(*starts[:ARROWS].T, ".", ms=3, color="0.2", zorder=4)
+            each.set_title(f"level {k}, dimension {i}", fontsize=9)
+    return figure

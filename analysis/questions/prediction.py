@@ -1,0 +1,101 @@
+"""How far do a level's predictions hold, and where on the map are they wrong?"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from hiwm.analysis.figures import INK
+from hiwm.analysis.questions.drawing import color, maps, plain, row_of
+from hiwm.analysis.questions.study import EncodedRows, Finding, Study
+
+WINDOWS = 500  # held-out, for the error by horizon
+STEPS = 4000  # single steps, for the map
+LONGEST = 12  # steps of a level ahead
+CELLS = 28  # of the map, along its width
+
+
+def prediction(study: Study) -> Finding | None:
+    """Open-loop error by horizon, relative to predicting no change, on held-out episodes; single steps on the map."""
+    metrics, curves, places, said = {}, {}, {}, []
+    for k, period in enumerate(study.periods):
+        horizon = min(LONGEST, int(study.held_out.left.max()) // period)
+        if not horizon:
+            continue
+        latents, predicted = open_loop(study, study.held_out, k, horizon, WINDOWS)
+        unchanged = (latents[:, :1] - latents[:, 1:]).square().mean((0, 2)).clamp_min(1e-12)
+        error = ((predicted - latents[:, 1:]).square().mean((0, 2)) / unchanged).numpy()
+        curves[k] = period * (1 + np.arange(horizon)), error
+        plans = min(horizon, study.agent.config.level(k).horizon)
+        metrics[f"level{k}/open_loop_1"] = float(error[0])
+        metrics[f"level{k}/open_loop_{plans}"] = float(error[plans - 1])
+        places[k] = _single_steps(study, k)
+        wrong = places[k][1]
+        metrics[f"level{k}/open_loop_worst_tenth"] = float(
+            np.sort(wrong)[-len(wrong) // 10 :].mean() / max(wrong.mean(), 1e-12)
+        )
+        ahead = f", {error[plans - 1]:.2f} {plans} steps ahead, as far as it plans" if plans > 1 else ""
+        said.append(
+            f"Level {k} predicts one step with {error[0]:.3f} times the squared error of predicting no change{ahead}."
+        )
+    if not curves:
+        return None
+    return Finding("How far predictions hold", " ".join(said), metrics, _draw(study, curves, places), CAPTION)
+
+
+CAPTION = (
+    "Left: squared error of open-loop predictions over that of predicting no change, on held-out episodes and their real actions; 1 is "
+    "no better than predicting no change. The dot marks the level's planning horizon. Maps: mean length of the error of one step of "
+    "the level, in typical steps, at the state where the step begins."
+)
+
+
+@torch.no_grad()
+def open_loop(study: Study, rows: EncodedRows, level: int, horizon: int, windows: int) -> tuple[Tensor, Tensor]:
+    """Latents of windows of real steps, (N, H + 1, D), and those predicted from the first one, (N, H, D)."""
+    period = study.periods[level]
+    starts = rows.starts(horizon * period, windows)
+    ahead = starts[:, None] + np.arange(horizon + 1) * period
+    latents, actions = rows.latents[level][ahead], rows.actions[level][ahead[:, :-1]]
+    predictor, device = study.hierarchy.levels[level], study.hierarchy.device
+    return latents, predictor.rollout(latents[:, 0].to(device), actions.to(device)).cpu()
+
+
+def _single_steps(study: Study, level: int) -> tuple[np.ndarray, np.ndarray]:
+    """States where real steps begin, (N, C), and the length of their prediction error, in typical steps, (N,)."""
+    starts = study.held_out.starts(study.periods[level], STEPS)
+    latents, predicted = open_loop(study, study.held_out, level, 1, STEPS)
+    length = study.hierarchy.levels[level].predictor.scale.norm().item()
+    return study.held_out.states[starts], ((predicted - latents[:, 1:]).norm(dim=2)[:, 0] / length).numpy()
+
+
+def _draw(
+    study: Study, curves: dict[int, tuple[np.ndarray, np.ndarray]], places: dict[int, tuple[np.ndarray, np.ndarray]]
+) -> Figure:
+    shown = [*places] if study.on_map else []
+    figure, (axes,) = row_of(1 + len(shown), 3.6, 3.6)
+    for k, (ahead, error) in curves.items():
+        axes[0].plot(ahead, error, color=color(k), lw=1.5, label=f"level {k}")
+        plans = min(len(ahead), study.agent.config.level(k).horizon) - 1
+        axes[0].plot(ahead[plans], error[plans], "o", color=color(k))
+    axes[0].axhline(1, color=INK, lw=0.7, ls="--")
+    axes[0].set(xscale="log", yscale="log", xlabel="environment steps ahead", ylabel="error / error of no change")
+    axes[0].legend(frameon=False, fontsize=9)
+    plain(axes[0])
+    maps(study, axes[1:])
+    for each, k in zip(axes[1:], shown, strict=True):
+        states, wrong = places[k]
+        cells = each.hexbin(
+            *states[:, :2].T,
+            C=wrong,
+            gridsize=CELLS,
+            cmap="magma_r",
+            vmin=0,
+            vmax=max(np.percentile(wrong, 95), 1e-9),
+            lw=0.1,
+        )
+        figure.colorbar(cells, ax=each, shrink=0.75, extend="max")
+        each.set_title(f"level {k}: error of one step (typical steps)", fontsize=9)
+    return figure

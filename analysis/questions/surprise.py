@@ -1,0 +1,164 @@
+"""Is a level surprised by what cannot happen (violation of expectation)?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from hiwm.analysis.questions.drawing import color, plain, row_of
+from hiwm.analysis.questions.study import Finding, Study
+
+STEPS = 1000  # real steps of every level
+FEWEST = 20  # violations of a kind
+FAR = 0.95  # a teleport goes farther than this share of the real steps
+WIDE = 1.5  # a crossing of a wall is at most this many times as long as such a step
+DETOUR = 2.0  # and the true path at least this many steps of the level
+TRIES = 8  # candidates for a crossing, per real step
+MARKS = {"teleport": "o", "wall": "s", "colour": "^"}
+
+
+def surprise(study: Study) -> Finding | None:
+    """AUROC of the prediction error: real steps of held-out episodes against violated ones."""
+    errors: dict[int, dict[str, np.ndarray]] = {}
+    for k, period in enumerate(study.periods):
+        starts = study.held_out.starts(period, STEPS)
+        if len(starts) >= FEWEST:
+            errors[k] = _errors(study, k, starts)
+    errors = {k: of for k, of in errors.items() if len(of) > 1}  # without any violation, nothing is compared
+    if not errors:
+        return None
+    metrics = {
+        f"level{k}/surprise_auroc_{kind}": auroc(of["real"], of[kind])
+        for k, of in errors.items()
+        for kind in of
+        if kind != "real"
+    }
+    said = [
+        f"level {k} "
+        + ", ".join(f"{metrics[f'level{k}/surprise_auroc_{kind}']:.3f} ({kind})" for kind in of if kind != "real")
+        for k, of in errors.items()
+    ]
+    return Finding(
+        "Surprise", f"A violated step has a larger prediction error than a real one with a probability (AUROC) of: {'; '.join(said)}.",
+        metrics, _draw(errors, metrics),
+        "Prediction errors of real steps of held-out episodes, and of the same steps with another end. Teleport: the agent is at a state "
+        f"that is farther away than {100 * FAR:.0f} % of the steps of the level lead. Wall: it is behind a wall, at most {WIDE:g} times as far, and the "
+        f"true path takes at least {DETOUR:g} times as long as the step. Colour: red and blue are swapped in the image. Left: 1 means that every violated "
+        "step surprises the level more than every real one, 0.5 that it does not notice.",
+    )  # fmt: skip
+
+
+def auroc(real: np.ndarray, violated: np.ndarray) -> float:
+    """Probability that a violated step has a larger error than a real one; errors that are equal count half."""
+    labels = np.concatenate([np.zeros(len(real)), np.ones(len(violated))])
+    return float(roc_auc_score(labels, np.concatenate([real, violated])))
+
+
+@torch.no_grad()
+def _errors(study: Study, level: int, starts: np.ndarray) -> dict[str, np.ndarray]:
+    """Squared prediction errors of a level, of real steps and of each kind of violation."""
+    rows, part, device = study.held_out, study.hierarchy.levels[level], study.hierarchy.device
+    latent, action = rows.latents[level][starts].to(device), rows.actions[level][starts].to(device)
+    predicted = part.rollout(latent, action.unsqueeze(1))[:, 0].cpu()
+    ends = {"real": (np.arange(len(starts)), rows.latents[level][starts + study.periods[level]])}
+    ends |= _teleports(study, level, starts) | _crossings(study, level, starts) | _swapped(study, level, starts)
+    scale = part.predictor.scale.cpu()
+    return {
+        kind: ((predicted[which] - end) / scale).square().sum(1).numpy()
+        for kind, (which, end) in ends.items()
+        if len(which) >= FEWEST
+    }
+
+
+Ends = Mapping[str, tuple[np.ndarray, Tensor]]
+
+
+def _teleports(study: Study, level: int, starts: np.ndarray) -> Ends:
+    """Kind -> which of the steps are violated, and the latents where they end then."""
+    rows, after = study.held_out, starts + study.periods[level]
+    to = np.random.default_rng(level).permutation(len(rows.rows))[: len(starts)]
+    to = np.resize(to, len(starts))
+    which = np.flatnonzero(_apart(study, starts, to) > np.quantile(_apart(study, starts, after), FAR))
+    return {"teleport": (which, _ended_at(study, level, after[which], to[which]))}
+
+
+def _crossings(study: Study, level: int, starts: np.ndarray) -> Ends:
+    """Ends behind a wall; none without a map whose paths are known."""
+    rows, after, oracle = study.held_out, starts + study.periods[level], study.oracle
+    if oracle is None or not study.on_map:
+        return {}
+    reach = WIDE * np.quantile(_apart(study, starts, after), FAR)
+    pool = np.random.default_rng(level).permutation(len(rows.rows))[:3000]
+    near = np.linalg.norm(rows.states[starts, None, :2] - rows.states[None, pool, :2], axis=2) <= reach
+    step, other = np.nonzero(
+        near & (np.random.default_rng(1).random(near.shape) < TRIES / np.maximum(1, near.sum(1, keepdims=True)))
+    )
+    steps = oracle.shortest_steps(
+        study.observations(rows.rows[starts[step]]), study.observations(rows.rows[pool[other]])
+    )
+    straight = WIDE * _apart(study, starts[step], pool[other]) / max(reach, 1e-9)  # in steps of the level
+    path = np.where(np.isfinite(steps), steps, 0) / study.periods[level]
+    behind = np.flatnonzero(path >= DETOUR * np.maximum(1, straight))  # around a wall, not only far
+    step, first = np.unique(step[behind], return_index=True)
+    return {"wall": (step, _ended_at(study, level, after[step], pool[other[behind[first]]]))}
+
+
+def _apart(study: Study, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Distance of the positions of held-out rows, or of their states where there is no map, (N,)."""
+    states = study.held_out.states[:, :2] if study.on_map else study.held_out.states
+    return np.linalg.norm(states[a] - states[b], axis=1)
+
+
+def _ended_at(study: Study, level: int, after: np.ndarray, to: np.ndarray) -> Tensor:
+    """Latents of the states `to`; if the environment can tell, of observations `after` that differ only in where the agent is."""
+    rows = study.held_out
+    if study.oracle is None or not len(to):
+        return rows.latents[level][to]
+    there = study.oracle.along(study.observations(rows.rows[after]), study.observations(rows.rows[to]), np.inf)
+    return study.encode(there)[level]
+
+
+def _swapped(study: Study, level: int, starts: np.ndarray) -> Ends:
+    """The real ends, with the first and the last colour of the images swapped; none without images in colour."""
+    columns = {name: study.dataset.column(name) for name in study.agent.inputs}
+    images = [name for name, x in columns.items() if x.ndim == 4 and 3 in (x.shape[1], x.shape[3])]
+    if not images:
+        return {}
+    rows = study.held_out.rows[starts + study.periods[level]]
+    inputs = {name: np.asarray(column[rows]) for name, column in columns.items()}
+    for name in images:
+        axis = 3 if inputs[name].shape[3] == 3 else 1
+        inputs[name] = np.ascontiguousarray(np.flip(inputs[name], axis))
+    return {"colour": (np.arange(len(starts)), study.encode(inputs)[level])}
+
+
+def _draw(errors: Mapping[int, Mapping[str, np.ndarray]], metrics: Mapping[str, float]) -> Figure:
+    figure, (axes,) = row_of(1 + len(errors), 3.4, 3.2)
+    kinds = [kind for kind in MARKS if any(kind in of for of in errors.values())]
+    for i, kind in enumerate(kinds):
+        for k, of in errors.items():
+            if kind in of:
+                x, y = k + 0.16 * (i - (len(kinds) - 1) / 2), metrics[f"level{k}/surprise_auroc_{kind}"]
+                axes[0].plot(x, y, MARKS[kind], ms=8, color=color(k))
+        axes[0].plot([], [], MARKS[kind], color="0.4", ms=7, label=kind)
+    axes[0].axhline(0.5, color="0.5", lw=0.8, ls="--")
+    axes[0].set_xticks([*errors], [f"level {k}" for k in errors])
+    axes[0].set(ylabel="AUROC", ylim=(0.35, 1.03))
+    axes[0].legend(frameon=False, fontsize=9, loc="lower left")
+    for each, (k, of) in zip(axes[1:], errors.items(), strict=True):
+        logs = {kind: np.log10(np.maximum(values, 1e-12)) for kind, values in of.items()}
+        bins = np.linspace(min(x.min() for x in logs.values()), max(x.max() for x in logs.values()) + 1e-6, 40)
+        each.hist(logs["real"], bins, density=True, color="0.65", label="real")
+        for kind, style in zip(kinds, ("-", "--", ":"), strict=False):
+            if kind in logs:
+                each.hist(logs[kind], bins, density=True, histtype="step", color=color(k), ls=style, lw=1.6, label=kind)
+        each.set(xlabel="log10 of the error (squared typical steps)", yticks=[])
+        each.set_title(f"level {k}", fontsize=10)
+        each.legend(frameon=False, fontsize=8)
+    plain(*axes)
+    return figure

@@ -1,0 +1,211 @@
+"""Each question, in worlds whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import worlds
+
+from hiwm.analysis.questions import (
+    abstract_states,
+    ask,
+    distance,
+    kept,
+    macro_actions,
+    prediction,
+    stability,
+    subgoals,
+    support,
+    surprise,
+)
+from hiwm.analysis.questions.abstract_states import clusters, lasting
+from hiwm.analysis.questions.study import EncodedRows, Finding, chosen_rows
+from hiwm.analysis.questions.support import unsupported
+from hiwm.analysis.questions.surprise import auroc
+
+ROTATION = ((0.6, -0.8), (0.8, 0.6))
+ONLY_X = ((1, 0), (0, 0))
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return worlds.study(ROTATION, oracle=worlds.OpenField())
+
+
+def drawn(finding):
+    finding.figure.draw_without_rendering()
+    return finding.metrics
+
+
+def test_a_level_keeps_what_its_latent_holds():
+    data = worlds.walks(40, square=lambda s: s[:, :1] ** 2, constant=lambda s: np.ones(len(s)), noise=noise)
+    found = kept(worlds.study(ONLY_X, dataset=data))
+    numbers = drawn(found)
+    assert numbers["level0/kept_state_linear"] > 0.99
+    assert numbers["level1/kept_state_linear"] < 0.7  # one of its two numbers
+    assert numbers["level0/kept_square_linear"] < 0.6 < 0.95 < numbers["level0/kept_square_nonlinear"]
+    assert numbers["level0/kept_noise_nonlinear"] < 0.1
+    assert not any("constant" in name for name in numbers)
+    assert found.sentence.startswith("Level 0 keeps state (1.00, linear 1.00)")
+    assert "loses noise" in found.sentence
+
+
+def noise(state):
+    return np.random.default_rng(0).normal(size=len(state)).astype(np.float32)
+
+
+def test_the_distance_of_true_positions_ranks_all_paths(exact):
+    numbers = drawn(distance(exact))
+    for k in range(2):
+        assert numbers[f"level{k}/distance_spearman"] > 0.999
+        assert numbers[f"level{k}/distance_trusted_steps"] >= 100
+
+
+def test_a_level_that_drops_a_direction_ranks_less():
+    numbers = drawn(distance(worlds.study(ONLY_X, oracle=worlds.OpenField())))
+    assert numbers["level0/distance_spearman"] > 0.999 > 0.95 > numbers["level1/distance_spearman"]
+
+
+def test_without_an_oracle_distance_is_compared_with_time():
+    found = distance(worlds.study())
+    assert "time apart along episodes" in found.sentence
+    assert 0.3 < drawn(found)["level0/distance_spearman"] < 0.999  # walks turn
+
+
+def test_exact_predictions_have_no_error(exact):
+    numbers = drawn(prediction(exact))
+    assert numbers["level0/open_loop_1"] < 1e-6
+    assert numbers["level1/open_loop_4"] < 1e-6
+
+
+def test_wrong_predictions_have_an_error():
+    wrong = worlds.study()
+    wrong.hierarchy.levels[1].predictor.step_size = 0.0  # predicts no change
+    numbers = drawn(prediction(wrong))
+    assert numbers["level1/open_loop_1"] == pytest.approx(1)
+    assert numbers["level0/open_loop_1"] < 1e-6
+
+
+def test_the_atlas_says_which_dimension_moves_what(exact):
+    found = macro_actions(exact)
+    numbers = drawn(found)
+    assert "Level 0: dimension 0 moves along x and dimension 1 moves along y" in found.sentence
+    assert numbers["level0/macro0_consistency"] > 0.8
+    assert numbers["level1/macro0_displacement"] > 2 * numbers["level0/macro0_displacement"]
+
+
+def test_a_dimension_whose_meaning_depends_on_the_state_is_not_consistent():
+    twisted = worlds.study()
+    predictor = twisted.hierarchy.levels[0].predictor
+    predictor.forward = lambda latent, action: latent + 0.5 * action * latent.sign()
+    assert macro_actions(twisted).metrics["level0/macro0_consistency"] < 0.6
+
+
+def test_clusters_are_found_and_timed():
+    centres = np.array([[0, 0], [9, 0], [0, 9]])
+    label = np.repeat([0, 1, 2, 0, 1], [10, 20, 30, 5, 7])
+    points = centres[label] + np.random.default_rng(0).normal(0, 0.1, (len(label), 2))
+    found = clusters(points.astype(np.float32), 3)
+    assert len(set(zip(found.tolist(), label.tolist(), strict=True))) == 3
+    rows = EncodedRows(np.arange(72), np.arange(72)[::-1], points, [], [])
+    assert lasting(rows, found).tolist() == [20, 30, 5]  # not those at the ends
+    assert lasting(rows, np.zeros(72)).tolist() == [72]
+
+
+def test_abstract_states_of_exact_levels(exact):
+    numbers = drawn(abstract_states(exact))
+    assert numbers["level0/abstract_states"] == numbers["level1/abstract_states"] == 12
+    assert 3 < numbers["level0/abstract_state_steps"] < 200
+
+
+def test_outcomes_of_subgoals_are_counted():
+    level = {"reached": 30, "unreached": 9, "unreachable": 1, "steps": 12.0, "distance_left": 0.25}
+    results = {"agents": {"hierarchical": {"subgoals": {"level1": level}}}}
+    found = subgoals(worlds.study(results=results))
+    assert found.sentence == "Subgoals reached: level 1 75 % of 40, on average after 12 environment steps."
+    assert drawn(found)["level1/subgoals_unreachable"] == pytest.approx(1 / 40)
+    assert subgoals(worlds.study(results={"agents": {"hierarchical": {}}})) is None
+    assert subgoals(worlds.study()) is None
+
+
+def test_steps_that_no_episode_makes_are_impossible():
+    rng = np.random.default_rng(0)
+    start = rng.uniform(size=(4000, 2))
+    known = torch.from_numpy(np.concatenate([start, start + np.array([0.1, 0])], 1))
+    steps = torch.tensor([[0.5, 0.5, 0.6, 0.5], [0.5, 0.5, 0.4, 0.5], [0.5, 0.5, 2.0, 0.5]], dtype=torch.double)
+    assert unsupported(steps, known[:2000], known[2000:]).tolist() == [False, True, True]
+
+
+def test_plans_of_an_exact_model_in_an_open_field_stay_on_the_data(exact):
+    numbers = drawn(support(exact))
+    assert numbers["level0/impossible_first_step"] < 0.4  # where no walk led
+    cheat = worlds.study(oracle=worlds.OpenField())
+    cheat.hierarchy.levels[1].predictor.forward = lambda latent, action: latent + 30  # believes in a giant step
+    assert support(cheat).metrics["level1/impossible_first_step"] > 0.9
+
+
+def test_exact_levels_are_surprised_by_every_teleport(exact):
+    numbers = drawn(surprise(exact))
+    assert [numbers[f"level{k}/surprise_auroc_teleport"] for k in range(2)] == pytest.approx([1, 1])
+    blind = worlds.study(((0, 0), (0, 0)), oracle=worlds.OpenField())
+    assert surprise(blind).metrics["level1/surprise_auroc_teleport"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_area_under_the_curve():
+    assert auroc(np.array([1.0, 2, 3]), np.array([4.0, 5])) == 1
+    assert auroc(np.array([1.0, 1]), np.array([1.0, 1])) == 0.5
+    assert auroc(np.array([4.0, 5]), np.array([1.0])) == 0
+
+
+def test_a_single_run_has_no_other_seeds(exact):
+    assert stability(exact) is None
+
+
+def test_one_level_without_an_environment_answers_what_it_can():
+    found = ask(worlds.study(levels=1, dataset=worlds.walks(4, 30)))
+    assert {"kept", "distance", "prediction", "surprise", "support"} <= set(found)
+    for finding in found.values():
+        drawn(finding)
+        assert not any(name.startswith("level1") for name in finding.metrics)
+
+
+@pytest.mark.parametrize(("episodes", "steps"), [(2, 3), (2, 1), (3, 5)])
+def test_data_that_are_too_short_for_a_level_crash_nothing(episodes, steps):
+    for finding in ask(worlds.study(dataset=worlds.walks(episodes, steps))).values():
+        drawn(finding)
+
+
+def test_states_that_never_change_crash_nothing():
+    data = worlds.walks(6, 60)
+    data.columns["state"][:] = 0.5
+    data.columns["action"][:] = 0
+    for finding in ask(worlds.study(dataset=data, oracle=worlds.OpenField())).values():
+        drawn(finding)
+        assert all(np.isfinite(value) for value in finding.numbers.values())
+
+
+def test_images_as_state_have_no_map():
+    data = worlds.walks(6, 60, pixels=lambda s: np.zeros((len(s), 8, 8, 3), np.uint8))
+    made = worlds.study(dataset=data)
+    made.state = ["pixels"]
+    found = ask(made)
+    assert not made.on_map
+    assert "macro_actions" not in found
+    for finding in found.values():
+        drawn(finding)
+
+
+def test_only_finite_numbers_are_recorded():
+    assert Finding("", "", {"a": 1.0, "b": float("nan"), "c": float("inf")}).numbers == {"a": 1.0}
+
+
+def test_long_episodes_are_cut_and_short_ones_are_not():
+    rows, left = chosen_rows(worlds.walks(20, 50), 500)
+    assert len(rows) == 500  # ten whole episodes
+    assert left[:50].tolist() == [*range(49, -1, -1)]
+    rows, left = chosen_rows(worlds.walks(20, 500), 800)
+    assert len(rows) == 800  # a hundred rows of eight
+    assert (left[rows % 500 == 0] == 99).all()
+    rows, _ = chosen_rows(worlds.walks(2, 10), 1000)
+    assert rows.tolist() == [*range(20)]
