@@ -12,7 +12,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hiwm.agent import Agent, load_agent
-from hiwm.analysis.ablation import interval
 from hiwm.analysis.questions.drawing import color, plain
 from hiwm.analysis.questions.study import Finding, Study
 from hiwm.analysis.tables import markdown
@@ -22,6 +21,7 @@ from hiwm.console import say
 from hiwm.environment import check_evaluating, environment_of
 from hiwm.evaluation.config import HIERARCHICAL
 from hiwm.evaluation.evaluate import evaluate, summarize
+from hiwm.evaluation.statistics import bootstrap_interval, outcomes_of
 from hiwm.experiment.evaluation import Bars, evaluation_identity
 from hiwm.experiment.session import code_fingerprint, exclusive, one_process, start
 from hiwm.files import read_json, write_json
@@ -115,10 +115,10 @@ def compare(numbers: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     The interval of the gain is of a bootstrap over episodes within each task; starts and goals are the same for all agents.
     """
-    solved = {name: np.array([[t["solved"] for t in of["per_task"].values()]], float) for name, of in numbers.items()}
+    solved = {name: outcomes_of([of]) for name, of in numbers.items()}
     rows = []
     for name, of in numbers.items():
-        low, high = interval(solved[name] - solved[HIERARCHICAL])
+        low, high = bootstrap_interval(solved[name] - solved[HIERARCHICAL])
         rows.append({
             "name": AS_TRAINED if name == HIERARCHICAL else name,
             "success": of["success"],

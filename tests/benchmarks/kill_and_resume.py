@@ -42,6 +42,13 @@ def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(arguments, env=ENVIRONMENT, cwd=TESTS.parent, stdout=file, stderr=file)
 
 
+def collected(root: Path) -> Path:
+    """The dataset of a root of results."""
+    collect = [sys.executable, "-m", "hiwm", "collect", *tiny.overrides(root, *MORE)]
+    assert start(collect, root.with_name("log")).wait() == 0
+    return next(iter(root.rglob("datasets/*.h5")))
+
+
 def contents(root: Path) -> dict[str, object]:
     """What must be the same: relative path -> bytes, arrays or numbers."""
     found: dict[str, object] = {}
@@ -150,7 +157,7 @@ def main() -> None:
         if not signals:
             continue
         whole = folder / f"whole{processes}"
-        dataset = next(iter((folder / "whole1").rglob("datasets/*.h5")), None) if processes > 1 else None
+        dataset = collected(folder / "whole1") if processes > 1 else None
         before = time.monotonic()
         if not whole.exists():
             status = start(command(whole, processes, dataset), folder / "log").wait()
