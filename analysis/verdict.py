@@ -53,7 +53,11 @@ class Comparison:
         }[self.verdict] + f" It used {self.calls:.2f} times the predictor calls of the hierarchy and {self._passes()}."
 
     def _passes(self) -> str:
-        return f"{self.passes:.2f} times its other network passes" if self.passes > 0.005 else "hardly any other network passes"
+        return (
+            f"{self.passes:.2f} times its other network passes"
+            if self.passes > 0.005
+            else "hardly any other network passes"
+        )
 
 
 def points(share: float) -> str:

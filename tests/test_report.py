@@ -54,7 +54,7 @@ def test_table_has_the_numbers_of_the_evaluation(page, tiny_run):
 
 
 def test_images_decode(page, tiny_run):
-    images = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page)
+    images = re.findall(r"src=\"data:image/png;base64,([A-Za-z0-9+/=]+)", page)
     assert len(images) == 4  # success, episodes, landmarks, curves
     for encoded in images:
         pixels = image.imread(io.BytesIO(base64.b64decode(encoded, validate=True)), format="png")

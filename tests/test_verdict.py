@@ -45,7 +45,9 @@ def test_a_hierarchy_that_beats_some_and_equals_others():
     )
     assert "beyond chance" in found[0].text()
     assert (
-        found[0].text().endswith("It used 1.04 times the predictor calls of the hierarchy and hardly any other network passes.")
+        found[0]
+        .text()
+        .endswith("It used 1.04 times the predictor calls of the hierarchy and hardly any other network passes.")
     )
     assert found[1].text().startswith("as good as the hierarchy in the 200 episodes that both ran: a difference of 0 ")
     assert (
