@@ -21,8 +21,8 @@ from hiwm.analysis.report import _scene, report
 from hiwm.analysis.viewer import LIMIT, RealStates, choose, data_uri, pack, realised, rounded, safe_json, view
 from hiwm.config import load_config
 from hiwm.data.store import Writer, open_dataset
-from hiwm.evaluation.outcomes import LevelTrace
-from hiwm.evaluation.traces import load_traces
+from hiwm.evaluation.outcomes import Episodes, LevelTrace
+from hiwm.evaluation.traces import load_traces, save_traces
 from hiwm.experiment import evaluate, run, train
 
 CHROMIUM = next(
@@ -215,10 +215,8 @@ def test_a_dataset_without_an_environment_says_so(tmp_path):
             action = rng.uniform(-1, 1, (81, 2)).astype(np.float32)
             writer.append({"state": np.cumsum(0.05 * action, 0), "action": action})
     overrides = tiny.overrides(tmp_path, f"dataset.path={tmp_path / 'd.h5'}", "tracking=none", "training.steps=10")
-    config = load_config(
-        [each for each in overrides if "environment" not in each and "policy" not in each]
-        + ["~experiment", "environment._target_=null"]
-    )
+    left = ("~experiment", "+environment", "+dataset", "allow", "name=")
+    config = load_config(["experiment=custom", *(each for each in overrides if not each.startswith(left))])
     train(config)
     page = report(config).read_text()
     assert "Trained on a dataset without an environment" in page
@@ -227,6 +225,9 @@ def test_a_dataset_without_an_environment_says_so(tmp_path):
 
 
 # ---------------------------------------------------------------- in a browser
+
+
+FAILING = ["evaluation.name=again", "+evaluation.environment.radius=-1"]
 
 
 @pytest.fixture(scope="module")
@@ -238,8 +239,7 @@ def failing(tiny_run, tmp_path_factory):
             root,
             f"dataset.path={root / 'datasets' / 'tiny.h5'}",
             "tracking=none",
-            "evaluation.name=again",
-            "+evaluation.environment.radius=-1",
+            *FAILING,
         )
     )
     evaluate(config)
@@ -335,43 +335,20 @@ def test_it_fits_a_phone_and_has_two_themes(browser, failing):
     page.close()
 
 
-def test_names_of_agents_stay_text(browser, failing, tmp_path):
+def test_names_and_texts_stay_text(browser, failing, tmp_path):
     """A hostile name comes into the page, and runs nothing there."""
     name = "</script><script>window.hacked = 1</script><!--"
-    traces = load_traces(failing.folder / "again.npz")
-    from hiwm.agent import load_agent
-
-    scene = _scene(
-        failing, load_agent(failing.folder / "hierarchy"), open_dataset(failing.dataset.path), evaluated=True
+    root = Path(shutil.copytree(failing.root, tmp_path / "root"))
+    config = load_config(
+        [*FAILING, *tiny.overrides(root, f"dataset.path={root / 'datasets' / 'tiny.h5'}", "tracking=none")]
     )
-    level = replace(traces["flat"][0].levels[0], why=[name] * len(traces["flat"][0].levels[0].why))
-    bad = {name: [replace(traces["flat"][0], levels=[level])]}
-    values = {
-        "title": name,
-        "levels": [],
-        "agents": None,
-        "figures": {},
-        "distances": {"spans": [], "values": []},
-        "acts": True,
-    }
-    values |= {
-        "agents": {
-            name: {
-                "success": 0,
-                "interval": [0, 1],
-                "episodes": 1,
-                "steps": None,
-                "plan_ms": {"mean": 1.0},
-                "predictor_calls": 1.0,
-                "other_calls": 1.0,
-            }
-        }
-    }
-    path = tmp_path / "page.html"
-    path.write_text(report_module._page(values, bad, scene))
-    page = browser.new_page()
-    page.goto(path.as_uri())
-    page.wait_for_selector("#viewer[data-ready]")
+    file = config.folder / "again.npz"
+    traces = load_traces(file)
+    first = traces["flat"][0]
+    level = replace(first.levels[0], why=[name] * len(first.levels[0].why))
+    save_traces(file, {name: Episodes(traces=[replace(first, levels=[level])])})
+    report(config)
+    page, _ = visit(browser, config)
     assert page.evaluate("window.hacked") is None
     assert page.locator("pre.why").first.text_content() == name
     assert page.input_value("#v-agent") == name

@@ -81,11 +81,10 @@ def run_episodes(
             learned = _EdgeMemoryFile(agent.edge_memory, edge_memory, name, "" if done is None else done.folder.name)
             if batch is None:
                 learned.load()
-                # a later failure of the task is not the first
-                recorded = numbers[0] == 0 or all(trace.success for trace in outcome.traces if trace.task == task)
                 batch = _run_batch(
                     agent, envs(), task, numbers,
-                    max_steps=max_steps, seed=seed, state=state if recorded else None, make_goal=make_goal, forbidden=forbidden,
+                    max_steps=max_steps, seed=seed, make_goal=make_goal, forbidden=forbidden,
+                    state=state if _may_be_recorded(outcome, task, numbers) else None,
                 )  # fmt: skip
                 learned.save()
                 if done is not None:
@@ -95,6 +94,11 @@ def run_episodes(
             report(len(outcome.success), sum(outcome.success), total)
     outcome.traces = first_and_failed(outcome.traces)
     return outcome
+
+
+def _may_be_recorded(outcome: Episodes, task: int, numbers: range) -> bool:
+    """Whether the batch can hold the first episode of its task or the first failure, which is in no batch before."""
+    return numbers[0] == 0 or all(trace.success for trace in outcome.traces if trace.task == task)
 
 
 class _EdgeMemoryFile:

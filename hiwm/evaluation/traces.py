@@ -6,13 +6,14 @@ import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from hiwm.evaluation.outcomes import Episodes, LevelTrace, Trace
 
-SUCCESS = "success"
+SUCCESS, NAMES = "success", "names"
 EPISODE = re.compile(r"(.*/\d+-\d+)/((?:level\d+/)?(?:plans/)?\w+)", re.DOTALL)  # not of files of older versions
 NUMBERS = ("target_level", "period", "step_length", "latents")
 
@@ -30,7 +31,7 @@ def save_traces(path: Path, outcomes: Mapping[str, Episodes]) -> None:
             arrays |= {f"{key}/{name}": getattr(trace, name) for name in ARRAYS}
             for k, level in enumerate(trace.levels):
                 arrays |= {f"{key}/level{k}/{name}": value for name, value in _level_arrays(level).items()}
-    np.savez_compressed(path, allow_pickle=False, **arrays)
+    np.savez_compressed(path, allow_pickle=False, **arrays, **{NAMES: np.array(sorted(arrays), str)})
 
 
 def _level_arrays(level: LevelTrace) -> dict[str, np.ndarray]:
@@ -66,12 +67,7 @@ def load_traces(path: Path) -> dict[str, list[Trace]]:
 def _load_traces(path: Path) -> dict[str, list[Trace]]:
     traces: dict[str, list[Trace]] = {}
     with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:  # closed even if numpy refuses it
-        names: dict[str, list[str]] = {}  # of the arrays of each episode
-        for name in file:
-            episode = EPISODE.fullmatch(name)
-            if episode is not None:
-                names.setdefault(episode[1], []).append(episode[2])
-        for key, quantities in names.items():
+        for key, quantities in _episodes_in(file).items():
             agent, number = key.rsplit("/", 1)
             task, episode = map(int, number.split("-"))
             found = {name: file[f"{key}/{name}"] for name in quantities}
@@ -79,6 +75,19 @@ def _load_traces(path: Path) -> dict[str, list[Trace]]:
             arrays = {name: found[name] for name in ARRAYS}
             traces.setdefault(agent, []).append(Trace(task, episode, bool(found[SUCCESS]), levels=levels, **arrays))
     return traces
+
+
+def _episodes_in(file: Any) -> dict[str, list[str]]:
+    """`<agent>/<task>-<episode>` -> the names of its arrays; none of a file of an older version."""
+    names: dict[str, list[str]] = {}
+    for name in file:
+        episode = EPISODE.fullmatch(name)
+        if episode is not None:
+            names.setdefault(episode[1], []).append(episode[2])
+    # a zip file has checksums of what it holds, but not of the names
+    if (names or NAMES in file) and {NAMES, *file[NAMES].tolist()} != set(file):
+        raise ValueError("its arrays have other names than when it was written")
+    return names
 
 
 def _level(found: Mapping[str, np.ndarray], prefix: str) -> LevelTrace:

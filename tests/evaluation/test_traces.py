@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 import numpy as np
+import pytest
 import trace_tools
 
 from hiwm.evaluation.outcomes import Episodes, LevelTrace, Trace, first_and_failed
@@ -49,6 +50,17 @@ def test_traces_round_trip(tmp_path):
 def test_files_of_older_versions_hold_no_episodes(tmp_path):
     np.savez(tmp_path / "old.npz", **{"flat/1/success": np.array(True), "flat/1/states": np.zeros((2, 2))})
     assert load_traces(tmp_path / "old.npz") == {}
+
+
+def test_other_names_of_arrays_are_refused(tmp_path):
+    """For instance after a flipped bit; without the names, a level would be missing silently."""
+    save_traces(tmp_path / "new.npz", {"flat": Episodes(traces=[trace(1, True, 3)])})
+    with np.load(tmp_path / "new.npz") as file:
+        arrays = {name: file[name] for name in file}
+    for name in ("flat/1-0/level2/why", "flat/1-0/level1/plans/deadline", "names"):
+        np.savez(tmp_path / "other.npz", **{f"{key}x" if key == name else key: value for key, value in arrays.items()})
+        with pytest.raises(ValueError, match=r"other\.npz is damaged"):
+            load_traces(tmp_path / "other.npz")
 
 
 def test_a_trace_explains_the_plans_in_force():
