@@ -32,7 +32,7 @@ def distance(study: Study) -> Finding | None:
         metrics[f"level{k}/distance_spearman"] = overall
         metrics[f"level{k}/distance_trusted_steps"] = float(reach)
         metrics |= {f"level{k}/distance_spearman_{low}": rank for (low, _), rank in zip(spans, ranks, strict=True)}
-        curves.append((length / study.hierarchy.levels[k].predictor.scale.norm().item(), ranks))
+        curves.append((length / study.step_length(k), ranks))
         until = f"up to {reach} environment steps" if reach else "over no range"
         said.append(f"level {k} ranks states by {of} {until} (overall {overall:.2f})")
     sentence = "; ".join(said)
@@ -43,7 +43,7 @@ def distance(study: Study) -> Finding | None:
         _draw(study, spans, curves, apart, of),
         f"Left: Spearman correlation of latent distance with {of}, within each range, for pairs of held-out states. Above the dashed "
         f"line, {TRUSTED}, the distance is trusted; beyond that range a search follows noise, and a landmark graph must cover it. "
-        "Right: median latent distance in typical steps of the level, with quartiles.",
+        "Right: median latent distance in typical steps of the level (root mean square of real ones), with quartiles.",
     )
 
 

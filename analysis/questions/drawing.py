@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from hiwm.analysis.figures import LEVEL_COLORS, draw_map
 from hiwm.analysis.questions.study import Study
@@ -20,6 +23,32 @@ def maps(study: Study, axes: Sequence[Axes]) -> None:
     """Draw the map into every panel; the panels share their axes."""
     for each in axes:
         draw_map(each, study.walls, study.held_out.states, study.labels)
+
+
+def arrows(axes: Axes, start: np.ndarray, moved: np.ndarray, hue: str, factor: float = 1.0) -> None:
+    """Arrows from states (N, 2), `factor` times as long as the state moves, (N, 2)."""
+    if len(start):
+        style = {"angles": "xy", "scale_units": "xy", "width": 0.006, "headwidth": 3.5, "zorder": 3}
+        axes.quiver(*start.T, *moved.T, color=hue, scale=1 / factor, **style)
+
+
+def magnification(study: Study, moved: np.ndarray) -> int:
+    """How many times as long arrows (..., 2) must be drawn so that a typical one is a twentieth of the map."""
+    width = np.ptp(study.held_out.states[:, :2], axis=0).max()
+    typical = np.median(np.linalg.norm(moved, axis=-1)) if moved.size else 0.0
+    return max(1, round(width / (20 * typical))) if typical > 0 else 1
+
+
+def titled(title: str, factor: int) -> str:
+    """The title of a panel whose arrows are magnified."""
+    return title if factor == 1 else f"{title} (arrows ×{factor})"  # noqa: RUF001
+
+
+def round_ticks(axis: Axis) -> None:
+    """Ticks 1, 2, 5, 10, ... of a logarithmic axis that spans little more than a decade."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(ScalarFormatter())
+    axis.set_minor_formatter(NullFormatter())
 
 
 def plain(*axes: Axes) -> None:

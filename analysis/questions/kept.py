@@ -73,7 +73,7 @@ CAPTION = (
 def _sentence(k: int, scores: dict[str, tuple[float, float]]) -> str:
     def those(test: np.ndarray) -> str:
         return listed(
-            [f"{name} ({scores[name][1]:.2f}, linear {scores[name][0]:.2f})" for name in np.array([*scores])[test]]
+            [f"{name} (R² {scores[name][1]:.2f}, linear {scores[name][0]:.2f})" for name in np.array([*scores])[test]]
         )
 
     best = np.array([nonlinear for _, nonlinear in scores.values()])
@@ -93,13 +93,14 @@ def _draw(scores: dict[str, list[tuple[float, float]]], num_levels: int) -> Figu
     axes = figure.subplots()
     for i, name in enumerate(names):
         for k, (linear, nonlinear) in enumerate(scores[name]):
-            y = -i - (k - (num_levels - 1) / 2) * 0.75 / num_levels
+            y = -i - (k - (num_levels - 1) / 2) * 0.7 / num_levels
             ends = np.clip([linear, nonlinear], LOWEST, 1)
             axes.plot(ends, [y, y], color=color(k), lw=1.4, alpha=0.6)
             axes.plot(ends[0], y, "o", ms=6, mfc="white", mec=color(k))
             axes.plot(ends[1], y, "o", ms=6, color=color(k), label=f"level {k}" if i == 0 else None)
     axes.set(xlim=(LOWEST - 0.03, 1.03), xlabel="R² on held-out episodes (hollow: linear probe, filled: nonlinear)")
     axes.set_yticks(range(0, -len(names), -1), names)
+    axes.set_ylim(-len(names) + 0.4, 0.6)
     axes.axvline(0, color="0.7", lw=0.7)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
     plain(axes)

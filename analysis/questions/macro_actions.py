@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from hiwm.analysis.questions.drawing import listed, maps, row_of
+from hiwm.analysis.questions.drawing import arrows, listed, magnification, maps, row_of, titled
 from hiwm.analysis.questions.study import Finding, Study
 
 STATES = 200  # typical ones
@@ -84,23 +84,15 @@ def _draw(study: Study, effects: dict[int, tuple[np.ndarray, np.ndarray]]) -> Fi
     columns = min(MOST, max(len(ends) for _, ends in effects.values()))
     figure, grid = row_of(columns, 3.0, 2.9, rows=len(effects))
     for axes, (k, (starts, ends)) in zip(grid, effects.items(), strict=True):
+        moved = (ends - starts)[:, :, :ARROWS]  # (dimensions, side, states, 2)
+        factor = magnification(study, moved)
         for i, each in enumerate(axes):
             if i >= len(ends):
                 each.set_axis_off()
                 continue
             maps(study, [each])
             for side, hue in ((0, MINUS), (1, PLUS)):
-                moved = (ends[i, side] - starts)[:ARROWS]
-                each.quiver(
-                    *starts[:ARROWS].T,
-                    *moved.T,
-                    color=hue,
-                    angles="xy",
-                    scale_units="xy",
-                    scale=1,
-                    width=0.006,
-                    zorder=3,
-                )
+                arrows(each, starts[:ARROWS], moved[i, side], hue, factor)
             each.plot(*starts[:ARROWS].T, ".", ms=3, color="0.2", zorder=4)
-            each.set_title(f"level {k}, dimension {i}", fontsize=9)
+            each.set_title(titled(f"level {k}, dimension {i}", factor), fontsize=9)
     return figure

@@ -36,9 +36,9 @@ def prediction(study: Study) -> Finding | None:
         metrics[f"level{k}/open_loop_worst_tenth"] = float(
             np.sort(wrong)[-len(wrong) // 10 :].mean() / max(wrong.mean(), 1e-12)
         )
-        ahead = f", {error[plans - 1]:.2f} {plans} steps ahead, as far as it plans" if plans > 1 else ""
+        ahead = f", {error[plans - 1]:.2g} times {plans} steps ahead, as far as it plans" if plans > 1 else ""
         said.append(
-            f"Level {k} predicts one step with {error[0]:.3f} times the squared error of predicting no change{ahead}."
+            f"Level {k} predicts one step with {error[0]:.2g} times the squared error of predicting no change{ahead}."
         )
     if not curves:
         return None
@@ -67,8 +67,8 @@ def _single_steps(study: Study, level: int) -> tuple[np.ndarray, np.ndarray]:
     """States where real steps begin, (N, C), and the length of their prediction error, in typical steps, (N,)."""
     starts = study.held_out.starts(study.periods[level], STEPS)
     latents, predicted = open_loop(study, study.held_out, level, 1, STEPS)
-    length = study.hierarchy.levels[level].predictor.scale.norm().item()
-    return study.held_out.states[starts], ((predicted - latents[:, 1:]).norm(dim=2)[:, 0] / length).numpy()
+    error = (predicted - latents[:, 1:]).norm(dim=2)[:, 0] / study.step_length(level)
+    return study.held_out.states[starts], error.numpy()
 
 
 def _draw(

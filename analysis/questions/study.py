@@ -211,6 +211,12 @@ class Study:
         space = getattr(self.environment, "observation_space", None)
         return columns if isinstance(space, gymnasium.spaces.Dict) else columns[self.column]
 
+    def step_length(self, level: int) -> float:
+        """Typical length of a real step of the level: root mean square over held-out episodes; 1 if there is none."""
+        rows, latent = self.held_out.starts(self.periods[level], 5000), self.held_out.latents[level]
+        moved = (latent[rows + self.periods[level]] - latent[rows]).square().sum(1)
+        return max(moved.mean().sqrt().item(), 1e-9) if len(rows) else 1.0
+
     def encode(self, observations: Observations) -> list[Tensor]:
         """Latents of N observations at every level, (N, D_k) each."""
         named = observations if isinstance(observations, Mapping) else {next(iter(self.agent.inputs)): observations}

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from hiwm.analysis.questions.drawing import color, maps, plain, row_of
+from hiwm.analysis.questions.drawing import arrows, color, magnification, maps, plain, row_of, titled
 from hiwm.analysis.questions.study import EncodedRows, Finding, Study, nearest
 from hiwm.console import say
 
@@ -116,13 +116,9 @@ def _draw(study: Study, plans: dict[int, Plans]) -> Figure:
     maps(study, axes[1:])
     for each, (k, of_level) in zip(axes[1:], shown.items(), strict=True):
         begin, end = (study.decode(k, z[:ARROWS])[:, :2] for z in (of_level.start, of_level.predicted[:, 0]))
-        wrong = of_level.impossible[:ARROWS, 0]
+        wrong, factor = of_level.impossible[:ARROWS, 0], magnification(study, end - begin)
         for which, hue in ((~wrong, "0.35"), (wrong, "#b3261e")):
-            moved = (end - begin)[which]
-            if len(moved):
-                each.quiver(
-                    *begin[which].T, *moved.T, color=hue, angles="xy", scale_units="xy", scale=1, width=0.006, zorder=3
-                )
+            arrows(each, begin[which], (end - begin)[which], hue, factor)
         each.plot(*begin.T, ".", ms=3, color="0.2")
-        each.set_title(f"level {k}: first steps, impossible in red", fontsize=9)
+        each.set_title(titled(f"level {k}: first steps", factor), fontsize=9)
     return figure

@@ -16,9 +16,8 @@ from hiwm.analysis.questions.study import Finding, Study
 STEPS = 1000  # real steps of every level
 FEWEST = 20  # violations of a kind
 FAR = 0.95  # a teleport goes farther than this share of the real steps
-WIDE = 1.5  # a crossing of a wall is at most this many times as long as such a step
-DETOUR = 2.0  # and the true path at least this many steps of the level
-TRIES = 8  # candidates for a crossing, per real step
+DETOUR = 1.5  # the true path around a wall takes at least this many steps of the level
+POOL, TRIES = 3000, 30  # states that may lie behind a wall, and how many of the near ones are tried for each real step
 MARKS = {"teleport": "o", "wall": "s", "colour": "^"}
 
 
@@ -47,8 +46,8 @@ def surprise(study: Study) -> Finding | None:
         "Surprise", f"A violated step has a larger prediction error than a real one with a probability (AUROC) of: {'; '.join(said)}.",
         metrics, _draw(errors, metrics),
         "Prediction errors of real steps of held-out episodes, and of the same steps with another end. Teleport: the agent is at a state "
-        f"that is farther away than {100 * FAR:.0f} % of the steps of the level lead. Wall: it is behind a wall, at most {WIDE:g} times as far, and the "
-        f"true path takes at least {DETOUR:g} times as long as the step. Colour: red and blue are swapped in the image. Left: 1 means that every violated "
+        f"that is farther away than {100 * FAR:.0f} % of the steps of the level lead. Wall: it is no farther away than such a step, but "
+        f"behind a wall: the true path takes at least {DETOUR:g} times as long as the step. Colour: red and blue are swapped in the image. Left: 1 means that every violated "
         "step surprises the level more than every real one, 0.5 that it does not notice.",
     )  # fmt: skip
 
@@ -67,9 +66,9 @@ def _errors(study: Study, level: int, starts: np.ndarray) -> dict[str, np.ndarra
     predicted = part.rollout(latent, action.unsqueeze(1))[:, 0].cpu()
     ends = {"real": (np.arange(len(starts)), rows.latents[level][starts + study.periods[level]])}
     ends |= _teleports(study, level, starts) | _crossings(study, level, starts) | _swapped(study, level, starts)
-    scale = part.predictor.scale.cpu()
+    length = study.step_length(level)
     return {
-        kind: ((predicted[which] - end) / scale).square().sum(1).numpy()
+        kind: ((predicted[which] - end) / length).square().sum(1).numpy()
         for kind, (which, end) in ends.items()
         if len(which) >= FEWEST
     }
@@ -92,18 +91,14 @@ def _crossings(study: Study, level: int, starts: np.ndarray) -> Ends:
     rows, after, oracle = study.held_out, starts + study.periods[level], study.oracle
     if oracle is None or not study.on_map:
         return {}
-    reach = WIDE * np.quantile(_apart(study, starts, after), FAR)
-    pool = np.random.default_rng(level).permutation(len(rows.rows))[:3000]
+    reach = np.quantile(_apart(study, starts, after), FAR)
+    pool, rng = np.random.default_rng(level).permutation(len(rows.rows))[:POOL], np.random.default_rng(1)
     near = np.linalg.norm(rows.states[starts, None, :2] - rows.states[None, pool, :2], axis=2) <= reach
-    step, other = np.nonzero(
-        near & (np.random.default_rng(1).random(near.shape) < TRIES / np.maximum(1, near.sum(1, keepdims=True)))
-    )
+    step, other = np.nonzero(near & (rng.random(near.shape) < TRIES / np.maximum(1, near.sum(1, keepdims=True))))
     steps = oracle.shortest_steps(
         study.observations(rows.rows[starts[step]]), study.observations(rows.rows[pool[other]])
     )
-    straight = WIDE * _apart(study, starts[step], pool[other]) / max(reach, 1e-9)  # in steps of the level
-    path = np.where(np.isfinite(steps), steps, 0) / study.periods[level]
-    behind = np.flatnonzero(path >= DETOUR * np.maximum(1, straight))  # around a wall, not only far
+    behind = np.flatnonzero(np.isfinite(steps) & (steps >= DETOUR * study.periods[level]))
     step, first = np.unique(step[behind], return_index=True)
     return {"wall": (step, _ended_at(study, level, after[step], pool[other[behind[first]]]))}
 
@@ -148,11 +143,12 @@ def _draw(errors: Mapping[int, Mapping[str, np.ndarray]], metrics: Mapping[str, 
         axes[0].plot([], [], MARKS[kind], color="0.4", ms=7, label=kind)
     axes[0].axhline(0.5, color="0.5", lw=0.8, ls="--")
     axes[0].set_xticks([*errors], [f"level {k}" for k in errors])
+    axes[0].margins(x=0.25)
     axes[0].set(ylabel="AUROC", ylim=(0.35, 1.03))
     axes[0].legend(frameon=False, fontsize=9, loc="lower left")
     for each, (k, of) in zip(axes[1:], errors.items(), strict=True):
         logs = {kind: np.log10(np.maximum(values, 1e-12)) for kind, values in of.items()}
-        bins = np.linspace(min(x.min() for x in logs.values()), max(x.max() for x in logs.values()) + 1e-6, 40)
+        bins = np.linspace(min(x.min() for x in logs.values()), max(x.max() for x in logs.values()) + 0.1, 40)
         each.hist(logs["real"], bins, density=True, color="0.65", label="real")
         for kind, style in zip(kinds, ("-", "--", ":"), strict=False):
             if kind in logs:

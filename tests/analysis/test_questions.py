@@ -47,7 +47,7 @@ def test_a_level_keeps_what_its_latent_holds():
     assert numbers["level0/kept_square_linear"] < 0.6 < 0.95 < numbers["level0/kept_square_nonlinear"]
     assert numbers["level0/kept_noise_nonlinear"] < 0.1
     assert not any("constant" in name for name in numbers)
-    assert found.sentence.startswith("Level 0 keeps state (1.00, linear 1.00)")
+    assert found.sentence.startswith("Level 0 keeps state (R² 1.00, linear 1.00)")
     assert "loses noise" in found.sentence
 
 
