@@ -23,9 +23,13 @@ LINK = re.compile(r"(?P<code>^```.*?^```)|(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P
 #: file of the repository outside docs/ -> its place on the site
 PLACES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 PLACES["analysis/results/README.md"] = "results.md"
-for folder, pattern in (("results", "*.png"), ("notebooks", "*.ipynb")):
-    for path in sorted((ROOT / "analysis" / folder).glob(pattern)):
-        PLACES[f"analysis/{folder}/{path.name}"] = f"{folder}/{path.name}"
+#: files below analysis/ with the same place on the site
+BELOW_ANALYSIS = sorted(
+    f"{path.parent.name}/{path.name}"
+    for pattern in ("results/*.png", "notebooks/*.ipynb")
+    for path in (ROOT / "analysis").glob(pattern)
+)
+PLACES |= {f"analysis/{path}": path for path in BELOW_ANALYSIS}
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -35,7 +39,7 @@ def on_config(config: MkDocsConfig) -> None:
     for section in config.nav or []:
         for title, entries in section.items():
             if isinstance(entries, list):
-                found = [[p for p in pages if fnmatch(p, str(e)) and p not in named] or [e] for e in entries]
+                found = [[p for p in pages if fnmatch(p, e) and p not in named] if "*" in e else [e] for e in entries]
                 section[title] = [page for each in found for page in each]
 
 
@@ -43,7 +47,10 @@ def on_config(config: MkDocsConfig) -> None:
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Add the files outside docs/."""
     for source, place in PLACES.items():
-        files.append(File.generated(config, place, abs_src_path=str(ROOT / source)))
+        if place in BELOW_ANALYSIS:  # mkdocs-jupyter accepts no generated file
+            files.append(File(place, str(ROOT / "analysis"), config.site_dir, config.use_directory_urls))
+        else:
+            files.append(File.generated(config, place, abs_src_path=str(ROOT / source)))
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -59,7 +66,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         path = normpath(join(dirname(source), path))
         if path in objects:
             return f"[{match['text']}][{objects[path]}]"
-        to = PLACES.get(path, path.removeprefix("docs/") if path.startswith("docs/") else "")
+        to = PLACES.get(path, path.removeprefix("docs/") if path.startswith("docs/") and path != "docs/hooks.py" else "")
         if path.startswith("configs/"):
             to, anchor = CONFIGS, _anchor(path.removeprefix("configs/"))
         if to:
