@@ -50,7 +50,7 @@ class Html(HTMLParser):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    environment = {name: value for name, value in os.environ.items() if name != "EXECUTE"}
+    environment = {name: value for name, value in os.environ.items() if name != "HIWM_EXECUTE"}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=pages.ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
