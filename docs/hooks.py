@@ -71,6 +71,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             to, anchor = CONFIGS, _anchor(path.removeprefix("configs/"))
         if to:
             return f"{match['image']}[{match['text']}]({relpath(to, dirname(place) or '.')}{anchor and '#' + anchor})"
+        if path.endswith(match["text"].strip("`")):
+            return f"`{path}`"
         return match["text"] if "`" in match["text"] else f"{match['text']} (`{path}`)"
 
     return LINK.sub(lead, markdown) + (_configs() if place == CONFIGS else "")

@@ -17,6 +17,10 @@ import hiwm
 
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
 VERBATIM = {"code", "pre", "script", "style", "title"}
+TAGS = set(
+    "a article b body button clipboard-copy code details div em footer form h1 h2 h3 h4 h5 head header html img input label li "
+    "link main meta nav ol p path pre script small span strong style summary svg table tbody td th thead title tr ul".split()
+)
 
 
 class Html(HTMLParser):
@@ -24,6 +28,7 @@ class Html(HTMLParser):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
+        self.tags: set[str] = set()
         self.anchors: set[str] = set()
         self.links: list[str] = []
         self.loaded: list[str] = []
@@ -33,6 +38,7 @@ class Html(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
+        self.tags.add(tag)
         self.anchors |= {given[name] for name in ("id", "name") if name in given}
         self.verbatim += tag in VERBATIM
         if tag == "a" and "href" in given:
@@ -114,3 +120,9 @@ def test_markdown_of_github_is_rendered(html):
     for path, page in html.items():
         found = re.search(r"\n[-*] |\]\(|\*\*|```|\|--|::: ", page.text)
         assert not found, f"{path.name}: {page.text[max(0, found.start() - 80) : found.end() + 80]}"
+
+
+def test_no_placeholder_is_lost(html):
+    """A placeholder such as <name> outside of code is an unknown tag, which a browser does not show."""
+    for path, page in html.items():
+        assert page.tags <= TAGS, path.name
