@@ -87,7 +87,8 @@ def _objects() -> dict[str, str]:
     found: dict[str, str] = {}
     for page in sorted(ROOT.glob("docs/api/*.md")):
         for name in re.findall(r"^::: (\S+)", page.read_text(), re.M):
-            path = name.rpartition(".")[0].replace(".", "/") + ".py"
+            folder = name.replace(".", "/")
+            path = f"{folder}/__init__.py" if (ROOT / folder).is_dir() else f"{dirname(folder)}.py"
             found.setdefault(re.sub(r"^hiwm/(levels|data|analysis)/", r"\1/", path), name)
     return found
 
