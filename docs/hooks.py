@@ -23,13 +23,9 @@ LINK = re.compile(r"(?P<code>^```.*?^```)|(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P
 #: file of the repository outside docs/ -> its place on the site
 PLACES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 PLACES["analysis/results/README.md"] = "results.md"
-#: files below analysis/ with the same place on the site
-BELOW_ANALYSIS = sorted(
-    f"{path.parent.name}/{path.name}"
-    for pattern in ("results/*.png", "notebooks/*.ipynb")
-    for path in (ROOT / "analysis").glob(pattern)
-)
-PLACES |= {f"analysis/{path}": path for path in BELOW_ANALYSIS}
+for folder, pattern in (("results", "*.png"), ("notebooks", "*.ipynb")):
+    for path in sorted((ROOT / "analysis" / folder).glob(pattern)):
+        PLACES[f"analysis/{folder}/{path.name}"] = f"{folder}/{path.name}"
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -47,7 +43,7 @@ def on_config(config: MkDocsConfig) -> None:
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Add the files outside docs/."""
     for source, place in PLACES.items():
-        if place in BELOW_ANALYSIS:  # mkdocs-jupyter accepts no generated file
+        if source == f"analysis/{place}":  # mkdocs-jupyter takes no generated file
             files.append(File(place, str(ROOT / "analysis"), config.site_dir, config.use_directory_urls))
         else:
             files.append(File.generated(config, place, abs_src_path=str(ROOT / source)))
@@ -59,23 +55,25 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     source = next((source for source, own in PLACES.items() if own == place), f"docs/{place}")
     objects = _objects()
 
-    def lead(match: re.Match[str]) -> str:
+    def on_site(match: re.Match[str]) -> str:
         path, _, anchor = (match["link"] or "").partition("#")
         if match["code"] or not path or ":" in path:
             return match[0]
-        path = normpath(join(dirname(source), path))
+        path, text = normpath(join(dirname(source), path)), match["text"]
+        to = PLACES.get(path)
         if path in objects:
-            return f"[{match['text']}][{objects[path]}]"
-        to = PLACES.get(path, path.removeprefix("docs/") if path.startswith("docs/") and path != "docs/hooks.py" else "")
+            return f"[{text}][{objects[path]}]"
         if path.startswith("configs/"):
             to, anchor = CONFIGS, _anchor(path.removeprefix("configs/"))
+        if path.startswith("docs/") and not path.endswith(".py"):
+            to = path.removeprefix("docs/")
         if to:
-            return f"{match['image']}[{match['text']}]({relpath(to, dirname(place) or '.')}{anchor and '#' + anchor})"
-        if path.endswith(match["text"].strip("`")):
+            return f"{match['image']}[{text}]({relpath(to, dirname(place) or '.')}{anchor and '#' + anchor})"
+        if path.endswith(text.strip("`")):
             return f"`{path}`"
-        return match["text"] if "`" in match["text"] else f"{match['text']} (`{path}`)"
+        return text if "`" in text else f"{text} (`{path}`)"
 
-    return LINK.sub(lead, markdown) + (_configs() if place == CONFIGS else "")
+    return LINK.sub(on_site, markdown) + (_configs() if place == CONFIGS else "")
 
 
 def _anchor(path: str) -> str:
