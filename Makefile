@@ -23,7 +23,7 @@ check: $(VENV)/dev  ## format, lint, types, import layers, collection of the ben
 	$(MAKE) docs test
 
 docs: $(VENV)/dev  ## the documentation in site/; EXECUTE=true runs the notebooks, on the runs of `make demo`
-	NO_MKDOCS_2_WARNING=1 PYTHONWARNINGS='ignore:IProgress not found' HIWM_EXECUTE=$(EXECUTE) $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 PYTHONWARNINGS='ignore:IProgress not found' HIWM_EXECUTE=$(EXECUTE) $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/dev  ## speed and memory, as ratios measured side by side
 	$(BIN)/python -m pytest tests/benchmarks -s -o python_files='bench_*.py'
