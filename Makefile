@@ -1,9 +1,10 @@
 # Every target creates the virtual environment that it needs.
 PYTHON ?= python3
+EXECUTE ?= false
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench gpu example clean
+.PHONY: demo test check docs bench gpu example clean
 
 demo: $(VENV)/user  ## train three levels on a maze, compare the hierarchy with flat planners, write a report
 	$(BIN)/hiwm run experiment=pointmaze
@@ -13,13 +14,16 @@ demo: $(VENV)/user  ## train three levels on a maze, compare the hierarchy with 
 test: $(VENV)/dev  ## all tests, in two processes
 	$(BIN)/pytest -n 2 --dist loadfile
 
-check: $(VENV)/dev  ## format, lint, types, import layers, collection of the benchmarks, tests
+check: $(VENV)/dev  ## format, lint, types, import layers, collection of the benchmarks, documentation site, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/pytest tests/benchmarks --collect-only -o python_files='bench_*.py'
-	$(MAKE) test
+	$(MAKE) docs test
+
+docs: $(VENV)/dev  ## the documentation in site/; EXECUTE=true runs the notebooks, on the runs of `make demo`
+	NO_MKDOCS_2_WARNING=1 PYTHONWARNINGS='ignore:IProgress not found' HIWM_EXECUTE=$(EXECUTE) $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/dev  ## speed and memory, as ratios measured side by side
 	$(BIN)/python -m pytest tests/benchmarks -s -o python_files='bench_*.py'
@@ -47,4 +51,4 @@ example: $(VENV)/user  ## train the experiment that ships with hiwm, and put it 
 	$(BIN)/python -m hiwm.example runs/shipped
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

@@ -285,7 +285,7 @@ def load_agent(
     planner: PlannerConfig | None = None,
     seed: int = 0,
 ) -> Agent:
-    """Load an agent, e.g. from "runs/<experiment>"; runs no code from the files.
+    """Load an agent, e.g. from `runs/<experiment>`; runs no code from the files.
 
     Args:
         folder: what `hiwm train` or `Agent.save` wrote: a hierarchy, a run, or an experiment with one run.

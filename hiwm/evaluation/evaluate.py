@@ -63,7 +63,7 @@ def evaluate(
         processes: this process and the others.
 
     Returns:
-        Agent -> its episodes, of all processes in the main process. Later attempts have the names "<agent>, attempt 2", ...
+        Agent -> its episodes, of all processes in the main process. Later attempts have the names `<agent>, attempt 2`, ...
     """
     run = partial(_run_agents, agents, make_env, config, state, folder)
     turns = (i % processes.world_size == processes.rank for i in count())

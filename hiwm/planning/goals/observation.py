@@ -85,7 +85,8 @@ class BoxRegion(Goal, Region):
     """A box in the part of the state that readouts predict: squared distance to it, in standard deviations of the data.
 
     Args:
-        low, high: bounds of the box, (B, G); infinite where there is none.
+        low: lower bounds of the box, (B, G); -inf where there is none.
+        high: upper bounds, likewise; inf where there is none.
         readouts: state readouts of all levels, bottom first.
         cauchy_scale: see `PlannerConfig`.
     """

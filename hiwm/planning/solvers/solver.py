@@ -73,7 +73,8 @@ class Proposal:
     Args:
         mean: (B, C, F); for a discrete choice the probabilities of its F options.
         std: (B, C, F).
-        low, high: bounds that candidates are clamped to, broadcast against (B, C, F).
+        low: lower bounds that candidates are clamped to, broadcast against (B, C, F).
+        high: upper bounds, likewise.
         guesses: candidates of the first round that replace random ones, best first, (B, G, C, F).
     """
 

@@ -16,7 +16,7 @@ class Diagnostic(ABC):
     `+diagnostics.<name>._target_=my_diagnostics.Spread 'allow=[my_diagnostics]'`.
 
     Attributes:
-        name: key of the number in MLflow (validation/<name>), metrics.json and CSV files. An added diagnostic takes its
+        name: key of the number in MLflow (`validation/<name>`), metrics.json and CSV files. An added diagnostic takes its
             key in the section `diagnostics`.
         label: name shown in figures and tables; `name` if it is empty.
         format: format of the number in tables and log lines.
