@@ -13,6 +13,7 @@ from hiwm.hierarchy import load_specs
 from hiwm.training.checkpoint import METRICS, WEIGHTS
 
 NAME = "example"  # of the experiment
+DATASET = Path("datasets") / f"{NAME}.h5"
 FOLDER = "example_run"  # in the package
 SHIPPED = ("config.yaml", "levels.json", "evaluation.json", "evaluation.npz", HIERARCHY)  # of the run
 SHIPPED_OF_LEVEL = (METRICS, "history.jsonl", "level.yaml")  # the weights are in the hierarchy
@@ -34,15 +35,19 @@ def load_example(root: str | Path = "runs") -> Agent:
 
 def _copy(shipped: Path, root: Path) -> None:
     """Put the shipped files where the commands expect them."""
-    dataset = Path("datasets") / f"{NAME}.h5"
-    for folder in (LEVELS, NAME, dataset.parent):
+    for folder in (LEVELS, NAME, DATASET.parent):
         shutil.copytree(shipped / folder, root / folder, dirs_exist_ok=True)
     run = root / NAME
     for k, spec in enumerate(load_specs(run / HIERARCHY)):
         shutil.copy(run / HIERARCHY / f"level{k}.safetensors", root / LEVELS / spec.fingerprint / WEIGHTS)
+    _say_where(run, root)
+
+
+def _say_where(run: Path, root: Path) -> None:
+    """Write the root of the results into the configuration of the run."""
     for path in (run / HIERARCHY / CONFIG, run / CONFIG):  # the last one says that all is there
         config = read_yaml(path)
-        config["dataset"]["path"] = str(root / dataset)
+        config["dataset"]["path"] = str(root / DATASET)
         write_yaml(path, {**config, "root": str(root)})
 
 
@@ -59,7 +64,8 @@ def ship(root: Path) -> None:
         for name in SHIPPED_OF_LEVEL:
             shutil.copy(root / LEVELS / spec.fingerprint / name, home / LEVELS / spec.fingerprint / name)
     (home / "datasets").mkdir()
-    shutil.copy(root / "datasets" / f"{NAME}.h5", home / "datasets")
+    shutil.copy(root / DATASET, home / DATASET)
+    _say_where(home / NAME, Path("runs"))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import csv
 import re
+from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import pages
 import pytest
+import tiny
 
+import hiwm
 from hiwm.cli import main
 from hiwm.config import load_config
 
@@ -41,7 +46,7 @@ def test_make_has_the_targets_that_pages_name():
 
 
 def test_the_demo_saves_what_the_readme_shows():
-    (overrides,) = pages.overrides("Makefile")
+    overrides = pages.overrides("Makefile")[0]
     assert f"{load_config(overrides).folder}/" in README
 
 
@@ -50,6 +55,18 @@ def test_its_python_snippet_runs(demo, monkeypatch, capsys):
     (snippet,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "load_agent" in block)
     exec(compile(snippet, "README.md", "exec"), {})
     assert capsys.readouterr().out.startswith("level 2, planned at step ")
+
+
+def test_its_snippet_with_arrays_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "hiwm.train" in block)
+    action = np.random.default_rng(0).uniform(-1, 1, (12, 60, 2)).astype(np.float32)
+    quick = ["training.steps=10", "training.batch=32", "graph.num_nodes=20", "tracking=none", "threads=1"]
+    small = SimpleNamespace(train=partial(hiwm.train, overrides=quick))
+    names = {"hiwm": small, "states": 0.05 * np.cumsum(action, 1), "actions": action, "make_env": tiny.TinyRoom}
+    exec(compile(snippet.replace("episodes=10", "episodes=1, max_steps=5"), "README.md", "exec"), names)
+    assert len(names["latents"]) == 3
+    assert names["numbers"]["episodes"] == 3
 
 
 @pytest.mark.parametrize("name", ["_target_", "regularizers", "costs"])
