@@ -179,6 +179,7 @@ def images(tmp_path_factory):
     )
     config = load_config([each for each in overrides if not each.startswith(skipped)])
     run(config)
+    report(config)
     return config
 
 

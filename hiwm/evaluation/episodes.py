@@ -16,7 +16,7 @@ from gymnasium.vector import VectorEnv
 from hiwm.data.vector import make_vector
 from hiwm.evaluation.batches import Batches
 from hiwm.evaluation.config import Box
-from hiwm.evaluation.outcomes import Episodes, first_and_failed
+from hiwm.evaluation.outcomes import Episodes
 from hiwm.evaluation.recording import Recorder
 from hiwm.observation import Observation
 from hiwm.planning.goals import Goal
@@ -82,9 +82,8 @@ def run_episodes(
             if batch is None:
                 learned.load()
                 batch = _run_batch(
-                    agent, envs(), task, numbers,
-                    max_steps=max_steps, seed=seed, make_goal=make_goal, forbidden=forbidden,
-                    state=state if _may_be_recorded(outcome, task, numbers) else None,
+                    agent, envs(), task, numbers, max_steps=max_steps, seed=seed, make_goal=make_goal,
+                    forbidden=forbidden, state=state if _may_be_recorded(outcome, task, numbers) else None,
                 )  # fmt: skip
                 learned.save()
                 if done is not None:
@@ -92,7 +91,6 @@ def run_episodes(
             learned.commit()
             outcome += batch
             report(len(outcome.success), sum(outcome.success), total)
-    outcome.traces = first_and_failed(outcome.traces)
     return outcome
 
 

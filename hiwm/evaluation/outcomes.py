@@ -121,5 +121,6 @@ class Episodes:
     traces: list[Trace] = field(default_factory=list)
 
     def __add__(self, other: Episodes) -> Episodes:
-        """These episodes followed by the others."""
-        return Episodes(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(Episodes)))
+        """These episodes followed by the others; of their traces, the first of each task and the first failure are kept."""
+        parts = {part.name: getattr(self, part.name) + getattr(other, part.name) for part in fields(Episodes)}
+        return Episodes(**{**parts, "traces": first_and_failed(parts["traces"])})

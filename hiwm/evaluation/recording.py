@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hiwm.evaluation.frames import as_frames, image_input
 from hiwm.evaluation.outcomes import LevelTrace, Trace
+from hiwm.levels.device import upload
 from hiwm.observation import Observation
 from hiwm.planning.explain.outcome import OPEN, REACHED, UNREACHED
 from hiwm.planning.explain.records import BatchRecord
@@ -52,7 +53,7 @@ class _Record:
         """The same for the episodes of a mask over the batch."""
         kept = np.flatnonzero(wanted[self.rows])
         if isinstance(self.values, LevelPlan):
-            values: Any = self.values.select(torch.from_numpy(kept).to(self.values.subgoal.device))
+            values: Any = self.values.select(upload(torch.from_numpy(kept), self.values.subgoal.device))
         else:
             values = {name: array[kept] for name, array in self.values.items()}
         return _Record(self.step, self.rows[kept], values)

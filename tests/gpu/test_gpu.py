@@ -16,6 +16,7 @@ from test_loop import SHORT, Killed
 from hiwm.agent import load_agent
 from hiwm.config import load_config
 from hiwm.data.store import open_dataset
+from hiwm.evaluation.recording import Recorder
 from hiwm.experiment import collect, evaluate, train
 from hiwm.planning.goals import ObservationGoal
 from hiwm.planning.noise import EpisodeNoise
@@ -152,6 +153,21 @@ def test_plans_on_the_device_are_those_on_the_cpu(tiny_run, counts):
         now = {"state": torch.from_numpy(state).to(device)}
         actions.append(torch.stack([agent.planner.plan(now).action for _ in range(6)]))
     torch.testing.assert_close(actions[1], actions[0], rtol=1e-3, atol=1e-4)
+
+
+@simulated
+def test_recording_a_step_waits_for_nothing(tiny_run, counts):
+    agent = load_agent(tiny_run.folder / "hierarchy", "cuda")
+    state, goal = np.random.default_rng(0).uniform(0, 1, (2, 3, 2)).astype(np.float32)
+    agent.reset(goal)
+    recorder = Recorder(agent, [], 3, 30)
+    for step in range(7):
+        agent.act(state)
+        counts.reset()
+        recorder.step(step, np.arange(3), state, agent.plan)
+        assert (counts.waits, counts.uploads, counts.downloads) == (0, 0, 0)
+    (trace,) = recorder.traces(1, range(3), goal)
+    assert trace.levels[0].plans["step"].tolist() == [0, 3, 6]
 
 
 def test_words_and_evaluation(counts, tmp_path, monkeypatch):
