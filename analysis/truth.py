@@ -66,10 +66,17 @@ class Truth:
         return self.encode(observations)[level].to(like.device)
 
 
+def without_images(observations: Observations) -> Observations:
+    """Without the images in dicts, which an oracle does not read."""
+    if not isinstance(observations, Mapping):
+        return observations
+    return {name: x for name, x in observations.items() if not name.startswith("_") and np.ndim(x) <= 2}
+
+
 def taken(observations: Observations, rows: np.ndarray) -> Observations:
     """Some of N observations, or all of them several times."""
     if isinstance(observations, Mapping):
-        return {name: np.asarray(x)[rows] for name, x in observations.items() if not name.startswith("_")}
+        return {name: np.asarray(x)[rows] for name, x in observations.items()}
     return np.asarray(observations)[rows]
 
 
@@ -91,11 +98,11 @@ class OracleAgent(Agent):
             raise ValueError(
                 f"the goal is a {type(goal).__name__}; expected goal observations, whose true state is known"
             )
-        self.truth.goal = goal
+        self.truth.goal = without_images(goal)
         super().reset(goal, episodes)
 
     def act(self, observation: Observation) -> np.ndarray:
-        self.truth.now = observation
+        self.truth.now = without_images(observation)
         return super().act(observation)
 
     def select(self, rows: np.ndarray) -> None:
@@ -194,8 +201,8 @@ class TrueModel(LevelModel):
         for h in range(horizon):
             state = self.predictor.remember(now.unsqueeze(1), none)
             predicted = super().rollout(now, state, actions[:, :, h].reshape(size * samples, 1, 1, -1), decode)
-            at = self._true_end(at, predicted)
-            now = self.truth.latent(self.k, at, latent)
+            end = self._true_end(at, predicted)
+            now, at = self.truth.latent(self.k, end, latent), without_images(end)
             taken_actions.append(predicted.actions[:, 0, 0])
             latents.append(now)
         shaped = (torch.stack(x, 1).unflatten(0, (size, samples)) for x in (taken_actions, latents))

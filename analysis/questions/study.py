@@ -206,8 +206,10 @@ class Study:
         return list(space.spaces) if isinstance(space, gymnasium.spaces.Dict) else [self.column]
 
     def observations(self, rows: np.ndarray) -> Observations:
-        """Observations of the environment in some rows of the dataset, as its oracle takes them."""
-        columns = {name: np.asarray(self.dataset.column(name)[rows]) for name in self._observed}
+        """Observations of the environment in some rows of the dataset, without the images in dicts, as its oracle takes them."""
+        alone = len(self._observed) == 1
+        names = [name for name in self._observed if alone or self.dataset.columns[name].ndim <= 2]
+        columns = {name: np.asarray(self.dataset.column(name)[rows]) for name in names}
         space = getattr(self.environment, "observation_space", None)
         return columns if isinstance(space, gymnasium.spaces.Dict) else columns[self.column]
 

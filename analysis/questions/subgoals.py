@@ -10,7 +10,7 @@ from hiwm.analysis.questions.drawing import color, plain, row_of
 from hiwm.analysis.questions.study import Finding, Study
 from hiwm.evaluation.config import HIERARCHICAL
 
-OUTCOMES = {"reached": "#009e73", "unreached": "#e69f00", "unreachable": "#b3261e"}
+OUTCOMES = {"reached": "#009e73", "unreached": "#f0e442", "unreachable": "#b3261e"}
 
 
 def subgoals(study: Study) -> Finding | None:
