@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from hiwm.analysis.decode import Frames, StateDecoder
 from hiwm.evaluation.outcomes import Trace
@@ -73,6 +74,16 @@ def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]], diagnostics: Di
     for axes, place in zip(grid[0], places, strict=False):
         handles = axes.get_legend_handles_labels()
         figure.legend(*handles, loc=place, fontsize=8, ncols=1 if added else 2, frameon=False)
+    return figure
+
+
+def without_math(figure: Figure) -> Figure:
+    """Plain numbers along logarithmic axes. Their default labels are formulas, which `text.parse_math=False` shows as source text."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                axis.set_minor_formatter(NullFormatter())
     return figure
 
 

@@ -72,7 +72,7 @@ def report(config: Config) -> Path:
         drawn = _draw(config, agent, dataset, evaluation, traces, diagnostics, scene)
         drawn |= {name: finding.figure for name, finding in findings.items() if finding.figure is not None}
         for name, figure in drawn.items():
-            figure.savefig(folder / f"{name}.png", dpi=130)
+            figures.without_math(figure).savefig(folder / f"{name}.png", dpi=130)
     values = dict(
         title=config.folder.name,
         environment=", ".join(str(value).rpartition(".")[2] for value in config.environment.values() if value)

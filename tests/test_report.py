@@ -13,6 +13,7 @@ import pytest
 import torch
 import trace_tools
 from matplotlib import image
+from matplotlib.figure import Figure
 
 from hiwm.analysis import figures
 from hiwm.analysis.questions import QUESTIONS
@@ -170,3 +171,14 @@ def test_heads_are_described():
         "action prior of level 1: its held-out loss is 0.88 times the loss of N(0, I) in every state (1: nothing to learn)",
         "value head of level 0: median number of steps to states that held-out episodes reached in 1 steps: 1, 2 steps: 1.9, 4 steps: 3.5, 8 steps: 4.5",
     ]
+
+
+def test_numbers_along_logarithmic_axes_are_plain():
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([1, 1000], [0.001, 1])
+    axes.set(xscale="log")
+    figures.without_math(figure).canvas.draw()
+    labels = [label.get_text() for label in axes.get_xticklabels(which="both")]
+    assert {"1", "10", "100", "1000"} <= set(labels)
+    assert not any("$" in label for label in labels)

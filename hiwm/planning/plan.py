@@ -126,8 +126,8 @@ class LevelPlan(BatchRecord):
                     bars[f"rejected {i}"] = cost
         subgoal = self.subgoal[episode].cpu().numpy()
         path = subgoal[None][:0] if self.predicted is None else self.predicted[episode].cpu().numpy()
-        own = self.target is not None and self.target_level == self.level
-        draw_latents(latents, path, subgoal, self.target[episode].cpu().numpy() if own else None, others)
+        target = self.target if self.target_level == self.level else None
+        draw_latents(latents, path, subgoal, None if target is None else target[episode].cpu().numpy(), others)
         draw_costs(costs, bars)
         latents.set_title(f"level {self.level}, planned at step {self.planned_at}", loc="left", fontsize=10)
 
