@@ -196,22 +196,22 @@ def draw_curves(runs: Sequence[FinishedRun]) -> Figure:
     """A row per level: prediction loss while training and on held-out data, one line per run."""
     levels = max(len(run.agent.hierarchy) for run in runs)
     figure = Figure(figsize=(10, 2.6 * levels), layout="constrained")
-    for k, (left, right) in enumerate(figure.subplots(levels, 2, squeeze=False)):
+    grid = figure.subplots(levels, 2, squeeze=False)
+    for k, (left, right) in enumerate(grid):
         for i, run in enumerate(runs):
             if k >= len(run.agent.hierarchy):
                 continue
             history = load_history(levels_of(run.folder) / run.agent.hierarchy.specs[k].fingerprint)
             for axes, key in ((left, "loss/prediction"), (right, "validation/copy_last")):
-                points = np.array(
-                    [(record["step"], record[key]) for record in history if key in record], float
-                ).reshape(-1, 2)
-                # identical levels would hide each other
+                points = [(record["step"], record[key]) for record in history if key in record]
+                line = "-" if i % 2 == 0 else "--"  # identical levels would hide each other
                 axes.plot(
-                    *points.T, "-" if i % 2 == 0 else "--", lw=2.4 - 0.5 * min(i, 3), color=f"C{i}", label=run.label
+                    *np.reshape(points, (-1, 2)).T, line, lw=2.4 - 0.5 * min(i, 3), color=f"C{i}", label=run.label
                 )
         left.set(title=f"level {k}: prediction loss", yscale="log", xlabel="optimiser step")
         right.set(title=f"level {k}: open-loop error / error of no change", xlabel="optimiser step", ylim=HEALTH_RANGE)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(runs)), frameon=False)
+    handles = grid[0][0].get_legend_handles_labels()  # every run has a level 0
+    figure.legend(*handles, loc="outside lower center", ncols=min(4, len(runs)), frameon=False)
     return figure
 
 
