@@ -26,11 +26,12 @@ from hiwm.training.diagnostics.runner import SHIPPED
 
 @pytest.fixture(scope="module")
 def page(tiny_run):
-    return (tiny_run.folder / "report.html").read_text()
+    """The page without its scripts."""
+    text = (tiny_run.folder / "report.html").read_text()
+    return re.sub(r"<script[^>]*>.*?</script>", "<script></script>", text, flags=re.DOTALL)
 
 
 def test_loads_nothing_from_elsewhere(page):
-    page = re.sub(r"<script[^>]*>.*?</script>", "<script>", page, flags=re.DOTALL)
     linked = re.findall(r"(?:src|href)\s*=\s*[\"']([^\"']*)", page) + re.findall(r"url\(([^)]*)\)", page)
     assert linked
     assert all(link.startswith("data:image/png;base64,") for link in linked)
@@ -54,7 +55,7 @@ def test_table_has_the_numbers_of_the_evaluation(page, tiny_run):
 
 
 def test_images_decode(page, tiny_run):
-    images = re.findall(r"src=\"data:image/png;base64,([A-Za-z0-9+/=]+)", page)
+    images = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page)
     assert len(images) == 4  # success, episodes, landmarks, curves
     for encoded in images:
         pixels = image.imread(io.BytesIO(base64.b64decode(encoded, validate=True)), format="png")
