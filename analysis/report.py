@@ -140,8 +140,8 @@ def _page(values: Mapping[str, Any], traces: Mapping[str, Sequence[Trace]], scen
 def _result(agents: Mapping[str, Any]) -> dict[str, Any]:
     """What the first screen says."""
     found = comparisons(agents)
-    best = max(numbers["success"] for numbers in agents.values())
-    return {"agents": agents, "headline": headline(agents, found), "comparisons": found, "best": best or None}
+    best = max(numbers["success"] for numbers in agents.values()) or None
+    return {"agents": agents, "headline": headline(agents, found), "comparisons": found if best else [], "best": best}
 
 
 def find(config: Config, agent: Agent, evaluation: Mapping[str, Any] | None) -> dict[str, Finding]:

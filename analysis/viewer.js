@@ -379,6 +379,13 @@
         name, x: plans.step, y: plans.parts.map((parts, i) => (parts[p] ? parts[p][plans.cheapest[i]] : null)), stackgroup: "cost", line: { width: 0.5, color: css(PARTS[p % PARTS.length]) }, fillcolor: css(PARTS[p % PARTS.length]), mode: "lines",
       }));
     cost.push({ name: "staying", x: plans.step, y: plans.current_cost, mode: "lines", line: { color: css("--ink"), width: 1.2 } });
+    if (plans.outcome) {
+      const colors = [css("--soft"), css("--good"), css("--bad"), css("--bad")];
+      cost.push({
+        name: "subgoal", x: plans.step, y: plans.step.map(() => 0), mode: "markers", text: plans.step.map((_, i) => `subgoal ${became(level, i)}`), hovertemplate: "%{text}<extra></extra>",
+        marker: { size: 7, color: plans.outcome.map((code) => colors[code]), symbol: plans.outcome.map((code) => ["circle-open", "circle", "x", "x"][code]) }, cliponaxis: false,
+      });
+    }
     Plotly.react("v-cost", cost, layout("environment step", `cost, level ${level.level}`, cursor()), options);
     byId("v-cost").removeAllListeners?.("plotly_click");
     byId("v-cost").on("plotly_click", (event) => go(Math.round(event.points[0].x)));
