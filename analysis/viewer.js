@@ -9,6 +9,10 @@
     return;
   }
   const head = JSON.parse(byId("viewer-head").textContent);
+  if (!head.episodes.length) {
+    root.textContent = "No recorded episode fits into the page.";
+    return;
+  }
   const tables = await unpack("viewer-tables");
   const pictures = await unpack("viewer-frames");
   const loaded = {}; // index -> episode
@@ -456,13 +460,21 @@
     byId("v-frames").replaceChildren(...framesNow());
     byId("v-levels").replaceChildren(...[...episode.levels].reverse().map(levelPanel));
     byId("v-action").textContent = `State: ${numbersText(episode.path[now.step])}. Action: ${episode.actions[now.step].map(number).join(", ")}.`;
-    const { agent, task, episode: numbered } = episode;
-    history.replaceState(null, "", "#" + new URLSearchParams({ agent, task, episode: numbered, step: now.step }));
+    if (!timer) link();
     cancelAnimationFrame(show.waiting);
     show.waiting = requestAnimationFrame(() => {
       for (const id of ["v-cost", "v-support"]) if (byId(id).data) Plotly.relayout(id, cursor());
       drawError();
     });
+  }
+
+  function link() {
+    const { agent, task, episode: numbered } = episode;
+    try {
+      history.replaceState(null, "", "#" + new URLSearchParams({ agent, task, episode: numbered, step: now.step }));
+    } catch {
+      // Safari allows 100 changes in 30 seconds; a later one succeeds
+    }
   }
 
   const titleOf = (each) => `task ${each.task}, episode ${each.episode}: ${each.success ? "reached in" : "failed after"} ${each.steps} steps`;
@@ -513,9 +525,11 @@
   }
 
   function pause() {
+    const played = timer !== null;
     clearInterval(timer);
     timer = null;
     byId("v-play").textContent = "▶";
+    if (played) link();
   }
 
   function play() {
