@@ -106,7 +106,9 @@ def report(config: Config) -> Path:
 def find(config: Config, agent: Agent, evaluation: Mapping[str, Any] | None) -> dict[str, Finding]:
     """The answers to the questions, and those of `hiwm ladder` if it has run; also written to `diagnostics.json`."""
     with rc_context({"text.parse_math": False}):  # a "$" in a name is no formula
-        findings = dict(ask(Study.of_config(config, agent, evaluation, config.folder)))
+        study = Study.of_config(config, agent, evaluation, config.folder)
+        findings = dict(ask(study))
+        study.close()
         if (ladder := read_ladder(config, agent)) is not None:
             findings["ladder"] = ladder
     said = {name: {"sentence": finding.sentence, "metrics": finding.numbers} for name, finding in findings.items()}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matplotlib import image
+from matplotlib import image, rc_context
 
 from hiwm.analysis import figures
 from hiwm.analysis.questions import QUESTIONS
@@ -150,6 +150,16 @@ def test_health_far_outside_does_not_squash_the_rest():
     assert min(axes.get_position().width for axes in (loss, health)) > 0.3
     for legend in figure.legends:
         assert legend.get_window_extent().y1 < min(axes.get_window_extent().y0 for axes in (loss, health))
+
+
+def test_logarithmic_axes_have_numbers_where_formulas_are_not_parsed():
+    records = [{"step": step, "loss/total": loss} for step, loss in ((0, 1.0), (10, 1e-4))]
+    with rc_context({"text.parse_math": False}):
+        figure = figures.curves({0: records}, SHIPPED)
+        figure.draw_without_rendering()
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert {"1", "0.1", "0.0001"} <= set(labels)
+    assert not any("$" in label for label in labels)
 
 
 def test_the_legend_of_one_task_fits_and_names_all_that_is_drawn(agent):
