@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from hiwm.analysis.decode import Frames, StateDecoder
 from hiwm.evaluation.outcomes import Trace
@@ -57,6 +58,7 @@ def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]], diagnostics: Di
             label = name.removeprefix("loss/").replace("total", "total (weighted)")
             row[0].plot(*_points(records, name), label=label, lw=1.2, color=f"C{i}", marker=".", ms=2.5)
         row[0].set(yscale="log", ylabel="loss (unweighted)", title=f"level {level}: training losses")
+        log_ticks(row[0].yaxis)
         for i, diagnostic in enumerate(shipped):
             points = _points(records, f"validation/{diagnostic.name}")
             _within(row[1], *points, label=diagnostic.label, color=f"C{i}")
@@ -74,16 +76,6 @@ def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]], diagnostics: Di
     for axes, place in zip(grid[0], places, strict=False):
         handles = axes.get_legend_handles_labels()
         figure.legend(*handles, loc=place, fontsize=8, ncols=1 if added else 2, frameon=False)
-    return figure
-
-
-def without_math(figure: Figure) -> Figure:
-    """Plain numbers along logarithmic axes. Their default labels are formulas, which `text.parse_math=False` shows as source text."""
-    for axes in figure.axes:
-        for axis in (axes.xaxis, axes.yaxis):
-            if axis.get_scale() == "log":
-                axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-                axis.set_minor_formatter(NullFormatter())
     return figure
 
 
@@ -229,6 +221,15 @@ def _graph(axes: Axes, graph: LandmarkGraph, where: np.ndarray, color: str) -> N
     alpha = min(0.5, INK_OF_EDGES / max(1, len(lines)))
     axes.add_collection(LineCollection(lines.tolist(), colors=color, lw=0.3, alpha=alpha))
     axes.plot([], [], color=color, lw=1.2, label="landmark graph")  # faint edges would be invisible in the legend
+
+
+def log_ticks(*axes: Axis) -> None:
+    """Plain numbers at logarithmic axes, whose limits are known; matplotlib writes formulas, which a report does not parse."""
+    for axis in axes:
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 40 * low else (1,)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def draw_map(axes: Axes, walls: Sequence[Wall], states: np.ndarray, labels: Sequence[str]) -> None:

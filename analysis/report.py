@@ -72,7 +72,7 @@ def report(config: Config) -> Path:
         drawn = _draw(config, agent, dataset, evaluation, traces, diagnostics, scene)
         drawn |= {name: finding.figure for name, finding in findings.items() if finding.figure is not None}
         for name, figure in drawn.items():
-            figures.without_math(figure).savefig(folder / f"{name}.png", dpi=130)
+            figure.savefig(folder / f"{name}.png", dpi=130)
     values = dict(
         title=config.folder.name,
         environment=", ".join(str(value).rpartition(".")[2] for value in config.environment.values() if value)
@@ -147,7 +147,9 @@ def _result(agents: Mapping[str, Any]) -> dict[str, Any]:
 def find(config: Config, agent: Agent, evaluation: Mapping[str, Any] | None) -> dict[str, Finding]:
     """The answers to the questions, and those of `hiwm ladder` if it has run; also written to `diagnostics.json`."""
     with rc_context({"text.parse_math": False}):  # a "$" in a name is no formula
-        findings = dict(ask(Study.of_config(config, agent, evaluation, config.folder)))
+        study = Study.of_config(config, agent, evaluation, config.folder)
+        findings = dict(ask(study))
+        study.close()
         if (ladder := read_ladder(config, agent)) is not None:
             findings["ladder"] = ladder
     said = {name: {"sentence": finding.sentence, "metrics": finding.numbers} for name, finding in findings.items()}

@@ -60,7 +60,7 @@ def test_its_python_snippet_runs(demo, monkeypatch, capsys):
 def test_its_snippet_with_arrays_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (snippet,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "hiwm.train" in block)
-    action = np.random.default_rng(0).uniform(-1, 1, (12, 60, 2)).astype(np.float32)
+    action = np.random.default_rng(0).uniform(-1, 1, (12, 130, 2)).astype(np.float32)
     quick = ["training.steps=10", "training.batch=32", "graph.num_nodes=20", "tracking=none", "threads=1"]
     small = SimpleNamespace(train=partial(hiwm.train, overrides=quick))
     names = {"hiwm": small, "states": 0.05 * np.cumsum(action, 1), "actions": action, "make_env": tiny.TinyRoom}

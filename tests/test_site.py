@@ -18,7 +18,7 @@ import hiwm
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
 VERBATIM = {"code", "pre", "script", "style", "title"}
 TAGS = {
-    "a", "article", "b", "body", "button", "clipboard-copy", "code", "details", "div", "em", "footer", "form", "h1", "h2", "h3", "h4",
+    "a", "article", "b", "body", "button", "clipboard-copy", "code", "details", "kbd", "div", "em", "footer", "form", "h1", "h2", "h3", "h4",
     "head", "header", "hr", "html", "img", "input", "label", "li", "link", "main", "meta", "nav", "ol", "p", "path", "pre", "script",
     "small", "span", "strong", "style", "summary", "svg", "table", "tbody", "td", "th", "thead", "title", "tr", "ul",
 }  # fmt: skip

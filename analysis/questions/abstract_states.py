@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
-from hiwm.analysis.questions.drawing import color, maps, plain, round_ticks, row_of
+from hiwm.analysis.figures import log_ticks
+from hiwm.analysis.questions.drawing import color, maps, plain, row_of
 from hiwm.analysis.questions.study import EncodedRows, Finding, Study
 
 CLUSTERS = 12
@@ -77,6 +78,6 @@ def _draw(study: Study, labels: list[np.ndarray], visits: list[np.ndarray]) -> F
         last.plot(median, -k, "o", color="white", mec=color(k), ms=6)
     last.set_yticks(range(0, -len(visits), -1), [f"level {k}" for k in range(len(visits))])
     last.set(xscale="log", xlabel="environment steps per visit", ylim=(-len(visits) + 0.4, 0.6))
-    round_ticks(last.xaxis)
+    log_ticks(last.xaxis)
     plain(last)
     return figure

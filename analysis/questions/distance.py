@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
+from hiwm.analysis.figures import log_ticks
 from hiwm.analysis.questions.drawing import color, plain, row_of
 from hiwm.analysis.questions.study import Finding, Study
 
@@ -103,5 +104,6 @@ def _draw(
     left.set_title(f"latent distance and {of}", fontsize=10)
     right.set(xscale="log", yscale="log", xlabel="environment steps apart", ylabel="latent distance (typical steps)")
     left.legend(frameon=False, fontsize=9)
+    log_ticks(left.xaxis, right.xaxis, right.yaxis)
     plain(left, right)
     return figure

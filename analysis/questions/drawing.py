@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from hiwm.analysis.figures import LEVEL_COLORS, draw_map
 from hiwm.analysis.questions.study import Study
@@ -42,13 +40,6 @@ def magnification(study: Study, moved: np.ndarray) -> int:
 def titled(title: str, factor: int) -> str:
     """The title of a panel whose arrows are magnified."""
     return title if factor == 1 else f"{title} (arrows ×{factor})"  # noqa: RUF001
-
-
-def round_ticks(axis: Axis) -> None:
-    """Ticks 1, 2, 5, 10, ... of a logarithmic axis that spans little more than a decade."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(ScalarFormatter())
-    axis.set_minor_formatter(NullFormatter())
 
 
 def plain(*axes: Axes) -> None:

@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from hiwm.analysis.figures import INK
+from hiwm.analysis.figures import INK, log_ticks
 from hiwm.analysis.questions.drawing import color, maps, plain, row_of
 from hiwm.analysis.questions.study import EncodedRows, Finding, Study
 
@@ -83,6 +83,7 @@ def _draw(
     axes[0].axhline(1, color=INK, lw=0.7, ls="--")
     axes[0].set(xscale="log", yscale="log", xlabel="environment steps ahead", ylabel="error / error of no change")
     axes[0].legend(frameon=False, fontsize=9)
+    log_ticks(axes[0].xaxis, axes[0].yaxis)
     plain(axes[0])
     maps(study, axes[1:])
     for each, k in zip(axes[1:], shown, strict=True):

@@ -161,6 +161,11 @@ class Study:
             folder=folder,
         )
 
+    def close(self) -> None:
+        """Close the environment."""
+        if hasattr(self.environment, "close"):
+            self.environment.close()
+
     @property
     def num_levels(self) -> int:
         return len(self.hierarchy)

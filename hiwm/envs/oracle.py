@@ -86,23 +86,28 @@ class ShortestPaths:
 
     def lengths(self, start: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """Length of the shortest path, (N, 2), (N, 2) -> (N,), inf where there is none."""
-        return self._first(start, goal)[0]
+        goal = np.asarray(goal, float)
+        return self._first(np.asarray(start, float), goal, self._from_corners(goal))[0]
 
     def along(self, start: np.ndarray, goal: np.ndarray, length: float) -> np.ndarray:
         """The point after this length of the shortest path, (N, 2); the start where there is no path."""
+        goal = np.asarray(goal, float)
         if not np.isfinite(length):
             return goal.copy()
-        at, left = start.astype(float).copy(), np.full(len(start), float(length))
+        at, left = np.array(start, float), np.full(len(start), float(length))
+        onwards = self._from_corners(goal)
+        rows = np.arange(len(at))
         for _ in range(len(self.corners) + 1):
-            total, waypoint = self._first(at, goal)
-            go = (left > 1e-9) & np.isfinite(total) & (total > 1e-9)
-            if not go.any():
-                break
-            way = waypoint - at
+            total, waypoint = self._first(at[rows], goal[rows], onwards[rows])
+            go = np.isfinite(total) & (total > 1e-9)
+            rows, way = rows[go], (waypoint - at[rows])[go]
             distance = np.linalg.norm(way, axis=1)
-            moved = np.where(go, np.minimum(left, distance), 0.0)
-            at += way * (moved / np.maximum(distance, 1e-12))[:, None]
-            left -= moved
+            moved = np.minimum(left[rows], distance)
+            at[rows] += way * (moved / np.maximum(distance, 1e-12))[:, None]
+            left[rows] -= moved
+            rows = rows[left[rows] > 1e-9]
+            if not len(rows):
+                break
         return at
 
     def push_out(self, points: np.ndarray) -> np.ndarray:
@@ -120,24 +125,31 @@ class ShortestPaths:
             points[rows, axis] = np.where(side == 0, self.low[block, axis], self.high[block, axis])
         return points
 
-    def _first(self, start: np.ndarray, goal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Length of the shortest path, (N,), and its first corner, or the goal, (N, 2)."""
-        start, goal = np.asarray(start, float), np.asarray(goal, float)
+    def _first(self, start: np.ndarray, goal: np.ndarray, onwards: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Length of the shortest path, (N,), and its first corner, or the goal, (N, 2); `onwards` from every corner to the goal."""
         starts, which = np.unique(start, axis=0, return_inverse=True)
-        goals, wanted = np.unique(goal, axis=0, return_inverse=True)
-        leaving, arriving = self._to_corners(starts), self._to_corners(goals)
-        onwards = np.concatenate(
-            [(self.between + rows[:, None]).min(2) for rows in np.array_split(arriving, 1 + len(arriving) // 200)]
-        )  # (G, C)
-        length, corner = np.empty(len(start)), np.empty(len(start), int)
-        step = max(1, BLOCK // max(1, len(self.corners)))
-        for i in range(0, len(start), step):
-            through = leaving[which.ravel()[i : i + step]] + onwards[wanted.ravel()[i : i + step]]
-            corner[i : i + step] = through.argmin(1)
-            length[i : i + step] = through.min(1)
+        through = self._to_corners(starts)[which.ravel()] + onwards
+        corner = through.argmin(1)
+        length = through[np.arange(len(start)), corner]
         straight = np.linalg.norm(goal - start, axis=1)
-        direct = (straight < length) & self.sees(start, goal)
+        direct = straight < length
+        direct[direct] = self.sees(start[direct], goal[direct])
         return np.where(direct, straight, length), np.where(direct[:, None], goal, self.corners[corner])
+
+    def _from_corners(self, goal: np.ndarray) -> np.ndarray:
+        """Length of the shortest path from every corner to each goal, (N, 2) -> (N, C)."""
+        goals, which = np.unique(goal, axis=0, return_inverse=True)
+        last = self._to_corners(goals)
+        number = max(1, int(np.isfinite(last).sum(1).max(initial=1)))  # corners that a goal sees
+        seen = np.argpartition(last, number - 1, axis=1)[:, :number]
+        step = max(1, BLOCK // (len(self.corners) * number))
+        parts = [
+            (self.between[:, seen[i : i + step]] + np.take_along_axis(last[i : i + step], seen[i : i + step], 1))
+            .min(2)
+            .T
+            for i in range(0, len(goals), step)
+        ]
+        return np.concatenate(parts)[which.ravel()] if parts else np.zeros((0, len(self.corners)))
 
     def _to_corners(self, points: np.ndarray) -> np.ndarray:
         """Distance to every corner that can be seen, inf to the others, (N, C)."""
@@ -169,7 +181,7 @@ class ShortestPaths:
         return corners if len(corners) else self.high.max(0, keepdims=True) + 1
 
     def _free_points(self, spacing: float) -> np.ndarray:
-        axes = [np.arange(a, b + spacing, spacing) for a, b in zip(self.low.min(0), self.high.max(0), strict=True)]
+        axes = [np.arange(a + spacing / 2, b, spacing) for a, b in zip(self.low.min(0), self.high.max(0), strict=True)]
         points = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
         return points[~self._inside(points)]
 

@@ -105,7 +105,7 @@ class Episodes:
         predictor_calls: forward passes of the predictors, in total; see `hiwm.planning.plan.Plan`.
         other_calls: forward passes through encoders, inverse models, action priors and value heads, in total. Passes
             through the state readouts of goals are not counted.
-        subgoals: of each batch of episodes: "level<k>" -> sums over the decided subgoals of the level, see `SubgoalTally`.
+        subgoals: of each batch of episodes: `level<k>` -> sums over the decided subgoals of the level, see `SubgoalTally`.
         traces: of each task the first episode and the first failure.
     """
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 import worlds
 
 from hiwm.analysis.questions import (
+    Study,
     abstract_states,
     ask,
     distance,
@@ -160,6 +163,15 @@ def test_the_area_under_the_curve():
 
 def test_a_single_run_has_no_other_seeds(exact):
     assert stability(exact) is None
+
+
+def test_seeds_beside_a_run_are_compared(tiny_run, tmp_path):
+    for home in ("tiny", "tiny/seed1", "tiny/seed2", "tiny/other"):
+        shutil.copytree(tiny_run.folder / "hierarchy", tmp_path / home / "hierarchy")
+    found = Study.of(tmp_path / "tiny" / "seed1", allow=["tiny"])
+    finding = stability(found)
+    assert "Linear CKA between 3 seeds" in finding.sentence  # not the run that is no seed
+    assert drawn(finding) == pytest.approx({f"level{k}/seeds_cka": 1.0 for k in range(3)})
 
 
 def test_one_level_without_an_environment_answers_what_it_can():
