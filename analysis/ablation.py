@@ -124,10 +124,8 @@ def _track(cells: Sequence[Cell], ablation: Ablation, results: pd.DataFrame, fol
     first = cells[0].config
     with make_tracker(_Tracked(first.name, first.root, first.tracking, folder, ablation), commit()) as tracker:
         run = tracker.parent()
-        for _, row in results.iterrows():
-            run.metrics(
-                {f"{key}/{row['variant']}": float(row[key]) for key in ("success", "low", "high", "difference")}
-            )
+        for row in results.to_dict("records"):
+            run.metrics({f"{key}/{row['variant']}": row[key] for key in ("success", "low", "high", "difference")})
         for name in ("table.csv", "table.md", "figure.png"):
             run.artifact(folder / name)
         for cell in cells:

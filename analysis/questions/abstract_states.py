@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -46,7 +47,8 @@ def clusters(latents: np.ndarray, number: int = CLUSTERS) -> np.ndarray:
     number = min(number, len(np.unique(sample, axis=0)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct latents than clusters, but for rounding
-        return KMeans(number, n_init=2, random_state=0).fit(sample).predict(latents)
+        means: Any = KMeans(number, random_state=0, n_init=2)  # type: ignore[arg-type]  # its type knows no number
+        return np.asarray(means.fit(sample).predict(latents))
 
 
 def lasting(rows: EncodedRows, labels: np.ndarray) -> np.ndarray:

@@ -40,9 +40,16 @@ class GraphPath(BatchRecord):
 
     def alone(self, episode: int) -> GraphPath:
         path = self.select(torch.tensor([episode], device=self.cost.device))
-        nodes = (path.current_node, path.target_node, path.goal_node, path.cost)
-        zero, column = torch.zeros(1, dtype=torch.long), self.next_node[:, self.goal_column[episode], None]
-        return GraphPath(*(values.cpu() for values in nodes), zero, path.cut_off.cpu(), column.cpu())
+        column = self.next_node[:, self.goal_column[episode], None]
+        return GraphPath(
+            current_node=path.current_node.cpu(),
+            target_node=path.target_node.cpu(),
+            goal_node=path.goal_node.cpu(),
+            cost=path.cost.cpu(),
+            goal_column=torch.zeros(1, dtype=torch.long),
+            cut_off=path.cut_off.cpu(),
+            next_node=column.cpu(),
+        )
 
     def nodes(self, episode: int) -> list[int]:
         """Nodes from the current node to the goal node of one episode, at most M + 1."""
