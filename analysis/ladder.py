@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hiwm.agent import Agent, load_agent
 from hiwm.analysis.questions.drawing import color, plain
 from hiwm.analysis.questions.study import Finding, Study
 from hiwm.analysis.tables import markdown
-from hiwm.analysis.truth import OracleAgent, Replaced, TrueDistance, TrueDynamics, TrueSubgoals, Truth
+from hiwm.analysis.truth import OracleAgent, TrueDistance, TrueDynamics, TrueSubgoals, Truth
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
 from hiwm.environment import check_evaluating, environment_of
@@ -25,14 +25,18 @@ from hiwm.evaluation.statistics import bootstrap_interval, outcomes_of
 from hiwm.experiment.evaluation import Bars, evaluation_identity
 from hiwm.experiment.session import code_fingerprint, exclusive, one_process, start
 from hiwm.files import read_json, write_json
+from hiwm.planning.strategies.strategy import Strategy
 from hiwm.tracking import make_tracker
 from hiwm.validate import check_trained
 
 LADDER = "ladder.json"
 AS_TRAINED = "as trained"
-PARTS: Mapping[str, type[Replaced]] = {
-    "true subgoals": TrueSubgoals, "true distance": TrueDistance, "true dynamics": TrueDynamics,
-}  # fmt: skip
+PARTS: Mapping[str, Callable[[Strategy, Truth], Strategy]] = {
+    "true subgoals": TrueSubgoals,
+    "true distance": TrueDistance,
+    "true dynamics": TrueDynamics,
+    "true distance and dynamics": lambda strategy, truth: TrueDistance(TrueDynamics(strategy, truth), truth),
+}
 
 
 @exclusive
@@ -142,7 +146,7 @@ def described(result: Mapping[str, Any]) -> Finding:
         best = max(gains, key=lambda row: row["gain"])
         part, level = best["name"].removeprefix("true ").split(", ")
         sentence = (
-            f"{success} The {part} of {level} {'lose' if part in ('subgoals', 'dynamics') else 'loses'} most: with {best['name'].split(',')[0]} "
+            f"{success} The {part} of {level} {'loses' if part == 'distance' else 'lose'} most: with {best['name'].split(',')[0]} "
             f"there, {100 * best['success']:.0f} % succeed, {_gain(best)} percentage points."
         )
     else:
@@ -154,7 +158,8 @@ def described(result: Mapping[str, Any]) -> Finding:
         f"Success with one part of one level replaced by the truth (planner.graph={result['graph']}), with 95 % Wilson intervals; on the right "
         "the gain over the hierarchy as trained in the same episodes, with its 95 % bootstrap interval. True subgoals: the level hands "
         "down the state one of its steps ahead on the shortest path. True distance: its search minimises the true number of steps to its "
-        "target. True dynamics: its predictions are corrected to what is possible. Written by hiwm ladder."
+        "target. True dynamics: its predictions are corrected to what is possible. Each part alone cannot help a search that "
+        "both parts mislead, so both are also replaced together. Written by hiwm ladder."
     )
     return Finding("Which part loses the success", sentence, metrics, _draw(result), caption)
 

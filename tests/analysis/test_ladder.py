@@ -33,9 +33,9 @@ def test_every_part_of_every_level_is_replaced(finished):
     names = [row["name"] for row in result["rungs"]]
     assert names == [
         "as trained",
-        "true subgoals, level 2", "true distance, level 2", "true dynamics, level 2",
-        "true subgoals, level 1", "true distance, level 1", "true dynamics, level 1",
-        "true distance, level 0", "true dynamics, level 0",
+        "true subgoals, level 2", "true distance, level 2", "true dynamics, level 2", "true distance and dynamics, level 2",
+        "true subgoals, level 1", "true distance, level 1", "true dynamics, level 1", "true distance and dynamics, level 1",
+        "true distance, level 0", "true dynamics, level 0", "true distance and dynamics, level 0",
     ]  # fmt: skip
     assert all(row["episodes"] == 2 for row in result["rungs"])
     assert (config.folder / "figures" / "ladder.png").exists()
