@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -16,6 +17,7 @@ from hiwm.analysis.questions.study import EncodedRows, Finding, Study
 
 CLUSTERS = 12
 FITTED = 4000  # latents that the clusters are fitted to
+RESTARTS: Any = 2  # whose type scikit-learn does not declare
 POINTS = 4000  # drawn
 
 
@@ -46,7 +48,8 @@ def clusters(latents: np.ndarray, number: int = CLUSTERS) -> np.ndarray:
     number = min(number, len(np.unique(sample, axis=0)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct latents than clusters, but for rounding
-        return KMeans(number, n_init=2, random_state=0).fit(sample).predict(latents)
+        fitted: Any = KMeans(number, n_init=RESTARTS, random_state=0).fit(sample)
+    return fitted.predict(latents)
 
 
 def lasting(rows: EncodedRows, labels: np.ndarray) -> np.ndarray:

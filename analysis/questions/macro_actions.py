@@ -35,7 +35,7 @@ def macro_actions(study: Study) -> Finding | None:
         for i, (size, share) in enumerate(zip(length.mean(1), consistent, strict=True)):
             metrics[f"level{k}/macro{i}_displacement"] = float(size)
             metrics[f"level{k}/macro{i}_consistency"] = float(share)
-        steady = [_direction(i, moved[i].sum(0)) for i in np.flatnonzero(consistent >= CONSISTENT)]
+        steady = [_direction(i, moved[i].sum(0)) for i in np.flatnonzero(consistent >= CONSISTENT).tolist()]
         what = listed(steady) if steady else "no dimension moves the same way everywhere"
         said.append(f"Level {k}: {what} (the strongest moves the state by {length.mean(1).max():.3g} units).")
     return Finding(

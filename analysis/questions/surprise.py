@@ -74,7 +74,7 @@ def _errors(study: Study, level: int, starts: np.ndarray) -> dict[str, np.ndarra
     }
 
 
-Ends = Mapping[str, tuple[np.ndarray, Tensor]]
+Ends = dict[str, tuple[np.ndarray, Tensor]]
 
 
 def _teleports(study: Study, level: int, starts: np.ndarray) -> Ends:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 Observations = np.ndarray | Mapping[str, np.ndarray]
 Wall = tuple[float, float, float, float]
@@ -56,7 +56,7 @@ class ShortestPaths:
         self.margin = (1 - SLACK) * radius
         self.corners = self._corners(1e-3 * radius)
         points = self._free_points(SPACING * radius)
-        self.near = cKDTree(points)
+        self.near = KDTree(points)
         starts, ends = np.repeat(points, len(self.corners), 0), np.tile(self.corners, (len(points), 1))
         #: which corners can be seen from each of the points, (P, C)
         self.seen = self.sees(starts, ends).reshape(len(points), -1)
@@ -82,7 +82,7 @@ class ShortestPaths:
             within = (x > low) & (x < high)
             enter = np.maximum(enter, np.where(still, np.where(within, 0.0, np.inf), first))
             leave = np.minimum(leave, np.where(still, np.where(within, 1.0, -np.inf), last))
-        return ~(enter < leave).any(1)
+        return ~np.any(enter < leave, axis=1)
 
     def lengths(self, start: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """Length of the shortest path, (N, 2), (N, 2) -> (N,), inf where there is none."""
@@ -166,7 +166,7 @@ class ShortestPaths:
     def _inside(self, points: np.ndarray) -> np.ndarray:
         parts = []
         for block in np.array_split(points, 1 + len(points) * len(self.low) // BLOCK):
-            parts.append(((block[:, None] > self.low) & (block[:, None] < self.high)).all(-1).any(1))
+            parts.append(np.any(np.all((block[:, None] > self.low) & (block[:, None] < self.high), axis=-1), axis=1))
         return np.concatenate(parts)
 
     def _corners(self, little: float) -> np.ndarray:
