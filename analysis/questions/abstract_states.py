@@ -48,13 +48,8 @@ def clusters(latents: np.ndarray, number: int = CLUSTERS) -> np.ndarray:
     number = min(number, len(np.unique(sample, axis=0)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct latents than clusters, but for rounding
-<<<<<<< HEAD
-        means: Any = KMeans(number, random_state=0, n_init=2)  # type: ignore[arg-type]  # its type knows no number
-        return np.asarray(means.fit(sample).predict(latents))
-=======
         fitted: Any = KMeans(number, n_init=RESTARTS, random_state=0).fit(sample)
     return fitted.predict(latents)
->>>>>>> diagnosis
 
 
 def lasting(rows: EncodedRows, labels: np.ndarray) -> np.ndarray:

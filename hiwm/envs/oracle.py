@@ -82,11 +82,7 @@ class ShortestPaths:
             within = (x > low) & (x < high)
             enter = np.maximum(enter, np.where(still, np.where(within, 0.0, np.inf), first))
             leave = np.minimum(leave, np.where(still, np.where(within, 1.0, -np.inf), last))
-<<<<<<< HEAD
-        return np.asarray(~(enter < leave).any(1))
-=======
         return ~np.any(enter < leave, axis=1)
->>>>>>> diagnosis
 
     def lengths(self, start: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """Length of the shortest path, (N, 2), (N, 2) -> (N,), inf where there is none."""
@@ -170,12 +166,7 @@ class ShortestPaths:
     def _inside(self, points: np.ndarray) -> np.ndarray:
         parts = []
         for block in np.array_split(points, 1 + len(points) * len(self.low) // BLOCK):
-<<<<<<< HEAD
-            inside = np.all((block[:, None] > self.low) & (block[:, None] < self.high), axis=2)
-            parts.append(np.any(inside, axis=1))
-=======
             parts.append(np.any(np.all((block[:, None] > self.low) & (block[:, None] < self.high), axis=-1), axis=1))
->>>>>>> diagnosis
         return np.concatenate(parts)
 
     def _corners(self, little: float) -> np.ndarray:
