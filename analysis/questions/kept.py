@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from hiwm.analysis.questions.drawing import color, listed, plain
 from hiwm.analysis.questions.study import Finding, Study
 from hiwm.training.diagnostics.state_probe import state_probe_r2
 
-RIDGE = 1e-3  # of the linear probe
+RIDGES = (1e-3, 1e-1, 1e1, 1e3, 1e5)  # of the linear probe, of which cross-validation takes one
 MOMENTS = 64  # of each episode
 KEEPS, LOSES = 0.8, 0.2  # R2
 LOWEST = -0.1  # that the figure shows
@@ -60,7 +60,7 @@ def linear_r2(latent: Tensor, state: Tensor) -> float:
     varies = (s.std(0) > 1e-6) & (s_test.std(0) > 1e-6) if half else np.zeros(1, bool)
     if not varies.any():
         return float("nan")
-    return float(r2_score(s_test[:, varies], Ridge(RIDGE).fit(z, s[:, varies]).predict(z_test)))
+    return float(r2_score(s_test[:, varies], RidgeCV(RIDGES).fit(z, s[:, varies]).predict(z_test)))
 
 
 CAPTION = (
