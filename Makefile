@@ -22,7 +22,7 @@ check: $(VENV)/dev  ## format, lint, types, import layers, collection of the ben
 	$(BIN)/pytest tests/benchmarks --collect-only -o python_files='bench_*.py'
 	$(MAKE) docs test
 
-docs: $(VENV)/dev  ## the documentation in site/; EXECUTE=true runs the notebooks, on the runs of `make demo`
+docs: $(VENV)/dev  ## the documentation in site/; EXECUTE=true runs the notebooks
 	NO_MKDOCS_2_WARNING=1 PYTHONWARNINGS='ignore:IProgress not found' HIWM_EXECUTE=$(EXECUTE) $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/dev  ## speed and memory, as ratios measured side by side

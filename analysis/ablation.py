@@ -171,7 +171,19 @@ def make_cells(name: str, ablation: Ablation, overrides: Sequence[str]) -> list[
             except ConfigError as error:
                 raise ConfigError(f"{variant}: {error}") from error
             cells.append(Cell(variant, config))
+    _check_pairs(cells)
     return cells
+
+
+def _check_pairs(cells: Sequence[Cell]) -> None:
+    """Refuse variants whose episodes do not have the same starts and goals."""
+    tasks = [(cell.config.environment, cell.config.evaluation.as_dict()) for cell in cells]
+    for cell, task in zip(cells, tasks, strict=True):
+        if task != tasks[0]:
+            raise ConfigError(
+                f"{cell.variant}: the environment or the evaluation differs from that of {cells[0].variant}; expected the same for all variants, "
+                "because their episodes are paired. Put such overrides into `base`"
+            )
 
 
 def _without_baselines(config: Config, episodes: int, overrides: Sequence[str]) -> Config:
@@ -218,7 +230,7 @@ def compare(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     outcomes = {name: outcomes_of(agents) for name, agents in variants.items()}
     reference, rows = next(iter(outcomes.values())), []
     for name, agents in variants.items():
-        low, high = bootstrap_interval(outcomes[name])
+        low, high = bootstrap_interval(outcomes[name], lowest=0.0)
         less, more = bootstrap_interval(outcomes[name] - reference)
         steps = [agent["steps"]["mean"] for agent in agents if agent["steps"]]
         rows.append({

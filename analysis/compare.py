@@ -24,11 +24,19 @@ from hiwm.data.store import open_dataset
 from hiwm.evaluation.config import HIERARCHICAL
 from hiwm.evaluation.results import read_results
 from hiwm.evaluation.statistics import bootstrap_interval, outcomes_of
-from hiwm.files import read_yaml
+from hiwm.files import read_yaml, write_text
 from hiwm.training.checkpoint import load_metrics
 from hiwm.training.diagnostics.runner import SHIPPED
 from hiwm.training.homes import levels_of
 
+UNPAIRED = (
+    "name",
+    "num_envs",
+    "baselines",
+    "baseline_episodes",
+    "baseline_budget",
+    "edge_memory",
+)  # no matter to the hierarchy
 STATES = 2000  # that the latents of all levels are compared on
 
 
@@ -74,12 +82,12 @@ def compare(folders: Sequence[str], allow: Sequence[str] = ()) -> Path:
     names, similarity = compare_latents(runs)
     figures = {"curves": draw_curves(runs), "similarity": draw_cka({"all levels of all runs": similarity}, names)}
     page = Template(files("hiwm.analysis").joinpath("compare.html").read_text(), autoescape=True).render(
-        runs=runs, success=success.to_dict("records"), levels=health.replace({np.nan: None}).to_dict("records"),
+        runs=runs, success=success.replace({np.nan: None}).to_dict("records"), levels=health.replace({np.nan: None}).to_dict("records"),
         diagnostics=list(SHIPPED), paired=_are_paired(runs), headline=in_words(success),
         figures={name: _inline(figure) for name, figure in figures.items()}, **assets(),
     )  # fmt: skip
     path = home / "index.html"
-    path.write_text(page)
+    write_text(path, page)
     say(f"comparison: {path}")
     return path
 
@@ -107,7 +115,7 @@ def _are_paired(runs: Sequence[FinishedRun]) -> bool:
     asked = [
         (
             run.config["environment"],
-            run.results["protocol"]["seed"],
+            {key: value for key, value in run.results["protocol"].items() if key not in UNPAIRED},
             outcomes_of([run.results["agents"][HIERARCHICAL]]).shape,
         )
         if run.results
@@ -126,7 +134,7 @@ def compare_success(runs: Sequence[FinishedRun]) -> pd.DataFrame:
         numbers = run.results["agents"][HIERARCHICAL]
         solved = outcomes_of([numbers])
         reference = solved if reference is None else reference
-        low, high = bootstrap_interval(solved)
+        low, high = bootstrap_interval(solved, lowest=0.0)
         row = {"run": run.label, "success": 100 * solved.mean(), "low": 100 * low, "high": 100 * high}
         if paired:
             less, more = bootstrap_interval(solved - reference)
@@ -143,10 +151,15 @@ def compare_success(runs: Sequence[FinishedRun]) -> pd.DataFrame:
 
 def in_words(success: pd.DataFrame) -> str:
     """How the other runs compare with the first one."""
-    if len(success) < 2 or "difference" not in success:
+    if len(success) < 2:
+        return "Fewer than two of the runs are evaluated, so their success is not compared. Run `hiwm evaluate` with their configurations."
+    if "difference" not in success:
         return "The runs were not evaluated on the same starts and goals, so their success is not compared."
     said = []
     for _, row in success.iloc[1:].iterrows():
+        if row["difference"] == 0:
+            said.append(f"{row['run']} succeeds as often as {success['run'].iloc[0]}")
+            continue
         beyond = row["difference_low"] > 0 or row["difference_high"] < 0
         more = "more" if row["difference"] > 0 else "less"
         said.append(

@@ -1,4 +1,4 @@
-"""`hiwm ladder`: replace one part of one level at a time by the truth, to see which level and which part lose the success."""
+"""`hiwm ladder`: replace one part of one level at a time by the truth, to see which part of which level limits success."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hiwm.evaluation.evaluate import evaluate, summarize
 from hiwm.evaluation.statistics import bootstrap_interval, outcomes_of
 from hiwm.experiment.evaluation import Bars, evaluation_identity
 from hiwm.experiment.session import code_fingerprint, exclusive, one_process, start
-from hiwm.files import read_json, write_json
+from hiwm.files import read_json, write_json, write_text
 from hiwm.planning.strategies.strategy import Strategy
 from hiwm.tracking import make_tracker
 from hiwm.validate import check_trained
@@ -57,6 +57,10 @@ def ladder(config: Config) -> dict[str, Any]:
         say(f"ladder {path}: reused")
         _say(found)
         return found
+    if config.evaluation.goal is not None or config.evaluation.forbidden.margin is not None:
+        raise ConfigError(
+            "evaluation.goal or evaluation.forbidden.margin is set; expected null for `hiwm ladder`, whose goals are goal observations"
+        )
     check_evaluating(config)
     agents = rungs(Study.of_config(config, agent), str(config.environment.get("_target_")))
     protocol = config.evaluation.changed(
@@ -74,7 +78,7 @@ def ladder(config: Config) -> dict[str, Any]:
     }
     write_json(path, result)
     finding = described(result)
-    (config.folder / "ladder.md").write_text(f"{in_words(result)}\n\n{finding.sentence}\n")
+    write_text(config.folder / "ladder.md", f"{in_words(result)}\n\n{finding.sentence}\n")
     figures = config.folder / "figures"
     figures.mkdir(exist_ok=True)
     assert finding.figure is not None
@@ -117,20 +121,23 @@ def rungs(study: Study, environment: str = "the environment") -> dict[str, Agent
 def compare(numbers: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row per agent: success with its 95 % Wilson interval, and its gain over the agent as trained, in the same episodes.
 
-    The interval of the gain is of a bootstrap over episodes within each task; starts and goals are the same for all agents.
+    The interval of the gain is of a bootstrap over episodes within each task; starts and goals are the same for all agents. A gain is
+    clear if it is beyond chance for the number of replacements that are tried (Bonferroni).
     """
     solved = {name: outcomes_of([of]) for name, of in numbers.items()}
     rows = []
     for name, of in numbers.items():
-        low, high = bootstrap_interval(solved[name] - solved[HIERARCHICAL])
+        gain = solved[name] - solved[HIERARCHICAL]
+        low, high = bootstrap_interval(gain)
         rows.append({
             "name": AS_TRAINED if name == HIERARCHICAL else name,
             "success": of["success"],
             "low": of["interval"][0],
             "high": of["interval"][1],
-            "gain": float((solved[name] - solved[HIERARCHICAL]).mean()),
+            "gain": float(gain.mean()),
             "gain_low": low,
             "gain_high": high,
+            "clear": bootstrap_interval(gain, confidence=1 - 0.05 / max(1, len(numbers) - 1))[0] > 0,
             "episodes": of["episodes"],
             "steps": of["steps"]["mean"] if of["steps"] else None,
         })  # fmt: skip
@@ -138,9 +145,9 @@ def compare(numbers: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def described(result: Mapping[str, Any]) -> Finding:
-    """The ladder as an answer: which part loses the success."""
+    """The ladder as an answer: which part limits success."""
     trained, *others = result["rungs"]
-    gains = [row for row in others if row["gain_low"] > 0]
+    gains = [row for row in others if row["clear"]]
     success = f"As trained, {100 * trained['success']:.0f} % of {trained['episodes']} episodes succeed."
     if gains:
         best = max(gains, key=lambda row: row["gain"])
@@ -161,7 +168,7 @@ def described(result: Mapping[str, Any]) -> Finding:
         "target. True dynamics: its predictions are corrected to what is possible. Each part alone cannot help a search that "
         "both parts mislead, so both are also replaced together. Written by hiwm ladder."
     )
-    return Finding("Which part loses the success", sentence, metrics, _draw(result), caption)
+    return Finding("Which part limits success", sentence, metrics, _draw(result), caption)
 
 
 def read_ladder(config: Config, agent: Agent) -> Finding | None:

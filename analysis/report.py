@@ -29,14 +29,14 @@ from hiwm.analysis.viewer import LIMIT, Scene, view
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
 from hiwm.data.store import Trajectories, open_dataset
-from hiwm.environment import environment_of
+from hiwm.environment import installed_environment
 from hiwm.evaluation.evaluate import make_agents
 from hiwm.evaluation.outcomes import Trace
 from hiwm.evaluation.results import read_results
 from hiwm.evaluation.traces import load_traces
 from hiwm.experiment.evaluation import evaluation_identity
 from hiwm.experiment.session import exclusive
-from hiwm.files import read_text, write_json
+from hiwm.files import read_text, write_json, write_text
 from hiwm.heads.calibration import NOMINAL, Calibration
 from hiwm.heads.value import AHEAD
 from hiwm.planning.graph.navigator import GraphNavigator
@@ -96,7 +96,7 @@ def report(config: Config) -> Path:
         config=read_text(config.folder / "config.yaml"),
     )
     path = config.folder / "report.html"
-    path.write_text(_page(values, traces, scene))
+    write_text(path, _page(values, traces, scene))
     with make_tracker(config) as tracker:
         tracker.parent().metrics(
             {key: value for finding in findings.values() for key, value in finding.numbers.items()}
@@ -110,8 +110,7 @@ def report(config: Config) -> Path:
 def _scene(config: Config, agent: Agent, dataset: Trajectories, evaluated: bool) -> Scene:
     """The scene of an experiment."""
     walls: Sequence[figures.Wall] = []
-    if config.environment["_target_"]:
-        environment: Any = environment_of(config)()
+    if (environment := installed_environment(config)) is not None:
         walls = getattr(environment, "walls", [])  # optional in the contract of hiwm.envs
         environment.close()
     labels = _numbers(dataset, config.state)
@@ -257,6 +256,6 @@ def _protocol(config: Config) -> str:
     e = config.evaluation
     budget = "the same budget as" if e.baseline_budget == 1 else f"{e.baseline_budget:g} times the budget of"
     return (
-        f"{e.num_tasks} tasks, starts and goals drawn with seed {e.seed}, at most {e.max_steps} steps, success at the first arrival. "
+        f"{e.num_tasks} tasks, evaluation seed {e.seed}, at most {e.max_steps} steps, success at the first arrival. "
         f"The baselines have {budget} the hierarchy, in predictor calls."
     )

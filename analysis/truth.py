@@ -205,8 +205,8 @@ class TrueModel(LevelModel):
             now, at = self.truth.latent(self.k, end, latent), without_images(end)
             taken_actions.append(predicted.actions[:, 0, 0])
             latents.append(now)
-        shaped = (torch.stack(x, 1).unflatten(0, (size, samples)) for x in (taken_actions, latents))
-        return Rollout(latent, *shaped)
+        played, ends = (torch.stack(x, 1).unflatten(0, (size, samples)) for x in (taken_actions, latents))
+        return Rollout(latent, played, ends, None if predicted.variance is None else torch.zeros_like(ends))
 
     def _true_end(self, at: Observations, predicted: Rollout) -> Observations:
         oracle = self.truth.oracle

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hiwm.evaluation.config import HIERARCHICAL
-from hiwm.evaluation.statistics import bootstrap_interval, outcomes_of, wilson_interval
+from hiwm.evaluation.statistics import bootstrap_interval, outcomes_of
 
 CLOSE = 0.1  # agents whose success rates differ by less, with 95 % confidence, are equally good
 ATTEMPT = ", attempt "
@@ -86,9 +86,6 @@ def _compare(name: str, baseline: Mapping[str, Any], whole: Mapping[str, Any]) -
     )
     difference = one - other
     low, high = bootstrap_interval(difference)
-    if difference.min() == difference.max():  # a bootstrap of equal values has no spread
-        margin = wilson_interval(0, difference.size)[1]
-        low, high = max(-1.0, difference.mean() - margin), min(1.0, difference.mean() + margin)
     calls, passes = (baseline[key] / whole[key] if whole[key] else 0.0 for key in ("predictor_calls", "other_calls"))
     return Comparison(name, difference.size, float(difference.mean()), float(low), float(high), calls, passes)
 
@@ -104,9 +101,9 @@ def headline(agents: Mapping[str, Any], found: Sequence[Comparison]) -> str:
     )
     compute = f"with {whole['predictor_calls']:.0f} predictor calls per environment step."
     if not any(agent["success"] for agent in agents.values()):
-        return "No agent reaches a goal, so this evaluation tells no agent from another."
+        return "No agent reached a goal, so this evaluation cannot rank the agents."
     if not found:
-        return f"{reached}, {compute} No baseline was evaluated, so the page does not say what the hierarchy is worth."
+        return f"{reached}, {compute} No baseline was evaluated, so there is no comparison."
     groups = {kind: _names([each.baseline for each in found if each.verdict == kind]) for kind in _SAYS}
     said = [says.format(groups[kind]) for kind, says in _SAYS.items() if groups[kind]]
     return f"{reached}, {compute} It {'; it '.join(said)}."
@@ -114,7 +111,7 @@ def headline(agents: Mapping[str, Any], found: Sequence[Comparison]) -> str:
 
 _SAYS = {
     "better": "beats {}",
-    "equal": "is no better than {}",
+    "equal": "is as good as {}",
     "unclear": "shows no clear difference from {}",
     "worse": "loses to {}",
 }

@@ -103,10 +103,15 @@
 
   let scale = null;
 
+  // goals may lack some numbers of the state, but the drawn ones must be there; a negative axis is time
+  function goalIsDrawn() {
+    return (now.x >= 0 || now.y >= 0) && [now.x, now.y].every((axis) => axis < 0 || episode.goal[axis] !== null);
+  }
+
   // everything in the episode
   function takeAll(take) {
     episode.path.forEach((numbers, i) => take(point(numbers, i)));
-    if (episode.goal.every((x) => x !== null)) take(point(episode.goal, 0));
+    if (goalIsDrawn()) take(point(episode.goal, 0));
     if (now.x >= 0 && now.y >= 0) {
       if (now.x === 0 && now.y === 1) for (const [x, y, w, h] of head.walls) { take([x, y]); take([x + w, y + h]); }
       for (const numbers of tables.cloud) take(point(numbers, 0));
@@ -252,7 +257,7 @@
       }
     }
     add(sign(0, point(episode.path[0], 0), 5, { fill: css("--good") }, "start of the episode"));
-    if (episode.goal.every((x) => x !== null) && (now.x >= 0 || now.y >= 0)) {
+    if (goalIsDrawn()) {
       const goal = point(episode.goal, episode.steps);
       add(star(goal, 10, { fill: css("--goal"), stroke: css("--card") }, `goal (${numbersText(episode.goal)})`));
     }
@@ -544,7 +549,7 @@
     if (!asked.has("agent") && !asked.has("episode")) return null;
     const same = (name, each) => !asked.has(name) || String(each[name]) === asked.get(name);
     const index = head.episodes.findIndex((each) => same("agent", each) && same("task", each) && same("episode", each));
-    return { index, step: Number(asked.get("step")) || 0 };
+    return { index, step: Math.round(Number(asked.get("step"))) || 0 };
   }
 
   // ---------------------------------------------------------------- start

@@ -126,12 +126,14 @@ class Agent:
     ) -> dict[str, Any]:
         """Success rate, steps and compute of the agent in an environment; see `hiwm.evaluation.evaluate.summarize`.
 
+        The agent's own episodes, plan and edge memory stay as they are. With an edge memory, each episode starts with an empty one.
+
         Args:
             env: id of a Gymnasium environment, a function that makes one with the contract of `hiwm.envs`, or such an environment.
             num_tasks: run the tasks 1 to `num_tasks`; None: all tasks that the environment says it has, or one.
             episodes: per task.
             max_steps: of an episode, environment steps.
-            num_envs: episodes that are planned together; 1 with a single environment.
+            num_envs: episodes that are planned together; 1 with a single environment or an edge memory.
             seed: of starts and goals.
 
         Raises:
@@ -147,8 +149,10 @@ class Agent:
             made = env()
             num_tasks = int(made.get_wrapper_attr("num_tasks")) if made.has_wrapper_attr("num_tasks") else 1
             made.close()
+        agent = self.variant(self.config)
+        num_envs = num_envs if agent.edge_memory is None else 1  # the episodes of a batch would share it
         outcome = run_episodes(
-            self, env, num_tasks=num_tasks, episodes=episodes, max_steps=max_steps, num_envs=num_envs, seed=seed,
+            agent, env, num_tasks=num_tasks, episodes=episodes, max_steps=max_steps, num_envs=num_envs, seed=seed,
             state=self.spec.goal or list(self.inputs), report=lambda *_: None,
         )  # fmt: skip
         return summarize(outcome)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
+
+import numpy as np
 
 from hiwm import experiment
 from hiwm.agent import HIERARCHY, Agent, load_agent
@@ -12,6 +16,7 @@ from hiwm.config import Config, load_config
 from hiwm.data.arrays import from_arrays
 from hiwm.data.columns import DatasetError
 from hiwm.data.store import Trajectories, open_dataset
+from hiwm.training.distributed import start_processes
 
 ACTION = "action"
 VECTORS, IMAGES = 2, 4  # axes of a column, the one of rows included
@@ -50,20 +55,27 @@ def train(
         ConfigError: a setting is wrong; the message names the key.
     """
     dataset = open_dataset(_path_of(data, Path(root), lengths))
-    config = _config(dataset, strides, inputs, [f"name={name}", f"seed={seed}", f"root={_quoted(root)}", *overrides])
+    config = _config(
+        dataset, strides, inputs, [f"name={_quoted(name)}", f"seed={seed}", f"root={_quoted(root)}", *overrides]
+    )
     experiment.train(config)
-    return load_agent(config.folder / HIERARCHY, allow=config.allow)
+    device = str(start_processes(config.device).device)
+    return load_agent(config.folder / HIERARCHY, device, config.allow, seed=config.seed)
 
 
 def _path_of(data: Any, root: Path, lengths: Sequence[int] | None) -> Path:
     """Where the data lie; arrays are written to `<root>/datasets/`, under the fingerprint of their content."""
     if isinstance(data, Trajectories):
+        if not np.array_equal(data.ep_len, open_dataset(data.path).ep_len):
+            raise DatasetError(
+                f"data are a part of {data.path}; expected a whole dataset. Write the part with hiwm.data.arrays.from_arrays"
+            )
         return Path(data.path)
     if isinstance(data, (str, Path)):
         return Path(data)
     folder = root / "datasets"
     folder.mkdir(parents=True, exist_ok=True)
-    new = from_arrays(folder / "arrays.h5", data, {"source": "arrays"}, lengths)
+    new = from_arrays(folder / f"arrays-{uuid4().hex}.h5", data, {"source": "arrays"}, lengths)
     return new.rename(folder / f"arrays-{open_dataset(new).fingerprint}.h5")
 
 
@@ -104,4 +116,5 @@ def _default_inputs(axes: Mapping[str, int]) -> list[str]:
 
 def _quoted(text: Any) -> str:
     """A value for Hydra that may hold any character."""
-    return "'" + str(text).replace("'", "\\'") + "'"
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", str(text))  # Hydra unescapes backslashes only before a quote
+    return f"'{escaped}'"

@@ -16,11 +16,14 @@ from typing import Any
 COMMANDS = {
     "collect": ("hiwm.experiment:collect", "collect a dataset with a behaviour policy in the environment"),
     "train": ("hiwm.experiment:train", "train the levels bottom-up, build the landmark graphs, save the hierarchy"),
-    "evaluate": ("hiwm.experiment:evaluate", "measure success of the hierarchy and its baselines at equal compute"),
-    "report": ("hiwm.analysis.report:report", "write report.html: learning curves, success rates, pictures of plans"),
+    "evaluate": (
+        "hiwm.experiment:evaluate",
+        "measure success of the hierarchy and its baselines with the same budget of predictor calls",
+    ),
+    "report": ("hiwm.analysis.report:report", "write report.html: result, episode viewer, levels, questions"),
     "ladder": (
         "hiwm.analysis.ladder:ladder",
-        "replace one part of one level at a time by the truth: which one loses the success?",
+        "replace one part of one level at a time by the truth: which part limits success?",
     ),
     "run": ("", "collect, train, evaluate and report"),
 }
@@ -197,8 +200,9 @@ def _compare(arguments: list[str]) -> int:
 
     sys.path.insert(0, "")
     given = [argument.removeprefix("allow=") for argument in arguments if argument.startswith("allow=")]
+    allow = yaml.safe_load(given[-1]) if given else []
     (compare,) = _imported("hiwm.analysis.compare:compare")
-    compare([a for a in arguments if not a.startswith("allow=")], yaml.safe_load(given[-1]) if given else [])
+    compare([a for a in arguments if not a.startswith("allow=")], [allow] if isinstance(allow, str) else allow)
     return 0
 
 

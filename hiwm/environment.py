@@ -27,6 +27,21 @@ def environment_of(config: Config, more: Mapping[str, Any] | None = None) -> Cal
     return partial(build_as, gymnasium.Env, "environment", description, config.allow)
 
 
+def installed_environment(config: Config) -> gymnasium.Env | None:
+    """The environment; None if the config has none, or its package is not installed here."""
+    if not config.environment.get("_target_"):
+        return None
+    try:
+        return environment_of(config)()
+    except (ValueError, ImportError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ImportError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        return None
+
+
 def check_collecting(config: Config) -> dict[str, tuple[int, ...]]:
     """Check the environment as it collects data; returns the shape of one row of every column."""
     return check_contract(environment_of(config, config.dataset.environment), _name(config), config.dataset.column)

@@ -10,6 +10,7 @@ from pathlib import Path
 from hiwm.agent import CONFIG, HIERARCHY, Agent, load_agent
 from hiwm.files import LEVELS, read_yaml, write_yaml
 from hiwm.hierarchy import load_specs
+from hiwm.locks import locked
 from hiwm.training.checkpoint import METRICS, WEIGHTS
 
 NAME = "example"  # of the experiment
@@ -27,28 +28,29 @@ def load_example(root: str | Path = "runs") -> Agent:
             every command and notebook can then use it, for instance `hiwm report experiment=example`.
     """
     run = Path(root) / NAME
-    if not (run / CONFIG).exists():
-        with as_file(files("hiwm") / FOLDER) as shipped:
+    with locked(run), as_file(files("hiwm") / FOLDER) as shipped:
+        if not (run / CONFIG).exists():
             _copy(shipped, Path(root))
     return load_agent(run)
 
 
 def _copy(shipped: Path, root: Path) -> None:
     """Put the shipped files where the commands expect them."""
-    for folder in (LEVELS, NAME, DATASET.parent):
-        shutil.copytree(shipped / folder, root / folder, dirs_exist_ok=True)
     run = root / NAME
+    later = shutil.ignore_patterns(CONFIG)  # the sign that all is there
+    for folder in (LEVELS, NAME, DATASET.parent):
+        shutil.copytree(shipped / folder, root / folder, dirs_exist_ok=True, ignore=later)
     for k, spec in enumerate(load_specs(run / HIERARCHY)):
         shutil.copy(run / HIERARCHY / f"level{k}.safetensors", root / LEVELS / spec.fingerprint / WEIGHTS)
-    _say_where(run, root)
+    _say_where(shipped / NAME, run, root)
 
 
-def _say_where(run: Path, root: Path) -> None:
-    """Write the root of the results into the configuration of the run."""
-    for path in (run / HIERARCHY / CONFIG, run / CONFIG):  # the last one says that all is there
-        config = read_yaml(path)
+def _say_where(source: Path, run: Path, root: Path) -> None:
+    """Write the configuration of a run, with another root of the results."""
+    for path in (Path(HIERARCHY) / CONFIG, Path(CONFIG)):
+        config = read_yaml(source / path)
         config["dataset"]["path"] = str(root / DATASET)
-        write_yaml(path, {**config, "root": str(root)})
+        write_yaml(run / path, {**config, "root": str(root)})
 
 
 def ship(root: Path) -> None:
@@ -65,7 +67,7 @@ def ship(root: Path) -> None:
             shutil.copy(root / LEVELS / spec.fingerprint / name, home / LEVELS / spec.fingerprint / name)
     (home / "datasets").mkdir()
     shutil.copy(root / DATASET, home / DATASET)
-    _say_where(home / NAME, Path("runs"))
+    _say_where(home / NAME, home / NAME, Path("runs"))
 
 
 if __name__ == "__main__":

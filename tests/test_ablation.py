@@ -97,3 +97,11 @@ def test_unknown_ablations_are_refused(capsys):
     assert main(["ablate", "ablation=dept"]) == 2
     assert "ablation is 'dept'; expected one of depth, inverse" in capsys.readouterr().err
     assert main(["ablate"]) == 2
+
+
+def test_variants_in_other_environments_are_not_paired(command, tmp_path, capsys):
+    described = yaml.safe_load((tmp_path / "mine.yaml").read_text())
+    described["factors"] = {"radius": {"small": [], "large": ["+environment.radius=0.2"]}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+    assert main(command) == 2
+    assert "large: the environment or the evaluation differs from that of small" in capsys.readouterr().err

@@ -72,7 +72,8 @@ def test_artifacts(runs):
         return {item.path for item in client.list_artifacts(by_name[run].info.run_id, folder or None)}
 
     assert names("tiny") >= {"hierarchy", "config.yaml", "report.html", "figures"}
-    assert "hierarchy/hierarchy.yaml" in names("tiny", "hierarchy")
+    (version,) = names("tiny", "hierarchy")
+    assert f"{version}/hierarchy.yaml" in names("tiny", version)
     assert "figures/success.png" in names("tiny", "figures")
     for k in range(3):
         assert names(f"level {k}") == {"metrics.json", "level.safetensors"}
@@ -94,9 +95,14 @@ def test_a_hierarchy_is_registered_once(tiny_run, tmp_path):
     config = load_config(tiny.overrides(tmp_path, f"dataset.path={tiny_run.config.dataset.path}"))
     for _ in range(2):
         train(config)
-    (version,) = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_model_versions("name = 'tiny'")
-    agent = load_agent(version.source.removeprefix("file://"))
-    assert version.tags["hiwm.levels"] == " ".join(spec.fingerprint for spec in agent.hierarchy.specs)
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert len(client.search_model_versions("name = 'tiny'")) == 1
+    train(config.changed({"training": {"steps": 61}}))
+    versions = client.search_model_versions("name = 'tiny'")
+    assert len(versions) == 2
+    for version in versions:  # the later one has not replaced the earlier one
+        agent = load_agent(version.source.removeprefix("file://"))
+        assert version.tags["hiwm.levels"] == " ".join(spec.fingerprint for spec in agent.hierarchy.specs)
 
 
 def test_later_commands_find_the_same_parent(runs, tiny_run):

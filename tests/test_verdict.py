@@ -35,7 +35,7 @@ def test_a_hierarchy_that_beats_some_and_equals_others():
     assert [each.verdict for each in found] == ["better", "equal"]
     assert said == (
         "The hierarchy reaches its goal in 200 of 200 episodes (100.0 %, 95 % interval 40 to 60 %), with 100 predictor calls per "
-        "environment step. It beats flat; it is no better than flat_graph."
+        "environment step. It beats flat; it is as good as flat_graph."
     )
     assert found[0].episodes == 50  # the episodes that both ran
     assert (
@@ -104,6 +104,6 @@ def test_attempts_are_compared_with_each_other():
 def test_without_success_or_without_baselines():
     assert (
         verdict(agent(LOST), flat=agent(LOST))[1]
-        == "No agent reaches a goal, so this evaluation tells no agent from another."
+        == "No agent reached a goal, so this evaluation cannot rank the agents."
     )
     assert "No baseline was evaluated" in verdict(agent(WON))[1]

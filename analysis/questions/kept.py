@@ -65,7 +65,7 @@ def linear_r2(latent: Tensor, state: Tensor) -> float:
 
 CAPTION = (
     "R² of a probe from the latent to each column of the data, fitted on half of the held-out episodes and measured on the other "
-    "half. Filled: kernel ridge regression. Hollow: linear. Filled far above hollow: the level keeps it, but not as a straight line. "
+    "half. Filled: kernel ridge regression. Hollow: linear. Filled far above hollow: the level keeps it, but not linearly. "
     "0 or less: the latent holds no information about it. Columns that do not vary are left out."
 )
 

@@ -37,7 +37,9 @@ def macro_actions(study: Study) -> Finding | None:
             metrics[f"level{k}/macro{i}_consistency"] = float(share)
         steady = [_direction(i, moved[i].sum(0)) for i in np.flatnonzero(consistent >= CONSISTENT).tolist()]
         what = listed(steady) if steady else "no dimension moves the same way everywhere"
-        said.append(f"Level {k}: {what} (the strongest moves the state by {length.mean(1).max():.3g} units).")
+        said.append(
+            f"Level {k}: {what} (the strongest moves the state by {length.mean(1).max():.3g}, in the units of the data)."
+        )
     return Finding(
         "What each dimension of an action does", " ".join(said), metrics, _draw(study, effects),
         f"Where one step of the level leads from typical states, if one dimension of its action is {DEVIATIONS:g} standard deviations "

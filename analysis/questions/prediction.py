@@ -36,7 +36,7 @@ def prediction(study: Study) -> Finding | None:
         metrics[f"level{k}/open_loop_worst_tenth"] = float(
             np.sort(wrong)[-len(wrong) // 10 :].mean() / max(wrong.mean(), 1e-12)
         )
-        ahead = f", {error[plans - 1]:.2g} times {plans} steps ahead, as far as it plans" if plans > 1 else ""
+        ahead = f", {error[plans - 1]:.2g} times {plans} steps ahead" if plans > 1 else ""
         said.append(
             f"Level {k} predicts one step with {error[0]:.2g} times the squared error of predicting no change{ahead}."
         )

@@ -13,6 +13,7 @@ from hiwm.analysis.similarity import cka_matrices, draw_cka
 from hiwm.files import saved_folder
 
 ROWS = 4000  # held-out states
+SEED = re.compile(r"seed\d+")
 
 
 def stability(study: Study) -> Finding | None:
@@ -38,10 +39,10 @@ def other_seeds(study: Study) -> dict[str, Agent]:
     if study.folder is None:
         return {}
     folder = Path(study.folder).resolve()
-    home = folder.parent if re.fullmatch(r"seed\d+", folder.name) else folder
+    home = folder.parent if SEED.fullmatch(folder.name) else folder
     found = {}
     for run in [home, *sorted(home.glob("seed*"))]:
-        if run != folder and saved_folder(run / "hierarchy").exists():
+        if run != folder and (run == home or SEED.fullmatch(run.name)) and saved_folder(run / "hierarchy").exists():
             agent = load_agent(run / "hierarchy", allow=study.agent.allow)
             same = agent.spec.dataset == study.agent.spec.dataset and set(agent.inputs) == set(study.agent.inputs)
             if same and len(agent.hierarchy) == study.num_levels:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +18,10 @@ from torch import Tensor
 from hiwm.agent import Agent, load_agent
 from hiwm.analysis.decode import DRAWN
 from hiwm.config import Config
+from hiwm.data.actions import fit_to_space
 from hiwm.data.store import Trajectories, open_dataset
 from hiwm.data.views import JoinedColumn
-from hiwm.environment import environment_of
+from hiwm.environment import installed_environment
 from hiwm.envs.oracle import Observations, Oracle
 from hiwm.evaluation.results import read_results
 from hiwm.files import read_yaml, saved_folder
@@ -146,13 +146,12 @@ class Study:
         config: Config, agent: Agent, results: Mapping[str, Any] | None = None, folder: Path | None = None
     ) -> Study:
         """The study of an agent that was trained with the config; the caller loads both."""
-        environment = None
-        if config.environment.get("_target_"):
-            with suppress(ImportError):  # its package is not installed here
-                environment = environment_of(config)()
+        environment, dataset = installed_environment(config), open_dataset(config.dataset.path)
+        if environment is not None:  # discrete actions are numbered as in the environment
+            dataset = fit_to_space(dataset, environment.action_space, str(config.environment["_target_"]))
         return Study(
             agent,
-            open_dataset(config.dataset.path),
+            dataset,
             config.state,
             config.dataset.validation,
             environment=environment,

@@ -31,12 +31,12 @@ def subgoals(study: Study) -> Finding | None:
         if numbers["steps"] is not None:
             metrics[f"{name}/subgoals_steps"] = numbers["steps"]
             after = f", on average after {numbers['steps']:.0f} environment steps"
-        said.append(f"{name.replace('level', 'level ')} {100 * rate:.0f} % of {decided}{after}")
+        said.append(f"{name.replace('level', 'level ')}: {100 * rate:.0f} % of {decided}{after}")
     return Finding(
-        "Subgoals", f"Subgoals reached: {'; '.join(said)}.", metrics, _draw(found),
+        "Subgoals", f"Subgoals approached to half their distance or less: {'; '.join(said)}.", metrics, _draw(found),
         "Every subgoal that the hierarchy handed down in the evaluation and whose outcome was decided. Reached: the episode came "
         "within half of the distance at the start, or of a typical step if that is more, in the latent space of the level. Unreached: "
-        "it did not within planner.patience times the deadline. Unreachable: the level below found no path to it. Right: "
+        "it did not within planner.patience times its planned duration. Unreachable: the level below found no path to it. Right: "
         "the mean of the least distance from a subgoal, as a share of the distance when it was handed down.",
     )  # fmt: skip
 

@@ -50,7 +50,7 @@ def support(study: Study) -> Finding | None:
         metrics[f"level{k}/impossible_any_step"] = float(anywhere)
         steps = of_level.impossible.shape[1]
         said.append(
-            f"level {k} {100 * first:.0f} % of the first steps, {100 * anywhere:.0f} % of the plans of {steps} steps"
+            f"level {k}: {100 * first:.0f} % of the first steps, {100 * anywhere:.0f} % of the plans of {steps} steps"
         )
     return Finding(
         "Steps that no episode makes", f"Impossible steps in the best plans: {'; '.join(said)}.", metrics, _draw(study, plans),

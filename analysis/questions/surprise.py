@@ -24,21 +24,22 @@ MARKS = {"teleport": "o", "wall": "s", "colour": "^"}
 def surprise(study: Study) -> Finding | None:
     """AUROC of the prediction error: real steps of held-out episodes against violated ones."""
     errors: dict[int, dict[str, np.ndarray]] = {}
+    steps: dict[int, dict[str, np.ndarray]] = {}
     for k, period in enumerate(study.periods):
         starts = study.held_out.starts(period, STEPS)
         if len(starts) >= FEWEST:
-            errors[k] = _errors(study, k, starts)
+            errors[k], steps[k] = _errors(study, k, starts)
     errors = {k: of for k, of in errors.items() if len(of) > 1}  # without any violation, nothing is compared
     if not errors:
         return None
     metrics = {
-        f"level{k}/surprise_auroc_{kind}": auroc(of["real"], of[kind])
+        f"level{k}/surprise_auroc_{kind}": auroc(of["real"][steps[k][kind]], of[kind])
         for k, of in errors.items()
         for kind in of
         if kind != "real"
     }
     said = [
-        f"level {k} "
+        f"level {k}: "
         + ", ".join(f"{metrics[f'level{k}/surprise_auroc_{kind}']:.3f} ({kind})" for kind in of if kind != "real")
         for k, of in errors.items()
     ]
@@ -59,19 +60,17 @@ def auroc(real: np.ndarray, violated: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def _errors(study: Study, level: int, starts: np.ndarray) -> dict[str, np.ndarray]:
-    """Squared prediction errors of a level, of real steps and of each kind of violation."""
+def _errors(study: Study, level: int, starts: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Squared prediction errors of a level, of real steps and of each kind of violation, and which of the real steps it violates."""
     rows, part, device = study.held_out, study.hierarchy.levels[level], study.hierarchy.device
     latent, action = rows.latents[level][starts].to(device), rows.actions[level][starts].to(device)
     predicted = part.rollout(latent, action.unsqueeze(1))[:, 0].cpu()
     ends = {"real": (np.arange(len(starts)), rows.latents[level][starts + study.periods[level]])}
     ends |= _teleports(study, level, starts) | _crossings(study, level, starts) | _swapped(study, level, starts)
     length = study.step_length(level)
-    return {
-        kind: ((predicted[which] - end) / length).square().sum(1).numpy()
-        for kind, (which, end) in ends.items()
-        if len(which) >= FEWEST
-    }
+    ends = {kind: end for kind, end in ends.items() if len(end[0]) >= FEWEST}
+    errors = {kind: ((predicted[which] - end) / length).square().sum(1).numpy() for kind, (which, end) in ends.items()}
+    return errors, {kind: which for kind, (which, _) in ends.items()}
 
 
 Ends = dict[str, tuple[np.ndarray, Tensor]]

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 RESAMPLES = 2000  # of a bootstrap
+FEW = 10  # episodes of a task
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
@@ -27,8 +28,22 @@ def outcomes_of(agents: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return np.array([[task["solved"] for task in agent["per_task"].values()] for agent in agents], float)
 
 
-def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean of values (seeds, tasks, episodes) by a stratified bootstrap."""
+def bootstrap_interval(values: np.ndarray, lowest: float = -1.0, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the mean of values (seeds, tasks, episodes) by a stratified bootstrap.
+
+    Episodes are resampled within each seed and task, or over all tasks of a seed if a task has few episodes, because a task whose few
+    episodes agree would add no width. Where all values agree, the margin is that of a Wilson interval.
+
+    Args:
+        values: differences of success, or success.
+        lowest: smallest possible mean: -1 for differences, 0 for success.
+        confidence: probability that the interval should cover the mean.
+    """
+    if values.min() == values.max():
+        margin, mean = wilson_interval(0, values.size)[1], float(values.mean())
+        return max(lowest, mean - margin), min(1.0, mean + margin)
+    if values.shape[2] < FEW:
+        values = values.reshape(len(values), 1, -1)
     seeds, tasks, episodes = values.shape
     rng = np.random.default_rng(0)
     means = np.empty(RESAMPLES)
@@ -36,5 +51,5 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
         seed = rng.integers(seeds, size=seeds)[:, None, None]
         episode = rng.integers(episodes, size=(seeds, tasks, episodes))
         means[i] = values[seed, np.arange(tasks)[None, :, None], episode].mean()
-    low, high = np.percentile(means, [2.5, 97.5])
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

@@ -112,9 +112,10 @@ class Delivery(threading.Thread):
                 self._send(records, uncertain)
             else:
                 run, path, *model = self.state["artifacts"][0]
-                self._send_artifact(self.state["runs"][run], self.folder / path)
-                if model:
-                    self._register(self.state["runs"][run], Path(path).name, **model[0])
+                tags = model[0]["tags"] if model else {}
+                place = Path(path).name + ("/" + sha256(json.dumps(tags).encode()).hexdigest()[:8]) * bool(tags)
+                if self._send_artifact(self.state["runs"][run], self.folder / path, place) and model:
+                    self._register(self.state["runs"][run], place, **model[0])
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST" and not self.restarted:  # the server has lost its runs
                 self.restarted = True
@@ -227,15 +228,18 @@ class Delivery(threading.Thread):
         for some in _chunks(points, METRICS_AT_ONCE):
             self.client.log_batch(run, metrics=some)
 
-    def _send_artifact(self, run: str, path: Path) -> None:
+    def _send_artifact(self, run: str, path: Path, place: str) -> bool:
+        """Send a file, or a folder to a place of its own; returns whether it was there to be sent."""
         inside = [each.resolve() for each in (path, *path.rglob("*"))]
         own = (self.folder, self.root / LEVELS)  # a folder from elsewhere must not send other files of this machine
         if any(not any(each.is_relative_to(folder) for folder in own) for each in inside):
             self.refused.append(f"artifact: {path} leads out of {self.folder}")
-        elif path.is_dir():
-            self.client.log_artifacts(run, str(path), path.name)
+            return False
+        if path.is_dir():
+            self.client.log_artifacts(run, str(path), place)
         elif path.exists():  # a later command may have removed it
             self.client.log_artifact(run, str(path))
+        return path.exists()
 
     def _run_of(self, folder: Path) -> str:
         """Id on the server of the run of another experiment's folder; it must be there already."""
@@ -326,8 +330,7 @@ def _dataset(record: Mapping[str, Any]) -> Any:
     """A dataset as MLflow takes it."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    profile = json.dumps({"num_rows": record["rows"]})
-    source = json.dumps({"uri": record["source"]})
+    source, profile = json.dumps({"uri": record["source"]}), json.dumps({"num_rows": record["rows"]})
     dataset = Dataset(record["name"], record["digest"], "local", source, profile=profile)
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 

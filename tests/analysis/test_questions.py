@@ -126,7 +126,10 @@ def test_outcomes_of_subgoals_are_counted():
     level = {"reached": 30, "unreached": 9, "unreachable": 1, "steps": 12.0, "distance_left": 0.25}
     results = {"agents": {"hierarchical": {"subgoals": {"level1": level}}}}
     found = subgoals(worlds.study(results=results))
-    assert found.sentence == "Subgoals reached: level 1 75 % of 40, on average after 12 environment steps."
+    assert (
+        found.sentence
+        == "Subgoals approached to half their distance or less: level 1: 75 % of 40, on average after 12 environment steps."
+    )
     assert drawn(found)["level1/subgoals_unreachable"] == pytest.approx(1 / 40)
     assert subgoals(worlds.study(results={"agents": {"hierarchical": {}}})) is None
     assert subgoals(worlds.study()) is None

@@ -31,7 +31,22 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
         low, high = bootstrap_interval(values)
         covered.append(low <= 0.6 <= high)
     assert 0.85 <= np.mean(covered) <= 1
-    assert bootstrap_interval(np.ones((2, 3, 4))) == (1, 1)
+
+
+def test_equal_outcomes_have_the_margin_of_a_wilson_interval():
+    margin = wilson_interval(0, 24)[1]
+    assert bootstrap_interval(np.ones((2, 3, 4)), lowest=0.0) == (pytest.approx(1 - margin), 1)
+    assert bootstrap_interval(np.zeros((2, 3, 4)), lowest=0.0) == (0, pytest.approx(margin))
+    assert bootstrap_interval(np.zeros((2, 3, 4))) == (pytest.approx(-margin), pytest.approx(margin))
+
+
+@pytest.mark.parametrize("episodes", [1, 2, 4])
+def test_one_task_of_five_with_few_episodes_is_not_beyond_chance(episodes):
+    difference = np.zeros((1, 5, episodes))
+    difference[0, 0] = 1
+    low, high = bootstrap_interval(difference)
+    assert low <= 0.05
+    assert high >= 0.4
 
 
 def test_differences_of_paired_episodes_are_narrower():

@@ -12,7 +12,7 @@ OPEN, REACHED, UNREACHED, UNREACHABLE = range(4)
 WORDS = {
     REACHED: "reached",
     UNREACHED: "not reached in time",
-    UNREACHABLE: "given up, because the level below found no path",
+    UNREACHABLE: "unreachable, because the level below found no path",
 }
 
 
