@@ -11,6 +11,7 @@ import tiny
 import hiwm
 from hiwm.config import ConfigError
 from hiwm.data.columns import DatasetError
+from hiwm.data.store import open_dataset
 from hiwm.envs.contract import ContractError
 from hiwm.evaluation.results import read_results
 from hiwm.training.checkpoint import METRICS
@@ -83,6 +84,18 @@ def test_what_cannot_be_used_is_named(data, arguments, message, tmp_path):
         hiwm.train(data, root=tmp_path, overrides=SMALL, **arguments)
 
 
+def test_a_part_of_a_dataset_is_refused(tiny_run):
+    part = open_dataset(tiny_run.config.dataset.path).split(0.2)[0]
+    with pytest.raises(DatasetError, match="data are a part of"):
+        hiwm.train(part, root=tiny_run.root)
+
+
+def test_names_and_seeds_reach_the_agent(tmp_path):
+    agent = hiwm.train(walks(), strides=[1], name="my maze, 1", seed=3, root=tmp_path, overrides=SMALL)
+    assert agent.seed == 3
+    assert (tmp_path / "my maze, 1" / "seed3" / "hierarchy").exists()
+
+
 def test_a_wrong_setting_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"training\.stepz"):
         hiwm.train(walks(), root=tmp_path, overrides=["training.stepz=3"])
@@ -138,6 +151,18 @@ def test_an_agent_evaluates_itself(agent, tiny_run):
     one = agent.evaluate(env, episodes=1, max_steps=5)
     assert list(one["per_task"]) == ["1", "2", "3"]  # all tasks of the environment
     env.reset()  # still open
+
+
+def test_an_evaluation_leaves_the_agent_as_it_is(agent):
+    learning = agent.with_planner(failure_penalty=1, graph="follow")
+    learning.reset(np.array([0.8, 0.2], np.float32))
+    learning.act(np.array([0.2, 0.2], np.float32))
+    plan, memory = learning.plan, learning.edge_memory
+    alone = learning.evaluate(tiny.TinyRoom, num_tasks=1, episodes=2, max_steps=60, num_envs=1)
+    together = learning.evaluate(tiny.TinyRoom, num_tasks=1, episodes=2, max_steps=60, num_envs=2)
+    assert alone["per_task"] == together["per_task"]  # episodes do not teach each other
+    assert learning.plan is plan
+    assert learning.edge_memory is memory
 
 
 def test_an_environment_that_lacks_something_is_refused(agent):

@@ -53,3 +53,11 @@ def test_a_second_call_keeps_what_is_there(root):
     agent = hiwm.load_example(root)
     assert weights.stat().st_mtime_ns == before
     assert np.isfinite(agent.encode(np.zeros(2, np.float32))[2]).all()
+
+
+def test_an_interrupted_copy_is_completed(tmp_path):
+    hiwm.load_example(tmp_path)
+    (tmp_path / "example" / "config.yaml").unlink()  # written last
+    (tmp_path / "datasets" / "example.h5").unlink()
+    hiwm.load_example(tmp_path)
+    assert (tmp_path / "datasets" / "example.h5").exists()
