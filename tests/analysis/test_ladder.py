@@ -54,7 +54,7 @@ def test_it_is_reused_and_reported(finished, capsys, monkeypatch):
     assert "reused" in capsys.readouterr().out
     report(load_config(tiny.overrides(config.root)))  # another planner of the same levels
     page = (config.folder / "report.html").read_text()
-    assert "Which part loses the success" in page
+    assert "Which part limits success" in page
     assert described(result).sentence.split(";")[0] in page
     assert "ladder" in json.loads((config.folder / "diagnostics.json").read_text())
 
@@ -68,6 +68,7 @@ def row(name, success, gain, low, high):
         "gain": gain,
         "gain_low": low,
         "gain_high": high,
+        "clear": low > 0,
         "episodes": 50,
         "steps": 9.0,
     }
@@ -101,7 +102,27 @@ def test_gains_are_paired():
 
     trained, same = [0, 1] * 10, [0, 1] * 10
     rows = compare({"hierarchical": agent(trained), "true distance, level 0": agent(same)})
-    assert rows[1]["gain"] == rows[1]["gain_low"] == rows[1]["gain_high"] == 0
+    assert rows[1]["gain"] == 0
+    assert rows[1]["gain_high"] < 0.2  # of 20 episodes that all agree; unpaired ones would say 0.3
+    assert not rows[1]["clear"]
+
+
+def test_a_gain_is_clear_only_for_the_number_of_replacements():
+    def agent(solved):
+        return {
+            "success": np.mean(solved),
+            "interval": [0, 1],
+            "episodes": 20,
+            "steps": None,
+            "per_task": {"1": {"solved": solved}},
+        }
+
+    trained, better = [0] * 20, [1] * 4 + [0] * 16
+    few = {"hierarchical": agent(trained), "true distance, level 0": agent(better)}
+    many = few | {f"true distance, level {k}": agent(trained) for k in range(1, 12)}
+    assert compare(few)[1]["clear"]
+    assert compare(few)[1]["gain_low"] == compare(many)[1]["gain_low"] > 0
+    assert not compare(many)[1]["clear"]
 
 
 def test_an_environment_that_knows_nothing_is_refused():
