@@ -43,7 +43,7 @@ def test_the_figure_has_a_row_a_level(known):
 
 
 def test_the_report_shows_it_where_there_is_an_ensemble(known, tiny_run, tmp_path):
-    assert "ensemble" not in (tiny_run.folder / "report.html").read_text().split("<pre>")[0]
+    assert "Calibration of ensembles" not in (tiny_run.folder / "report.html").read_text().split("<pre>")[0]
     shutil.copytree(tiny_run.root, tmp_path, dirs_exist_ok=True)
     known.save(tmp_path / "tiny" / "hierarchy" / "calibration1.safetensors")
     more = [f"root={tmp_path}", f"dataset.path={tiny_run.config.dataset.path}", "tracking=none"]
