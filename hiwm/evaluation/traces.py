@@ -31,7 +31,8 @@ def save_traces(path: Path, outcomes: Mapping[str, Episodes]) -> None:
             arrays |= {f"{key}/{name}": getattr(trace, name) for name in ARRAYS}
             for k, level in enumerate(trace.levels):
                 arrays |= {f"{key}/level{k}/{name}": value for name, value in _level_arrays(level).items()}
-    np.savez_compressed(path, **arrays, **{NAMES: np.array(sorted(arrays), str)})
+    arrays[NAMES] = np.array(sorted(arrays), str)
+    np.savez_compressed(path, **arrays)
 
 
 def _level_arrays(level: LevelTrace) -> dict[str, np.ndarray]:
