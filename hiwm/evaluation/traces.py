@@ -23,7 +23,7 @@ PLANS = "plans/"  # prefix of the quantities of plans
 
 def save_traces(path: Path, outcomes: Mapping[str, Episodes]) -> None:
     """Write one npz file with the keys `<agent>/<task>-<episode>/<quantity>`, and `.../level<k>/<quantity>` of a level."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for agent, outcome in outcomes.items():
         for trace in outcome.traces:
             key = f"{agent}/{trace.task}-{trace.episode}"
