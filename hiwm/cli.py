@@ -56,7 +56,7 @@ commands:
   compare   compare finished runs on one page: runs/<experiment> runs/<experiment>/seed1 ...
   data      check, show or convert a dataset; see `hiwm data --help`
   levels    list the trained levels that experiments share; `show <fingerprint>` one, `prune` those that no run has
-  mlflow    open MLflow's interface on all runs; `sync <folder>` delivers what the server of MLflow has missed of one
+  mlflow    open MLflow's interface on all runs; `sync <folder>` sends the records of a run that the server has not received
 
 examples:
   hiwm run experiment=pointmaze

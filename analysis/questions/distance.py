@@ -73,13 +73,16 @@ def _spearman(length: np.ndarray, apart: np.ndarray) -> float:
 
 
 def _trusted(spans: list[tuple[int, int]], ranks: list[float]) -> int:
-    """End of the range from the smallest distances on over which every rank correlation is at least `TRUSTED`."""
-    reach = 0
-    for (_, high), rank in zip(spans, ranks, strict=True):
-        if not rank >= TRUSTED:
+    """End of the range from the smallest distances on over which every rank correlation is at least `TRUSTED`.
+
+    A range that too few pairs measure ends it too.
+    """
+    reach = SPANS[0]
+    for (low, high), rank in zip(spans, ranks, strict=True):
+        if low != reach or not rank >= TRUSTED:
             break
         reach = high
-    return reach
+    return reach if reach > SPANS[0] else 0
 
 
 def _draw(
