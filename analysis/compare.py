@@ -15,7 +15,7 @@ from jinja2 import Template
 from matplotlib.figure import Figure
 
 from hiwm.agent import CONFIG, HIERARCHY, Agent, load_agent
-from hiwm.analysis.figures import HEALTH_RANGE
+from hiwm.analysis.figures import HEALTH_RANGE, curve_of
 from hiwm.analysis.history import load_history
 from hiwm.analysis.page import assets, inline
 from hiwm.analysis.similarity import draw_cka, linear_cka
@@ -216,11 +216,8 @@ def draw_curves(runs: Sequence[FinishedRun]) -> Figure:
                 continue
             history = load_history(levels_of(run.folder) / run.agent.hierarchy.specs[k].fingerprint)
             for axes, key in ((left, "loss/prediction"), (right, "validation/copy_last")):
-                points = [(record["step"], record[key]) for record in history if key in record]
                 line = "-" if i % 2 == 0 else "--"  # identical levels would hide each other
-                axes.plot(
-                    *np.reshape(points, (-1, 2)).T, line, lw=2.4 - 0.5 * min(i, 3), color=f"C{i}", label=run.label
-                )
+                axes.plot(*curve_of(history, key), line, lw=2.4 - 0.5 * min(i, 3), color=f"C{i}", label=run.label)
         left.set(title=f"level {k}: prediction loss", yscale="log", xlabel="optimiser step")
         right.set(title=f"level {k}: open-loop error / error of no change", xlabel="optimiser step", ylim=HEALTH_RANGE)
     handles = grid[0][0].get_legend_handles_labels()  # every run has a level 0

@@ -56,17 +56,17 @@ def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]], diagnostics: Di
     for row, (level, records) in zip(grid, histories.items(), strict=True):
         for i, name in enumerate(losses):
             label = name.removeprefix("loss/").replace("total", "total (weighted)")
-            row[0].plot(*_points(records, name), label=label, lw=1.2, color=f"C{i}", marker=".", ms=2.5)
+            row[0].plot(*curve_of(records, name), label=label, lw=1.2, color=f"C{i}", marker=".", ms=2.5)
         row[0].set(yscale="log", ylabel="loss (unweighted)", title=f"level {level}: training losses")
         log_ticks(row[0].yaxis)
         for i, diagnostic in enumerate(shipped):
-            points = _points(records, f"validation/{diagnostic.name}")
+            points = curve_of(records, f"validation/{diagnostic.name}")
             _within(row[1], *points, label=diagnostic.label, color=f"C{i}")
         row[1].set(ylabel="value on held-out data", title=f"level {level}: diagnostics", ylim=HEALTH_RANGE)
         row[1].axhline(0, color=INK, lw=0.5)
         if added:
             for i, diagnostic in enumerate(added):
-                points = _points(records, f"validation/{diagnostic.name}")
+                points = curve_of(records, f"validation/{diagnostic.name}")
                 row[2].plot(*points, "o-", ms=3, lw=1.2, color=f"C{i}", label=diagnostic.label)
             row[2].set(ylabel="value on held-out data", title=f"level {level}: added diagnostics")
         for axes in row:
@@ -79,7 +79,7 @@ def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]], diagnostics: Di
     return figure
 
 
-def _points(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+def curve_of(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of the records that have the number."""
     found = [(record["step"], record[name]) for record in records if name in record]
     steps, values = np.array(found, float).reshape(-1, 2).T

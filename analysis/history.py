@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hiwm.disk import read_json_lines
-
-HISTORY = "history.jsonl"
+from hiwm.progress import HISTORY
 
 
 def load_history(home: Path) -> list[dict[str, Any]]:

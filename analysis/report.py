@@ -29,7 +29,6 @@ from hiwm.analysis.viewer import LIMIT, Scene, view
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
 from hiwm.data.store import Trajectories, open_dataset
-from hiwm.environment import installed_environment
 from hiwm.evaluation.evaluate import make_agents
 from hiwm.evaluation.outcomes import Trace
 from hiwm.evaluation.results import read_results
@@ -63,9 +62,11 @@ def report(config: Config) -> Path:
         )
     diagnostics = Diagnostics.from_config(config.diagnostics, config.allow)
     levels = [_describe(config, agent, k) for k in range(len(agent.hierarchy))]
-    findings = find(config, agent, evaluation)
+    study = Study.of_config(config, agent, evaluation, config.folder)
+    findings = find(config, study)
     traces = {} if evaluation is None else load_traces(config.folder / f"{config.evaluation.name}.npz")
-    scene = _scene(config, agent, dataset, evaluated=evaluation is not None)
+    scene = _scene(config, agent, dataset, study.walls, evaluated=evaluation is not None)
+    study.close()
     folder = config.folder / "figures"
     folder.mkdir(exist_ok=True)
     with rc_context({"text.parse_math": False}):  # a "$" in a name is no formula
@@ -107,12 +108,10 @@ def report(config: Config) -> Path:
     return path
 
 
-def _scene(config: Config, agent: Agent, dataset: Trajectories, evaluated: bool) -> Scene:
+def _scene(
+    config: Config, agent: Agent, dataset: Trajectories, walls: Sequence[figures.Wall], evaluated: bool
+) -> Scene:
     """The scene of an experiment."""
-    walls: Sequence[figures.Wall] = []
-    if (environment := installed_environment(config)) is not None:
-        walls = getattr(environment, "walls", [])  # optional in the contract of hiwm.envs
-        environment.close()
     labels = _numbers(dataset, config.state)
     labels[: 2 if walls else 0] = ["x (world units)", "y (world units)"] if walls else []
     agents = make_agents(agent, config.evaluation) if evaluated else {}
@@ -143,13 +142,11 @@ def _result(agents: Mapping[str, Any]) -> dict[str, Any]:
     return {"agents": agents, "headline": headline(agents, found), "comparisons": found if best else [], "best": best}
 
 
-def find(config: Config, agent: Agent, evaluation: Mapping[str, Any] | None) -> dict[str, Finding]:
+def find(config: Config, study: Study) -> dict[str, Finding]:
     """The answers to the questions, and those of `hiwm ladder` if it has run; also written to `diagnostics.json`."""
     with rc_context({"text.parse_math": False}):  # a "$" in a name is no formula
-        study = Study.of_config(config, agent, evaluation, config.folder)
         findings = dict(ask(study))
-        study.close()
-        if (ladder := read_ladder(config, agent)) is not None:
+        if (ladder := read_ladder(config, study.agent)) is not None:
             findings["ladder"] = ladder
     said = {name: {"sentence": finding.sentence, "metrics": finding.numbers} for name, finding in findings.items()}
     write_json(config.folder / DIAGNOSTICS, said)

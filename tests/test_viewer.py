@@ -39,7 +39,8 @@ def scene(tiny_run):
     from hiwm.agent import load_agent
 
     agent = load_agent(tiny_run.folder / "hierarchy")
-    return _scene(tiny_run.config, agent, open_dataset(tiny_run.config.dataset.path), evaluated=True)
+    dataset = open_dataset(tiny_run.config.dataset.path)
+    return _scene(tiny_run.config, agent, dataset, tiny.TinyRoom().walls, evaluated=True)
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,11 @@ class _Record:
             return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(self.values))
         return sum(array.nbytes for array in self.values.values())
 
+    def place(self, row: int) -> int | None:
+        """Where the episode of this number in the batch is among the recorded ones; None if it is not."""
+        place = int(np.searchsorted(self.rows, row))
+        return place if place < len(self.rows) and self.rows[place] == row else None
+
     def only(self, wanted: np.ndarray) -> _Record:
         """The same for the episodes of a mask over the batch."""
         kept = np.flatnonzero(wanted[self.rows])
@@ -190,8 +195,7 @@ class Recorder:
         for records in self.plans:
             found.append([])
             for record in records:
-                place = int(np.searchsorted(record.rows, row))
-                if place < len(record.rows) and record.rows[place] == row:
+                if (place := record.place(row)) is not None:
                     assert isinstance(record.values, LevelPlan)
                     found[-1].append(record.values.alone(place))
         return found
@@ -215,8 +219,7 @@ def _of_episode(records: Sequence[_Record], row: int) -> list[tuple[int, dict[st
     """Step and values of one episode."""
     found = []
     for record in records:
-        place = int(np.searchsorted(record.rows, row))
-        if place < len(record.rows) and record.rows[place] == row:
+        if (place := record.place(row)) is not None:
             assert not isinstance(record.values, LevelPlan)
             found.append((record.step, {name: values[place] for name, values in record.values.items()}))
     return found
