@@ -146,7 +146,7 @@ class Hierarchy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return self.levels[0].predictor.scale.device  # `parameters()` would walk through all modules
 
     def truncate(self, num_levels: int) -> Hierarchy:
         """The lowest `num_levels` levels, sharing their weights."""

@@ -128,6 +128,9 @@ class SubgoalMonitor:
         record = self.record._replace(nearest=nearest)
         reached = record.open & (nearest <= REACHED_SHARE**2 * record.scale)
         failed = record.open & ~reached & (record.unreachable | (record.until <= step))
+        if failed.device.type == "cpu" and not (reached | failed).any():  # nothing else changes
+            self.record = record
+            return failed.any(1)
         self.outcome = _latest(record, reached, failed, self.outcome)
         self.tally = self.tally.plus(record, reached, failed, step)
         record = record._replace(open=record.open & ~reached & ~failed)
