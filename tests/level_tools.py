@@ -14,6 +14,7 @@ DIM_BELOW = 2
 CASES = {
     "level=state": ([], 0, STATE, 1),
     "level=abstract": ([], 1, LATENT, 3),
+    "level=metric": (["level@levels.level1=metric"], 1, LATENT, 3),
     "level=pixels": (["level@levels.level0=pixels"], 0, IMAGE, 3),
     "pixels and proprioception": (["level@levels.level0=pixels"], 0, IMAGE | {"joints": (4,)}, 1),
     "encoder=identity": (["encoder@levels.level1.encoder=identity"], 1, LATENT, 3),
@@ -55,6 +56,7 @@ for name in (
     "info_nce",
     "ema",
     "inverse_dynamics",
+    "temporal_distance",
 ):
     CASES[f"regularizer={name}"] = ([f"regularizer@levels.level1={name}"], 1, LATENT, 3)
 CASES["regularizer=pixels"] = (["level@levels.level0=pixels", "regularizer@levels.level0=pixels"], 0, IMAGE, 1)

@@ -22,11 +22,16 @@ from hiwm.planning.planner import HierarchicalPlanner
 from hiwm.planning.shrinking_horizon import ShrinkingHorizon
 from hiwm.planning.solvers.solver import Solver
 from hiwm.planning.strategies.strategy import Strategy
+from hiwm.planning.support import SupportCost
 from hiwm.planning.targets import DirectNavigator, Navigator
 from hiwm.planning.validate import check_planner
 
 #: shipped costs by name; `LevelPlanning` has the weight of each, `<name>_weight`
-SHIPPED_COSTS: dict[str, Callable[[LevelModel, float], Cost]] = {"value": ValueCost, "disagreement": DisagreementCost}
+SHIPPED_COSTS: dict[str, Callable[[LevelModel, float], Cost]] = {
+    "value": ValueCost,
+    "disagreement": DisagreementCost,
+    "support": SupportCost,
+}
 COST_ARGUMENTS = ("hierarchy", "level", "heads")  # arguments that a custom cost may take
 
 

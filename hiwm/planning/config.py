@@ -62,6 +62,7 @@ class LevelPlanning(Settings):
             goals on a part of the state.
         disagreement_weight: weight of an ensemble's expected squared error in the cost of a search, the largest up to the plan's
             cheapest step (see `Calibration.expected_error`). With 1 it weighs as much as a squared distance in the level's latents.
+        support_weight: weight of the distance by which a plan has left the real latents; see `hiwm.planning.support`.
         costs: more costs of a search: name -> `_target_` and arguments of a `Cost`.
     """
 
@@ -73,6 +74,7 @@ class LevelPlanning(Settings):
     goal_weight: float = Field(default=0.0, ge=0)
     value_weight: float = Field(default=0.0, ge=0)
     disagreement_weight: float = Field(default=0.0, ge=0)
+    support_weight: float = Field(default=0.0, ge=0)
     costs: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
 
     @field_validator("strategy", mode="before")
@@ -87,7 +89,7 @@ class LevelPlanning(Settings):
     @property
     def cost_weights(self) -> dict[str, float]:
         """Weights of the shipped costs by name, see `SHIPPED_COSTS`."""
-        return {"value": self.value_weight, "disagreement": self.disagreement_weight}
+        return {"value": self.value_weight, "disagreement": self.disagreement_weight, "support": self.support_weight}
 
     @property
     def has_more_costs(self) -> bool:

@@ -95,6 +95,11 @@ def check_heads(
                 f"{where}.value_weight is {level.value_weight} but level {k} learns no value; expected 0, or `hiwm train` with "
                 f"value.levels=[{k}]"
             )
+        if level.support_weight and not longest[k]:
+            raise ValueError(
+                f"{where}.support_weight is {level.support_weight}, but no real latents of level {k} are saved; expected 0, or run "
+                "`hiwm train` again"
+            )
         if config.strategy(k, num_levels - 1) != "search":
             continue
         if level.proposal.center == "flow" and k not in priors:

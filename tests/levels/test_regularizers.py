@@ -12,6 +12,7 @@ from hiwm.levels.regularizers.info_nce import InfoNCE
 from hiwm.levels.regularizers.inverse_dynamics import InverseDynamics
 from hiwm.levels.regularizers.pixels import PixelPrediction
 from hiwm.levels.regularizers.straightening import TemporalStraightening
+from hiwm.levels.regularizers.temporal_distance import TemporalDistance
 from hiwm.levels.regularizers.temporal_similarity import TemporalSimilarity
 from hiwm.levels.regularizers.vicreg import VICReg
 
@@ -93,6 +94,40 @@ def test_inverse_dynamics_learns_actions_that_the_latents_tell():
         regularizer(features(latent, chunk=chunk), torch.Generator()).backward()
         optimizer.step()
     assert value(regularizer, latent, chunk=chunk) < 0.05 * first
+
+
+def test_temporal_distance_of_known_steps():
+    """With the next state as the only goal, the target is one step."""
+    only_next = TemporalDistance(expectile=0.9, goals=1)
+    for length, weight in ((3.0, 0.9), (0.5, 0.1), (1.0, 0.9)):
+        rows = torch.tensor([[[0.0], [length]]])
+        assert value(only_next, rows) == pytest.approx(weight * (length - 1) ** 2, abs=1e-3)
+
+
+def test_temporal_distance_learns_the_steps_between_the_states_of_a_walk():
+    """A random walk along 16 places, whatever they look like: the distance of places i and j becomes |i - j| steps."""
+    generator = torch.Generator().manual_seed(0)
+    steps = torch.randint(-1, 2, (64, 200), generator=generator)
+    walks = [torch.randint(16, (64,), generator=generator)]
+    for step in steps.unbind(1):
+        walks.append((walks[-1] + step).clamp(0, 15))
+    places = torch.stack(walks, 1)
+    embedding = torch.nn.Parameter(draw(16, 8) * 0.1)
+    slow = embedding.detach().clone()
+    regularizer, optimizer = TemporalDistance(), torch.optim.Adam([embedding], lr=1e-2)
+    for i in range(1500):
+        seen = places[:, i % 190 :][:, :5]
+        latent = embedding[seen]
+        output = LevelOutput({}, latent, latent[:, 1:], latent[:, 1:], slow[seen[:, 1:]], latent[:, 1:])
+        optimizer.zero_grad()
+        regularizer(output, generator).backward()
+        optimizer.step()
+        slow.lerp_(embedding.detach(), 0.05)
+    found = torch.cdist(slow, slow).flatten()
+    true = (torch.arange(16).unsqueeze(1) - torch.arange(16)).abs().flatten()
+    assert torch.corrcoef(torch.stack([found, true.float()]))[0, 1] > 0.98
+    one_step = found[true == 1].mean()
+    assert 0.8 < one_step < 1.8  # a walk that often stands still needs more than one of its steps
 
 
 def test_batch_norm_is_torchs():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from planning_tools import (
+    HIGH,
     INVERSE,
+    LOW,
     Identity,
     begin,
     flat_planner,
@@ -19,6 +22,7 @@ from planning_tools import (
 )
 from torch_geometric.data import Data
 
+from hiwm.heads.action_bank import ActionBank
 from hiwm.heads.heads import Heads
 from hiwm.planning.assemble import SHIPPED_COSTS
 from hiwm.planning.config import DEFAULTS, LevelPlanning
@@ -35,6 +39,7 @@ from hiwm.planning.goals import (
 )
 from hiwm.planning.graph.landmarks import LandmarkGraph
 from hiwm.planning.rollout import Rollout
+from hiwm.planning.support import SupportCost
 from hiwm.planning.targets import Target
 
 
@@ -252,3 +257,31 @@ def test_a_value_needs_a_goal_on_a_part_of_the_state(exact):
     torch.testing.assert_close(plan.value, (at - goal.part.unsqueeze(1)).abs().sum(-1))
     distance = (plan.predicted - goal.part.unsqueeze(1)).square().sum(-1)
     torch.testing.assert_close(plan.cost, (distance + 0.5 * plan.value[:, 1:]).amin(1))
+
+
+def test_a_plan_pays_for_every_step_that_leaves_the_real_latents():
+    """Real latents lie 0.1 apart along a line; a step of the level is 0.05 long."""
+    line = torch.stack([torch.linspace(0, 1, 11), torch.zeros(11)], 1)
+    model = SimpleNamespace(bank=SimpleNamespace(start=line), step_length=0.05)
+    cost = SupportCost(model, weight=2.0)
+    on, off = [[0.5, 0.0], [0.6, 0.1]], [[0.5, 0.5], [0.6, 0.4]]  # 0.2, twice the spacing, is near enough
+    latents = torch.tensor([[on, off]])
+    found = cost(Rollout(torch.zeros(1, 2), torch.zeros(1, 2, 2, 2), latents))
+    torch.testing.assert_close(found, 2 * 0.05 * torch.tensor([[[0.0, 0.0], [0.3, 0.3 + 0.2]]]))
+
+
+def test_a_search_with_a_support_weight_stays_on_the_data(exact):
+    """The data lie on an L: straight ahead, then up. Without the cost, the plan cuts the corner."""
+    along = torch.linspace(0, 0.2, 21)
+    corner = torch.cat([torch.stack([along, 0 * along], 1), torch.stack([0 * along + 0.2, along], 1)])
+    actions = torch.zeros(len(corner), 8, 2)
+    bank = ActionBank(low=LOW, high=HIGH, start=corner, actions=actions, steps=torch.full((len(corner),), 8))
+    farthest = {}
+    for weight in (0.0, 1e4):
+        level = {"horizon": 8, "action_repeat": 1, "replan": 8, "support_weight": weight}
+        planner = flat_planner(exact, budget=4000.0, heads=Heads(action_banks=[bank]), level0=level)
+        plan = start(planner, torch.full((1, 2), 0.2)).plan({"state": torch.zeros(1, 2)}).levels[0]
+        farthest[weight] = torch.cdist(plan.predicted[0], corner).amin(1).max().item()
+        assert ("support" in plan.parts.names) == bool(weight)
+    assert farthest[0.0] > 0.06
+    assert farthest[1e4] < 0.04
