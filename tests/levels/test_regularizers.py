@@ -11,6 +11,7 @@ from hiwm.levels.regularizers.barlow_twins import BarlowTwins
 from hiwm.levels.regularizers.info_nce import InfoNCE
 from hiwm.levels.regularizers.inverse_dynamics import InverseDynamics
 from hiwm.levels.regularizers.pixels import PixelPrediction
+from hiwm.levels.regularizers.step_distance import StepDistance
 from hiwm.levels.regularizers.straightening import TemporalStraightening
 from hiwm.levels.regularizers.temporal_distance import TemporalDistance
 from hiwm.levels.regularizers.temporal_similarity import TemporalSimilarity
@@ -104,30 +105,39 @@ def test_temporal_distance_of_known_steps():
         assert value(only_next, rows) == pytest.approx(weight * (length - 1) ** 2, abs=1e-3)
 
 
-def test_temporal_distance_learns_the_steps_between_the_states_of_a_walk():
+def test_step_distance_of_known_latents():
+    """Two states apart by a step: pairs of random states are the same one or both."""
+    rows = torch.tensor([[[0.0], [3.0]]])
+    spread = StepDistance(strictness=0.0, pairs=4000)
+    assert value(spread, rows) == pytest.approx(-1.5, abs=0.05)
+    assert value(StepDistance(strictness=10.0, pairs=4000), rows) == pytest.approx(10 * 4 - 1.5, abs=0.05)
+    assert value(StepDistance(strictness=10.0, pairs=4000), rows / 6) == pytest.approx(-0.25, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", [TemporalDistance, StepDistance])
+def test_the_distance_becomes_the_number_of_steps_of_a_walk(kind):
     """A random walk along 16 places, whatever they look like: the distance of places i and j becomes |i - j| steps."""
     generator = torch.Generator().manual_seed(0)
-    steps = torch.randint(-1, 2, (64, 200), generator=generator)
     walks = [torch.randint(16, (64,), generator=generator)]
-    for step in steps.unbind(1):
+    for step in torch.randint(-1, 2, (200, 64), generator=generator):
         walks.append((walks[-1] + step).clamp(0, 15))
     places = torch.stack(walks, 1)
     embedding = torch.nn.Parameter(draw(16, 8) * 0.1)
     slow = embedding.detach().clone()
-    regularizer, optimizer = TemporalDistance(), torch.optim.Adam([embedding], lr=1e-2)
+    optimizer = torch.optim.Adam([embedding], lr=1e-2)
     for i in range(1500):
         seen = places[:, i % 190 :][:, :5]
         latent = embedding[seen]
         output = LevelOutput({}, latent, latent[:, 1:], latent[:, 1:], slow[seen[:, 1:]], latent[:, 1:])
         optimizer.zero_grad()
-        regularizer(output, generator).backward()
+        kind()(output, generator).backward()
         optimizer.step()
         slow.lerp_(embedding.detach(), 0.05)
     found = torch.cdist(slow, slow).flatten()
     true = (torch.arange(16).unsqueeze(1) - torch.arange(16)).abs().flatten()
     assert torch.corrcoef(torch.stack([found, true.float()]))[0, 1] > 0.98
-    one_step = found[true == 1].mean()
-    assert 0.8 < one_step < 1.8  # a walk that often stands still needs more than one of its steps
+    # temporal differences average over a walk that often stands still
+    assert 0.9 < found[true == 1].mean() < (1.1 if kind is StepDistance else 1.8)
 
 
 def test_batch_norm_is_torchs():
