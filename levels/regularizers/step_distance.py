@@ -16,7 +16,7 @@ class StepDistance(Regularizer):
         strictness * mean of max(0, |z_t+1 - z_t| - 1)^2  -  mean of |z_i - z_j| over random states i, j of the batch
 
     A distance that no step exceeds is at most the number of steps of the shortest path, and the largest such distance is that
-    number: quasimetric reinforcement learning (Wang et al. 2023, arXiv 2304.01203, equation 7), here with the
+    number: quasimetric reinforcement learning (Wang et al. 2023, arXiv 2304.01203, section 4), here with the
     Euclidean distance of the latents, a fixed weight in place of a Lagrange multiplier, and neither target network nor
     discount. Maximum variance unfolding (Weinberger and Saul 2006) does the same to neighbours in space. The distance is
     symmetric, so it suits worlds in which steps can be undone.
