@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import worlds
 
@@ -23,9 +24,11 @@ from hiwm.analysis.questions import (
     surprise,
 )
 from hiwm.analysis.questions.abstract_states import clusters, lasting
+from hiwm.analysis.questions.stability import other_seeds
 from hiwm.analysis.questions.study import EncodedRows, Finding, chosen_rows
 from hiwm.analysis.questions.support import unsupported
 from hiwm.analysis.questions.surprise import auroc
+from hiwm.sweep import run_name
 
 ROTATION = ((0.6, -0.8), (0.8, 0.6))
 ONLY_X = ((1, 0), (0, 0))
@@ -128,7 +131,7 @@ def test_outcomes_of_subgoals_are_counted():
     found = subgoals(worlds.study(results=results))
     assert (
         found.sentence
-        == "Subgoals approached to half their distance or less: level 1: 75 % of 40, on average after 12 environment steps."
+        == "Subgoals that were reached: level 1: 75 % of 40, on average after 12 environment steps."
     )
     assert drawn(found)["level1/subgoals_unreachable"] == pytest.approx(1 / 40)
     assert subgoals(worlds.study(results={"agents": {"hierarchical": {}}})) is None
@@ -141,6 +144,19 @@ def test_steps_that_no_episode_makes_are_impossible():
     known = torch.from_numpy(np.concatenate([start, start + np.array([0.1, 0])], 1))
     steps = torch.tensor([[0.5, 0.5, 0.6, 0.5], [0.5, 0.5, 0.4, 0.5], [0.5, 0.5, 2.0, 0.5]], dtype=torch.double)
     assert unsupported(steps, known[:2000], known[2000:]).tolist() == [False, True, True]
+
+
+def test_steps_through_a_wall_are_impossible_where_steps_are_short():
+    rng, oracle = np.random.default_rng(0), tiny.TinyRoom().oracle
+    start = np.array([point for point in rng.uniform(size=(6000, 2)) if not tiny.in_wall(point)])
+    end = oracle.simulate(start, rng.uniform(-1, 1, (len(start), 1, 2)))
+    known, held_out = (torch.from_numpy(x) for x in np.split(np.concatenate([start, end], 1), [4000]))
+    before = np.stack([rng.uniform(0.44, 0.46, 500), rng.uniform(0, 0.55, 500)], 1)  # to the left of the wall
+    through = torch.from_numpy(np.concatenate([before, before + [0.05, 0]], 1))
+    assert unsupported(through, known, held_out).mean() > 0.8
+    assert unsupported(held_out, known, held_out).mean() < 0.02
+    along = torch.from_numpy(np.concatenate([before, before + [0, 0.05]], 1))
+    assert unsupported(along, known, held_out).mean() < 0.1
 
 
 def test_plans_of_an_exact_model_in_an_open_field_stay_on_the_data(exact):
@@ -175,6 +191,14 @@ def test_seeds_beside_a_run_are_compared(tiny_run, tmp_path):
     finding = stability(found)
     assert "Linear CKA between 3 seeds" in finding.sentence  # not the run that is no seed
     assert drawn(finding) == pytest.approx({f"level{k}/seeds_cka": 1.0 for k in range(3)})
+
+
+def test_seeds_of_a_sweep_are_compared_with_those_of_the_same_values(tiny_run, tmp_path):
+    names = [run_name({"a.b": str(value), "seed": str(seed)}) for value in (1, 2) for seed in (0, 1)]
+    for name in ("", *names):
+        shutil.copytree(tiny_run.folder / "hierarchy", tmp_path / "tiny" / name / "hierarchy")
+    found = other_seeds(Study.of(tmp_path / "tiny" / "a.b=2,seed1", allow=["tiny"]))
+    assert [*found] == ["seed0"]
 
 
 def test_one_level_without_an_environment_answers_what_it_can():
