@@ -84,7 +84,9 @@ def _mlflow(arguments: list[str]) -> int:
     if len(arguments) == 2 and arguments[0] == "sync":
         return 1 if sync(Path(arguments[1])) else 0
     if len(arguments) > 1 or not all(argument.startswith("root=") for argument in arguments):
-        raise ValueError(f"the arguments are {' '.join(arguments)!r}; expected `hiwm mlflow [root=runs]` or `hiwm mlflow sync <folder>`")
+        raise ValueError(
+            f"the arguments are {' '.join(arguments)!r}; expected `hiwm mlflow [root=runs]` or `hiwm mlflow sync <folder>`"
+        )
     return show(Path(arguments[0].removeprefix("root=") if arguments else "runs"))
 
 
@@ -123,7 +125,9 @@ def _levels(arguments: list[str]) -> int:
     elif rest[0] == "show" and len(rest) == 2:
         show(root, rest[1])
     else:
-        raise ValueError(f"the arguments are {' '.join(arguments)!r}; expected one of the forms of `hiwm levels --help`")
+        raise ValueError(
+            f"the arguments are {' '.join(arguments)!r}; expected one of the forms of `hiwm levels --help`"
+        )
     return 0
 
 

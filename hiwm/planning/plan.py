@@ -94,7 +94,9 @@ class LevelPlan(BatchRecord):
         lines[0] += f"; cost {_numbers(self.current_cost, episode)} now"
         if self.nearest is not None and self.cost is not None:
             nearest, cost = _numbers(self.nearest, episode), _numbers(self.cost, episode)
-            lines[0] += f", {cost} at its cheapest step" + (f" ({nearest} without other costs)" if cost != nearest else "")
+            lines[0] += f", {cost} at its cheapest step" + (
+                f" ({nearest} without other costs)" if cost != nearest else ""
+            )
         if self._meets_goal_within(episode):
             lines.append(f"must meet the goal within {self._meets_goal_within(episode)} of its steps")
         if self.value is not None:

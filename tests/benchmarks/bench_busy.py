@@ -101,7 +101,9 @@ def test_busy_cores(loops):
     busy = {case: rates(environment) for case, environment in CASES.items()}
     names = list(alone["default"])
     best = {name: max(found[name] for found in alone.values()) for name in names}
-    print(f"\n{os.cpu_count()} cores. Steps per second alone (share of the best) | with a loop on every core (share of the best alone)")
+    print(
+        f"\n{os.cpu_count()} cores. Steps per second alone (share of the best) | with a loop on every core (share of the best alone)"
+    )
     print(" " * 12 + "".join(f"{name:>34}" for name in names))
     for case in CASES:
         cells = [

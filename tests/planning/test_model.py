@@ -25,5 +25,7 @@ def test_a_step_is_as_long_as_those_along_held_out_episodes(learned):
     study = Study.of(learned, allow=["tiny"])
     ratios = [model.step_length / study.step_length(k) for k, model in enumerate(study.agent.planner.models)]
     assert all(2 / 3 < ratio < 1.5 for ratio in ratios), ratios
-    before = [level.predictor.scale.norm().item() / study.step_length(k) for k, level in enumerate(study.hierarchy.levels)]
+    before = [
+        level.predictor.scale.norm().item() / study.step_length(k) for k, level in enumerate(study.hierarchy.levels)
+    ]
     assert min(before) < 0.5, before  # what was measured before the training
