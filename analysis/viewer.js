@@ -428,7 +428,7 @@
       shown.push({ name: "mean of the episode", x: ahead, y: ahead.map((_, h) => mean(error, h)), mode: "lines+markers", line: { color: css("--soft") }, marker: { size: 4 } });
       shown.push({ name: "mean, no change", x: ahead, y: ahead.map((_, h) => mean(moved, h)), mode: "lines", line: { color: css("--soft"), dash: "dot" } });
     }
-    Plotly.react("v-error", shown, layout("environment steps ahead", `level ${level.level} (typical steps)`, error ? {} : { annotations: [{ text: "This level predicts nothing.", showarrow: false }] }), options);
+    Plotly.react("v-error", shown, layout("environment steps ahead", "distance (typical steps)", error ? {} : { annotations: [{ text: "This level predicts nothing.", showarrow: false }] }), options);
   }
 
   // ---------------------------------------------------------------- what the page shows now

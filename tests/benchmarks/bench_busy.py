@@ -12,13 +12,13 @@ import time
 import pytest
 import tiny
 
-SECONDS = 4.0  # for each of the networks
+SECONDS = 1.5  # for each of the networks
+ROUNDS = 3  # of all cases, one after another, because other guests of a machine come and go; the best one counts
 DECIDES = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
 CASES = {
     "default": {},
     "asleep": {"OMP_WAIT_POLICY": "PASSIVE"},
-    **{f"{count} spins": {"GOMP_SPINCOUNT": str(count)} for count in (500, 2000, 5000, 20_000)},
-    "spinning": {"OMP_WAIT_POLICY": "ACTIVE"},
+    **{f"{count} spins": {"GOMP_SPINCOUNT": str(count)} for count in (5000, 20_000, 50_000)},
     "one thread": {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
 }
 
@@ -75,12 +75,17 @@ def measure() -> dict[str, float]:
     return found
 
 
-def rates(environment: dict[str, str]) -> dict[str, float]:
-    """`measure` in a process with this environment."""
-    given = {key: value for key, value in os.environ.items() if key not in DECIDES} | environment
-    given["PYTHONPATH"] = os.pathsep.join([str(tiny.TESTS), str(tiny.ROOT)])
-    done = subprocess.run([sys.executable, __file__], env=given, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+def rates() -> dict[str, dict[str, float]]:
+    """The best `measure` of every case, each in processes with its environment."""
+    found: dict[str, dict[str, float]] = {case: {} for case in CASES}
+    for _ in range(ROUNDS):
+        for case, environment in CASES.items():
+            given = {key: value for key, value in os.environ.items() if key not in DECIDES} | environment
+            given["PYTHONPATH"] = os.pathsep.join([str(tiny.TESTS), str(tiny.ROOT)])
+            done = subprocess.run([sys.executable, __file__], env=given, stdout=subprocess.PIPE, text=True, check=True)
+            for name, rate in json.loads(done.stdout.splitlines()[-1]).items():
+                found[case][name] = max(rate, found[case].get(name, 0.0))
+    return found
 
 
 @pytest.fixture
@@ -96,21 +101,21 @@ def loops():
 
 
 def test_busy_cores(loops):
-    alone = {case: rates(environment) for case, environment in CASES.items()}
+    alone = rates()
     loops()
-    busy = {case: rates(environment) for case, environment in CASES.items()}
+    busy = rates()
     names = list(alone["default"])
     best = {name: max(found[name] for found in alone.values()) for name in names}
     print(
-        f"\n{os.cpu_count()} cores. Steps per second alone (share of the best) | with a loop on every core (share of the best alone)"
+        f"\n{os.cpu_count()} cores. Steps per second alone (share of the best case) -> with a loop on every core (share of the rate alone)"
     )
-    print(" " * 12 + "".join(f"{name:>34}" for name in names))
+    print(" " * 12 + "".join(f"{name:>30}" for name in names))
     for case in CASES:
+        a, b = alone[case], busy[case]
         cells = [
-            f"{alone[case][name]:.1f} ({alone[case][name] / best[name]:.2f}) | {busy[case][name]:.1f} ({busy[case][name] / best[name]:.2f})"
-            for name in names
+            f"{a[name]:.1f} ({a[name] / best[name]:.2f}) -> {b[name]:.1f} ({b[name] / a[name]:.2f})" for name in names
         ]
-        print(f"{case:<12}" + "".join(f"{cell:>34}" for cell in cells))
+        print(f"{case:<12}" + "".join(f"{cell:>30}" for cell in cells))
 
 
 if __name__ == "__main__":
