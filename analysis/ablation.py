@@ -265,7 +265,7 @@ def in_words(results: pd.DataFrame) -> pd.DataFrame:
         "difference to the first": ["", *(cell(row, "difference") for _, row in results.iloc[1:].iterrows())],
         "steps": [f"{steps:.0f}" if pd.notna(steps) else "-" for steps in results["steps"]],
         "predictor calls": results["predictor_calls"].map("{:.0f}".format),
-        "other passes": results["other_calls"].map("{:.0f}".format),
+        "other forward passes": results["other_calls"].map("{:.0f}".format),
         "seeds x episodes": [f"{n} x {total // n}" for n, total in zip(results["seeds"], results["episodes"], strict=True)],
     })  # fmt: skip
 
@@ -279,7 +279,7 @@ def draw(results: pd.DataFrame, name: str) -> Figure:
     for row, (_, each) in zip(rows, results.iterrows(), strict=True):
         axes.annotate(f"{each['success']:.0f}", (each["success"], row), (0, 7), textcoords="offset points", ha="center")
     axes.set_yticks(rows, results["variant"])
-    axes.set(xlim=(-2, 102), ylim=(-0.7, len(results) - 0.3), xlabel="success, percent, with 95 % interval")
+    axes.set(xlim=(-2, 102), ylim=(-0.7, len(results) - 0.3), xlabel="success (%), with 95 % interval")
     axes.axvline(results["success"].iloc[0], color=QUIET, lw=1, ls="--", zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
     seeds, episodes = results["seeds"].iloc[0], results["episodes"].iloc[0]

@@ -213,7 +213,9 @@ def _draw(result: Mapping[str, Any]) -> Figure:
     axes.axvline(100 * rows[0]["success"], color="0.6", lw=0.9, ls="--", zorder=0)
     axes.set_yticks(places, [row["name"] for row in rows])
     axes.set(
-        xlim=(-2, 102), ylim=(-0.7, len(rows) - 0.3), xlabel="success (%), with 95 % interval; right: gain in points"
+        xlim=(-2, 102),
+        ylim=(-0.7, len(rows) - 0.3),
+        xlabel="success (%), with 95 % interval; right: gain (percentage points)",
     )
     plain(axes)
     return figure

@@ -28,7 +28,7 @@ from hiwm.analysis.verdict import comparisons, headline
 from hiwm.analysis.viewer import LIMIT, Scene, view
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
-from hiwm.data.store import Trajectories, open_dataset
+from hiwm.data.store import Trajectories
 from hiwm.evaluation.evaluate import make_agents
 from hiwm.evaluation.outcomes import Trace
 from hiwm.evaluation.results import read_results
@@ -53,7 +53,6 @@ def report(config: Config) -> Path:
     """Write `report.html`, `diagnostics.json` and `figures/*.png` into the experiment's folder, from the files of training and evaluation."""
     agent = load_agent(config.folder / "hierarchy", allow=config.allow, planner=config.planner, seed=config.seed)
     check_trained(config, agent)
-    dataset = open_dataset(config.dataset.path)
     results = config.folder / f"{config.evaluation.name}.json"
     evaluation = read_results(results) if results.exists() else None
     if evaluation is not None and evaluation["identity"] != evaluation_identity(config, agent):
@@ -63,6 +62,7 @@ def report(config: Config) -> Path:
     diagnostics = Diagnostics.from_config(config.diagnostics, config.allow)
     levels = [_describe(config, agent, k) for k in range(len(agent.hierarchy))]
     study = Study.of_config(config, agent, evaluation, config.folder)
+    dataset = study.dataset
     findings = find(config, study)
     traces = {} if evaluation is None else load_traces(config.folder / f"{config.evaluation.name}.npz")
     scene = _scene(config, agent, dataset, study.walls, evaluated=evaluation is not None)

@@ -54,9 +54,9 @@ class Comparison:
 
     def _passes(self) -> str:
         return (
-            f"{self.passes:.2f} times its other network passes"
+            f"{self.passes:.2f} times its other forward passes"
             if self.passes > 0.005
-            else "hardly any other network passes"
+            else "hardly any other forward passes"
         )
 
 

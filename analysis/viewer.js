@@ -406,7 +406,7 @@
       support.push({ name: "disagreement", x: plans.step, y: plans.disagreement.map((row, i) => row[plans.cheapest[i]]), yaxis: "y2", mode: "lines", line: { color: css("--bad") } });
       axis.yaxis2 = { overlaying: "y", side: "right", rangemode: "tozero", title: { text: "disagreement", font: { size: 12 } }, automargin: true };
     }
-    Plotly.react("v-support", support, layout("environment step", "typical steps", { ...cursor(), ...axis }), options);
+    Plotly.react("v-support", support, layout("environment step", "distance (typical steps)", { ...cursor(), ...axis }), options);
     drawError();
   }
 
@@ -428,7 +428,7 @@
       shown.push({ name: "mean of the episode", x: ahead, y: ahead.map((_, h) => mean(error, h)), mode: "lines+markers", line: { color: css("--soft") }, marker: { size: 4 } });
       shown.push({ name: "mean, no change", x: ahead, y: ahead.map((_, h) => mean(moved, h)), mode: "lines", line: { color: css("--soft"), dash: "dot" } });
     }
-    Plotly.react("v-error", shown, layout("environment steps ahead", `distance, level ${level.level}`, error ? {} : { annotations: [{ text: "This level predicts nothing.", showarrow: false }] }), options);
+    Plotly.react("v-error", shown, layout("environment steps ahead", "distance (typical steps)", error ? {} : { annotations: [{ text: "This level predicts nothing.", showarrow: false }] }), options);
   }
 
   // ---------------------------------------------------------------- what the page shows now

@@ -102,8 +102,9 @@ class RealStates:
         return as_frames(read_rows(self.dataset.column(self.image), rows))
 
 
-def episode_data(agent: str, trace: Trace, states: RealStates) -> dict[str, Any]:
-    """One episode as the page shows it."""
+def episode_data(agent: str, trace: Trace, states: RealStates, discrete: bool) -> dict[str, Any]:
+    """One episode as the page shows it; discrete actions are shown by their numbers."""
+    actions = trace.actions.argmax(1)[:, None] if discrete else trace.actions
     return {
         "agent": agent,
         "task": trace.task,
@@ -112,7 +113,7 @@ def episode_data(agent: str, trace: Trace, states: RealStates) -> dict[str, Any]
         "steps": trace.steps,
         "path": rounded(trace.states[:, :SHOWN], 4),
         "goal": rounded(trace.goal[:SHOWN], 4),
-        "actions": rounded(trace.actions[:, :SHOWN], 3),
+        "actions": rounded(actions[:, :SHOWN], 3),
         "frameSteps": trace.frame_steps.tolist(),
         "levels": [level_data(k, level, trace.seen, states) for k, level in enumerate(trace.levels)],
     }
@@ -200,7 +201,7 @@ def view(traces: Mapping[str, Sequence[Trace]], scene: Scene, space: int) -> dic
     """
     states = RealStates(scene.decoder, scene.dataset, scene.state, image_input(scene.agent.inputs))
     ordered = [(name, trace) for name, of in traces.items() for trace in sorted(of, key=_failures_first)]
-    shown = [episode_data(name, trace, states) for name, trace in ordered]
+    shown = [episode_data(name, trace, states, scene.agent.spec.discrete) for name, trace in ordered]
     packed = [pack(episode) for episode in shown]
     tables = pack({
         "graphs": {name: graph_data(scene.agent.graphs[level], level, states) for name, level in scene.graphs.items()},

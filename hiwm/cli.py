@@ -7,37 +7,12 @@ import importlib
 import io
 import os
 import sys
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
-# command -> "module:function" that runs it on a Config, and its description. The function is a string, so that --help
-# imports nothing.
-COMMANDS = {
-    "collect": ("hiwm.experiment:collect", "collect a dataset with a behaviour policy in the environment"),
-    "train": ("hiwm.experiment:train", "train the levels bottom-up, build the landmark graphs, save the hierarchy"),
-    "evaluate": (
-        "hiwm.experiment:evaluate",
-        "measure success of the hierarchy and its baselines with the same budget of predictor calls",
-    ),
-    "report": ("hiwm.analysis.report:report", "write report.html: result, episode viewer, levels, questions"),
-    "ladder": (
-        "hiwm.analysis.ladder:ladder",
-        "replace one part of one level at a time by the truth: which part limits success?",
-    ),
-    "run": ("", "collect, train, evaluate and report"),
-}
-VERBS = [*COMMANDS, "ablate", "compare", "data", "levels", "mlflow"]
-MULTIRUN = {"-m", "--multirun"}
-LEVELS = "`hiwm levels [root=runs]`, `hiwm levels show <fingerprint>` or `hiwm levels prune [--yes]`"
-MLFLOW = "`hiwm mlflow [root=runs]` or `hiwm mlflow sync <folder>`"
+from hiwm.usage import COMMANDS, DATA, OTHERS, VERBS, command_help, data_usage, usage
 
-# the same for `hiwm data <command>`, with its arguments
-DATA = {
-    "check": ("hiwm.experiment.datasets:check", "FILE [key=value ...]", "print what a dataset holds, and look for NaN"),
-    "show": ("hiwm.analysis.dataset_picture:show", "FILE -o PNG", "draw some of its episodes"),
-    "convert": ("hiwm.experiment.datasets:convert", "SOURCE FILE.h5", "convert a dataset of {formats}"),
-}
+MULTIRUN = {"-m", "--multirun"}
 
 CONTINUE = (
     "Run the same command to continue: collection and evaluation resume after their last finished batch of episodes, "
@@ -45,69 +20,6 @@ CONTINUE = (
 )
 
 DISK = "Free some space and run the same command; it reuses what is finished"
-
-USAGE = """hiwm: hierarchical world models
-
-usage: hiwm <command> [experiment=<name>] [key=value ...]
-
-commands:
-{commands}
-  ablate    compare variants in one command: ablation=<name> [--dry-run] [key=value ...]
-  compare   compare finished runs on one page: runs/<experiment> runs/<experiment>/seed1 ...
-  data      check, show or convert a dataset; see `hiwm data --help`
-  levels    list the trained levels that experiments share; `show <fingerprint>` one, `prune` those that no run has
-  mlflow    open MLflow's interface on all runs; `sync <folder>` sends the records of a run that the server has not received
-
-examples:
-  hiwm run experiment=pointmaze
-  hiwm train experiment=pointmaze environment.maze=large seed=1 training.steps=3000
-  hiwm train --multirun experiment=pointmaze seed=0,1,2
-  torchrun --nproc-per-node 2 -m hiwm train experiment=pointmaze environment.maze=large
-  torchrun --nproc-per-node 2 -m hiwm evaluate experiment=pointmaze environment.maze=large
-
-Results are saved under runs/<experiment>/. A command reuses results that are already there.
-`hiwm <command> --help` lists the experiments, the configuration groups and the keys with their defaults.
-HYDRA_FULL_ERROR=1 shows the traceback of an error."""
-
-COMMAND_HELP = """hiwm {command}: {description}
-
-usage: hiwm {command} experiment=<name> [key=value ...]
-
-configuration groups, for level <k>:
-{groups}
-
-keys and defaults, written with dots on the command line, e.g. training.steps=3000:
-
-{keys}
-levels.level<k>, with level@levels.level<k>=abstract:
-{level}
-planner.level<k>:
-{planner}
-evaluation, with evaluation=ogbench:
-{protocol}
-The arguments of a part are in its file in {folder}/<group>/."""
-
-# folder in configs/ -> how to choose one of its files, and what they configure
-GROUPS = {
-    "experiment": (
-        "experiment",
-        "environment, dataset, levels and planner; pointmaze also takes\n      "
-        "environment.maze=medium, large, giant or teleport, and dataset.environment.behaviour=navigate or stitch",
-    ),
-    "environment": ("environment", "any Gymnasium environment by environment.id, with experiment=custom"),
-    "evaluation": ("evaluation", "tasks and baselines"),
-    "level": ("level@levels.level<k>", "a level with all its parts"),
-    "encoder": ("encoder@levels.level<k>.encoder", "its encoder"),
-    "action_encoder": ("action_encoder@levels.level<k>.action_encoder", "its action encoder"),
-    "predictor": ("predictor@levels.level<k>.predictor", "its predictor"),
-    "regularizer": ("regularizer@levels.level<k>", "its regularizer, which prevents collapse"),
-    "macro": ("macro@levels.level<k>", "the regularizer of its macro-actions"),
-    "pretraining": ("pretraining@levels.level0", "pretraining of the encoder of level 0"),
-    "solver": (
-        "solver@planner.solver",
-        "the solver; for level 0 with discrete actions: solver@planner.discrete_solver",
-    ),
-}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -125,30 +37,22 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # what an ASCII terminal lacks is escaped
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE.format(commands="\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())))
+        print(usage())
         return 0 if arguments else 2
     command, *overrides = arguments
     if command == "-sc":
         return _complete(arguments)
-    if command == "mlflow":
-        return _guarded(command, lambda: _mlflow(overrides))
     if command == "data":
         return _data(overrides)
-    if command == "ablate":
-        return _guarded(command, lambda: _ablate(overrides))
-    if command == "compare":
-        return _guarded(command, lambda: _compare(overrides))
-    if command == "levels":
-        return _guarded(command, lambda: _levels(overrides))
-    if command not in COMMANDS:
-        print(
-            f"hiwm: the command is {command!r}; expected one of {', '.join(VERBS)}",
-            file=sys.stderr,
-        )
+    if command not in VERBS:
+        print(f"hiwm: the command is {command!r}; expected one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
     if {"-h", "--help"} & set(overrides):
-        print(_command_help(command))
+        print(command_help(command))
         return 0
+    if command in OTHERS:
+        run = {"ablate": _ablate, "compare": _compare, "levels": _levels, "mlflow": _mlflow}[command]
+        return _guarded(command, lambda: run(overrides))
     if "--cfg" in overrides:
         return _guarded(command, lambda: _show_config([o for o in overrides if o not in ("--cfg", "job")]))
     if MULTIRUN & set(overrides):
@@ -180,7 +84,9 @@ def _mlflow(arguments: list[str]) -> int:
     if len(arguments) == 2 and arguments[0] == "sync":
         return 1 if sync(Path(arguments[1])) else 0
     if len(arguments) > 1 or not all(argument.startswith("root=") for argument in arguments):
-        raise ValueError(f"the arguments are {' '.join(arguments)!r}; expected {MLFLOW}")
+        raise ValueError(
+            f"the arguments are {' '.join(arguments)!r}; expected `hiwm mlflow [root=runs]` or `hiwm mlflow sync <folder>`"
+        )
     return show(Path(arguments[0].removeprefix("root=") if arguments else "runs"))
 
 
@@ -219,17 +125,16 @@ def _levels(arguments: list[str]) -> int:
     elif rest[0] == "show" and len(rest) == 2:
         show(root, rest[1])
     else:
-        raise ValueError(f"the arguments are {' '.join(arguments)!r}; expected {LEVELS}")
+        raise ValueError(
+            f"the arguments are {' '.join(arguments)!r}; expected one of the forms of `hiwm levels --help`"
+        )
     return 0
 
 
 def _data(arguments: list[str]) -> int:
     """Run `hiwm data ...`; returns the exit status."""
     if not arguments or {"-h", "--help"} & set(arguments):
-        from hiwm.data.importers import FORMATS
-
-        lines = [f"  hiwm data {name} {how}\n      {what}" for name, (_, how, what) in DATA.items()]
-        print("usage:\n" + "\n".join(lines).format(formats=", ".join(FORMATS)))
+        print(data_usage())
         return 0 if arguments else 2
     name, *rest = arguments
     if "-o" in rest:
@@ -317,29 +222,3 @@ def _complete(arguments: list[str]) -> int:
     (complete,) = _imported("hiwm.sweep:complete")
     complete(arguments)
     return 0
-
-
-def _command_help(command: str) -> str:
-    from importlib.resources import files
-
-    configs = files("hiwm.configs")
-
-    def choices(group: str, key: str, description: str) -> str:
-        names = sorted(file.name.removesuffix(".yaml") for file in configs.joinpath(group).iterdir())
-        line = f"{key}={', '.join(names)}"
-        indented = textwrap.fill(line, 116, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
-        return f"{indented}\n      ({description})"
-
-    def section(group: str, name: str) -> str:
-        return textwrap.indent(configs.joinpath(group).joinpath(f"{name}.yaml").read_text(), "  ")
-
-    return COMMAND_HELP.format(
-        command=command,
-        description=COMMANDS[command][1],
-        groups="\n".join(choices(group, *text) for group, text in GROUPS.items()),
-        keys=configs.joinpath("config.yaml").read_text(),
-        level=section("level", "abstract"),
-        planner=section("planner", "level"),
-        protocol=section("evaluation", "ogbench"),
-        folder=configs,
-    )

@@ -57,9 +57,12 @@ def sweep(command: str, overrides: Sequence[str]) -> int:
     def job(_: Any) -> float | None:
         hydra_config = HydraConfig.get()
         task = list(hydra_config.overrides.task)
-        name = run_name({key: value for key, _, value in (each.partition("=") for each in task) if key not in fixed})
+        values = {key: value for key, _, value in (each.partition("=") for each in task) if key not in fixed}
+        name = run_name(values)
         say(f"run {hydra_config.job.num + 1}: {name}")
-        arguments = [*task, *([f"run='{name}'"] if name else [])]
+        # a sweep over seeds alone makes the same runs as single commands
+        is_single = not values or (set(values) == {"seed"} and "run" not in fixed)
+        arguments = task if is_single else [*task, f"run='{name}'"]
         status = main([command, *arguments])
         write_json(Path(hydra_config.runtime.output_dir) / STATUS, {"run": name, "status": status})
         if status > SIGNAL:  # ends the sweep
@@ -80,8 +83,10 @@ def sweep(command: str, overrides: Sequence[str]) -> int:
 
 
 def run_name(values: Mapping[str, str]) -> str:
-    """The folder of a run with these values: `levels.level1.stride=4,seed=1`."""
-    name = re.sub(r"[^\w.,+=@-]+", "_", ",".join(sorted(f"{key.lstrip('+')}={value}" for key, value in values.items())))
+    """The folder of a run with these values: `levels.level1.stride=4,seed1`."""
+    parts = sorted(f"{key.lstrip('+')}={value}" for key, value in values.items() if key != "seed")
+    parts += [f"seed{values['seed']}"] if "seed" in values else []
+    name = re.sub(r"[^\w.,+=@-]+", "_", ",".join(parts))
     if len(name) <= LONGEST:
         return name
     return f"{name[:LONGEST]}-{fingerprint([name])}"

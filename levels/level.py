@@ -80,7 +80,7 @@ class Level(Trainable):
         self.reads_latent = tuple(inputs) == ("latent",)
 
     def fit(self, clip: Clip, mean: Mapping[str, Tensor], std: Mapping[str, Tensor]) -> None:
-        """Set the input statistics of the dataset and the typical change in one step on a sample clip, before training."""
+        """Set the input statistics of the dataset, and `Predictor.scale` on a sample clip, before training."""
         if self.min_std is None:
             mean = {name: torch.zeros_like(value) for name, value in mean.items()}
             bytes_ = {name: clip.inputs[name].dtype == torch.uint8 for name in std}
@@ -90,7 +90,7 @@ class Level(Trainable):
             self.fit_step(self.encode(clip.inputs))
 
     def fit_step(self, latent: Tensor) -> None:
-        """Set the typical change in one step from latents (B, T+1, D), before training."""
+        """Set `Predictor.scale` from latents (B, T+1, D), before training."""
         self.predictor.fit((latent[:, 1:] - latent[:, :-1]).square().mean((0, 1)).sqrt())
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -52,7 +52,8 @@ class Predictor(nn.Module, ABC):
     """(latent, action) -> the next latent. Given `dim_latent`, `dim_action`.
 
     Attributes:
-        scale: typical change of the latent in one step, (D,). It multiplies the output of the network, which is then near 1.
+        scale: root mean square change of each latent dimension in one step, before training, (D,). It multiplies the output of
+            the network, which then starts near 1. An encoder that learns makes longer steps later.
         passes: forward passes of one prediction; the planning budget counts them.
         context: number C of observed latents that a prediction can use; 1 for a predictor without memory.
         num_members: number K of predictors of an ensemble, whose variance measures uncertainty; 1 for a single

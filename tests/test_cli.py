@@ -13,10 +13,11 @@ import tiny
 import yaml
 
 from hiwm.agent import load_agent
-from hiwm.cli import COMMANDS, main
+from hiwm.cli import main
 from hiwm.config import load_config
 from hiwm.experiment.evaluation import evaluation_identity
 from hiwm.planning.costs import Cost
+from hiwm.usage import COMMANDS, OTHERS
 
 
 def python(*arguments, cwd, **environment):
@@ -93,6 +94,18 @@ def test_help_of_a_command(command, capsys):
     assert "environment.maze=medium, large, giant or teleport" in text
     assert "steps: 1500" in text
     assert "solver@planner.solver=augmented_lagrangian, categorical, cem, " in text
+
+
+@pytest.mark.parametrize("command", OTHERS)
+def test_help_of_a_command_without_a_configuration(command, capsys):
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"usage: hiwm {command}" in text
+    assert f"example:\n  hiwm {command} " in text
+    assert "{" not in text
+    assert max(map(len, text.splitlines())) <= 140
+    if command == "ablate":
+        assert "depth, inverse, macro_action, regularizer" in text
 
 
 def test_unknown_command(capsys):

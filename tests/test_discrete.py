@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import re
 
 import gymnasium
 import numpy as np
@@ -11,12 +14,13 @@ import tiny
 import torch
 
 from hiwm.agent import load_agent
+from hiwm.analysis.report import report
 from hiwm.config import load_config
 from hiwm.data.actions import is_one_hot
 from hiwm.data.collect import Collection, collect
 from hiwm.data.policies import NoisyExpertPolicy, UniformPolicy
-from hiwm.data.store import open_dataset
-from hiwm.experiment import run
+from hiwm.data.store import Writer, open_dataset
+from hiwm.experiment import run, train
 from hiwm.hierarchy import Hierarchy, LevelSpec
 from hiwm.levels.parts import Predictor
 from hiwm.planning.action_space import ActionSpace
@@ -71,6 +75,37 @@ def test_the_agent_answers_with_numbers(discrete_run):
         assert torch.equal(agent.plan.action.argmax(1), torch.from_numpy(action))
     agent.reset(goals[0])
     assert gymnasium.spaces.Discrete(5).contains(agent.act(states[0]))
+
+
+def test_the_page_numbers_actions(discrete_run):
+    page = report(discrete_run).read_text()
+    packed = re.findall(r'id="viewer-episode-\d+">([^<]*)<', page)
+    assert packed
+    for each in packed:
+        actions = json.loads(gzip.decompress(base64.b64decode(each)))["actions"]
+        assert all(len(action) == 1 and action[0] in range(5) for action in actions)
+    numbers = json.loads((discrete_run.folder / "diagnostics.json").read_text())["macro_actions"]
+    assert "dimension" not in numbers["sentence"].split("Level 1")[0]  # of level 0, whose actions have none
+    assert [name for name in numbers["metrics"] if name.startswith("level0/macro4")]
+
+
+def test_the_report_numbers_actions_as_the_environment_does(tmp_path, monkeypatch):
+    rng, path = np.random.default_rng(0), tmp_path / "numbered.h5"
+    with Writer(path, {}) as writer:
+        for _ in range(12):
+            action = rng.integers(1, 5, 81)  # none is the first one of the environment
+            steps = tiny.STEP * tiny.DiscreteRoom.MOVES[action]
+            writer.append({"state": (0.5 + np.cumsum(steps, 0)).astype(np.float32), "action": action})
+    overrides = tiny.overrides(
+        tmp_path, "environment._target_=tiny.DiscreteRoom", "tracking=none", "~levels.level2", "training.steps=5",
+        f"dataset.path={path}",
+    )  # fmt: skip
+    config = load_config([override for override in overrides if not override.startswith("planner.level2")])
+    train(config)
+    opened = []
+    monkeypatch.setattr("hiwm.analysis.report._draw", lambda _, __, dataset, *rest: opened.append(dataset) or {})
+    report(config)
+    assert [dataset.column("action").shape for dataset in opened] == [(12 * 81, 5)]
 
 
 @pytest.mark.parametrize("level0", [

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -110,12 +111,21 @@ def test_linked_folders_are_not_top_level_packages(room, tmp_path):
     assert done.stderr.splitlines()[-1] == f"ImportError: import hiwm.{room}, not {room}"
 
 
-@pytest.mark.parametrize("given", [None, "ACTIVE"])
-def test_threads_do_not_spin_unless_the_user_says_so(given):
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    code = "import hiwm, os; print(os.environ['OMP_WAIT_POLICY']); print('load_agent' in dir(hiwm))"
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "20000"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+    ],
+)
+def test_waiting_threads_spin_shortly_unless_the_user_says_otherwise(given, expected):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {key: value for key, value in os.environ.items() if key not in names} | given
+    code = f"import hiwm, json, os; print(json.dumps({{k: os.environ[k] for k in {names} if k in os.environ}})); import torch"
     found = subprocess.run(
-        [sys.executable, "-c", code], env=environment | ({"OMP_WAIT_POLICY": given} if given else {}),
-        capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code], env=environment | {"OMP_DISPLAY_ENV": "VERBOSE"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert found.stdout.split() == [given or "PASSIVE", "True"]
+    assert json.loads(found.stdout) == expected
+    if "GOMP_SPINCOUNT" in found.stderr and "GOMP_SPINCOUNT" in expected:  # what the library of torch has read
+        assert f"GOMP_SPINCOUNT = '{expected['GOMP_SPINCOUNT']}'" in found.stderr

@@ -128,7 +128,7 @@ def test_the_command_line_names_its_commands(capsys):
 
 
 def test_the_examples_of_the_command_line_compose():
-    from hiwm.cli import USAGE
+    from hiwm.usage import USAGE
 
     examples = re.findall(r"hiwm (?:run|train) (experiment=[^\n<]*)", USAGE)
     assert len(examples) == 3

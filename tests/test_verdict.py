@@ -47,13 +47,13 @@ def test_a_hierarchy_that_beats_some_and_equals_others():
     assert (
         found[0]
         .text()
-        .endswith("It used 1.04 times the predictor calls of the hierarchy and hardly any other network passes.")
+        .endswith("It used 1.04 times the predictor calls of the hierarchy and hardly any other forward passes.")
     )
     assert found[1].text().startswith("as good as the hierarchy in the 200 episodes that both ran: a difference of 0 ")
     assert (
         found[1]
         .text()
-        .endswith("It used 0.50 times the predictor calls of the hierarchy and 1.00 times its other network passes.")
+        .endswith("It used 0.50 times the predictor calls of the hierarchy and 1.00 times its other forward passes.")
     )
 
 

@@ -33,8 +33,9 @@ def arrows(axes: Axes, start: np.ndarray, moved: np.ndarray, hue: str, factor: f
 def magnification(study: Study, moved: np.ndarray) -> int:
     """How many times as long arrows (..., 2) must be drawn so that a typical one is a twentieth of the map."""
     width = np.ptp(study.held_out.states[:, :2], axis=0).max()
-    typical = np.median(np.linalg.norm(moved, axis=-1)) if moved.size else 0.0
-    return max(1, round(width / (20 * typical))) if typical > 0 else 1
+    lengths = np.linalg.norm(moved, axis=-1)
+    lengths = lengths[lengths > 0]
+    return max(1, round(width / (20 * np.median(lengths)))) if len(lengths) else 1
 
 
 def titled(title: str, factor: int) -> str:

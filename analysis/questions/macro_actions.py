@@ -35,8 +35,12 @@ def macro_actions(study: Study) -> Finding | None:
         for i, (size, share) in enumerate(zip(length.mean(1), consistent, strict=True)):
             metrics[f"level{k}/macro{i}_displacement"] = float(size)
             metrics[f"level{k}/macro{i}_consistency"] = float(share)
-        steady = [_direction(i, moved[i].sum(0)) for i in np.flatnonzero(consistent >= CONSISTENT).tolist()]
-        what = listed(steady) if steady else "no dimension moves the same way everywhere"
+        kind = _kind(study, k)
+        steady = [
+            f"{kind} {i} moves along {_axis(moved[i].sum(0))}"
+            for i in np.flatnonzero(consistent >= CONSISTENT).tolist()
+        ]
+        what = listed(steady) if steady else f"no {kind} moves the same way everywhere"
         said.append(
             f"Level {k}: {what} (the strongest moves the state by {length.mean(1).max():.3g}, in the units of the data)."
         )
@@ -44,14 +48,17 @@ def macro_actions(study: Study) -> Finding | None:
         "What each dimension of an action does", " ".join(said), metrics, _draw(study, effects),
         f"Where one step of the level leads from typical states, if one dimension of its action is {DEVIATIONS:g} standard deviations "
         "above (green) or below (orange) its mean and all others are at their mean. An arrow ends at the real state with the nearest "
-        "latent. Consistency is 1 if a dimension moves the state in the same direction everywhere, and near 0 if its meaning depends "
+        "latent. Where primitive actions are discrete, those of level 0 are shown one by one. Consistency is 1 if a dimension, or an action, moves the state in the same direction everywhere, and near 0 if its meaning depends "
         "on the state.",
     )  # fmt: skip
 
 
 @torch.no_grad()
 def effect(study: Study, level: int) -> tuple[np.ndarray, np.ndarray]:
-    """Typical states (N, 2), and the decoded states after one step with each dimension low and high, (A, 2, N, 2)."""
+    """Typical states (N, 2), and the decoded states after one step with each dimension low and high, (A, 2, N, 2).
+
+    For each discrete action, these are the states themselves and those after it.
+    """
     rows, part = study.held_out, study.hierarchy.levels[level]
     starts = rows.starts(study.periods[level], 4 * STATES)
     chosen = starts[_spread(rows.states[starts, :2], STATES)]
@@ -62,6 +69,9 @@ def effect(study: Study, level: int) -> tuple[np.ndarray, np.ndarray]:
     def after(action: Tensor) -> np.ndarray:
         return study.decode(level, part.predict(latent, action.expand(len(latent), -1).to(latent.device)).cpu())[:, :2]
 
+    if _kind(study, level) == "action":
+        actions = torch.eye(len(study.agent.spec.action_low)).repeat(1, part.stride)
+        return rows.states[chosen, :2], np.array([[rows.states[chosen, :2], after(action)] for action in actions])
     shift = DEVIATIONS * torch.diag(std)
     ends = [[after(mean - each), after(mean + each)] for each in shift]
     return rows.states[chosen, :2], np.array(ends)
@@ -76,10 +86,14 @@ def _spread(points: np.ndarray, number: int) -> np.ndarray:
     return np.array(chosen)
 
 
-def _direction(number: int, moved: np.ndarray) -> str:
+def _kind(study: Study, level: int) -> str:
+    """What is varied at a level."""
+    return "action" if level == 0 and study.agent.spec.discrete else "dimension"
+
+
+def _axis(moved: np.ndarray) -> str:
     share = np.abs(moved) / max(np.linalg.norm(moved), 1e-9)
-    axis = "x" if share[0] > 0.92 else "y" if share[1] > 0.92 else "a diagonal"
-    return f"dimension {number} moves along {axis}"
+    return "x" if share[0] > 0.92 else "y" if share[1] > 0.92 else "a diagonal"
 
 
 def _draw(study: Study, effects: dict[int, tuple[np.ndarray, np.ndarray]]) -> Figure:
@@ -96,5 +110,5 @@ def _draw(study: Study, effects: dict[int, tuple[np.ndarray, np.ndarray]]) -> Fi
             for side, hue in ((0, MINUS), (1, PLUS)):
                 arrows(each, starts[:ARROWS], moved[i, side], hue, factor)
             each.plot(*starts[:ARROWS].T, ".", ms=3, color="0.2", zorder=4)
-            each.set_title(titled(f"level {k}, dimension {i}", factor), fontsize=9)
+            each.set_title(titled(f"level {k}, {_kind(study, k)} {i}", factor), fontsize=9)
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hiwm.analysis.similarity import cka_matrices, draw_cka
 from hiwm.files import saved_folder
 
 ROWS = 4000  # held-out states
-SEED = re.compile(r"seed\d+")
+SEED = re.compile(r"(?P<others>.*,)?seed\d+")  # of a run, after its other swept values
 
 
 def stability(study: Study) -> Finding | None:
@@ -35,16 +36,18 @@ def stability(study: Study) -> Finding | None:
 
 
 def other_seeds(study: Study) -> dict[str, Agent]:
-    """Name -> agent of every other run of the experiment with the same data and as many levels."""
+    """Name -> agent of every other run that differs in the seed alone, with the same data and as many levels."""
     if study.folder is None:
         return {}
     folder = Path(study.folder).resolve()
-    home = folder.parent if SEED.fullmatch(folder.name) else folder
+    named = SEED.fullmatch(folder.name)
+    home, others = (folder.parent, named["others"] or "") if named else (folder, "")
+    beside = [run for run in sorted(home.glob(f"{escape(others)}seed*")) if SEED.fullmatch(run.name)]
     found = {}
-    for run in [home, *sorted(home.glob("seed*"))]:
-        if run != folder and (run == home or SEED.fullmatch(run.name)) and saved_folder(run / "hierarchy").exists():
+    for run in beside if others else [home, *beside]:  # seed 0 has no folder of its own
+        if run != folder and saved_folder(run / "hierarchy").exists():
             agent = load_agent(run / "hierarchy", allow=study.agent.allow)
             same = agent.spec.dataset == study.agent.spec.dataset and set(agent.inputs) == set(study.agent.inputs)
             if same and len(agent.hierarchy) == study.num_levels:
-                found[run.name if run != home else "seed0"] = agent
+                found[run.name.removeprefix(others) if run != home else "seed0"] = agent
     return found

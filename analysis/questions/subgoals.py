@@ -11,6 +11,7 @@ from hiwm.analysis.questions.study import Finding, Study
 from hiwm.evaluation.config import HIERARCHICAL
 
 OUTCOMES = {"reached": "#009e73", "unreached": "#f0e442", "unreachable": "#b3261e"}
+IN_WORDS = {"unreached": "not reached in time"}
 
 
 def subgoals(study: Study) -> Finding | None:
@@ -33,10 +34,10 @@ def subgoals(study: Study) -> Finding | None:
             after = f", on average after {numbers['steps']:.0f} environment steps"
         said.append(f"{name.replace('level', 'level ')}: {100 * rate:.0f} % of {decided}{after}")
     return Finding(
-        "Subgoals", f"Subgoals approached to half their distance or less: {'; '.join(said)}.", metrics, _draw(found),
+        "Subgoals", f"Subgoals that were reached: {'; '.join(said)}.", metrics, _draw(found),
         "Every subgoal that the hierarchy handed down in the evaluation and whose outcome was decided. Reached: the episode came "
-        "within half of the distance at the start, or of a typical step if that is more, in the latent space of the level. Unreached: "
-        "it did not within planner.patience times its planned duration. Unreachable: the level below found no path to it. Right: "
+        "within half of the distance at the start, or of a typical step if that is more, in the latent space of the level. Not reached in "
+        "time: it did not within planner.patience times its planned duration. Unreachable: the level below found no path to it. Right: "
         "the mean of the least distance from a subgoal, as a share of the distance when it was handed down.",
     )  # fmt: skip
 
@@ -48,7 +49,7 @@ def _draw(found: dict[str, dict[str, Any]]) -> Figure:
         decided, start = sum(numbers[outcome] for outcome in OUTCOMES), 0.0
         for outcome, hue in OUTCOMES.items():
             share = 100 * numbers[outcome] / decided
-            left.barh(y, share, 0.6, left=start, color=hue, label=outcome if y == 0 else None)
+            left.barh(y, share, 0.6, left=start, color=hue, label=IN_WORDS.get(outcome, outcome) if y == 0 else None)
             start += share
     for y, (name, numbers) in zip(places, found.items(), strict=True):
         right.barh(y, 100 * numbers["distance_left"], 0.6, color=color(int(name.removeprefix("level"))))

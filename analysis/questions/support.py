@@ -20,6 +20,7 @@ PLANS = 100
 KNOWN = 20_000  # real steps of the training episodes
 TESTED = 2_000  # real steps of held-out episodes, which set the threshold
 LIMIT = 0.99  # share of them that is supported
+START = 0.5  # weight of the distance between the starts of two steps, against that between their displacements
 ARROWS = 40
 
 
@@ -55,8 +56,9 @@ def support(study: Study) -> Finding | None:
     return Finding(
         "Steps that no episode makes", f"Impossible steps in the best plans: {'; '.join(said)}.", metrics, _draw(study, plans),
         f"The best plans of each level, from {PLANS} held-out states to other held-out states. A predicted step from z to z' is impossible "
-        f"if the nearest real step (z, z') of the training episodes is farther away than that of {100 * LIMIT:g} % of the real steps of "
-        f"held-out episodes, so that about {100 * (1 - LIMIT):.0f} % of real steps count as impossible. Right: first steps, from the real "
+        f"if it is less like the most similar real step of the training episodes than {100 * LIMIT:g} % of the real steps of held-out "
+        f"episodes are, so that about {100 * (1 - LIMIT):.0f} % of real steps count as impossible. Steps are compared by their displacement "
+        f"z' - z and, with weight {START:g}, by where they start. Right: first steps, from the real "
         "state with the nearest latent to that of the predicted one; red if impossible. A level that follows the landmark graph plans nothing.",
     )  # fmt: skip
 
@@ -89,9 +91,19 @@ def best_plans(study: Study) -> dict[int, Plans]:
 
 
 def unsupported(steps: Tensor, known: Tensor, held_out: Tensor) -> np.ndarray:
-    """Which steps (N, 2 D) are farther from the nearest known step (M, 2 D) than `LIMIT` of the held-out ones are, (N,)."""
-    limit = np.quantile(nearest(held_out, known)[0].numpy(), LIMIT)
-    return nearest(steps, known)[0].numpy() > limit
+    """Which steps (N, 2 D) are less like the most similar known step (M, 2 D) than `LIMIT` of the held-out ones are, (N,)."""
+    known = _moves(known)
+    limit = np.quantile(nearest(_moves(held_out), known)[0].numpy(), LIMIT)
+    return nearest(_moves(steps), known)[0].numpy() > limit
+
+
+def _moves(steps: Tensor) -> Tensor:
+    """Steps (z, z') by where they start and their displacement, (N, 2 D).
+
+    The start counts less. Else a step that is shorter than the spacing of the data would be near real ones whatever it does.
+    """
+    start, end = steps.chunk(2, 1)
+    return torch.cat([START * start, end - start], 1)
 
 
 def _real(study: Study, rows: EncodedRows, level: int, number: int) -> Tensor:

@@ -17,6 +17,7 @@ from hiwm.data.columns import read_rows, release
 from hiwm.data.store import Trajectories
 from hiwm.heads.head import Head
 from hiwm.heads.optimize import check_length
+from hiwm.levels.level import Level
 from hiwm.settings import Settings
 
 QUANTILES = (0.02, 0.98)
@@ -86,6 +87,12 @@ class ActionBank(Head):
         if key not in self._long_enough:
             self._long_enough[key] = (self.steps >= horizon).nonzero().squeeze(1)
         return self._long_enough[key]
+
+
+@torch.no_grad()
+def mean_square_step(level: Level, bank: ActionBank) -> Tensor:
+    """E |f(z, a) - z|^2 over the real latents and actions of the bank, (): how far one step of the trained level leads."""
+    return (level.predict(bank.start, bank.actions[:, 0]) - bank.start).square().sum(-1).mean()
 
 
 def build_action_bank(latents: Trajectories, period: int, config: ActionBankConfig, seed: int) -> ActionBank:

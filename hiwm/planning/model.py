@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hiwm.heads.action_bank import mean_square_step
 from hiwm.heads.heads import Heads, head_of
 from hiwm.hierarchy import Hierarchy
 from hiwm.levels.action_encoders.raw import RawActionEncoder
@@ -37,7 +38,8 @@ class LevelModel:
         period: environment steps in one step of the level.
         actions: what a plan of the level chooses.
         passes: network evaluations of one prediction.
-        scale: typical change of each latent dimension in one step, (D,).
+        step_length: typical length of one step in the level's latent space: the root mean square over its bank. Without a
+            bank, it is that of `Predictor.scale`, which an encoder that learns leaves too small.
         bank: real macro-actions of the level; None without.
         flow: action prior, (latent, noise) -> macro-action; None without.
         value: (latent, part of a state) -> steps to go; None without.
@@ -58,9 +60,6 @@ class LevelModel:
         self.k, self.horizon, self.period = k, horizon, hierarchy.periods[k]
         self.stride = level.stride
         self.passes = level.predictor.passes
-        self.scale = level.predictor.scale
-        #: typical length of one step, in the level's latent space
-        self.step_length = self.scale.norm().item()
         self.predictor = CountedPredictor(level.predictor, counter)
         self.encode = counter.wrap(level.encode)
         #: a latent of the level below, (..., D_below) -> (..., D)
@@ -68,6 +67,8 @@ class LevelModel:
         #: inverse models by the level of their target: this one, or the one above
         self.inverses = {j: counter.wrap(hierarchy.levels[j].infer_action) for j in (k, k + 1) if j < len(hierarchy)}
         self.bank, self.calibration = head_of(heads.action_banks, k), head_of(heads.calibrations, k)
+        square = level.predictor.scale.square().sum() if self.bank is None else mean_square_step(level, self.bank)
+        self.step_length = square.sqrt().item()
         prior, value = head_of(heads.action_priors, k), head_of(heads.values, k)
         self.flow = None if prior is None else counter.wrap(prior, prior.passes)
         self.value = None if value is None else counter.wrap(value)

@@ -212,8 +212,9 @@ class HierarchicalPlanner:
 
     def _subgoal_monitor(self, k: int) -> SubgoalMonitor:
         # the navigator handles edges of the graph that fail
-        model, penalty = self.models[k], self.config.failure_penalty if self.strategies[k].searches else 0.0
-        return SubgoalMonitor(model.step_length, self.config.patience, penalty, model.scale.expand(self.goal.size, -1))
+        penalty = self.config.failure_penalty if self.strategies[k].searches else 0.0
+        like = self.hierarchy.levels[k].predictor.scale.expand(self.goal.size, -1)
+        return SubgoalMonitor(self.models[k].step_length, self.config.patience, penalty, like)
 
     def _observe_goal(self, latents: Sequence[Tensor]) -> None:
         """Continue to the next waypoint in the episodes that have reached one."""

@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from hiwm.heads.action_bank import ActionBank
+from hiwm.heads.action_bank import ActionBank, mean_square_step
 from hiwm.hierarchy import Hierarchy
 from hiwm.planning.goals import Goal
 from hiwm.planning.rollout import Rollout
@@ -126,7 +126,7 @@ class ShrinkingHorizon:
 
 
 def half_steps(hierarchy: Hierarchy, banks: Sequence[ActionBank]) -> list[Tensor]:
-    """E |f(z, a) - z|^2 / 4 of every level over real latents and actions: the cost of a goal half a step away.
+    """`mean_square_step` / 4 of every level: the cost of a goal half a step away.
 
     No head reads a whole observation, so there is no measured error for it. But a level that moves in steps can end up half a
     step away from any place.
@@ -136,8 +136,4 @@ def half_steps(hierarchy: Hierarchy, banks: Sequence[ActionBank]) -> list[Tensor
             f"planner.shrinking_horizon is true but level {len(banks)} of the hierarchy has no saved real actions, whose steps "
             "say how near a whole observation counts as reached; expected false, or run `hiwm train` again"
         )
-    with torch.no_grad():
-        return [
-            (level.predict(bank.start, bank.actions[:, 0]) - bank.start).square().sum(-1).mean() / 4
-            for level, bank in zip(hierarchy.levels, banks, strict=False)
-        ]
+    return [mean_square_step(level, bank) / 4 for level, bank in zip(hierarchy.levels, banks, strict=False)]

@@ -291,7 +291,7 @@ def _cache(run: _Run, level: Level, home: Path, source: _Source) -> Path:
 
 
 def fit_level(level: Level, source: Trajectories, sampler: ClipSampler) -> None:
-    """Set the input statistics and the typical change in one step, before training."""
+    """Set the input statistics and `Predictor.scale`, before training."""
     windows = max(1, FIT_WINDOWS * level.horizon // sampler.horizon)  # the windows of a joint training are longer
     statistics = {name: source.statistics(name) for name in sampler.inputs}
     device = next(level.buffers()).device

@@ -23,9 +23,11 @@ from hiwm.analysis.questions import (
     surprise,
 )
 from hiwm.analysis.questions.abstract_states import clusters, lasting
-from hiwm.analysis.questions.study import EncodedRows, Finding, chosen_rows
+from hiwm.analysis.questions.stability import other_seeds
+from hiwm.analysis.questions.study import EncodedRows, Finding, chosen_rows, nearest
 from hiwm.analysis.questions.support import unsupported
 from hiwm.analysis.questions.surprise import auroc
+from hiwm.sweep import run_name
 
 ROTATION = ((0.6, -0.8), (0.8, 0.6))
 ONLY_X = ((1, 0), (0, 0))
@@ -126,10 +128,7 @@ def test_outcomes_of_subgoals_are_counted():
     level = {"reached": 30, "unreached": 9, "unreachable": 1, "steps": 12.0, "distance_left": 0.25}
     results = {"agents": {"hierarchical": {"subgoals": {"level1": level}}}}
     found = subgoals(worlds.study(results=results))
-    assert (
-        found.sentence
-        == "Subgoals approached to half their distance or less: level 1: 75 % of 40, on average after 12 environment steps."
-    )
+    assert found.sentence == "Subgoals that were reached: level 1: 75 % of 40, on average after 12 environment steps."
     assert drawn(found)["level1/subgoals_unreachable"] == pytest.approx(1 / 40)
     assert subgoals(worlds.study(results={"agents": {"hierarchical": {}}})) is None
     assert subgoals(worlds.study()) is None
@@ -141,6 +140,22 @@ def test_steps_that_no_episode_makes_are_impossible():
     known = torch.from_numpy(np.concatenate([start, start + np.array([0.1, 0])], 1))
     steps = torch.tensor([[0.5, 0.5, 0.6, 0.5], [0.5, 0.5, 0.4, 0.5], [0.5, 0.5, 2.0, 0.5]], dtype=torch.double)
     assert unsupported(steps, known[:2000], known[2000:]).tolist() == [False, True, True]
+
+
+def test_steps_through_a_wall_are_impossible_where_data_are_sparser_than_steps_are_long():
+    rng = np.random.default_rng(0)
+
+    def corridors(number):  # along x, at y = 0 and 0.05, with a wall between them
+        start = np.stack([rng.uniform(0, 5, number), 0.05 * rng.integers(0, 2, number)], 1)
+        return start, start + [[0.05, 0]] * rng.choice([-1, 1], (number, 1))
+
+    known, held_out = (torch.from_numpy(np.concatenate(corridors(number), 1)) for number in (200, 2000))
+    start = corridors(500)[0]
+    through = torch.from_numpy(np.concatenate([start, start + [0, 0.05] * (1 - 40 * start[:, 1:])], 1))
+    assert set(through[:, 3].unique().round(decimals=3).tolist()) == {0.0, 0.05}  # the other corridor
+    assert (nearest(through, known)[0] > np.quantile(nearest(held_out, known)[0], 0.99)).float().mean() < 0.2
+    assert unsupported(through, known, held_out).mean() > 0.8
+    assert unsupported(held_out, known, held_out).mean() < 0.02
 
 
 def test_plans_of_an_exact_model_in_an_open_field_stay_on_the_data(exact):
@@ -175,6 +190,14 @@ def test_seeds_beside_a_run_are_compared(tiny_run, tmp_path):
     finding = stability(found)
     assert "Linear CKA between 3 seeds" in finding.sentence  # not the run that is no seed
     assert drawn(finding) == pytest.approx({f"level{k}/seeds_cka": 1.0 for k in range(3)})
+
+
+def test_seeds_of_a_sweep_are_compared_with_those_of_the_same_values(tiny_run, tmp_path):
+    names = [run_name({"a.b": str(value), "seed": str(seed)}) for value in (1, 2) for seed in (0, 1)]
+    for name in ("", *names):
+        shutil.copytree(tiny_run.folder / "hierarchy", tmp_path / "tiny" / name / "hierarchy")
+    found = other_seeds(Study.of(tmp_path / "tiny" / "a.b=2,seed1", allow=["tiny"]))
+    assert [*found] == ["seed0"]
 
 
 def test_one_level_without_an_environment_answers_what_it_can():

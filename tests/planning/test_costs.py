@@ -203,7 +203,7 @@ def test_a_cost_of_ones_own_is_minimised_too(exact):
     torch.testing.assert_close(plan.cost, (distance + 3 * plan.predicted[..., 1].square()).amin(1))
     without = start(flat_planner(exact), goal).plan({"state": position}).levels[0]
     assert (plan.predicted[..., 1].amin(1) < without.predicted[..., 1].amin(1)).all()
-    assert "with all costs" in plan.explain()
+    assert "without other costs" in plan.explain()
 
 
 def test_a_cost_is_started_with_every_goal_it_is_asked_about(exact):

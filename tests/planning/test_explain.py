@@ -93,7 +93,7 @@ def test_candidates_whose_cost_is_nan_are_left_out():
 
 def test_the_total_cost_is_reported_apart_from_the_cost_of_the_target():
     first = replace(PART, cost=PART.cost + 7).explain(1).splitlines()[0]
-    assert first.endswith("cost 5 now, 2 at its nearest step (9 with all costs)")
+    assert first.endswith("cost 5 now, 9 at its cheapest step (2 without other costs)")
 
 
 def test_a_shrinking_horizon_is_reported_in_steps():
@@ -108,7 +108,7 @@ def test_a_shrinking_horizon_is_reported_in_steps():
 def test_a_level_reports_its_target_its_subgoal_and_the_outcome_of_the_last_one():
     outcome = SubgoalOutcome(torch.tensor([REACHED, UNREACHED]), torch.tensor([0, 1]), NUMBERS, NUMBERS + 1)
     assert replace(PART, outcome=outcome).explain(1).splitlines() == [
-        "level 1, planned at step 5, plans towards the subgoal of level 2; cost 5 now, 2 at its nearest step",
+        "level 1, planned at step 5, plans towards the subgoal of level 2; cost 5 now, 2 at its cheapest step",
         "  hands down a subgoal to be reached by step 15",
         "  subgoal of step 1 not reached in time: 0.71 of its distance was left",
     ]
