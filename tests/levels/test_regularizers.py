@@ -106,12 +106,13 @@ def test_temporal_distance_of_known_steps():
 
 
 def test_step_distance_of_known_latents():
-    """Two states apart by a step: pairs of random states are the same one or both."""
-    rows = torch.tensor([[[0.0], [3.0]]])
-    spread = StepDistance(strictness=0.0, pairs=4000)
-    assert value(spread, rows) == pytest.approx(-1.5, abs=0.05)
-    assert value(StepDistance(strictness=10.0, pairs=4000), rows) == pytest.approx(10 * 4 - 1.5, abs=0.05)
-    assert value(StepDistance(strictness=10.0, pairs=4000), rows / 6) == pytest.approx(-0.25, abs=0.05)
+    """Two states, a step apart: half of the random pairs are one state twice."""
+    rows, same = torch.tensor([[[0.0], [3.0]]]), math.log(0.1)
+    spread = -(math.log(3.1) + same) / 2
+    assert value(StepDistance(strictness=0.0, pairs=4000), rows) == pytest.approx(spread, abs=0.05)
+    assert value(StepDistance(strictness=10.0, pairs=4000), rows) == pytest.approx(10 * 4 + spread, abs=0.05)
+    short = -(math.log(0.6) + same) / 2
+    assert value(StepDistance(strictness=10.0, pairs=4000), rows / 6) == pytest.approx(short, abs=0.05)
 
 
 @pytest.mark.parametrize("kind", [TemporalDistance, StepDistance])

@@ -274,7 +274,7 @@ def test_a_search_with_a_support_weight_stays_on_the_data(exact):
     """The data lie on an L: straight ahead, then up. Without the cost, the plan cuts the corner."""
     along = torch.linspace(0, 0.2, 21)
     corner = torch.cat([torch.stack([along, 0 * along], 1), torch.stack([0 * along + 0.2, along], 1)])
-    actions = torch.zeros(len(corner), 8, 2)
+    actions = torch.ones(len(corner), 8, 2)
     bank = ActionBank(low=LOW, high=HIGH, start=corner, actions=actions, steps=torch.full((len(corner),), 8))
     farthest = {}
     for weight in (0.0, 1e4):

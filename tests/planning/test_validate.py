@@ -97,7 +97,9 @@ def test_heads_that_no_level_learns_are_refused():
         check_heads(config, 2, priors=[1], values=[0], longest=[0, 0])
     check_heads(config, 2, priors=[1], values=[1], longest=[0, 0])
     supported = planner_config(level1={**search(), "support_weight": 3.0})
-    with pytest.raises(ValueError, match=r"planner.level1.support_weight is 3.0, but no real latents of level 1 are saved"):
+    with pytest.raises(
+        ValueError, match=r"planner.level1.support_weight is 3.0, but no real latents of level 1 are saved"
+    ):
         check_heads(supported, 2, priors=[], values=[], longest=[3, 0])
     check_heads(supported, 2, priors=[], values=[], longest=[0, 3])
     retrieval = planner_config(level0={"horizon": 4, **search("retrieval")})
