@@ -32,7 +32,8 @@ def start(config: Config) -> Processes:
     (tests/benchmarks/bench_busy.py).
     """
     processes, threads = start_processes(config.device), config.threads
-    small = config.levels["level0"]["encoder"]["_target_"].startswith(SMALL)
+    encoder = config.levels.get("level0", {}).get("encoder", {})  # mistakes in it are explained later
+    small = str(encoder.get("_target_")).startswith(SMALL)
     if threads is None and small and processes.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         threads = 1
     if threads is not None:
