@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from hiwm.example import load_example
     from hiwm.planning.plan import Plan
 
-# Where other jobs share the cores, threads of OpenMP that spin while they wait cost a factor of 50; threads that never spin cost
-# a third to a half of the speed alone (tests/benchmarks/bench_busy.py). OpenMP reads this when torch loads it, so `import torch` before
-# `import hiwm` keeps the default of OpenMP.
+# Where other jobs share the cores, threads of OpenMP that spin while they wait cost a factor of 4 to 50, also if they spin
+# shortly (tests/benchmarks/bench_busy.py). OpenMP reads this when torch loads it, so `import torch` before `import hiwm` keeps the
+# default of OpenMP.
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
-    os.environ["GOMP_SPINCOUNT"] = "20000"
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 __version__ = "0.1.0"
 __all__ = ["Agent", "Plan", "load_agent", "load_example", "train"]

@@ -22,12 +22,23 @@ from hiwm.training.fingerprint import fingerprint
 
 Result = TypeVar("Result")
 
+SMALL = ("hiwm.levels.encoders.identity.", "hiwm.levels.encoders.mlp.")  # encoders of numbers
+
 
 def start(config: Config) -> Processes:
-    """Set the number of threads and join the other processes."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    return start_processes(config.device)
+    """Set the number of threads and join the other processes.
+
+    By default, one thread for networks over numbers: two are hardly faster alone, and slower beside other jobs
+    (tests/benchmarks/bench_busy.py).
+    """
+    processes, threads = start_processes(config.device), config.threads
+    encoder = config.levels.get("level0", {}).get("encoder", {})  # mistakes in it are explained later
+    small = str(encoder.get("_target_")).startswith(SMALL)
+    if threads is None and small and processes.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        threads = 1
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return processes
 
 
 def one_process(command: str) -> None:

@@ -1,6 +1,7 @@
 """Training speed with OpenMP's threads asleep or spinning while they wait, alone and while other jobs spin on every core.
 
-The default in `hiwm/__init__.py` is chosen by this table.
+This table chose the defaults: threads sleep while they wait (`hiwm/__init__.py`), and networks over numbers have one thread (`start` in
+`hiwm/experiment/session.py`).
 """
 
 import json
@@ -16,7 +17,6 @@ SECONDS = 1.5  # for each of the networks
 ROUNDS = 3  # of all cases, one after another, because other guests of a machine come and go; the best one counts
 DECIDES = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
 CASES = {
-    "default": {},
     "asleep": {"OMP_WAIT_POLICY": "PASSIVE"},
     **{f"{count} spins": {"GOMP_SPINCOUNT": str(count)} for count in (5000, 20_000, 50_000)},
     "one thread": {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
@@ -104,7 +104,7 @@ def test_busy_cores(loops):
     alone = rates()
     loops()
     busy = rates()
-    names = list(alone["default"])
+    names = list(alone["asleep"])
     best = {name: max(found[name] for found in alone.values()) for name in names}
     print(
         f"\n{os.cpu_count()} cores. Steps per second alone (share of the best case) -> with a loop on every core (share of the rate alone)"
