@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from hiwm.example import load_example
     from hiwm.planning.plan import Plan
 
-# Where other jobs share the cores, threads of OpenMP that spin while they wait cost a factor of 4 to 50, also if they spin
-# shortly (tests/benchmarks/bench_busy.py). OpenMP reads this when torch loads it, so `import torch` before `import hiwm` keeps the
+# Where other jobs share the cores, threads of OpenMP that spin while they wait cost a factor of 4 to 50, even if they spin
+# only briefly (tests/benchmarks/bench_busy.py). OpenMP reads this when torch loads it, so `import torch` before `import hiwm` keeps the
 # default of OpenMP.
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

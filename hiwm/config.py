@@ -81,7 +81,7 @@ class Config(Settings):
         root: folder of all results.
         seed: of training and planning; starts and goals of the evaluation do not depend on it.
         device: auto, cpu or cuda.
-        threads: torch threads; null: on a CPU one, for images torch's choice.
+        threads: torch threads; null: on a CPU one if level 0 has the encoder identity or mlp, else torch's choice.
         allow: packages trusted for `_target_`s besides hiwm's own.
         environment: `_target_` and arguments; see `hiwm.envs` for the contract.
         inputs: dataset columns that level 0 encodes.

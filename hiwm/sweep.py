@@ -51,17 +51,19 @@ def sweep(command: str, overrides: Sequence[str]) -> int:
     configs = [load_config(each) for each in itertools.islice(combinations(overrides), MOST_CHECKED)]
     folder = Path(configs[0].root).resolve() / "multirun" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     parsed = _parsed(overrides)
-    swept = {each.get_key_element() for each in parsed if each.is_sweep_override()}
-    fixed = {each.get_key_element() for each in parsed} - swept
+    swept = {each.get_key_element().lstrip("+") for each in parsed if each.is_sweep_override()}
+    fixed = {each.get_key_element().lstrip("+") for each in parsed} - swept
 
     def job(_: Any) -> float | None:
         hydra_config = HydraConfig.get()
         task = list(hydra_config.overrides.task)
-        values = {key: value for key, _, value in (each.partition("=") for each in task) if key not in fixed}
-        name = run_name(values)
+        given = {key.lstrip("+"): value for key, _, value in (each.partition("=") for each in task)}
+        values = {key: value for key, value in given.items() if key not in fixed}
+        own = given.get("run") if "run" in fixed else None
+        name = run_name(values) if own in (None, "null") else f"{own},{run_name(values)}"
         say(f"run {hydra_config.job.num + 1}: {name}")
         # a sweep over seeds alone makes the same runs as single commands
-        is_single = not values or (set(values) == {"seed"} and "run" not in fixed)
+        is_single = not values or (set(values) == {"seed"} and own in (None, "null"))
         arguments = task if is_single else [*task, f"run='{name}'"]
         status = main([command, *arguments])
         write_json(Path(hydra_config.runtime.output_dir) / STATUS, {"run": name, "status": status})
@@ -84,7 +86,7 @@ def sweep(command: str, overrides: Sequence[str]) -> int:
 
 def run_name(values: Mapping[str, str]) -> str:
     """The folder of a run with these values: `levels.level1.stride=4,seed1`."""
-    parts = sorted(f"{key.lstrip('+')}={value}" for key, value in values.items() if key != "seed")
+    parts = sorted(f"{key}={value}" for key, value in values.items() if key != "seed")
     parts += [f"seed{values['seed']}"] if "seed" in values else []
     name = re.sub(r"[^\w.,+=@-]+", "_", ",".join(parts))
     if len(name) <= LONGEST:

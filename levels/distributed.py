@@ -61,6 +61,12 @@ def uniform_rows(share: int, columns: int, generator: torch.Generator) -> Tensor
     return torch.rand(rows, columns, generator=generator, device=generator.device)[first_row(share) :][:share]
 
 
+def random_rows(rows: Tensor, columns: int, generator: torch.Generator) -> Tensor:
+    """For each of this process's rows (N, ...), indices of random rows of the global batch, (N, columns)."""
+    total = len(rows) * (dist.get_world_size() if _is_distributed() else 1)
+    return (uniform_rows(len(rows), columns, generator) * total).long().to(rows.device)
+
+
 def average_over_processes(mean: Tensor) -> Tensor:
     """The mean over the global batch, from each process's mean over its equally large share of it."""
     return _SumOverProcesses.apply(mean) / dist.get_world_size() if _is_distributed() else mean

@@ -30,10 +30,31 @@ def test_combinations_are_those_of_the_basic_sweeper():
 
 def test_a_run_is_named_by_its_swept_values():
     assert run_name({"seed": "1", "levels.level1.stride": "4"}) == "levels.level1.stride=4,seed1"
-    assert run_name({"+environment.maze": "a/b [c]"}) == "environment.maze=a_b_c_"
+    assert run_name({"environment.maze": "a/b [c]"}) == "environment.maze=a_b_c_"
     long = [run_name({"dataset.path": f"{'x' * 200}{i}"}) for i in range(2)]
     assert long[0] != long[1]
     assert all(len(name) < 130 for name in long)
+
+
+@pytest.mark.parametrize(
+    ("swept", "expected"),
+    [
+        (["seed=0,1"], [None, None]),  # the folders of single runs: that of the experiment, and seed1
+        (["run=mine", "++seed=0,1"], ["mine,seed0", "mine,seed1"]),
+        (["run=null", "seed=0,1"], [None, None]),
+        (["run=mine", "planner.budget=100,200"], ["mine,planner.budget=100", "mine,planner.budget=200"]),
+    ],
+)
+def test_each_run_of_a_sweep_has_a_folder(swept, expected, overrides, monkeypatch):
+    found = []
+
+    def run(command, overrides):
+        found.append(load_config(overrides).run)
+        return 0
+
+    monkeypatch.setattr("hiwm.cli._run", run)
+    assert main(["train", "--multirun", *overrides, *swept]) == 0
+    assert found == expected
 
 
 def test_a_run_that_fails_does_not_end_the_sweep(overrides, tmp_path, capfd):

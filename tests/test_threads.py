@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hiwm.config import load_config
+from hiwm.experiment import session
 from hiwm.experiment.session import start
 
 
@@ -13,7 +14,9 @@ from hiwm.experiment.session import start
         (["experiment=pointmaze"], None, 1),
         (["experiment=fourroom"], None, 2),  # images
         (["experiment=pointmaze", "threads=2"], None, 2),
-        (["experiment=pointmaze"], "2", 2),
+        (["experiment=pointmaze"], "3", 3),
+        (["experiment=pointmaze", "levels.level0.encoder=null"], None, 2),
+        (["experiment=pointmaze", "levels.level0=null"], None, 2),
     ],
 )
 def test_small_networks_take_one_thread_unless_the_user_says_otherwise(overrides, given, expected, monkeypatch):
@@ -21,9 +24,13 @@ def test_small_networks_take_one_thread_unless_the_user_says_otherwise(overrides
     if given is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    monkeypatch.setattr(session, "THREADS", 2)
+    torch.set_num_threads(3)
     try:
         start(load_config([*overrides, "device=cpu"]))
         assert torch.get_num_threads() == expected
+        if given is None:
+            start(load_config(["experiment=fourroom", "device=cpu"]))  # nothing is left of the run before
+            assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +23,7 @@ from hiwm.training.fingerprint import fingerprint
 Result = TypeVar("Result")
 
 SMALL = ("hiwm.levels.encoders.identity.", "hiwm.levels.encoders.mlp.")  # encoders of numbers
+THREADS = torch.get_num_threads()  # torch's choice
 
 
 def start(config: Config) -> Processes:
@@ -31,14 +32,16 @@ def start(config: Config) -> Processes:
     By default, one thread for networks over numbers: two are hardly faster alone, and slower beside other jobs
     (tests/benchmarks/bench_busy.py).
     """
-    processes, threads = start_processes(config.device), config.threads
-    encoder = config.levels.get("level0", {}).get("encoder", {})  # mistakes in it are explained later
-    small = str(encoder.get("_target_")).startswith(SMALL)
-    if threads is None and small and processes.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        threads = 1
-    if threads is not None:
-        torch.set_num_threads(threads)
+    processes = start_processes(config.device)
+    if config.threads is not None or ("OMP_NUM_THREADS" not in os.environ and processes.device.type == "cpu"):
+        torch.set_num_threads(config.threads or (1 if _is_small(config.levels.get("level0")) else THREADS))
     return processes
+
+
+def _is_small(level: Any) -> bool:
+    """Whether the encoder of a level, as in the config, is one of `SMALL`; a config that is wrong is explained later."""
+    encoder = level.get("encoder") if isinstance(level, Mapping) else None
+    return isinstance(encoder, Mapping) and str(encoder.get("_target_")).startswith(SMALL)
 
 
 def one_process(command: str) -> None:

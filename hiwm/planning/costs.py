@@ -102,6 +102,7 @@ class Evaluation:
     scores: Scores
 
 
+@dataclass(frozen=True)
 class Evaluator:
     """Evaluates candidates of one level towards one target: the costs add up, constraints stay apart.
 
@@ -114,17 +115,12 @@ class Evaluator:
         log: records every candidate that a strategy evaluates; None: records nothing.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        costs: Mapping[str, Cost],
-        penalty: Callable[[Rollout], Tensor] | None,
-        constraint: Callable[[Tensor], Tensor | None],
-        committed: int,
-        log: CandidateLog | None,
-    ) -> None:
-        self.target, self.costs, self.penalty = target, costs, penalty
-        self.constraint, self.committed, self.log = constraint, committed, log
+    target: Target
+    costs: Mapping[str, Cost]
+    penalty: Callable[[Rollout], Tensor] | None
+    constraint: Callable[[Tensor], Tensor | None]
+    committed: int
+    log: CandidateLog | None
 
     def __call__(self, rollout: Rollout) -> Scores:
         """Scores of candidates, which are logged as alternatives of the plan."""

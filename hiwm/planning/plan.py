@@ -95,7 +95,7 @@ class LevelPlan(BatchRecord):
         if self.nearest is not None and self.cost is not None:
             nearest, cost = _numbers(self.nearest, episode), _numbers(self.cost, episode)
             lines[0] += f", {cost} at its cheapest step" + (
-                f" ({nearest} without other costs)" if cost != nearest else ""
+                f" (at least {nearest} without other costs)" if cost != nearest else ""
             )
         if self._meets_goal_within(episode):
             lines.append(f"must meet the goal within {self._meets_goal_within(episode)} of its steps")
@@ -120,7 +120,7 @@ class LevelPlan(BatchRecord):
         others, bars = {}, {"now": float(self.current_cost[episode])}
         if self.nearest is not None and self.cost is not None:
             bars["at the cheapest step"] = float(self.cost[episode])
-            bars["without other costs"] = float(self.nearest[episode])
+            bars["least without other costs"] = float(self.nearest[episode])
         if (rejected := self.alternatives) is not None:
             for i, cost in enumerate(rejected.cost[episode].tolist(), 1):
                 if cost < float("inf"):

@@ -13,10 +13,10 @@ from torch import Tensor
 from hiwm.hierarchy import Hierarchy, Inputs, encode_through
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.contracts import check_decision, raise_if_nan, warn_if_over_budget
-from hiwm.planning.costs import Cost, Evaluator, ValueCost
+from hiwm.planning.costs import Cost, Evaluator
 from hiwm.planning.counter import ForwardCounter
+from hiwm.planning.describe import describe
 from hiwm.planning.explain.alternatives import CandidateLog
-from hiwm.planning.explain.cost_parts import CostParts
 from hiwm.planning.goals import Goal
 from hiwm.planning.history import History
 from hiwm.planning.horizon import HorizonSchedule
@@ -24,7 +24,7 @@ from hiwm.planning.model import LevelModel
 from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.plan import LevelPlan, Plan
 from hiwm.planning.rollout import Rollout
-from hiwm.planning.strategies.strategy import Decision, Problem, Strategy
+from hiwm.planning.strategies.strategy import Problem, Strategy
 from hiwm.planning.subgoals import SubgoalMonitor
 from hiwm.planning.targets import Navigator, SubgoalCost, Target
 
@@ -144,10 +144,9 @@ class HierarchicalPlanner:
         if not isinstance(self.config.level(k).strategy, str):
             spent = (self.counter.predictor - before) / self.goal.size
             warn_if_over_budget(k, spent, self.budgets[k], self.over_budget)
-        goal_within = None
-        if decision.rollout is not None:
-            goal_within = self.horizon.note_plan(k, decision.rollout.latents[:, 0], self.step)
-        plan = self._describe(problem, decision, current_cost, goal_within)
+        rollout = decision.rollout
+        goal_within = None if rollout is None else self.horizon.note_plan(k, rollout.latents[:, 0], self.step)
+        plan = describe(problem, decision, current_cost, goal_within)
         self._report_reach(k, plan, target.deadline)
         if k == 0:
             return plan
@@ -165,36 +164,6 @@ class HierarchicalPlanner:
         cost = SubgoalCost(self.models[k + 1].encode_latent, subgoal, self.goal, k, self.config.level(k).goal_weight)
         return Target(cost, subgoal, k + 1, deadline, goal=cost.of_goal), cost.of(latents[k], latents[k + 1])
 
-    def _describe(
-        self, problem: Problem, decision: Decision, current_cost: Tensor, goal_within: Tensor | None
-    ) -> LevelPlan:
-        """The level's plan with the reasons for it."""
-        k, target, rollout, evaluator = problem.model.k, problem.target, decision.rollout, problem.evaluate
-        plan = LevelPlan(
-            level=k, target=target.latent, target_level=target.level, subgoal=decision.subgoal,
-            deadline=decision.deadline, planned_at=self.step, current_cost=current_cost, path=target.path,
-        )  # fmt: skip
-        if rollout is None:
-            return plan
-        found = evaluator.in_detail(rollout)
-        scores = found.scores.without_nan()
-        value, log = self.costs[k].get("value"), evaluator.log
-        return replace(
-            plan,
-            actions=problem.model.executable(rollout.actions[:, 0]),
-            predicted=rollout.latents[:, 0],
-            nearest=found.parts[0][1].amin(-1)[:, 0],
-            cost=scores.cost[:, 0],
-            parts=CostParts.of(found.parts, target.goal(rollout)),
-            disagreement=None if rollout.variance is None else rollout.variance[:, 0].sum(-1),
-            penalty=None if found.penalty is None else found.penalty[:, 0],
-            violation=None if scores.violation is None else scores.violation[:, 0],
-            multipliers=decision.multipliers,
-            alternatives=None if log is None else log.alternatives(problem.latent, decision.subgoal),
-            value=value.along(rollout) if isinstance(value, ValueCost) else None,
-            goal_within=goal_within,
-        )
-
     def _report_reach(self, k: int, plan: LevelPlan, deadline: int) -> None:
         """Report how near a plan comes to the subgoal of the level above, if level k can tell that it is out of reach.
 
@@ -202,17 +171,15 @@ class HierarchicalPlanner:
         """
         if k == self.top or self.horizon.may_plan_for_goal(k) or self.config.level(k).has_more_costs:
             return
-        above = self.plans[k + 1]
+        above, nearest, predicted = self.plans[k + 1], plan.nearest, plan.predicted
         assert above is not None, "levels plan from the top"
-        nearest, predicted = plan.nearest, plan.predicted
         if self.step >= above.planned_at + above.deadline:  # it plans towards a later subgoal
             return
         if nearest is not None and predicted is not None and predicted.shape[1] * self.models[k].period >= deadline:
             self.subgoal_monitors[k + 1].report_reach(above.planned_at, nearest)
 
     def _subgoal_monitor(self, k: int) -> SubgoalMonitor:
-        # the navigator handles edges of the graph that fail
-        penalty = self.config.failure_penalty if self.strategies[k].searches else 0.0
+        penalty = self.config.failure_penalty if self.strategies[k].searches else 0.0  # edges fail in the navigator
         like = self.hierarchy.levels[k].predictor.scale.expand(self.goal.size, -1)
         return SubgoalMonitor(self.models[k].step_length, self.config.patience, penalty, like)
 
@@ -227,6 +194,5 @@ class HierarchicalPlanner:
         self.horizon.update_goal(goal, changed)
 
     def _start_costs(self, goal: Goal) -> None:
-        for costs in self.costs:
-            for cost in costs.values():
-                cost.start(goal)
+        for cost in (cost for costs in self.costs for cost in costs.values()):
+            cost.start(goal)

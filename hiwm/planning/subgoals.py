@@ -173,6 +173,7 @@ class SubgoalMonitor:
         """Continue with some of the episodes only."""
         self.record = SubgoalRecord(*(column[rows] for column in self.record))
         self.outcome = self.outcome.select(rows)
+        self.any_failed = self.any_failed and bool(self.record.failed.any())
 
     def _difference(self, start: Tensor, end: Tensor) -> Tensor:
         """Squared differences of paths, from and to (B, N, D), and the recorded ones, in units of `scale`, (B, N, R)."""

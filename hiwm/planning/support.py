@@ -10,29 +10,28 @@ from hiwm.planning.model import LevelModel
 from hiwm.planning.rollout import Rollout
 
 MARGIN = 2.0  # times the median spacing of the real latents: this near counts as real
+ROWS = 10_000  # predicted latents that are compared with the real ones at once
 
 
 class SupportCost(Cost):
     """How far a plan has left the real latents of the action bank, summed over its steps so far.
 
-        weight * sum over steps of max(0, min over real latents r of |z - r| - margin) * step,
+        weight * step_length * sum over steps of max(0, min over real latents r of |z - r| - margin),
 
-    where `margin` is twice the median distance of a real latent from its nearest neighbour, and `step` the typical length of one
-    step. A plan that is one step outside of the data at one of its steps thus costs as much as a distance of one step to the target, times the
-    weight.
+    where `margin` is twice the median distance of a real latent from the nearest other one.
 
     Args:
         model: of the level; has an action bank.
-        weight: see above.
+        weight: with 1, a latent that is one step too far from the data costs the square of a step in the level's latents.
     """
 
     def __init__(self, model: LevelModel, weight: float) -> None:
         assert model.bank is not None, "checked before"
-        self.real, self.weight = model.bank.start, weight * model.step_length
-        apart = torch.cdist(self.real, self.real).fill_diagonal_(torch.inf)
-        self.margin = MARGIN * apart.amin(1).median()
+        self.real, self.weight = model.bank.start.unique(dim=0), weight * model.step_length
+        apart = torch.cdist(self.real, self.real).fill_diagonal_(torch.inf).amin(1)
+        self.margin = MARGIN * apart.median().nan_to_num(posinf=0.0)  # inf: all latents are the same
 
     def __call__(self, rollout: Rollout) -> Tensor:
-        latents = rollout.latents
-        apart = torch.cdist(latents.flatten(0, -2), self.real).amin(-1).view(latents.shape[:-1])
-        return self.weight * (apart - self.margin).clamp_min(0).cumsum(-1)
+        blocks = rollout.latents.flatten(0, -2).split(ROWS)
+        apart = torch.cat([torch.cdist(block, self.real).amin(-1) for block in blocks])
+        return self.weight * (apart.view(rollout.latents.shape[:-1]) - self.margin).clamp_min(0).cumsum(-1)

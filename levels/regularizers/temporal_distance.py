@@ -1,19 +1,20 @@
-"""Temporal distance: the distance between two latents is the number of steps from one to the other."""
+"""Temporal distance: the distance between two latents is a discounted number of steps from one to the other."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from hiwm.levels.distributed import gather_over_processes, uniform_rows
+from hiwm.levels.distributed import gather_over_processes, random_rows
 from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Regularizer
+from hiwm.levels.regularizers.step_distance import distance
 
 
 class TemporalDistance(Regularizer):
     """Expectile regression of |z_t - z_g| on 1 + discount * |y_t+1 - y_g|, where y are latents of the target encoder.
 
-    HILP (Park et al. 2024, arXiv 2402.15567), equation 3, with the expectile loss of implicit Q-learning (Kostrikov et al. 2021,
+    HILP (Park et al. 2024, arXiv 2402.15567), with the expectile loss of implicit Q-learning (Kostrikov et al. 2021,
     arXiv 2110.06169): the value of a state for a goal is minus their distance, learned by temporal differences without actions.
     Goals are the next state, one step away, and random states of the batch. The distance is symmetric, so it suits
     worlds in which steps can be undone.
@@ -33,14 +34,8 @@ class TemporalDistance(Regularizer):
         goals, first = gather_over_processes(output.latent[:, 1:].flatten(0, 1))
         slow_goals, _ = gather_over_processes(onward)
         own = torch.arange(first, first + len(now), device=now.device).unsqueeze(1)
-        others = (uniform_rows(len(now), self.goals - 1, generator) * len(goals)).long()
-        rows = torch.cat([own, others], 1)  # (N, G)
-        distance = _distance(now.unsqueeze(1), goals[rows])
-        left = self.discount * _distance(onward.unsqueeze(1), slow_goals[rows])
-        error = 1 + left - distance  # the own next state is 0 steps from itself
+        rows = torch.cat([own, random_rows(now, self.goals - 1, generator)], 1)  # (N, G)
+        left = self.discount * distance(onward.unsqueeze(1), slow_goals[rows])  # 0 for the own next state
+        error = 1 + left - distance(now.unsqueeze(1), goals[rows])
         weight = torch.where(error < 0, self.expectile, 1 - self.expectile)
         return (weight * error.square()).mean()
-
-
-def _distance(a: Tensor, b: Tensor) -> Tensor:
-    return (a - b).square().sum(-1).add(1e-8).sqrt()  # the root has no gradient at 0

@@ -93,7 +93,7 @@ def test_candidates_whose_cost_is_nan_are_left_out():
 
 def test_the_total_cost_is_reported_apart_from_the_cost_of_the_target():
     first = replace(PART, cost=PART.cost + 7).explain(1).splitlines()[0]
-    assert first.endswith("cost 5 now, 9 at its cheapest step (2 without other costs)")
+    assert first.endswith("cost 5 now, 9 at its cheapest step (at least 2 without other costs)")
 
 
 def test_a_shrinking_horizon_is_reported_in_steps():
