@@ -347,9 +347,12 @@ def test_subgoals_of_all_batches_add_up():
 def test_subgoals_of_the_run(tiny_run):
     agents = json.loads((tiny_run.folder / "evaluation.json").read_text())["agents"]
     assert agents["hierarchical"]["subgoals"].keys() == {"level1", "level2"}
+    assert (
+        agents["hierarchical"]["subgoals"]["level1"]["reached"] > 0
+    )  # level 2 is trained too little to reach any for sure
     for numbers in agents["hierarchical"]["subgoals"].values():
-        assert numbers["reached"] > 0
-        assert 0 < numbers["steps"] <= 60
+        assert numbers["reached"] + numbers["unreached"] + numbers["unreachable"] > 0
+        assert (0 < numbers["steps"] <= 60) if numbers["reached"] else numbers["steps"] is None
         assert 0 < numbers["distance_left"] < 2
     assert "subgoals" not in agents["flat"]
 
