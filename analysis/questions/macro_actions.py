@@ -48,8 +48,8 @@ def macro_actions(study: Study) -> Finding | None:
         "What each dimension of an action does", " ".join(said), metrics, _draw(study, effects),
         f"Where one step of the level leads from typical states, if one dimension of its action is {DEVIATIONS:g} standard deviations "
         "above (green) or below (orange) its mean and all others are at their mean. An arrow ends at the real state with the nearest "
-        "latent. Where primitive actions are discrete, those of level 0 are shown one by one. Consistency is 1 if a dimension, or an action, moves the state in the same direction everywhere, and near 0 if its meaning depends "
-        "on the state.",
+        "latent. Where primitive actions are discrete, those of level 0 are shown one by one. Consistency is 1 if a dimension, "
+        "or an action, moves the state in the same direction everywhere, and near 0 if its meaning depends on the state.",
     )  # fmt: skip
 
 

@@ -42,9 +42,9 @@ def other_seeds(study: Study) -> dict[str, Agent]:
     folder = Path(study.folder).resolve()
     named = SEED.fullmatch(folder.name)
     home, others = (folder.parent, named["others"] or "") if named else (folder, "")
-    beside = [run for run in sorted(home.glob(f"{escape(others)}seed*")) if SEED.fullmatch(run.name)]
+    siblings = [run for run in sorted(home.glob(f"{escape(others)}seed*")) if SEED.fullmatch(run.name)]
     found = {}
-    for run in beside if others else [home, *beside]:  # seed 0 has no folder of its own
+    for run in siblings if others else [home, *siblings]:  # seed 0 has no folder of its own
         if run != folder and saved_folder(run / "hierarchy").exists():
             agent = load_agent(run / "hierarchy", allow=study.agent.allow)
             same = agent.spec.dataset == study.agent.spec.dataset and set(agent.inputs) == set(study.agent.inputs)

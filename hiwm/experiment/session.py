@@ -29,7 +29,7 @@ THREADS = torch.get_num_threads()  # torch's choice
 def start(config: Config) -> Processes:
     """Set the number of threads and join the other processes.
 
-    By default, one thread for networks over numbers: two are hardly faster alone, and slower beside other jobs
+    By default, one thread for networks over numbers: two are hardly faster alone, and slower when other jobs run
     (tests/benchmarks/bench_busy.py).
     """
     processes = start_processes(config.device)
