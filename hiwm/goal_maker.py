@@ -53,7 +53,8 @@ class GoalMaker:
             part = {self.spec.goal[0]: np.asarray(goal)}
             return self.part_goal(part), self._is_single(part)
         tensors, single = to_tensors(observation, self.hierarchy, self.spec)
-        return ObservationGoal(self.hierarchy.encode(tensors), self.errors), single
+        p = [level.p for level in self.hierarchy.levels]
+        return ObservationGoal(self.hierarchy.encode(tensors), self.errors, p), single
 
     def text_goal(self, captions: Sequence[str]) -> TextGoal:
         """Goals that captions describe."""

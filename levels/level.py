@@ -74,8 +74,10 @@ class Level(Trainable):
         self.predictor = predictor
         self.inverse = inverse
         self.target = target
-        self.regularizers = nn.ModuleDict(regularizers)
+        self.regularizers: Mapping[str, Regularizer] = nn.ModuleDict(regularizers)  # type: ignore[assignment]
         self.loss_weights = dict(loss_weights)
+        #: power of the `distance` that the level plans by
+        self.p = 1 if any(regularizer.metric for regularizer in regularizers.values()) else 2
         # the inverse model takes the latent of the level below; level 0 has no level below and takes its own latent
         self.reads_latent = tuple(inputs) == ("latent",)
 
@@ -92,6 +94,18 @@ class Level(Trainable):
     def fit_step(self, latent: Tensor) -> None:
         """Set `Predictor.scale` from latents (B, T+1, D), before training."""
         self.predictor.fit((latent[:, 1:] - latent[:, :-1]).square().mean((0, 1)).sqrt())
+
+    def fit_regularizers(self, inputs: Mapping[str, Tensor]) -> None:
+        """Show many windows of named inputs, each (N, T+1, *shape), to the regularizers that ask for them, before training."""
+        standardized = self.standardize(inputs)
+        for regularizer in self.regularizers.values():
+            if regularizer.fit_windows:
+                regularizer.fit(standardized)
+
+    @property
+    def fit_windows(self) -> int:
+        """Windows that the regularizers ask for, at most."""
+        return max((regularizer.fit_windows for regularizer in self.regularizers.values()), default=0)
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Named inputs, each (..., *shape) -> latent (..., D)."""

@@ -126,7 +126,19 @@ class Predictor(nn.Module, ABC):
 
 
 class Regularizer(nn.Module, ABC):
-    """A loss that keeps latents and macro-actions from collapsing. Given `inputs`, `dim_latent`, `dim_chunk` (of the actions below)."""
+    """A loss that keeps latents and macro-actions from collapsing. Given `inputs`, `dim_latent`, `dim_chunk` (of the actions below).
+
+    Attributes:
+        metric: whether it makes |z - z'|, the sum of absolute differences, the number of steps from one latent to the other. The
+            level then plans by that number instead of by the squared Euclidean distance.
+        fit_windows: windows of the data that `fit` looks at; 0: it is not called.
+    """
+
+    metric: bool = False
+    fit_windows: int = 0
+
+    def fit(self, inputs: Mapping[str, Tensor]) -> None:
+        """Look at the standardised inputs of many windows, each (N, T+1, ...), before training."""
 
     @abstractmethod
     def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:

@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 from hiwm.analysis.figures import log_ticks
 from hiwm.analysis.questions.drawing import color, plain, row_of
 from hiwm.analysis.questions.study import Finding, Study
+from hiwm.levels.distance import distance as latent_distance
 
 SPANS = (1, 3, 10, 30, 100, 300, 1000, 3000)  # bounds of ranges, environment steps
 PAIRS = 5000  # random ones, and as many along episodes
@@ -28,13 +29,14 @@ def distance(study: Study) -> Finding | None:
     of = "the true shortest path" if true else "time apart along episodes"
     metrics, curves, said = {}, [], []
     for k, latent in enumerate(study.held_out.latents):
-        length = (latent[a] - latent[b]).norm(dim=1).numpy()
+        p = study.hierarchy.levels[k].p
+        length = latent_distance(latent[a], latent[b], p).pow(1 / p).numpy()
         ranks = [_spearman(length[x], apart[x]) for low, high in spans for x in [(apart >= low) & (apart < high)]]
         overall, reach = _spearman(length[anywhere], apart[anywhere]), _trusted(spans, ranks)
         metrics[f"level{k}/distance_spearman"] = overall
         metrics[f"level{k}/distance_trusted_steps"] = float(reach)
         metrics |= {f"level{k}/distance_spearman_{low}": rank for (low, _), rank in zip(spans, ranks, strict=True)}
-        curves.append((length / study.step_length(k), ranks))
+        curves.append((length / study.step_length(k, p), ranks))
         until = f"up to {reach} environment steps" if reach else "over no range"
         said.append(f"level {k} ranks states by {of} {until} ({overall:.2f} over all distances)")
     sentence = "; ".join(said)

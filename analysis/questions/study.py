@@ -26,6 +26,7 @@ from hiwm.envs.oracle import Observations, Oracle
 from hiwm.evaluation.results import read_results
 from hiwm.files import read_yaml, saved_folder
 from hiwm.hierarchy import Hierarchy
+from hiwm.levels.distance import distance
 
 ROWS = 30_000  # of the data that are encoded, at most
 NUMBERS = 120_000_000  # in the inputs of these rows, at most: 10,000 frames of 64 x 64 pixels
@@ -217,11 +218,11 @@ class Study:
         space = getattr(self.environment, "observation_space", None)
         return columns if isinstance(space, gymnasium.spaces.Dict) else columns[self.column]
 
-    def step_length(self, level: int) -> float:
-        """Typical length of a real step of the level: root mean square over held-out episodes; 1 if there is none."""
+    def step_length(self, level: int, p: int = 2) -> float:
+        """Typical length of a real step of the level, in the p-norm: root of the mean power over held-out episodes; 1 without steps."""
         rows, latent = self.held_out.starts(self.periods[level], 5000), self.held_out.latents[level]
-        moved = (latent[rows + self.periods[level]] - latent[rows]).square().sum(1)
-        return max(moved.mean().sqrt().item(), 1e-9) if len(rows) else 1.0
+        moved = distance(latent[rows + self.periods[level]], latent[rows], p)
+        return max(moved.mean().item() ** (1 / p), 1e-9) if len(rows) else 1.0
 
     def encode(self, observations: Observations) -> list[Tensor]:
         """Latents of N observations at every level, (N, D_k) each."""

@@ -17,6 +17,7 @@ from hiwm.levels.device import upload
 from hiwm.observation import Observation
 from hiwm.planning.explain.outcome import OPEN, REACHED, UNREACHED
 from hiwm.planning.explain.records import BatchRecord
+from hiwm.planning.model import LevelModel
 from hiwm.planning.plan import LevelPlan, Plan
 from hiwm.planning.subgoals import REACHED_SHARE
 
@@ -247,7 +248,7 @@ def level_trace(agent: Agent, k: int, plans: Sequence[LevelPlan], seen: np.ndarr
     if k:
         replans = [agent.config.replan(j) for j in range(len(agent.hierarchy))]
         due = np.array([any(step % replan == 0 for replan in replans) for step in seen.tolist()])
-        columns |= _outcomes(plans, columns, seen[due], latents[due], model.step_length, agent.config.patience)
+        columns |= _outcomes(plans, columns, seen[due], latents[due], model, agent.config.patience)
     return LevelTrace(
         plans[0].target_level, model.period, model.step_length, latents, list(parts), columns,
         [plan.explain(0) for plan in plans],
@@ -286,39 +287,39 @@ def _outcomes(
     columns: Mapping[str, np.ndarray],
     seen: np.ndarray,
     latents: np.ndarray,
-    step_length: float,
+    model: LevelModel,
     patience: float,
 ) -> dict[str, np.ndarray]:
     """What became of the subgoal of each plan: as later plans know it, else by the same rule as `SubgoalMonitor`.
 
     `seen` are the steps at which the monitor looked, and `latents` those of the level.
     """
-    count = len(plans)
+    count, p = len(plans), model.p
     outcome, decided, left = np.full(count, OPEN), np.full(count, -1), np.full(count, np.nan, np.float32)
     for i, (step, deadline, subgoal) in enumerate(
         zip(columns["step"], columns["deadline"], columns["subgoal"], strict=True)
     ):
         start = latents[max(0, np.searchsorted(seen, step, "right") - 1)]
-        apart = float(np.square(subgoal - start).sum())
-        scale = max(apart, step_length**2)
+        apart = float((np.abs(subgoal - start) ** p).sum())
+        scale = max(apart, model.step_cost)
         until = step + patience * deadline
         later = (seen > step) & (seen <= seen[min(np.searchsorted(seen, until), len(seen) - 1)])
-        distance = np.square(latents[later] - subgoal).sum(-1)
-        reached = np.flatnonzero(distance <= REACHED_SHARE**2 * scale)
+        distance = (np.abs(latents[later] - subgoal) ** p).sum(-1)
+        reached = np.flatnonzero(distance <= REACHED_SHARE**p * scale)
         if len(reached):
             outcome[i], decided[i] = REACHED, seen[later][reached[0]]
             distance = distance[: reached[0] + 1]
         elif seen[-1] >= until:
             outcome[i], decided[i] = UNREACHED, until
         if len(distance):
-            left[i] = np.sqrt(min(apart, distance.min()) / scale)
+            left[i] = (min(apart, distance.min()) / scale) ** (1 / p)
     place = {int(step): i for i, step in enumerate(columns["step"])}
     for plan in reversed(plans):  # the earliest plan that knows an outcome says when it was decided
         known = plan.outcome
         if known is not None and int(known.outcome[0]) != OPEN:
             i = place[int(known.planned_at[0])]
             outcome[i], decided[i] = int(known.outcome[0]), plan.planned_at
-            left[i] = float((known.distance[0] / known.scale[0]).sqrt())
+            left[i] = float(known.left[0])
     return {"outcome": outcome, "decided": decided, "left": left}
 
 

@@ -17,6 +17,7 @@ from hiwm.data.columns import read_rows, release
 from hiwm.data.store import Trajectories
 from hiwm.heads.head import Head
 from hiwm.heads.optimize import check_length
+from hiwm.levels.distance import distance
 from hiwm.levels.level import Level
 from hiwm.settings import Settings
 
@@ -90,9 +91,9 @@ class ActionBank(Head):
 
 
 @torch.no_grad()
-def mean_square_step(level: Level, bank: ActionBank) -> Tensor:
-    """E |f(z, a) - z|^2 over the real latents and actions of the bank, (): how far one step of the trained level leads."""
-    return (level.predict(bank.start, bank.actions[:, 0]) - bank.start).square().sum(-1).mean()
+def mean_step(level: Level, bank: ActionBank, p: int) -> Tensor:
+    """Mean `distance` over one step of the trained level from the real latents by the real actions of the bank, ()."""
+    return distance(level.predict(bank.start, bank.actions[:, 0]), bank.start, p).mean()
 
 
 def build_action_bank(latents: Trajectories, period: int, config: ActionBankConfig, seed: int) -> ActionBank:

@@ -65,7 +65,9 @@ def make_planner(
     calls = split_budget(config, models, strategies)
     navigator: Navigator = DirectNavigator(top, models[top].looks_ahead)
     if config.graph != "none":
-        navigator = GraphNavigator(graphs[top], top, config.hops, config.failure_penalty, config.patience)
+        navigator = GraphNavigator(
+            graphs[top], top, config.hops, config.failure_penalty, config.patience, models[top].p
+        )
     horizon: HorizonSchedule = FixedHorizon()
     if config.shrinking_horizon:
         steps = [model.horizon for model in models]

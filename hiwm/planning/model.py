@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hiwm.heads.action_bank import mean_square_step
+from hiwm.heads.action_bank import ActionBank, mean_step
 from hiwm.heads.heads import Heads, head_of
 from hiwm.hierarchy import Hierarchy
 from hiwm.levels.action_encoders.raw import RawActionEncoder
+from hiwm.levels.distance import distance
+from hiwm.levels.level import Level
 from hiwm.open_loop import Unrolled, in_blocks, mapped, unroll
 from hiwm.planning.action_space import ActionSpace
 from hiwm.planning.counter import CountedPredictor, ForwardCounter
@@ -38,8 +40,10 @@ class LevelModel:
         period: environment steps in one step of the level.
         actions: what a plan of the level chooses.
         passes: network evaluations of one prediction.
-        step_length: typical length of one step in the level's latent space: the root mean square over its bank. Without a
-            bank, it is that of `Predictor.scale`, which an encoder that learns leaves too small.
+        p: power of the `distance` that the level plans by.
+        step_cost: that distance over one step, the mean over the bank of the level. Without a bank, it is that of
+            `Predictor.scale`, which an encoder that learns leaves too small.
+        step_length: typical Euclidean length of one step in the level's latent space: the root mean square, likewise.
         bank: real macro-actions of the level; None without.
         flow: action prior, (latent, noise) -> macro-action; None without.
         value: (latent, part of a state) -> steps to go; None without.
@@ -67,8 +71,9 @@ class LevelModel:
         #: inverse models by the level of their target: this one, or the one above
         self.inverses = {j: counter.wrap(hierarchy.levels[j].infer_action) for j in (k, k + 1) if j < len(hierarchy)}
         self.bank, self.calibration = head_of(heads.action_banks, k), head_of(heads.calibrations, k)
-        square = level.predictor.scale.square().sum() if self.bank is None else mean_square_step(level, self.bank)
-        self.step_length = square.sqrt().item()
+        self.p = level.p
+        self.step_length = _mean_step(level, self.bank, 2).sqrt().item()
+        self.step_cost = self.step_length**2 if self.p == 2 else _mean_step(level, self.bank, self.p).item()
         prior, value = head_of(heads.action_priors, k), head_of(heads.values, k)
         self.flow = None if prior is None else counter.wrap(prior, prior.passes)
         self.value = None if value is None else counter.wrap(value)
@@ -180,3 +185,8 @@ class LevelModel:
             return actions
         assert isinstance(self.action_encoder, RawActionEncoder), "checked before training"
         return self.action_encoder.decode(actions).clamp(self.low, self.high).flatten(-2)
+
+
+def _mean_step(level: Level, bank: ActionBank | None, p: int) -> Tensor:
+    scale = level.predictor.scale
+    return distance(scale, torch.zeros_like(scale), p) if bank is None else mean_step(level, bank, p)

@@ -161,7 +161,8 @@ class HierarchicalPlanner:
         above = self.plans[k + 1]
         assert above is not None, "levels plan from the top"
         subgoal, deadline = above.subgoal_at(self.step, self.models[k + 1].period)
-        cost = SubgoalCost(self.models[k + 1].encode_latent, subgoal, self.goal, k, self.config.level(k).goal_weight)
+        model, weight = self.models[k + 1], self.config.level(k).goal_weight
+        cost = SubgoalCost(model.encode_latent, subgoal, self.goal, k, weight, model.p)
         return Target(cost, subgoal, k + 1, deadline, goal=cost.of_goal), cost.of(latents[k], latents[k + 1])
 
     def _report_reach(self, k: int, plan: LevelPlan, deadline: int) -> None:
@@ -181,7 +182,7 @@ class HierarchicalPlanner:
     def _subgoal_monitor(self, k: int) -> SubgoalMonitor:
         penalty = self.config.failure_penalty if self.strategies[k].searches else 0.0  # edges fail in the navigator
         like = self.hierarchy.levels[k].predictor.scale.expand(self.goal.size, -1)
-        return SubgoalMonitor(self.models[k].step_length, self.config.patience, penalty, like)
+        return SubgoalMonitor(self.models[k].step_cost, self.models[k].p, self.config.patience, penalty, like)
 
     def _observe_goal(self, latents: Sequence[Tensor]) -> None:
         """Continue to the next waypoint in the episodes that have reached one."""

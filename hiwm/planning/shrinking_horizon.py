@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from hiwm.heads.action_bank import ActionBank, mean_square_step
+from hiwm.heads.action_bank import ActionBank, mean_step
 from hiwm.hierarchy import Hierarchy
 from hiwm.planning.goals import Goal
 from hiwm.planning.rollout import Rollout
@@ -126,7 +126,7 @@ class ShrinkingHorizon:
 
 
 def half_steps(hierarchy: Hierarchy, banks: Sequence[ActionBank]) -> list[Tensor]:
-    """`mean_square_step` / 4 of every level: the cost of a goal half a step away.
+    """`mean_step` / 2^p of every level: the cost of a goal half a step away.
 
     No head reads a whole observation, so there is no measured error for it. But a level that moves in steps can end up half a
     step away from any place.
@@ -136,4 +136,4 @@ def half_steps(hierarchy: Hierarchy, banks: Sequence[ActionBank]) -> list[Tensor
             f"planner.shrinking_horizon is true but level {len(banks)} of the hierarchy has no saved real actions, whose steps "
             "say how near a whole observation counts as reached; expected false, or run `hiwm train` again"
         )
-    return [mean_square_step(level, bank) / 4 for level, bank in zip(hierarchy.levels, banks, strict=False)]
+    return [mean_step(level, bank, level.p) / 2**level.p for level, bank in zip(hierarchy.levels, banks, strict=False)]

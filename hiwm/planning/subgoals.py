@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hiwm.levels.distance import distance
 from hiwm.planning.explain.outcome import OPEN, REACHED, UNREACHABLE, UNREACHED, SubgoalOutcome
 from hiwm.planning.rollout import Rollout
 
@@ -25,8 +26,8 @@ class SubgoalRecord(NamedTuple):
 
     Args:
         start, end: where the episode was, and the subgoal, (B, R, D).
-        scale: squared distance between the two, at least that of a typical step, (B, R).
-        nearest: least squared distance of the episode from the subgoal so far, (B, R).
+        scale: distance between the two, at least that of a typical step, (B, R).
+        nearest: least distance of the episode from the subgoal so far, (B, R).
         planned_at: environment step it was handed down at, (B, R).
         until: environment step at which it is decided at the latest, (B, R).
         open: not decided yet, (B, R).
@@ -60,15 +61,14 @@ class SubgoalTally(NamedTuple):
     steps: Tensor
     distance_left: Tensor
 
-    def plus(self, record: SubgoalRecord, reached: Tensor, failed: Tensor, step: int) -> SubgoalTally:
+    def plus(self, record: SubgoalRecord, reached: Tensor, failed: Tensor, left: Tensor, step: int) -> SubgoalTally:
         """With the subgoals (B, R) that are decided at this environment step; a GPU is not waited for."""
-        left = (record.nearest / record.scale).sqrt().where(reached | failed, 0.0)
         new = (
             reached.sum(),
             (failed & ~record.unreachable).sum(),
             (failed & record.unreachable).sum(),
             (step - record.planned_at).where(reached, 0).sum(),
-            left.sum(),
+            left.where(reached | failed, 0.0).sum(),
         )
         return SubgoalTally(*(old + more for old, more in zip(self, new, strict=True)))
 
@@ -77,15 +77,16 @@ class SubgoalMonitor:
     """Watches the subgoals that one level hands down to B episodes.
 
     Args:
-        step_length: typical length of one step of the level, in its latent space.
+        step_cost: distance of one step of the level, see `LevelModel`.
+        p: power of the distance of the level; a share of a length is that share to the power of p here.
         patience: a subgoal has failed if it is not reached within this many times the steps until its deadline. Later subgoals
             do not end that time, because a level that keeps changing its mind does not arrive either.
         failure_penalty: cost of a path that failed, as a multiple of the cost of staying where the episode is; 0: failures are only reported.
         like: a tensor with the shape, type and device of the level's latents, (B, D).
     """
 
-    def __init__(self, step_length: float, patience: float, failure_penalty: float, like: Tensor) -> None:
-        self.least = step_length**2
+    def __init__(self, step_cost: float, p: int, patience: float, failure_penalty: float, like: Tensor) -> None:
+        self.least, self.p, self.near = step_cost, p, REACHED_SHARE**p
         self.patience = patience
         self.failure_penalty = failure_penalty
         none, number = like.new_zeros(len(like), 0), like.new_zeros(len(like), 0, dtype=torch.long)
@@ -93,7 +94,7 @@ class SubgoalMonitor:
         flags = (none.bool(), none.bool(), none.bool())
         self.record = SubgoalRecord(points, points, none, none, number, none, *flags)
         zero = like.new_zeros(len(like))
-        self.outcome = SubgoalOutcome(zero.long() + OPEN, zero.long(), zero, zero)
+        self.outcome = SubgoalOutcome(zero.long() + OPEN, zero.long(), zero)
         #: subgoals of all episodes that were decided; sums, see `SubgoalTally`
         self.tally = SubgoalTally(*like.new_zeros(5, dtype=torch.double))
         #: whether any path has a penalty
@@ -102,17 +103,17 @@ class SubgoalMonitor:
 
     def hand_down(self, latent: Tensor, subgoal: Tensor, step: int, deadline: int) -> None:
         """Record subgoals (B, D) for episodes at latents (B, D); the deadline is in environment steps from `step` on."""
-        distance = (subgoal - latent).square().sum(-1)
-        now, until = torch.full_like(distance, step).long(), torch.full_like(distance, step + self.patience * deadline)
-        no = torch.zeros_like(distance, dtype=torch.bool)
-        new = (latent, subgoal, distance.clamp_min(self.least), distance, now, until, ~no, no, no)
+        apart = distance(subgoal, latent, self.p)
+        now, until = torch.full_like(apart, step).long(), torch.full_like(apart, step + self.patience * deadline)
+        no = torch.zeros_like(apart, dtype=torch.bool)
+        new = (latent, subgoal, apart.clamp_min(self.least), apart, now, until, ~no, no, no)
         columns = zip(self.record, new, strict=True)
         self.record = SubgoalRecord(*(torch.cat([column, one.unsqueeze(1)], 1) for column, one in columns))
 
     def report_reach(self, planned_at: int, cost: Tensor) -> None:
-        """Record the least squared distance, (B,), that the level below predicts to the subgoals of step `planned_at`."""
+        """Record the least distance, (B,), that the level below predicts to the subgoals of step `planned_at`."""
         record = self.record
-        unreachable = cost.unsqueeze(1) > REACHED_SHARE**2 * record.scale
+        unreachable = cost.unsqueeze(1) > self.near * record.scale
         unreachable = torch.where(record.planned_at == planned_at, unreachable, record.unreachable)
         self.record = record._replace(unreachable=unreachable)
 
@@ -124,18 +125,19 @@ class SubgoalMonitor:
         Returns:
             Whether a subgoal of the episode failed now, (B,).
         """
-        nearest = torch.minimum(self.record.nearest, (self.record.end - latent.unsqueeze(1)).square().sum(-1))
+        nearest = torch.minimum(self.record.nearest, distance(self.record.end, latent.unsqueeze(1), self.p))
         record = self.record._replace(nearest=nearest)
-        reached = record.open & (nearest <= REACHED_SHARE**2 * record.scale)
+        reached = record.open & (nearest <= self.near * record.scale)
         failed = record.open & ~reached & (record.unreachable | (record.until <= step))
         if failed.device.type == "cpu" and not (reached | failed).any():  # nothing else changes
             self.record = record
             return failed.any(1)
-        self.outcome = _latest(record, reached, failed, self.outcome)
-        self.tally = self.tally.plus(record, reached, failed, step)
+        left = (record.nearest / record.scale) ** (1 / self.p)
+        self.outcome = _latest(record, reached, failed, left, self.outcome)
+        self.tally = self.tally.plus(record, reached, failed, left, step)
         record = record._replace(open=record.open & ~reached & ~failed)
         if self.failure_penalty:  # a failed path is forgiven once it works
-            again = self._difference(record.start, record.end) <= REACHED_SHARE**2
+            again = self._difference(record.start, record.end) <= self.near
             forgiven = (again & reached.unsqueeze(2)).any(1)
             record = record._replace(failed=(record.failed & ~forgiven) | failed)
             self.any_failed = bool(record.failed.any())
@@ -160,7 +162,7 @@ class SubgoalMonitor:
     def similarity(self, rollout: Rollout) -> Tensor:
         """How often failed paths would be tried again up to each step, (B, S, H); one exact repetition counts 1.
 
-        sum of exp(-(|from - start|^2 + |to - end|^2) / scale) over the failed paths and over the steps from -> to so far.
+        sum of exp(-(|from - start|^p + |to - end|^p) / scale) over the failed paths and over the steps from -> to so far.
         """
         predicted = rollout.latents
         start = rollout.start[:, None, None].expand(-1, predicted.shape[1], 1, -1)
@@ -176,12 +178,15 @@ class SubgoalMonitor:
         self.any_failed = self.any_failed and bool(self.record.failed.any())
 
     def _difference(self, start: Tensor, end: Tensor) -> Tensor:
-        """Squared differences of paths, from and to (B, N, D), and the recorded ones, in units of `scale`, (B, N, R)."""
-        apart = torch.cdist(start, self.record.start).square() + torch.cdist(end, self.record.end).square()
+        """Distances of paths, from and to (B, N, D), from the recorded ones, in units of `scale`, (B, N, R)."""
+        ends = (start, self.record.start), (end, self.record.end)
+        apart = sum(torch.cdist(a, b, p=self.p) ** self.p for a, b in ends)
         return apart / self.record.scale.unsqueeze(1)
 
 
-def _latest(record: SubgoalRecord, reached: Tensor, failed: Tensor, before: SubgoalOutcome) -> SubgoalOutcome:
+def _latest(
+    record: SubgoalRecord, reached: Tensor, failed: Tensor, left: Tensor, before: SubgoalOutcome
+) -> SubgoalOutcome:
     """The outcome of each episode's latest subgoal that was decided now, (B, R), or `before`."""
     decided = reached | failed
     if not decided.shape[1]:
@@ -189,7 +194,7 @@ def _latest(record: SubgoalRecord, reached: Tensor, failed: Tensor, before: Subg
     numbers = torch.arange(decided.shape[1], device=decided.device)
     last = torch.where(decided, numbers, 0).argmax(1, keepdim=True)
     outcome = torch.where(reached, REACHED, torch.where(record.unreachable, UNREACHABLE, UNREACHED))
-    now = (x.gather(1, last).squeeze(1) for x in (outcome, record.planned_at, record.nearest, record.scale))
-    then = (before.outcome, before.planned_at, before.distance, before.scale)
+    now = (x.gather(1, last).squeeze(1) for x in (outcome, record.planned_at, left))
+    then = (before.outcome, before.planned_at, before.left)
     any_ = decided.any(1)
     return SubgoalOutcome(*(torch.where(any_, a, b) for a, b in zip(now, then, strict=True)))

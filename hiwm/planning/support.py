@@ -16,18 +16,18 @@ ROWS = 10_000  # predicted latents that are compared with the real ones at once
 class SupportCost(Cost):
     """How far a plan has left the real latents of the action bank, summed over its steps so far.
 
-        weight * step_length * sum over steps of max(0, min over real latents r of |z - r| - margin),
+        weight * c / l * sum over steps of max(0, min over real latents r of |z - r| - margin),
 
-    where `margin` is twice the median distance of a real latent from the nearest other one.
+    where l is the Euclidean length of a step, c its cost (see `LevelModel`), and `margin` is twice the median distance of a real latent from the nearest other one.
 
     Args:
         model: of the level; has an action bank.
-        weight: with 1, a latent that is one step too far from the data costs the square of a step in the level's latents.
+        weight: with 1, a latent that is one step too far from the data costs as much as a step. For a metric level that is the number of steps.
     """
 
     def __init__(self, model: LevelModel, weight: float) -> None:
         assert model.bank is not None, "checked before"
-        self.real, self.weight = model.bank.start.unique(dim=0), weight * model.step_length
+        self.real, self.weight = model.bank.start.unique(dim=0), weight * model.step_cost / model.step_length
         apart = torch.cdist(self.real, self.real).fill_diagonal_(torch.inf).amin(1)
         self.margin = MARGIN * apart.median().nan_to_num(posinf=0.0)  # inf: all latents are the same
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from hiwm.planning.explain.graph_path import GraphPath
-from hiwm.planning.goals import Goal, squared_distance
+from hiwm.planning.goals import Goal, distance_to
 from hiwm.planning.rollout import Rollout
 
 
@@ -36,7 +36,7 @@ class Target:
 
 
 class SubgoalCost:
-    """Squared distance to a subgoal after encoding into the level above, plus the weighted cost of the goal itself.
+    """Distance to a subgoal after encoding into the level above, plus the weighted cost of the goal itself.
 
     Args:
         encode: latents of this level (..., D) -> latents of the level above.
@@ -44,12 +44,13 @@ class SubgoalCost:
         goal: goals of the B episodes.
         level: number of this level.
         goal_weight: weight of the goal's cost; a lower level often reads the goal more accurately than the one above.
+        p: power of the distance of the level above.
     """
 
     def __init__(
-        self, encode: Callable[[Tensor], Tensor], subgoal: Tensor, goal: Goal, level: int, goal_weight: float
+        self, encode: Callable[[Tensor], Tensor], subgoal: Tensor, goal: Goal, level: int, goal_weight: float, p: int
     ) -> None:
-        self.encode, self.subgoal = encode, subgoal
+        self.encode, self.subgoal, self.p = encode, subgoal, p
         self.goal, self.level, self.goal_weight = goal, level, goal_weight
 
     def __call__(self, rollout: Rollout) -> Tensor:
@@ -57,7 +58,7 @@ class SubgoalCost:
 
     def of(self, latents: Tensor, above: Tensor) -> Tensor:
         """The cost of latents (B, ..., D) with known encodings (B, ..., D_above), (B, ...)."""
-        distance, weight = squared_distance(above, self.subgoal), self.goal_weight
+        distance, weight = distance_to(self.subgoal, above, self.p), self.goal_weight
         return distance + weight * self.goal.cost(self.level, latents) if weight else distance
 
     def of_goal(self, rollout: Rollout) -> Tensor | None:

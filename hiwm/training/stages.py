@@ -300,6 +300,9 @@ def fit_level(level: Level, source: Trajectories, sampler: ClipSampler) -> None:
         {name: torch.from_numpy(np.asarray(mean)).to(device) for name, (mean, _) in statistics.items()},
         {name: torch.from_numpy(np.asarray(std)).to(device) for name, (_, std) in statistics.items()},
     )
+    if level.fit_windows:
+        many = sampler.sample(level.fit_windows, np.random.default_rng(1)).inputs
+        level.fit_regularizers({name: value.to(device) for name, value in many.items()})
     if isinstance(level.action_encoder, RawActionEncoder) and not level.reads_latent:
         level.action_encoder.fit(*(torch.from_numpy(value).to(device) for value in action_statistics(source)))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hiwm.levels.distance import distance
 from hiwm.levels.distributed import gather_over_processes, random_rows
 from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Regularizer
-from hiwm.levels.regularizers.step_distance import distance
 
 
 class TemporalDistance(Regularizer):
@@ -25,6 +25,8 @@ class TemporalDistance(Regularizer):
         goals: goals of each state, the next state included.
     """
 
+    metric = True
+
     def __init__(self, *, discount: float = 0.98, expectile: float = 0.9, goals: int = 8) -> None:
         super().__init__()
         self.discount, self.expectile, self.goals = discount, expectile, goals
@@ -35,7 +37,7 @@ class TemporalDistance(Regularizer):
         slow_goals, _ = gather_over_processes(onward)
         own = torch.arange(first, first + len(now), device=now.device).unsqueeze(1)
         rows = torch.cat([own, random_rows(now, self.goals - 1, generator)], 1)  # (N, G)
-        left = self.discount * distance(onward.unsqueeze(1), slow_goals[rows])  # 0 for the own next state
-        error = 1 + left - distance(now.unsqueeze(1), goals[rows])
+        left = self.discount * distance(onward.unsqueeze(1), slow_goals[rows], p=1)  # 0 for the own next state
+        error = 1 + left - distance(now.unsqueeze(1), goals[rows], p=1)
         weight = torch.where(error < 0, self.expectile, 1 - self.expectile)
         return (weight * error.square()).mean()

@@ -14,7 +14,7 @@ import torch
 from hiwm.levels.precision import half_precision
 from hiwm.levels.predictors.mlp import ResidualMLPPredictor
 from hiwm.open_loop import Unrolled, in_blocks, mapped
-from hiwm.planning.goals import squared_distance
+from hiwm.planning.goals import distance_to
 from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.solvers.cem import CEM
 from hiwm.planning.solvers.solver import Proposal, Scores
@@ -25,7 +25,7 @@ TIMES = 15
 
 def least_distance(predicted, goal):
     """From predicted latents (N, H, D) to goals (N, D), (N,)."""
-    return squared_distance(predicted, goal).amin(-1)
+    return distance_to(goal, predicted).amin(-1)
 
 
 def medians(functions):

@@ -1,6 +1,7 @@
 """The losses against collapse on latents whose answer is known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from hiwm.levels.batchnorm import BatchNorm
 from hiwm.levels.output import LevelOutput
 from hiwm.levels.regularizers.barlow_twins import BarlowTwins
+from hiwm.levels.regularizers.graph_distance import GraphDistance
 from hiwm.levels.regularizers.info_nce import InfoNCE
 from hiwm.levels.regularizers.inverse_dynamics import InverseDynamics
 from hiwm.levels.regularizers.pixels import PixelPrediction
@@ -115,30 +117,61 @@ def test_step_distance_of_known_latents():
     assert value(StepDistance(strictness=10.0, pairs=4000), rows / 6) == pytest.approx(short, abs=0.05)
 
 
-@pytest.mark.parametrize("kind", [TemporalDistance, StepDistance])
+def test_graph_distance_of_known_steps():
+    """States 0, 1, 2, 3 in a row, and two that no step joins to them: |z_i - z_j| is compared with the steps between them."""
+    below = torch.tensor([[0.0, 1.0, 2.0, 3.0], [8.0, 9.0, 8.0, 9.0]]).unsqueeze(-1)
+    regularizer = GraphDistance(inputs={"latent": (1,)}, landmarks=10, strictness=2.0, pairs=4000)
+    regularizer.fit({"latent": below})
+    row, apart = below[:1], below[1:]
+    output = LevelOutput({"latent": row}, row, row[:, 1:], row[:, 1:], row[:, 1:], row[:, 1:])
+    generator = torch.Generator()
+    assert regularizer(output, generator).item() == pytest.approx(0, abs=1e-6)
+    far = replace(output, latent=2 * row)  # each step twice as long as it may be; the pairs are n steps too far
+    expected = 2.0 + sum(abs(i - j) ** 2 / (abs(i - j) + 1) for i in range(4) for j in range(4)) / 16
+    assert regularizer(far, generator).item() == pytest.approx(expected, abs=0.05)
+    both = replace(output, inputs={"latent": torch.cat([row, apart])}, latent=torch.cat([row, 100 + apart]))
+    assert regularizer(both, generator).item() == pytest.approx(0, abs=1e-6)  # no number of steps lies between them
+
+
+def test_graph_distance_is_refused_where_no_level_is_below():
+    with pytest.raises(ValueError, match="reads state; expected the latent of a level below"):
+        GraphDistance(inputs={"state": (2,)})
+
+
+def star(branches=5, length=3):
+    """Number of steps between the places of a star, (N, N): a hub with branches, the tree that no Euclidean distance fits."""
+    places = [(0, 0), *((branch, i) for branch in range(branches) for i in range(1, length + 1))]
+    return torch.tensor([[abs(i - j) if a == b or not i * j else i + j for b, j in places] for a, i in places])
+
+
+@pytest.mark.parametrize("kind", [TemporalDistance, StepDistance, GraphDistance])
 def test_the_distance_becomes_the_number_of_steps_of_a_walk(kind):
-    """A random walk along 16 places, whatever they look like: the distance of places i and j becomes |i - j| steps."""
-    generator = torch.Generator().manual_seed(0)
-    walks = [torch.randint(16, (64,), generator=generator)]
-    for step in torch.randint(-1, 2, (200, 64), generator=generator):
-        walks.append((walks[-1] + step).clamp(0, 15))
+    """A random walk over a star, whatever its places look like: their distance becomes the number of steps."""
+    generator, true = torch.Generator().manual_seed(0), star()
+    walks, look = [torch.zeros(64, dtype=torch.long)], draw(len(true), 3, seed=1)
+    for _ in range(200):
+        walks.append(torch.multinomial((true[walks[-1]] == 1).float(), 1, generator=generator).squeeze(1))
     places = torch.stack(walks, 1)
-    embedding = torch.nn.Parameter(draw(16, 8) * 0.1)
+    regularizer = GraphDistance(inputs={"latent": (3,)}, landmarks=20) if kind is GraphDistance else kind()
+    regularizer.fit({"latent": look[places]})
+    embedding = torch.nn.Parameter(draw(len(true), 8) * 0.1)
     slow = embedding.detach().clone()
     optimizer = torch.optim.Adam([embedding], lr=1e-2)
     for i in range(1500):
         seen = places[:, i % 190 :][:, :5]
         latent = embedding[seen]
-        output = LevelOutput({}, latent, latent[:, 1:], latent[:, 1:], slow[seen[:, 1:]], latent[:, 1:])
+        output = LevelOutput(
+            {"latent": look[seen]}, latent, latent[:, 1:], latent[:, 1:], slow[seen[:, 1:]], latent[:, 1:]
+        )
         optimizer.zero_grad()
-        kind()(output, generator).backward()
+        regularizer(output, generator).backward()
         optimizer.step()
         slow.lerp_(embedding.detach(), 0.05)
-    found = torch.cdist(slow, slow).flatten()
-    true = (torch.arange(16).unsqueeze(1) - torch.arange(16)).abs().flatten()
+    found, true = torch.cdist(slow, slow, p=1).flatten(), true.flatten()
     assert torch.corrcoef(torch.stack([found, true.float()]))[0, 1] > 0.98
-    # temporal differences average over a walk that often stands still
-    assert 0.9 < found[true == 1].mean() < (1.1 if kind is StepDistance else 1.8)
+    assert (
+        0.9 < found[true == 1].mean() < (1.8 if kind is TemporalDistance else 1.1)
+    )  # temporal differences average over a walk
 
 
 def test_batch_norm_is_torchs():

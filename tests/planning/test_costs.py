@@ -262,7 +262,7 @@ def test_a_value_needs_a_goal_on_a_part_of_the_state(exact):
 def test_a_plan_pays_for_every_step_that_leaves_the_real_latents():
     """Real latents lie 0.1 apart along a line; a step of the level is 0.05 long."""
     line = torch.stack([torch.linspace(0, 1, 11), torch.zeros(11)], 1)
-    model = SimpleNamespace(bank=SimpleNamespace(start=line.repeat(2, 1)), step_length=0.05)  # each of them twice
+    model = SimpleNamespace(bank=SimpleNamespace(start=line.repeat(2, 1)), step_length=0.05, step_cost=0.05**2)  # each of them twice
     cost = SupportCost(model, weight=2.0)
     on, off = [[0.5, 0.0], [0.6, 0.1]], [[0.5, 0.5], [0.6, 0.4]]  # 0.2, twice the spacing, is near enough
     latents = torch.tensor([[on, off]])

@@ -18,6 +18,7 @@ from hiwm.planning.plan import LevelPlan, Plan
 from hiwm.planning.solvers.solver import Scores
 
 NUMBERS = torch.arange(2.0)
+HALVES = torch.tensor([0.0, 0.71])
 PART = LevelPlan(
     level=1, target=torch.zeros(2, 3), target_level=2, subgoal=torch.zeros(2, 4), deadline=10, planned_at=5,
     current_cost=NUMBERS + 4, actions=torch.zeros(2, 1, 2), predicted=torch.zeros(2, 1, 4), nearest=NUMBERS + 1, cost=NUMBERS + 1,
@@ -106,7 +107,7 @@ def test_a_shrinking_horizon_is_reported_in_steps():
 
 
 def test_a_level_reports_its_target_its_subgoal_and_the_outcome_of_the_last_one():
-    outcome = SubgoalOutcome(torch.tensor([REACHED, UNREACHED]), torch.tensor([0, 1]), NUMBERS, NUMBERS + 1)
+    outcome = SubgoalOutcome(torch.tensor([REACHED, UNREACHED]), torch.tensor([0, 1]), HALVES)
     assert replace(PART, outcome=outcome).explain(1).splitlines() == [
         "level 1, planned at step 5, plans towards the subgoal of level 2; cost 5 now, 2 at its cheapest step",
         "  hands down a subgoal to be reached by step 15",
@@ -142,7 +143,7 @@ def test_level_0_hands_nothing_down_and_the_plan_begins_at_the_top():
 
 
 def test_plans_of_some_episodes_keep_their_reasons():
-    outcome = SubgoalOutcome(torch.tensor([REACHED, UNREACHED]), torch.tensor([0, 1]), NUMBERS, NUMBERS + 1)
+    outcome = SubgoalOutcome(torch.tensor([REACHED, UNREACHED]), torch.tensor([0, 1]), HALVES)
     alternatives = logged().alternatives(torch.tensor([[0.0]]), torch.tensor([[4.0]])).select(torch.tensor([0, 0]))
     every = graph_path().select(torch.tensor([1, 0]))
     part = replace(PART, target_level=1, outcome=outcome, alternatives=alternatives, path=every, violation=torch.eye(2))

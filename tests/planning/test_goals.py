@@ -13,7 +13,7 @@ from hiwm.planning.goals import (
     PredicateRegion,
     Sum,
     Waypoints,
-    squared_distance,
+    distance_to,
 )
 
 
@@ -99,10 +99,10 @@ def test_with_a_cauchy_scale_the_number_that_is_nearly_right_is_finished_first()
     )
 
 
-def test_squared_distance_is_to_the_target_of_the_own_episode():
+def test_the_distance_is_to_the_target_of_the_own_episode():
     points, target = random(3, 5, 2), random(3, 2, seed=1)
     expected = torch.stack([(points[i] - target[i]).square().sum(-1) for i in range(3)])
-    torch.testing.assert_close(squared_distance(points, target), expected)
+    torch.testing.assert_close(distance_to(target, points), expected)
 
 
 class Plain(torch.nn.Module):

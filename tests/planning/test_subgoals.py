@@ -22,9 +22,9 @@ HERE = torch.tensor([[0.0, 0.0], [10.0, 0.0]])
 THERE = torch.tensor([[4.0, 0.0], [14.0, 0.0]])
 
 
-def handed(patience=2.0, step=0, failure_penalty=1.0):
+def handed(patience=2.0, step=0, failure_penalty=1.0, p=2):
     """Two episodes, each sent four steps on, with a deadline in five environment steps."""
-    subgoals = SubgoalMonitor(1.0, patience, failure_penalty, HERE)
+    subgoals = SubgoalMonitor(1.0, p, patience, failure_penalty, HERE)
     subgoals.hand_down(HERE, THERE, step, deadline=5)
     return subgoals
 
@@ -39,8 +39,9 @@ def blamed(subgoals, start=HERE, end=THERE):
     return similarity(subgoals, start, end[:, None, None])[:, 0, 0].tolist()
 
 
-def test_a_subgoal_is_reached_within_half_its_distance_or_failed_when_its_time_is_over():
-    subgoals = handed(step=20)
+@pytest.mark.parametrize("p", [1, 2])
+def test_a_subgoal_is_reached_within_half_its_distance_or_failed_when_its_time_is_over(p):
+    subgoals = handed(step=20, p=p)
     assert subgoals.outcome.outcome.tolist() == [OPEN, OPEN]
     assert not subgoals.observe(torch.tensor([[1.0, 0.0], [11.0, 0.0]]), 25).any()
     assert not subgoals.observe(torch.tensor([[1.9, 0.0], [12.0, 0.0]]), 29).any()
@@ -49,8 +50,7 @@ def test_a_subgoal_is_reached_within_half_its_distance_or_failed_when_its_time_i
     outcome = subgoals.outcome
     assert outcome.outcome.tolist() == [UNREACHED, REACHED]
     assert outcome.planned_at.tolist() == [20, 20]
-    torch.testing.assert_close(outcome.distance, torch.tensor([2.1, 2.0]).square())  # the nearest it came
-    assert outcome.scale.tolist() == [16, 16]
+    torch.testing.assert_close(outcome.left, torch.tensor([2.1, 2.0]) / 4)  # the nearest it came
     assert not subgoals.observe(THERE, 31).any()  # each is evaluated once: it may have come there on another path
     assert subgoals.outcome.outcome.tolist() == [UNREACHED, REACHED]
     assert blamed(subgoals) == [1, 0]
@@ -80,8 +80,9 @@ def test_the_outcome_is_that_of_the_last_of_several():
     assert subgoals.outcome.planned_at.tolist() == [3, 100]
 
 
-def test_a_subgoal_nearer_than_a_step_is_reached_within_half_a_step():
-    subgoals = SubgoalMonitor(1.0, 1.0, 1.0, HERE)
+@pytest.mark.parametrize("p", [1, 2])
+def test_a_subgoal_nearer_than_a_step_is_reached_within_half_a_step(p):
+    subgoals = SubgoalMonitor(1.0, p, 1.0, 1.0, HERE)
     subgoals.hand_down(HERE, HERE + torch.tensor([0.1, 0.0]), 0, deadline=5)
     assert not subgoals.observe(HERE + torch.tensor([[0.5, 0.0], [0.7, 0.0]]), 5)[0]
     assert subgoals.outcome.outcome.tolist() == [REACHED, REACHED]

@@ -23,19 +23,17 @@ class SubgoalOutcome(BatchRecord):
     Args:
         outcome: OPEN (none decided yet), REACHED, UNREACHED (not in time) or UNREACHABLE (for the level below), (B,).
         planned_at: environment step at which the subgoal was handed down, (B,).
-        distance: least squared distance of the episode from the subgoal, (B,).
-        scale: squared distance at the start, at least that of a typical step, (B,).
+        left: least length of the way to the subgoal, as a share of that at the start, or of a typical step if that is longer, (B,).
     """
 
     outcome: Tensor
     planned_at: Tensor
-    distance: Tensor
-    scale: Tensor
+    left: Tensor
 
     def text(self, episode: int) -> str:
         """In words; "" where none was decided."""
         outcome = int(self.outcome[episode])
         if outcome == OPEN:
             return ""
-        share = float((self.distance[episode] / self.scale[episode]).sqrt())
-        return f"subgoal of step {int(self.planned_at[episode])} {WORDS[outcome]}: {share:.2f} of its distance was left"
+        left = float(self.left[episode])
+        return f"subgoal of step {int(self.planned_at[episode])} {WORDS[outcome]}: {left:.2f} of its distance was left"

@@ -1,7 +1,7 @@
 """What to reach, for every level, and what to stay out of on the way."""
 
 from hiwm.planning.goals.combined import AnyOf, CompositeGoal, Sum, Waypoints
-from hiwm.planning.goals.goal import Goal, broadcast_to, squared_distance
+from hiwm.planning.goals.goal import Goal, broadcast_to, distance_to
 from hiwm.planning.goals.observation import BoxRegion, ObservationGoal, PartGoal
 from hiwm.planning.goals.regions import KeepOut, LabelledRegion, PredicateRegion, Region
 
@@ -19,5 +19,5 @@ __all__ = [
     "Sum",
     "Waypoints",
     "broadcast_to",
-    "squared_distance",
+    "distance_to",
 ]

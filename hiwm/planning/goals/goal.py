@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hiwm.levels.distance import distance
+
 
 class Goal(ABC):
     """What each of B episodes is to reach, at every level. Goals are immutable: `select` and `observe` return new ones.
@@ -64,9 +66,9 @@ class Goal(ABC):
         return self, torch.zeros(self.size, dtype=torch.bool, device=latents[0].device)
 
 
-def squared_distance(points: Tensor, target: Tensor) -> Tensor:
-    """(B, ..., D), (B, D) -> (B, ...)."""
-    return (points - broadcast_to(target, points)).square().sum(-1)
+def distance_to(target: Tensor, points: Tensor, p: int = 2) -> Tensor:
+    """`distance` of points (B, ..., D) from the target of their episode, (B, D) -> (B, ...)."""
+    return distance(points, broadcast_to(target, points), p)
 
 
 def broadcast_to(value: Tensor, points: Tensor) -> Tensor:

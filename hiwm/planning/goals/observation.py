@@ -8,31 +8,35 @@ import torch
 from torch import Tensor
 
 from hiwm.heads.state_readout import StateReadout
-from hiwm.planning.goals.goal import Goal, broadcast_to, squared_distance
+from hiwm.planning.goals.goal import Goal, broadcast_to, distance_to
 from hiwm.planning.goals.regions import Region
 
 
 class ObservationGoal(Goal):
-    """All of an observation: the squared distance between latents.
+    """All of an observation: the distance between latents.
 
     Args:
         latents: latents of the observation at every level, bottom first, each (B, D).
         errors: what `reached_cost` returns for each level; None without `planner.shrinking_horizon`.
+        p: power of the distance of each level (see `hiwm.levels.distance`); None: 2.
     """
 
-    def __init__(self, latents: Sequence[Tensor], errors: Sequence[Tensor] | None = None) -> None:
+    def __init__(
+        self, latents: Sequence[Tensor], errors: Sequence[Tensor] | None = None, p: Sequence[int] | None = None
+    ) -> None:
         self.latents = tuple(latents)
         self.errors = errors
+        self.p = (2,) * len(latents) if p is None else p
 
     @property
     def size(self) -> int:
         return len(self.latents[0])
 
     def cost(self, level: int, latent: Tensor) -> Tensor:
-        return squared_distance(latent, self.latents[level])
+        return distance_to(self.latents[level], latent, self.p[level])
 
     def select(self, rows: Tensor) -> ObservationGoal:
-        return ObservationGoal([latent[rows] for latent in self.latents], self.errors)
+        return ObservationGoal([latent[rows] for latent in self.latents], self.errors, self.p)
 
     def latent(self, level: int) -> Tensor:
         return self.latents[level]

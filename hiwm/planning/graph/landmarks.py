@@ -19,6 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from hiwm.data.store import Trajectories
+from hiwm.levels.landmarks import farthest_points, nearest
 from hiwm.planning.graph.shortest_paths import path_costs
 from hiwm.planning.graph.stochastic import StochasticTransitions, count_transitions
 from hiwm.settings import Settings
@@ -193,7 +194,7 @@ def build_graph(latents: Trajectories, actions: np.ndarray, config: GraphConfig,
     chosen = farthest_points(points, config.num_nodes, rng)
     landmarks = points[chosen]
     before = np.sort(rng.choice(starts, min(config.num_transitions, len(starts)), replace=False))
-    cells = [_nearest(torch.from_numpy(column[rows]), landmarks) for rows in (before, before + steps)]
+    cells = [nearest(torch.from_numpy(column[rows]), landmarks) for rows in (before, before + steps)]
     edges, count = torch.unique(torch.stack(cells)[:, cells[0] != cells[1]], dim=1, return_counts=True)
     frequent = count >= config.min_count
     edges, count = edges[:, frequent], count[frequent]
@@ -242,20 +243,6 @@ def _strongly_connected(edges: Tensor, num_nodes: int, min_component: int) -> Te
     _, component = connected_components(adjacency(edges, num_nodes), connection="strong")
     component = torch.from_numpy(component).long()
     return component.bincount()[component] >= min_component
-
-
-def farthest_points(points: Tensor, number: int, rng: np.random.Generator) -> Tensor:
-    """Greedy farthest-point sampling (Gonzalez 1985): indices of at most `number` of the points (N, D)."""
-    chosen = [int(rng.integers(len(points)))]
-    distance = (points - points[chosen[0]]).square().sum(1)
-    for _ in range(min(number, len(points)) - 1):
-        chosen.append(int(distance.argmax()))
-        distance = torch.minimum(distance, (points - points[chosen[-1]]).square().sum(1))
-    return torch.tensor(chosen)
-
-
-def _nearest(points: Tensor, landmarks: Tensor) -> Tensor:
-    return torch.cat([torch.cdist(block, landmarks).argmin(1) for block in points.split(16_384)])
 
 
 def adjacency(edges: Tensor, num_nodes: int) -> csr_array:

@@ -7,7 +7,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from hiwm.planning.explain.graph_path import GraphPath
-from hiwm.planning.goals import Goal, squared_distance
+from hiwm.planning.goals import Goal, distance_to
 from hiwm.planning.graph.edge_memory import EdgeMemory
 from hiwm.planning.graph.landmarks import LandmarkGraph, adjacency
 from hiwm.planning.rollout import Rollout
@@ -25,11 +25,13 @@ class GraphNavigator:
         hops: edges from the current node to the target node.
         failure_penalty: cost added to the edges of a path that failed, in edges; 0 to learn nothing.
         patience: a path has failed if within `patience` times its deadline the cost to go has not dropped.
+        p: power of the distance of the level.
     """
 
-    def __init__(self, graph: LandmarkGraph, level: int, hops: int, failure_penalty: float, patience: float) -> None:
-        self.graph = graph
-        self.level = level
+    def __init__(
+        self, graph: LandmarkGraph, level: int, hops: int, failure_penalty: float, patience: float, p: int = 2
+    ) -> None:
+        self.graph, self.level, self.p = graph, level, p
         self.hops = hops
         self.failure_penalty = failure_penalty
         self.deadline = hops * graph.edge_steps  # environment steps within which a target node should be reached
@@ -96,7 +98,7 @@ class GraphNavigator:
             target = torch.where(arrived.unsqueeze(-1), goal, target)
 
         def cost(rollout: Rollout) -> Tensor:
-            distance = squared_distance(rollout.latents, target)
+            distance = distance_to(target, rollout.latents, self.p)
             if goal is not None:
                 return distance
             return torch.where(arrived[:, None, None], self.goal.cost(self.level, rollout.latents), distance)

@@ -11,7 +11,8 @@ from tiny import shipped
 from torch_geometric.data import Data
 
 from hiwm.data.store import Trajectories
-from hiwm.planning.graph.landmarks import LandmarkGraph, build_graph, farthest_points
+from hiwm.levels.landmarks import farthest_points
+from hiwm.planning.graph.landmarks import LandmarkGraph, build_graph
 
 NO_ACTIONS = np.zeros((0, 1))  # they matter only with stochastic transitions
 

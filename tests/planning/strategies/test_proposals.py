@@ -30,7 +30,7 @@ from hiwm.agent import Agent
 from hiwm.heads.action_bank import ActionBank
 from hiwm.heads.heads import Heads
 from hiwm.planning.action_space import ActionSpace
-from hiwm.planning.goals import PartGoal, squared_distance
+from hiwm.planning.goals import PartGoal, distance_to
 from hiwm.planning.strategies.proposals import proposal_around
 
 # center, candidates
@@ -66,7 +66,7 @@ def test_retrieval_finds_better_plans_than_chance_within_its_bounds(agent, k):
     predicted = level.rollout(latent, drawn)
     if plan.target_level > k:
         predicted = agent.hierarchy.levels[k + 1].encode({"latent": predicted})
-    chance = squared_distance(predicted, plan.target).amin(1)
+    chance = distance_to(plan.target, predicted).amin(1)
     assert (plan.cost <= chance).float().mean() > 0.8
     assert plan.cost.mean() < 0.8 * chance.mean()
     if k == 0:
