@@ -9,7 +9,8 @@ def distance(a: Tensor, b: Tensor, p: int = 2) -> Tensor:
     """Sum of |a - b|^p over the last axis, (..., D), (..., D) -> (...).
 
     Args:
-        a, b: latents.
+        a: latents.
+        b: other ones.
         p: 2, the squared Euclidean distance, or 1, the number of steps between latents of a metric level. Sums of absolute
             differences can be the path lengths of any tree, with one dimension per branch, and the corridors of a maze are nearly one. Euclidean
             distances cannot: they cut across the branches.

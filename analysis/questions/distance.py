@@ -17,6 +17,7 @@ SPANS = (1, 3, 10, 30, 100, 300, 1000, 3000)  # bounds of ranges, environment st
 PAIRS = 5000  # random ones, and as many along episodes
 FEWEST = 40  # pairs in a range
 TRUSTED = 0.5  # rank correlation
+FAR = 1000  # pairs from which a plan along the shortest path is followed
 
 
 def distance(study: Study) -> Finding | None:
@@ -39,6 +40,9 @@ def distance(study: Study) -> Finding | None:
         curves.append((length / study.step_length(k, p), ranks))
         until = f"up to {reach} environment steps" if reach else "over no range"
         said.append(f"level {k} ranks states by {of} {until} ({overall:.2f} over all distances)")
+        if (share := _progress(study, k, a[anywhere], b[anywhere], apart[anywhere])) is not None:
+            metrics[f"level{k}/distance_progress"] = share
+            said[-1] += f", and {share:.0%} of its plans along the shortest path come nearer to a far goal"
     sentence = "; ".join(said)
     return Finding(
         "How far a level's distance can be trusted",
@@ -66,6 +70,22 @@ def _pairs(study: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
     apart = study.oracle.shortest_steps(study.observations(rows.rows[a]), study.observations(rows.rows[b]))
     known = np.isfinite(apart) & (apart > 0)
     return a[known], b[known], apart[known], (np.arange(len(a)) >= len(along[0]))[known]
+
+
+def _progress(study: Study, k: int, a: np.ndarray, b: np.ndarray, apart: np.ndarray) -> float | None:
+    """Share of pairs beyond the reach of a plan of level k at which the shortest path, as far as a plan looks ahead, shortens the latent distance.
+
+    By half a step or more. A search that descends the distance stops at the others, even if the correlation is high. None without an
+    oracle, or with too few pairs.
+    """
+    ahead, p = study.agent.planner.models[k].looks_ahead, study.hierarchy.levels[k].p
+    far = np.flatnonzero(apart > ahead)[:FAR]
+    if study.oracle is None or len(far) < FEWEST:
+        return None
+    start, goal = (study.observations(study.held_out.rows[rows[far]]) for rows in (a, b))
+    there, on_path, now = (study.encode(seen)[k] for seen in (goal, study.oracle.along(start, goal, ahead), start))
+    before, after = (latent_distance(latent, there, p) ** (1 / p) for latent in (now, on_path))
+    return float((before - after >= study.step_length(k, p) / 2).float().mean())
 
 
 def _spearman(length: np.ndarray, apart: np.ndarray) -> float:

@@ -130,6 +130,12 @@ def _check_level(k: int, level: Level, parts: Mapping[str, Any], *, joint: bool)
             f"levels.level{k} has a pretraining or a training of its own; expected neither with training.joint, because all "
             "levels train at once"
         )
+    if joint and level.fit_windows:
+        asking = [name for name, regularizer in level.regularizers.items() if regularizer.fit_windows]
+        raise ValueError(
+            f"levels.level{k} has the regularizer {asking[0]}; expected another one with training.joint, because it looks at the trained "
+            "level below before its own training begins"
+        )
     if k == 0 and not isinstance(level.action_encoder, RawActionEncoder):
         raise ValueError(
             f"levels.level0.action_encoder is {type(level.action_encoder).__name__}; expected RawActionEncoder, because the "

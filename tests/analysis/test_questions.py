@@ -65,11 +65,13 @@ def test_the_distance_of_true_positions_ranks_all_paths(exact):
     for k in range(2):
         assert numbers[f"level{k}/distance_spearman"] > 0.999
         assert numbers[f"level{k}/distance_trusted_steps"] >= 100
+        assert numbers[f"level{k}/distance_progress"] == 1
 
 
 def test_a_level_that_drops_a_direction_ranks_less():
     numbers = drawn(distance(worlds.study(ONLY_X, oracle=worlds.OpenField())))
     assert numbers["level0/distance_spearman"] > 0.999 > 0.95 > numbers["level1/distance_spearman"]
+    assert numbers["level0/distance_progress"] == 1 > 0.95 > numbers["level1/distance_progress"]
 
 
 def test_without_an_oracle_distance_is_compared_with_time():

@@ -103,6 +103,16 @@ def test_the_distance_is_to_the_target_of_the_own_episode():
     points, target = random(3, 5, 2), random(3, 2, seed=1)
     expected = torch.stack([(points[i] - target[i]).square().sum(-1) for i in range(3)])
     torch.testing.assert_close(distance_to(target, points), expected)
+    expected = torch.stack([(points[i] - target[i]).abs().sum(-1) for i in range(3)])
+    torch.testing.assert_close(distance_to(target, points, p=1), expected)
+
+
+def test_the_distance_to_an_observation_is_that_of_the_level():
+    latents = [random(2, 3), random(2, 4, seed=1)]
+    goal = ObservationGoal(latents, p=(2, 1)).select(torch.tensor([1]))
+    points = random(1, 6, 4, seed=2)
+    torch.testing.assert_close(goal.cost(1, points), (points - latents[1][1]).abs().sum(-1))
+    torch.testing.assert_close(goal.cost(0, points[..., :3]), (points[..., :3] - latents[0][1]).square().sum(-1))
 
 
 class Plain(torch.nn.Module):

@@ -49,6 +49,7 @@ CASES: dict[str, list[str]] = {
         for maze in ("giant", "large", "medium", "teleport")
         for data in ("navigate", "stitch")
     },
+    "pointmaze-metric": ["experiment=pointmaze-metric", "levels.level1.training.steps=3"],
     "fourroom": ["experiment=fourroom"],
     "fourroom-deep": ["experiment=fourroom-deep"],
     "sixteenroom": ["experiment=sixteenroom"],

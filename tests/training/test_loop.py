@@ -275,6 +275,21 @@ def test_a_level_may_be_trained_its_own_way(two_levels, short, dataset, tmp_path
     assert before[1] != after[1]
 
 
+def test_joint_training_refuses_a_regularizer_that_looks_at_the_level_below(two_levels, short, dataset):
+    asking = {"graph": {"_target_": "hiwm.levels.regularizers.graph_distance.GraphDistance", "landmarks": 5}}
+    above = {
+        **two_levels.levels[1],
+        "regularizers": asking,
+        "loss_weights": {"prediction": 1.0, "inverse": 1.0, "graph": 1.0},
+    }
+    wrong = replace(two_levels, levels=[two_levels.levels[0], {**above, "training": {}}])
+    describe(wrong, short, dataset, 0)
+    with pytest.raises(
+        ValueError, match=r"levels\.level1 has the regularizer graph; expected another one with training\.joint"
+    ):
+        describe(wrong, short.changed({"joint": True}), dataset, 0)
+
+
 @pytest.mark.parametrize(
     ("training", "joint", "message"),
     [
