@@ -191,7 +191,11 @@ def load_config(overrides: Sequence[str]) -> Config:
     values = _composed(overrides)
     if (values.get("environment") or {}).get("_target_") == GYM:
         values = _composed([*_of_gym(values["environment"], overrides), *overrides])
-    values["planner"] = _without_absent_levels(values, overrides)
+    dropped = {
+        key for key, level in values["levels"].items() if level is None
+    }  # by an experiment that has fewer levels than its base
+    values["levels"] = {key: level for key, level in values["levels"].items() if key not in dropped}
+    values["planner"] = _without_absent_levels(values, overrides, dropped)
     try:
         return Config(**drop_foreign_arguments(values, overrides, values.get("allow") or ()))
     except ValueError as error:
@@ -236,10 +240,11 @@ def _of_gym(environment: Mapping[str, Any], overrides: Sequence[str]) -> list[st
     return [f"{key}={json.dumps(value)}" for key, value in found.items() if not _chosen(key, overrides)]
 
 
-def _without_absent_levels(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def _without_absent_levels(values: Mapping[str, Any], overrides: Sequence[str], dropped: set[str]) -> dict[str, Any]:
     """The section `planner` without entries of absent levels that nobody asked for.
 
-    These are the entries of `config.yaml`, and those of levels that the command line removes (`~levels.level2`). `Config`
+    These are the entries of `config.yaml`, and those of levels that an experiment drops (`level2: null`) or the command line removes
+    (`~levels.level2`). `Config`
     refuses other ones: those that an experiment has, or that the command line gives.
     """
     planner = dict(values["planner"])
@@ -251,7 +256,7 @@ def _without_absent_levels(values: Mapping[str, Any], overrides: Sequence[str]) 
     removed = {f"{each.package or each.key_or_group}" for each in parsed if each.is_delete()}
     given = {".".join(key.split(".")[:2]) for key in given_keys(overrides)}
     for key in absent:
-        unasked = planner[key] == shipped.get(key) or f"levels.{key}" in removed
+        unasked = planner[key] == shipped.get(key) or f"levels.{key}" in removed or key in dropped
         if unasked and f"planner.{key}" not in given:
             del planner[key]
     return planner
