@@ -28,8 +28,9 @@ from hiwm.validate import check
 
 EXPERIMENTS = sorted(path.stem for path in (tiny.ROOT / "configs" / "experiment").glob("*.yaml"))
 #: an experiment, and what else makes one of the shipped ones
-SHIPPED = [(name, []) for name in EXPERIMENTS if name != "pointmaze"] + [
-    ("pointmaze", [f"environment.maze={maze}", f"dataset.environment.behaviour={behaviour}"])
+SHIPPED = [(name, []) for name in EXPERIMENTS if not name.startswith("pointmaze")] + [
+    (name, [f"environment.maze={maze}", f"dataset.environment.behaviour={behaviour}"])
+    for name in ("pointmaze", "pointmaze-metric")
     for maze in ("medium", "large", "giant", "teleport")
     for behaviour in ("navigate", "stitch")
 ]
@@ -59,10 +60,15 @@ def test_experiments(experiment, more):
     own = ["+environment._target_=tiny.TinyRoom", "allow=[tiny]"] if experiment == "custom" else []
     config = load_config([f"experiment={experiment}", *more, *own])
     assert isinstance(config, Config)
-    assert config.name == "-".join([experiment, *(argument.split("=")[1] for argument in more)])
+    arguments = [argument.split("=")[1] for argument in more]
+    base, metric, _ = experiment.partition("-metric")
+    assert config.name == "-".join([base, *arguments]) + metric
     assert str(config.folder) == f"runs/{config.name}"
-    shared = {"cube-single-entities": "cube-single"}  # the same data, encoded in another way
-    assert config.dataset.path == f"runs/datasets/{shared.get(experiment, config.name)}.h5"
+    shared = {
+        "cube-single-entities": "cube-single"
+    }  # the same data, encoded in another way; so are those of metric levels
+    dataset = shared.get(experiment, config.name.removesuffix("-metric"))
+    assert config.dataset.path == f"runs/datasets/{dataset}.h5"
 
     environment = locate(config.environment["_target_"], config.allow)
     accepted = environment.__init__.__kwdefaults__ | environment.__init__.__annotations__

@@ -83,7 +83,8 @@ def _progress(study: Study, k: int, a: np.ndarray, b: np.ndarray, apart: np.ndar
     if study.oracle is None or len(far) < FEWEST:
         return None
     start, goal = (study.observations(study.held_out.rows[rows[far]]) for rows in (a, b))
-    there, on_path, now = (study.encode(seen)[k] for seen in (goal, study.oracle.along(start, goal, ahead), start))
+    now = study.held_out.latents[k][a[far]]
+    there, on_path = (study.encode(study.oracle.along(start, goal, steps))[k] for steps in (np.inf, ahead))
     before, after = (latent_distance(latent, there, p) ** (1 / p) for latent in (now, on_path))
     return float((before - after >= study.step_length(k, p) / 2).float().mean())
 
