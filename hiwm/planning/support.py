@@ -32,6 +32,5 @@ class SupportCost(Cost):
         self.margin = MARGIN * apart.median().nan_to_num(posinf=0.0)  # inf: all latents are the same
 
     def __call__(self, rollout: Rollout) -> Tensor:
-        blocks = rollout.latents.flatten(0, -2).split(ROWS)
-        apart = torch.cat([torch.cdist(block, self.real).amin(-1) for block in blocks])
-        return self.weight * (apart.view(rollout.latents.shape[:-1]) - self.margin).clamp_min(0).cumsum(-1)
+        found = [torch.cdist(block, self.real).amin(-1) for block in rollout.latents.flatten(0, -2).split(ROWS)]
+        return self.weight * (torch.cat(found).view(rollout.latents.shape[:-1]) - self.margin).clamp_min(0).cumsum(-1)
