@@ -74,6 +74,22 @@ def test_a_level_that_drops_a_direction_ranks_less():
     assert numbers["level0/distance_progress"] == 1 > 0.95 > numbers["level1/distance_progress"]
 
 
+class FromPlaces(worlds.OpenField):
+    """An oracle that reads places and draws what the encoder reads, as rooms do with their images."""
+
+    def shortest_steps(self, start, goal):
+        return super().shortest_steps(start["place"], goal["place"])
+
+    def along(self, start, goal, steps):
+        return {"state": super().along(start["place"], goal["place"], steps).astype(np.float32)}
+
+
+def test_paths_are_encoded_from_what_the_oracle_draws(monkeypatch):
+    made = worlds.study(oracle=FromPlaces())
+    monkeypatch.setattr(made, "observations", lambda rows: {"place": made.dataset.column("state")[rows]})
+    assert drawn(distance(made))["level1/distance_progress"] == 1
+
+
 def test_without_an_oracle_distance_is_compared_with_time():
     found = distance(worlds.study())
     assert "time apart along episodes" in found.sentence
