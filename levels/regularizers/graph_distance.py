@@ -39,6 +39,8 @@ class GraphDistance(Regularizer):
     """
 
     metric = True
+    landmarks: Tensor
+    steps: Tensor
 
     def __init__(
         self,
@@ -58,9 +60,6 @@ class GraphDistance(Regularizer):
         self.register_buffer("landmarks", torch.zeros(landmarks, *inputs["latent"]))
         # gloo sends no small integers, and half precision counts to 2048
         self.register_buffer("steps", torch.full((landmarks, landmarks), APART, dtype=torch.half))
-
-    landmarks: Tensor
-    steps: Tensor
 
     def fit(self, inputs: Mapping[str, Tensor]) -> None:
         """Choose the landmarks, and count the steps between them."""

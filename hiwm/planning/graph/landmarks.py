@@ -97,7 +97,7 @@ class LandmarkGraph:
 
     def nearest(self, latent: Tensor) -> Tensor:
         """Index of the nearest node, (..., D) -> (...)."""
-        return torch.cdist(latent.reshape(-1, latent.shape[-1]), self.latents).argmin(1).reshape(latent.shape[:-1])
+        return nearest(latent.reshape(-1, latent.shape[-1]), self.latents).reshape(latent.shape[:-1])
 
     def cost_to_go(self, goal: Tensor, closed: Tensor | None = None) -> Tensor:
         """Cost from every node to each goal, inf where there is no path, (M, G).
