@@ -131,7 +131,7 @@ def test_a_run_needs_a_folder_of_its_own():
     ("line", "expected"),
     [
         ("hiwm tr", ["train"]),
-        ("hiwm train experiment=po", ["experiment=pointmaze"]),
+        ("hiwm train experiment=po", ["experiment=pointmaze", "experiment=pointmaze-metric"]),
         ("hiwm train seed=1 training.st", ["training.steps="]),
     ],
 )
