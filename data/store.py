@@ -13,6 +13,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -30,6 +31,7 @@ from hiwm.data.trajectories import Trajectories
 from hiwm.disk import sync
 
 SPARE_BYTES = 4 << 20  # of HDF5's own, beyond the columns
+LENGTH = re.compile(rb"[0-9]{1,18}\n")  # of an episode, in the index of an interrupted writer
 
 
 def open_dataset(path: str | Path) -> Trajectories:
@@ -101,7 +103,7 @@ class Writer:
     def _restore(self) -> None:
         """Take over the complete episodes of an interrupted writer and cut off an incomplete last one."""
         self.index.seek(0)
-        lines = [line for line in self.index.read().splitlines(keepends=True) if line.endswith(b"\n")]
+        lines = [line + b"\n" for line in self.index.read().split(b"\n")[:-1]]
         if lines:
             found = self._header(lines[0])
             if found["metadata"] != json.loads(json.dumps(self.metadata)):
@@ -110,12 +112,12 @@ class Writer:
                     f"{self.metadata}. Give another path or remove the folder"
                 )
             self.columns = found["columns"]
-            self.ep_len = [int(line) for line in lines[1:]]
             self._open()
             row = {name: kind.itemsize * math.prod(shape) for name, (shape, kind) in self.columns.items()}
-            rows = min(os.fstat(self.files[name].fileno()).st_size // size for name, size in row.items())
-            while sum(self.ep_len) > rows:  # the machine crashed before all rows were on the disk
-                self.ep_len.pop()
+            sizes = {name: os.fstat(file.fileno()).st_size for name, file in self.files.items()}
+            # a column of zero width tells no number of rows; where all are, no work is lost
+            rows = min((sizes[name] // size for name, size in row.items() if size), default=0)
+            self.ep_len = _whole_episodes(lines[1:], rows)
             for name, size in row.items():
                 self.files[name].truncate(size * sum(self.ep_len))
         self.index.truncate(sum(map(len, lines[: 1 + len(self.ep_len)])))
@@ -126,11 +128,11 @@ class Writer:
             found = json.loads(line)
             columns = {name: (tuple(shape), np.dtype(kind)) for name, (shape, kind) in found["columns"].items()}
             sizes = [n for shape, _ in columns.values() for n in shape]
-            if not all(isinstance(n, int) and n >= 0 for n in sizes):
-                raise ValueError(f"a shape of {sizes}")
+            if not columns or not all(isinstance(n, int) and n >= 0 for n in sizes):
+                raise ValueError(f"{len(columns)} columns with a shape of {sizes}")
             _check_layout(self.parts, columns)
             return {"metadata": found["metadata"], "columns": columns}
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever json and numpy make of a damaged line
             raise DatasetError(
                 f"{self.parts} is not what an interrupted command left ({error}). Remove the folder"
             ) from error
@@ -197,6 +199,17 @@ class Writer:
         _store_statistics(self.temporary, self.path)
         sync(self.temporary)
         os.replace(self.temporary, self.path)
+
+
+def _whole_episodes(lines: list[bytes], rows: int) -> list[int]:
+    """Lengths of the episodes, up to the first that is damaged or whose rows are not all on the disk."""
+    lengths: list[int] = []
+    for line in lines:
+        if not LENGTH.fullmatch(line) or int(line) > rows:
+            break
+        lengths.append(int(line))
+        rows -= lengths[-1]
+    return lengths
 
 
 def _check_layout(where: Path, columns: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> None:

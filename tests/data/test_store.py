@@ -196,6 +196,12 @@ def resumed(path, episodes, metadata):
     return there
 
 
+def spoil_line(data, number, line):
+    """The index with another line in place of that of an episode; the first line is 0."""
+    lines = data.split(b"\n")
+    return b"\n".join([*lines[:number], line, *lines[number + 1 :]])
+
+
 @pytest.mark.parametrize("there", [0, 1, 3, 4])
 def test_an_interrupted_writer_continues(tmp_path, there):
     episodes, metadata = make_episodes(), {"seed": (3, 4)}
@@ -220,6 +226,11 @@ def test_an_interrupted_writer_continues(tmp_path, there):
         ("ep_len", lambda data: data[:-1], 2),
         ("ep_len", lambda data: data[:40], 0),
         ("ep_len", lambda data: b"", 0),
+        ("ep_len", lambda data: spoil_line(data, 2, b"abc"), 1),
+        ("ep_len", lambda data: spoil_line(data, 3, b"\0\0"), 2),
+        ("ep_len", lambda data: spoil_line(data, 2, b"-3"), 1),
+        ("ep_len", lambda data: spoil_line(data, 1, b"\r"), 0),
+        ("ep_len", lambda data: spoil_line(data, 3, b"9" * 5000), 2),
     ],
 )
 def test_half_written_episodes_are_written_again(tmp_path, file, change, left):
@@ -227,6 +238,17 @@ def test_half_written_episodes_are_written_again(tmp_path, file, change, left):
     interrupted(path, episodes[:3], {})
     part = tmp_path / "data.parts" / file
     part.write_bytes(change(part.read_bytes()))
+    assert resumed(path, episodes, {}) == left
+    assert_holds(open_dataset(path), episodes)
+
+
+@pytest.mark.parametrize(("widths", "left"), [((0, 2), 3), ((0, 0), 0)])
+def test_columns_of_zero_width_are_resumed(tmp_path, widths, left):
+    episodes = [
+        dict(zip(("state", "action"), (np.ones((n, w), np.float32) for w in widths), strict=True)) for n in LENGTHS
+    ]
+    path = tmp_path / "data.h5"
+    interrupted(path, episodes[:3], {})
     assert resumed(path, episodes, {}) == left
     assert_holds(open_dataset(path), episodes)
 

@@ -35,6 +35,8 @@ FOREIGN = {
     "a list": [],
     "no columns": {"metadata": {}},
     "no type": {"metadata": {}, "columns": {"state": [[1], "nonsense"]}},
+    "half a type": {"metadata": {}, "columns": {"state": [[1], "(2,3"]}},
+    "not one column": {"metadata": {}, "columns": {}},
 }
 
 
