@@ -48,11 +48,13 @@ def check(path: str, overrides: Sequence[str] = ()) -> None:
 
 def _row(dataset: Trajectories, name: str) -> str:
     stored, column = dataset.columns[name], dataset.column(name)
-    mean, std = (float(np.mean(numbers)) for numbers in dataset.statistics(name))
-    ranges = [(block.min(), block.max()) for block in blocks(column) if block.size]
-    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
     how = f"{stored.dtype} {tuple(stored.shape[1:])}"
     read = f"{column.dtype} {tuple(column.shape[1:])}"
+    if 0 in column.shape:
+        return f"{name:<24}{how:<26}{read:<24}{'no numbers':>11}"
+    mean, std = (float(np.mean(numbers)) for numbers in dataset.statistics(name))
+    ranges = [(block.min(), block.max()) for block in blocks(column)]
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
     return f"{name:<24}{how:<26}{read:<24}{mean:>11.4g}{std:>11.4g}{low:>11.4g}{high:>11.4g}"
 
 

@@ -51,6 +51,13 @@ def test_check_measures_windows(path, capsys):
     assert "levels.level1: a window of 20 steps" in capsys.readouterr().err
 
 
+def test_check_of_a_column_of_zero_width(tmp_path, capsys):
+    episodes = [{**episode, "goal": np.zeros((len(episode["action"]), 0), np.float32)} for episode in make_episodes()]
+    assert main(["data", "check", str(write(tmp_path / "data.h5", episodes))]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("goal"))
+    assert line.split() == ["goal", "float32", "(0,)", "float32", "(0,)", "no", "numbers"]
+
+
 def test_check_finds_nan_and_changes(path, capsys):
     with h5py.File(path, "r+", libver="latest") as file:
         file["state"][50, 1] = np.nan
