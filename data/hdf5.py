@@ -57,8 +57,20 @@ def read_hdf5(path: Path) -> Trajectories:
         raise DatasetError(f"{path} cannot be read as HDF5 and may be truncated or damaged ({error})") from error
 
 
-def flatten(path: Path, group: h5py.Group, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, h5py.Dataset]]:
+def flatten(path: Path, group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
     """All datasets below a group with dotted names; refuses links to other files, by name."""
+    return _flatten(path, group, "", 0, set())
+
+
+def _flatten(
+    path: Path, group: h5py.Group, prefix: str, depth: int, visited: set[int]
+) -> Iterator[tuple[str, h5py.Dataset]]:
+    address = h5py.h5o.get_info(group.id).addr
+    if address in visited:  # links in layers would make a huge number of columns of a small file
+        raise DatasetError(
+            f"{path}: {prefix[:-1]!r} is a group that has another name too; expected one name for each group. Remove the link"
+        )
+    visited.add(address)
     if depth > DEEPEST:
         raise DatasetError(
             f"{path}: {group.name!r} lies in more than {DEEPEST} groups; expected columns nearer to the root"
@@ -70,7 +82,7 @@ def flatten(path: Path, group: h5py.Group, prefix: str = "", depth: int = 0) -> 
         if found is None:
             raise DatasetError(f"{path}: {name!r} is a link that leads nowhere. Remove it")
         if isinstance(found, h5py.Group):
-            yield from flatten(path, found, f"{name}.", depth + 1)
+            yield from _flatten(path, found, f"{name}.", depth + 1, visited)
         elif isinstance(found, h5py.Dataset):
             _refuse_outside(path, found, name)
             yield name, found
@@ -104,8 +116,12 @@ def _refuse_outside(path: Path, dataset: h5py.Dataset, name: str, depth: int = 0
         )
     if not dataset.is_virtual:
         return
+    if depth > DEEPEST:  # also one that leads back to itself
+        raise DatasetError(
+            f"{path}: {name!r} leads through more than {DEEPEST} other virtual datasets; expected a dataset nearer to its bytes"
+        )
     for source in dataset.virtual_sources():
-        if source.file_name != "." or depth > DEEPEST:
+        if source.file_name != ".":
             raise DatasetError(
                 f"{path}: {name!r} is a virtual dataset of another file, {source.file_name!r}; expected a dataset of this file"
             )

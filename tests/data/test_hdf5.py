@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import time
 
 import h5py
 import hdf5plugin
@@ -10,6 +11,7 @@ import pytest
 from test_store import make_episodes, write
 
 from hiwm.data.columns import CompressedColumn, FramedColumn
+from hiwm.data.hdf5 import open_column
 from hiwm.data.store import DatasetError, open_dataset
 from hiwm.data.views import GatheredColumn
 
@@ -32,9 +34,9 @@ def changed(path, change):
     return path
 
 
-def virtual(file, name, source):
+def virtual(file, name, source, column="state"):
     layout = h5py.VirtualLayout((ROWS, 3), "f4")
-    layout[:] = h5py.VirtualSource(source, "state", (ROWS, 3))
+    layout[:] = h5py.VirtualSource(source, column, (ROWS, 3))
     file.create_virtual_dataset(name, layout)
 
 
@@ -72,6 +74,49 @@ def test_links_and_virtual_datasets_within_the_file_are_columns(path):
         np.testing.assert_array_equal(dataset.column(name)[:], dataset.column("state")[:])
 
 
+def test_a_link_behind_a_virtual_dataset_is_not_followed(path, tmp_path):
+    """Its name comes first in the file, so that nothing else refuses the link before."""
+
+    def change(file):
+        file["leak"] = h5py.ExternalLink(str(tmp_path / "nowhere.h5"), "/state")
+        virtual(file, "copy", ".", "leak")
+
+    with pytest.raises(DatasetError, match=r"data\.h5: 'copy' is a link to another file, '.*nowhere\.h5'"):
+        open_dataset(changed(path, change))
+
+
+@pytest.mark.parametrize("number", [9, 10])
+def test_virtual_datasets_of_virtual_datasets_are_followed_eight_times(path, number):
+    def change(file):
+        for i in range(number):
+            virtual(file, f"copy{i}", ".", f"copy{i - 1}" if i else "state")
+
+    changed(path, change)
+    if number == 9:
+        np.testing.assert_array_equal(open_dataset(path).column("copy8")[:], open_dataset(path).column("state")[:])
+        return
+    with pytest.raises(DatasetError, match=r"data\.h5: 'copy9' leads through more than 8 other virtual datasets"):
+        open_dataset(path)
+
+
+def test_a_virtual_dataset_of_itself_is_refused(path):
+    changed(path, lambda file: virtual(file, "copy", ".", "copy"))
+    with pytest.raises(DatasetError, match=r"data\.h5: 'copy' leads through more than 8 other virtual datasets"):
+        open_dataset(path)
+
+
+@pytest.mark.parametrize("stored", ["<f4", ">f4"])
+def test_a_contiguous_column_that_ends_after_the_end_of_the_file_is_refused(path, tmp_path, stored):
+    """Newer versions of HDF5 do not open such a dataset, so the column and the shorter file are given apart."""
+    changed(path, lambda file: file.create_dataset("last", data=np.zeros((ROWS, 3)), dtype=stored))
+    short = tmp_path / "short.h5"
+    with h5py.File(path) as file:
+        end = file["last"].id.get_offset() + file["last"].id.get_storage_size()
+        short.write_bytes(path.read_bytes()[: end - 1])
+        with pytest.raises(DatasetError, match=r"short\.h5 is truncated: column '/last' ends after the end"):
+            open_column(short, file["last"])
+
+
 @pytest.mark.parametrize("target", ["/leak", "/nowhere", "/state/deeper"])
 def test_links_to_nothing_are_refused(path, target):
     changed(path, lambda file: file.__setitem__("leak", h5py.SoftLink(target)))
@@ -79,13 +124,44 @@ def test_links_to_nothing_are_refused(path, target):
         open_dataset(path)
 
 
-def test_a_group_within_itself_is_refused(path):
-    def change(file):
-        group = file.create_group("group")
-        group["again"] = group
+def group_in_itself(file):
+    group = file.create_group("group")
+    group["again"] = group
 
-    with pytest.raises(DatasetError, match=r"data\.h5.*group.*more than 8 groups"):
+
+def layers_of_hard_links(file):
+    group = file.create_group("group")
+    for _ in range(7):
+        below, group = group, group.create_group("layer")
+        for i in range(6):
+            below[f"again{i}"] = group
+    group["numbers"] = np.zeros((ROWS, 1), np.float32)
+
+
+def layers_of_soft_links(file):
+    for i in range(7):
+        group = file.create_group(f"group{i}")
+        for j in range(6 if i < 6 else 0):
+            group[f"again{j}"] = h5py.SoftLink(f"/group{i + 1}")
+
+
+@pytest.mark.parametrize("change", [group_in_itself, layers_of_hard_links, layers_of_soft_links])
+def test_a_group_of_two_names_is_refused(path, change):
+    """Links in layers make millions of columns of a file of a few kilobytes."""
+    started = time.monotonic()
+    with pytest.raises(DatasetError, match=r"data\.h5: 'group.*again.*' is a group that has another name too"):
         open_dataset(changed(path, change))
+    assert time.monotonic() - started < 5
+
+
+def test_a_group_in_more_than_eight_groups_is_refused(path):
+    with pytest.raises(DatasetError, match=r"data\.h5.*lies in more than 8 groups"):
+        open_dataset(changed(path, lambda file: file.create_group("/".join("abcdefghi"))))
+
+
+def test_a_column_of_two_names_is_two_columns(path):
+    dataset = open_dataset(changed(path, lambda file: file.__setitem__("same", file["state"])))
+    np.testing.assert_array_equal(dataset.column("same")[:], dataset.column("state")[:])
 
 
 UNUSABLE = {
