@@ -13,7 +13,8 @@ from hiwm.console import say, shout
 from hiwm.files import LEVELS, root_of
 from hiwm.locks import locked
 from hiwm.tracking.buffer import BUFFER, OPEN, Buffer, legal
-from hiwm.tracking.delivery import DATABASE, Delivery
+from hiwm.tracking.client import DATABASE
+from hiwm.tracking.delivery import Delivery
 
 SECONDS_AT_END = 10.0  # how long a command waits at its end for a server to take what is left
 SECONDS_AT_END_LOCAL = 60.0  # and for a database on the disk
@@ -244,7 +245,9 @@ def sync(folder: Path) -> int:
         while delivery.is_alive():  # a join without a limit would not notice Ctrl-C
             delivery.join(1)
     left = delivery.left()
-    say(f"MLflow: {before - left:,} records delivered to {delivery.describe()}")
+    if delivery.restarted:  # everything once more
+        before = len((folder / BUFFER).read_bytes().splitlines())
+    say(f"MLflow: {_records(before - left - len(delivery.refused))} delivered to {delivery.describe()}")
     _say_left(delivery, folder)
     return left
 
@@ -270,13 +273,18 @@ def show(root: Path) -> int:
 def _say_left(delivery: Delivery, folder: Path) -> None:
     """One line about what is not delivered, and one about what MLflow refused."""
     if refused := delivery.refused:
-        shout(f"MLflow refused {len(refused)} records; the first: {delivery.line(refused[0])}")
+        first = "; the first" if len(refused) > 1 else ""
+        shout(f"MLflow refused {_records(len(refused))}{first}: {delivery.line(refused[0])}")
     if left := delivery.left():
         cause = f" ({delivery.line(delivery.error)})" if delivery.error else ""
         shout(
-            f"MLflow: {left:,} records are not yet delivered to {delivery.describe()}{cause}. "
-            f"`hiwm mlflow sync {folder}` delivers them later"
+            f"MLflow: {_records(left)} {'is' if left == 1 else 'are'} not yet delivered to {delivery.describe()}{cause}. "
+            f"`hiwm mlflow sync {folder}` delivers {'it' if left == 1 else 'them'} later"
         )
+
+
+def _records(number: int) -> str:
+    return "1 record" if number == 1 else f"{number:,} records"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

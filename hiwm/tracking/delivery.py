@@ -12,22 +12,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
-from uuid import uuid4
 
 from hiwm.disk import read_json_lines, replacing
 from hiwm.files import LEVELS
 from hiwm.locks import locked
 from hiwm.tracking.buffer import BUFFER
+from hiwm.tracking.client import DATABASE, connect, dataset_input
 
 DELIVERED = "mlflow.json"  # where -> what has been delivered there
-DATABASE = "mlflow.db"
 RUN_TAG = "hiwm.run"  # holds the id that a run has in the buffer
 METRICS_AT_ONCE, PARAMETERS_AT_ONCE = 1000, 100  # limits of MLflow
 LONGEST_PARAMETER, LONGEST_TAG = 6000, 5000
 SECONDS_BETWEEN_BATCHES = 2.0
 LONGEST_PAUSE = 10.0  # seconds, while the server does not answer
-REQUEST_SECONDS = "10"
 REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")  # MLflow will never take such a record
+GONE = "RESOURCE_DOES_NOT_EXIST"
 
 _threads: dict[Path, threading.Thread] = {}  # the last delivery of each folder in this process
 
@@ -47,7 +46,7 @@ class Delivery(threading.Thread):
         super().__init__(daemon=True)
         self.folder, self.root = folder.resolve(), root.resolve()
         self.remote = os.environ.get("MLFLOW_TRACKING_URI")
-        self.client = _client(self.root, self.remote)
+        self.client = connect(self.root, self.remote)
         self.where = "root" if not self.remote else sha256(self.remote.encode()).hexdigest()[:16]
         self.all_states = _read(self.folder / DELIVERED)
         self.state: dict[str, Any] = {"offset": 0, "sending": 0, "runs": {}, "artifacts": []}
@@ -105,30 +104,58 @@ class Delivery(threading.Thread):
             self._note(offset=end)
         if not records and not self.state["artifacts"]:
             return False
+        refused: list[str] = []  # counted once the whole batch is through, because it may be repeated
         try:
             if records:
                 uncertain = self.state["sending"] > self.state["offset"]
                 self._note(sending=end)
-                self._send(records, uncertain)
+                for run in dict.fromkeys(record["run"] for record in records):
+                    of_run = [record for record in records if record["run"] == run]
+                    with self._refusable(of_run, refused):  # the records of other runs go on
+                        self._send(of_run, uncertain)
             else:
-                run, path, *model = self.state["artifacts"][0]
-                tags = model[0]["tags"] if model else {}
-                place = Path(path).name + ("/" + sha256(json.dumps(tags).encode()).hexdigest()[:8]) * bool(tags)
-                if self._send_artifact(self.state["runs"][run], self.folder / path, place) and model:
-                    self._register(self.state["runs"][run], place, **model[0])
+                with self._refusable([{"kind": "artifact"}], refused):
+                    self._send_next_artifact()
         except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST" and not self.restarted:  # the server has lost its runs
-                self.restarted = True
-                self._note(offset=0, sending=0, runs={}, artifacts=[])
-                return True
-            if error.error_code not in REFUSED or not records or records[0]["kind"] == "run":
+            if error.error_code != GONE or self.restarted:
                 raise
-            self.refused.append(f"{records[0]['kind']}: {error}")
+            self.restarted = True  # because the experiment's own run is gone
+            self.experiments = {}
+            self._note(offset=0, sending=0, runs={}, artifacts=[])
+            return True
+        self.refused += refused
         if records:
             self._note(offset=end)
         else:
             self._note(artifacts=self.state["artifacts"][1:])
         return True
+
+    @contextmanager
+    def _refusable(self, records: list[dict[str, Any]], refused: list[str]) -> Iterator[None]:
+        """Go on if MLflow will never take these records, and append a line for each of them to `refused`."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            # another run that is gone, such as one to adopt, does not come back
+            never = error.error_code in REFUSED or (error.error_code == GONE and not self._is_lost())
+            if not never or records[0]["kind"] == "run":
+                raise
+            refused += [f"{records[0]['kind']}: {error}"] * len(records)
+
+    def _is_lost(self) -> bool:
+        """Whether MLflow no longer has the experiment's own run, which is the first of the folder."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            for run in list(self.state["runs"].values())[:1]:
+                self.client.get_run(run)
+        except MlflowException as error:
+            if error.error_code != GONE:
+                raise
+            return True
+        return False
 
     def _next(self) -> tuple[list[dict[str, Any]], int]:
         """The next record, or several with metrics, and where they end in the buffer."""
@@ -156,6 +183,7 @@ class Delivery(threading.Thread):
         return records, end
 
     def _send(self, records: list[dict[str, Any]], uncertain: bool) -> None:
+        """Send one record, or several with metrics of one run."""
         first = records[0]
         if first["kind"] == "run":
             self._note(runs={**self.state["runs"], first["run"]: self._create(first, uncertain)})
@@ -170,16 +198,13 @@ class Delivery(threading.Thread):
         elif first["kind"] == "adopt":
             self.client.set_tag(self._run_of(self.folder / first["path"]), "mlflow.parentRunId", run)
         elif first["kind"] == "dataset":
-            self.client.log_inputs(run, [_dataset(first)])  # once for each digest
+            self.client.log_inputs(run, [dataset_input(first)])  # once for each digest
         elif first["kind"] == "status" and first["status"] == "RUNNING":
             self.client.update_run(run, "RUNNING")
         elif first["kind"] == "status":
             self.client.set_terminated(run, first["status"], first["time"])
         else:
-            for name in dict.fromkeys(record["run"] for record in records):
-                self._send_metrics(
-                    self.state["runs"][name], [record for record in records if record["run"] == name], uncertain
-                )
+            self._send_metrics(run, records, uncertain)
 
     def _create(self, record: Mapping[str, Any], uncertain: bool) -> str:
         """Id that the server gives to the run."""
@@ -227,6 +252,13 @@ class Delivery(threading.Thread):
         ]
         for some in _chunks(points, METRICS_AT_ONCE):
             self.client.log_batch(run, metrics=some)
+
+    def _send_next_artifact(self) -> None:
+        run, path, *model = self.state["artifacts"][0]
+        tags = model[0]["tags"] if model else {}
+        place = Path(path).name + ("/" + sha256(json.dumps(tags).encode()).hexdigest()[:8]) * bool(tags)
+        if self._send_artifact(self.state["runs"][run], self.folder / path, place) and model:
+            self._register(self.state["runs"][run], place, **model[0])
 
     def _send_artifact(self, run: str, path: Path, place: str) -> bool:
         """Send a file, or a folder to a place of its own; returns whether it was there to be sent."""
@@ -287,33 +319,6 @@ class Delivery(threading.Thread):
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def _client(root: Path, remote: str | None) -> Any:
-    """MLflow's client of the server, or of the database of all results. Requests end soon, because they are repeated here."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the address may hold a password
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", REQUEST_SECONDS)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    import logging
-
-    from mlflow import MlflowClient
-
-    # MLflow logs the creation of its tables, which is of no interest to the user
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    if remote:
-        return MlflowClient(remote)
-    path = root / DATABASE
-    if not path.exists():
-        with locked(path):
-            if not path.exists():  # another command may have made it
-                # under a temporary name, because a half-made database can be neither used nor repaired
-                for left in root.glob(f"{path.stem}*.tmp"):
-                    left.unlink()
-                temporary = path.with_name(f"{path.stem}-{uuid4().hex}.tmp")  # MLflow keeps what it opened under a name
-                MlflowClient(f"sqlite:///{temporary}").search_experiments()
-                temporary.replace(path)
-    return MlflowClient(f"sqlite:///{path}")
-
-
 @contextmanager
 def _without(code: str) -> Iterator[None]:
     """Go on after an error of MLflow with this code."""
@@ -324,15 +329,6 @@ def _without(code: str) -> Iterator[None]:
     except MlflowException as error:
         if error.error_code != code:
             raise
-
-
-def _dataset(record: Mapping[str, Any]) -> Any:
-    """A dataset as MLflow takes it."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    source, profile = json.dumps({"uri": record["source"]}), json.dumps({"num_rows": record["rows"]})
-    dataset = Dataset(record["name"], record["digest"], "local", source, profile=profile)
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
 def _read(path: Path) -> dict[str, Any]:
