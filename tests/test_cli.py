@@ -222,7 +222,7 @@ def test_real_actions_are_part_of_what_was_trained_and_evaluated(spoiled, capsys
     agent = load_agent(config.folder / "hierarchy")
     changes = {
         "action_bank": {"size": 7}, "graph": {"edge_steps": 7}, "goal": {"width": 7}, "text": {"dim": 7}, "action_prior": {"width": 7},
-        "value": {"width": 7}, "planner": {"budget": 7}, "evaluation": {"max_steps": 7},
+        "value": {"width": 7}, "planner": {"budget": 7}, "evaluation": {"max_steps": 7}, "seed": 7,
     }  # fmt: skip
     others = [config.changed({key: change}) for key, change in changes.items()]
     assert len({evaluation_identity(each, agent) for each in (config, *others)}) == 1 + len(changes)
