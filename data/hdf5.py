@@ -108,19 +108,27 @@ def _refuse_links(path: Path, group: h5py.Group, key: str, name: str, depth: int
             here = here[part]
 
 
-def _refuse_outside(path: Path, dataset: h5py.Dataset, name: str, depth: int = 0) -> None:
+def _refuse_outside(path: Path, dataset: h5py.Dataset, name: str) -> None:
     """Refuse bytes of other files: external storage, and virtual datasets of other files."""
+    layer = [dataset]
+    for _ in range(DEEPEST + 2):
+        # each source once, because virtual datasets in layers can lead to one in millions of ways
+        sources = {address: source for each in layer for address, source in _sources(path, each, name)}
+        layer = list(sources.values())
+        if not layer:
+            return
+    raise DatasetError(  # also one that leads back to itself
+        f"{path}: {name!r} leads through more than {DEEPEST} other virtual datasets; expected a dataset nearer to its bytes"
+    )
+
+
+def _sources(path: Path, dataset: h5py.Dataset, name: str) -> Iterator[tuple[int, h5py.Dataset]]:
+    """Address and dataset of what a virtual dataset consists of; nothing for others. Refuses what is in other files."""
     if dataset.external:
         raise DatasetError(
             f"{path}: the bytes of {name!r} are in another file, {dataset.external[0][0]!r}; expected a dataset of this file"
         )
-    if not dataset.is_virtual:
-        return
-    if depth > DEEPEST:  # also one that leads back to itself
-        raise DatasetError(
-            f"{path}: {name!r} leads through more than {DEEPEST} other virtual datasets; expected a dataset nearer to its bytes"
-        )
-    for source in dataset.virtual_sources():
+    for source in dataset.virtual_sources() if dataset.is_virtual else ():
         if source.file_name != ".":
             raise DatasetError(
                 f"{path}: {name!r} is a virtual dataset of another file, {source.file_name!r}; expected a dataset of this file"
@@ -130,7 +138,7 @@ def _refuse_outside(path: Path, dataset: h5py.Dataset, name: str, depth: int = 0
         if parent is None or key not in parent:
             raise DatasetError(f"{path}: {name!r} is a virtual dataset whose source {source.dset_name!r} is not there")
         _refuse_links(path, parent, key, name)
-        _refuse_outside(path, parent[key], name, depth + 1)
+        yield h5py.h5o.get_info(parent[key].id).addr, parent[key]
 
 
 def _walkable(path: Path, file: h5py.File, group: str, name: str) -> bool:
