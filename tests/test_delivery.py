@@ -22,9 +22,11 @@ class FakeMLflow:
         self.points: dict[str, list[Any]] = {}
         self.gone: set[str] = set()
         self.losing = False  # the next answer
+        self.asked = 0  # for the experiment
 
     def get_experiment_by_name(self, name: str) -> Any:
-        return SimpleNamespace(experiment_id="0")
+        self.asked += 1
+        return SimpleNamespace(experiment_id=str(self.asked))
 
     def create_run(self, experiment: str, time: int, tags: dict[str, str]) -> Any:
         run = str(len(self.points) + 1)
@@ -163,6 +165,7 @@ def test_everything_is_sent_anew_once_for_each_command(fake, buffer, tmp_path):
     with pytest.raises(MlflowException, match="it is gone"):
         delivery.deliver()
     assert set(fake.points) == {"1", "2"}
+    assert fake.asked == 2  # the experiment may be gone too
 
 
 def test_points_whose_answer_got_lost_are_not_sent_twice(fake, buffer, tmp_path):
