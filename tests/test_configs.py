@@ -329,7 +329,9 @@ ENCODER = {"_target_": "tests_own.Strict", "dim": 4, "width": 8, "depth": 2}
 def own(monkeypatch):
     """A module of the user's, named in `allow`."""
     module = types.ModuleType("tests_own")
-    module.Strict, module.Open = Strict, Open
+    for kind in (Strict, Open):
+        monkeypatch.setattr(kind, "__module__", "tests_own")
+        setattr(module, kind.__name__, kind)
     monkeypatch.setitem(sys.modules, "tests_own", module)
 
 
