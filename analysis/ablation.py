@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from pydantic import Field, field_validator
 
 from hiwm.analysis.tables import markdown
+from hiwm.build import given_keys
 from hiwm.config import Config, ConfigError, load_config
 from hiwm.console import say
 from hiwm.data.store import open_dataset
@@ -22,15 +23,17 @@ from hiwm.evaluation.config import HIERARCHICAL, EvaluationConfig
 from hiwm.evaluation.results import read_results
 from hiwm.evaluation.statistics import bootstrap_interval, outcomes_of
 from hiwm.experiment import collect, evaluate, train
+from hiwm.experiment.evaluation import identity_of_levels
 from hiwm.experiment.session import commit
 from hiwm.files import read_yaml
 from hiwm.settings import Settings
-from hiwm.sweep import run_name
+from hiwm.sweep import folder_name
 from hiwm.tracking import make_tracker
 from hiwm.training.checkpoint import METRICS
 from hiwm.training.specs import level_fingerprints, training_of
 from hiwm.validate import check
 
+EPISODES = "evaluation.episodes"
 INK, QUIET = "#0072b2", "#8a8f98"
 
 
@@ -48,6 +51,15 @@ class Ablation(Settings):
     seeds: list[int] = Field(min_length=1)
     episodes: int = Field(ge=1)
     factors: dict[str, dict[str, list[str]]] = Field(min_length=1)
+
+    @field_validator("seeds")
+    @classmethod
+    def _check_seeds(cls, seeds: list[int]) -> list[int]:
+        if len({*seeds}) < len(seeds):
+            raise ValueError(
+                f"seeds is {seeds}; expected different seeds, because the episodes of one would count twice"
+            )
+        return seeds
 
     @field_validator("factors", mode="before")
     @classmethod
@@ -159,13 +171,12 @@ def find(given: str) -> tuple[str, Ablation]:
 def make_cells(name: str, ablation: Ablation, overrides: Sequence[str]) -> list[Cell]:
     """Every variant with every seed, checked; the seeds of a variant follow each other."""
     cells = []
-    for values in itertools.product(*(each.items() for each in ablation.factors.values())):
-        variant = ", ".join(value for value, _ in values)
-        own = [override for _, changes in values for override in changes]
+    for variant, own in _variants(name, ablation):
         for seed in ablation.seeds:
-            run = run_name({f"{name}": variant, "seed": str(seed)})
+            run = folder_name(f"{name}={variant},seed{seed}")
             try:
                 config = load_config([*ablation.base, *own, *overrides, f"seed={seed}", f"run='{run}'"])
+                _check_own([*ablation.base, *own])
                 config = _without_baselines(config, ablation.episodes, overrides)
                 check(config)
             except ConfigError as error:
@@ -173,6 +184,30 @@ def make_cells(name: str, ablation: Ablation, overrides: Sequence[str]) -> list[
             cells.append(Cell(variant, config))
     _check_pairs(cells)
     return cells
+
+
+def _variants(name: str, ablation: Ablation) -> list[tuple[str, list[str]]]:
+    """Name and overrides of every variant; each name has a folder of its own, or the results of one would pass for another's."""
+    found, taken = [], {}
+    for values in itertools.product(*(each.items() for each in ablation.factors.values())):
+        variant = ", ".join(value for value, _ in values)
+        folder = folder_name(f"{name}={variant}")
+        if folder in taken:
+            raise ConfigError(
+                f"factors give the variants {taken[folder]!r} and {variant!r} the same folder, {folder}; expected values with "
+                "other names"
+            )
+        taken[folder] = variant
+        found.append((variant, [override for _, changes in values for override in changes]))
+    return found
+
+
+def _check_own(overrides: Sequence[str]) -> None:
+    """Refuse overrides of the ablation itself that its own keys would replace."""
+    given = set(given_keys(overrides))
+    for key, own in {EPISODES: "episodes", "seed": "seeds"}.items():
+        if key in given:
+            raise ConfigError(f"{key} is among the overrides; expected the key {own} of the ablation instead")
 
 
 def _check_pairs(cells: Sequence[Cell]) -> None:
@@ -189,29 +224,30 @@ def _check_pairs(cells: Sequence[Cell]) -> None:
 def _without_baselines(config: Config, episodes: int, overrides: Sequence[str]) -> Config:
     """The config with the evaluation of an ablation: the variants are each other's baselines."""
     evaluation: dict[str, Any] = {**config.evaluation.as_dict(), "baselines": {}}
-    if not any(override.startswith("evaluation.episodes=") for override in overrides):
+    if EPISODES not in set(given_keys(overrides)):
         evaluation["episodes"] = episodes
     return Config(**{**config.as_dict(), "evaluation": EvaluationConfig(**evaluation).as_dict()})
 
 
 def plan_of(cells: Sequence[Cell]) -> str:
     """What will be trained, reused and evaluated, in words."""
-    levels: dict[str, tuple[bool, int]] = {}
-    path = Path(cells[0].config.dataset.path)
-    dataset = open_dataset(path).fingerprint if path.exists() else str(path)
-    asked = 0
+    levels: dict[Path, int] = {}  # folder -> optimiser steps
+    datasets: dict[str, str] = {}
+    asked = done = 0
     for cell in cells:
-        config = cell.config
-        for k, name in enumerate(level_fingerprints(config.hierarchy, config.training, dataset, config.seed)):
-            there = (config.levels_folder / name / METRICS).exists()
-            levels[name] = there, training_of(k, config.training, config.hierarchy.levels[k]).steps
-            asked += 1
-    steps = sum(steps for there, steps in levels.values() if not there)
-    new = sum(not there for there, _ in levels.values())
+        config, path = cell.config, cell.config.dataset.path
+        if path not in datasets:
+            datasets[path] = open_dataset(path).fingerprint if Path(path).exists() else path
+        found = level_fingerprints(config.hierarchy, config.training, datasets[path], config.seed)
+        for k, name in enumerate(found):
+            levels[config.levels_folder / name] = training_of(k, config.training, config.hierarchy.levels[k]).steps
+        asked += len(found)
+        results = config.folder / f"{config.evaluation.name}.json"
+        done += results.exists() and read_results(results)["identity"] == identity_of_levels(config, found)
+    new = [steps for level, steps in levels.items() if not (level / METRICS).exists()]
     evaluation = cells[0].config.evaluation
-    done = sum((cell.config.folder / f"{evaluation.name}.json").exists() for cell in cells)
     return (
-        f"{len(cells)} variants and seeds. {asked} levels: {new} to train ({steps:,} optimiser steps), {len(levels) - new} trained "
+        f"{len(cells)} variants and seeds. {asked} levels: {len(new)} to train ({sum(new):,} optimiser steps), {len(levels) - len(new)} trained "
         f"before, {asked - len(levels)} shared. {len(cells) - done} evaluations of {evaluation.num_tasks} tasks with "
         f"{evaluation.episodes} episodes each, {done} done before"
     )

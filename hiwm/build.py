@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -45,11 +44,6 @@ LAYERS = {
     "Mish", "MultiheadAttention", "PReLU", "PixelShuffle", "PixelUnshuffle", "RMSNorm", "RNN", "ReLU", "ReLU6",
     "SELU", "SiLU", "Sigmoid", "Softmax", "Softmin", "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink",
     "TransformerEncoderLayer", "Unflatten", "Upsample",
-}  # fmt: skip
-
-# where a module of the user's may import from what no file may name through it
-IMPORTED = {
-    *sys.stdlib_module_names, "hiwm", "hydra", "mlflow", "numpy", "omegaconf", "pydantic", "scipy", "torch", "torch_geometric", "yaml",
 }  # fmt: skip
 
 
@@ -104,22 +98,26 @@ def _allowed(name: str, allow: Sequence[str]) -> bool:
 
 
 def _asked_for(target: str, allow: Sequence[str], kinds: Sequence[str]) -> Any:
-    """What `allow` names; not what its module imports from Python or from the packages that hiwm needs.
+    """What `allow` names, if it is defined there too; or a subclass of one of `kinds`, wherever it is defined.
 
-    A module of the user's that says `from os import system` would else let a file name it.
+    A module of the user's that says `from pandas import read_pickle` would else let a file call it. A full name in `allow`
+    trusts exactly that object.
     """
     found = _import(target)
-    home = str(getattr(found, "__module__", None))
-    if not callable(found) or (
-        home.split(".")[0] in IMPORTED and not _allowed(home, allow) and not _is_a(found, kinds)
-    ):
+    if not callable(found):
         raise ValueError(f"_target_ {target!r} is not trusted: it is not a class or function of {', '.join(allow)}")
-    return found
+    home = str(getattr(found, "__module__", None))
+    if target in allow or _allowed(home, allow) or _is_a(found, kinds):
+        return found
+    raise ValueError(
+        f"_target_ {target!r} is not trusted: it is defined in {home}, not in {', '.join(allow)}. If you trust it: "
+        f"allow=[{','.join([*allow, target])}]"
+    )
 
 
 def _is_a(found: Any, kinds: Sequence[str]) -> bool:
     """Whether it is a class that has one of these full names among its bases; compares names to import nothing."""
-    return isinstance(found, type) and any(f"{base.__module__}.{base.__qualname__}" in kinds for base in found.__mro__)
+    return isinstance(found, type) and any(_full_name(base) in kinds for base in found.__mro__)
 
 
 def _import(target: str) -> Any:
@@ -148,10 +146,12 @@ def _naming(key: str) -> Iterator[None]:
 
 def build_as(kind: type[T], key: str, config: Any, allow: Sequence[str] = (), **runtime: Any) -> T:
     """`build`, refusing before it runs what is not of a kind; every error names the key that asks for it."""
-    name = f"{kind.__module__}.{kind.__qualname__}"
+    name = _full_name(kind)
     with _naming(key):
+        if isinstance(config, Mapping) and "_target_" in config:
+            _locate_as(kind, config["_target_"], allow)
         found = build(config, allow, kinds=(name,), **runtime)
-    if not isinstance(found, kind):
+    if not isinstance(found, kind):  # made by a function
         raise ValueError(f"{key} makes a {type(found).__name__}; expected a subclass of {name}")
     return found
 
@@ -165,10 +165,22 @@ def check_described(
     keys = [name for name in described if name != "_target_"]
     with _naming(key):
         try:
-            takes = inspect.signature(locate(described["_target_"], allow, (f"{kind.__module__}.{kind.__qualname__}",)))
+            takes = inspect.signature(_locate_as(kind, described["_target_"], allow))
             takes.bind(**dict.fromkeys([*keys, *(name for name in runtime if name in takes.parameters)]))
         except TypeError as error:
             raise ValueError(f"{described['_target_']}: {error}; its config keys are {sorted(keys)}") from error
+
+
+def _locate_as(kind: type[Any], target: Any, allow: Sequence[str]) -> Any:
+    """`locate`, which refuses a class that is not a subclass; what a function makes is not known before it is called."""
+    found = locate(target, allow, (_full_name(kind),))
+    if isinstance(found, type) and not issubclass(found, kind):
+        raise WrongKind(f"makes a {found.__name__}; expected a subclass of {_full_name(kind)}")
+    return found
+
+
+def _full_name(kind: type[Any]) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def build(config: Any, allow: Sequence[str] = (), *, kinds: Sequence[str] = KINDS, **runtime: Any) -> Any:

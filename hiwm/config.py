@@ -34,6 +34,7 @@ from hiwm.training.loop import TrainingConfig
 from hiwm.training.specs import HierarchyConfig
 
 GYM = "hiwm.envs.gym.GymEnvironment"
+ABSENT = "absent"  # in a level of an experiment that has fewer levels than its base; null would win over an override of the level
 
 
 class ConfigError(ValueError):
@@ -191,10 +192,9 @@ def load_config(overrides: Sequence[str]) -> Config:
     values = _composed(overrides)
     if (values.get("environment") or {}).get("_target_") == GYM:
         values = _composed([*_of_gym(values["environment"], overrides), *overrides])
-    dropped = {
-        key for key, level in values["levels"].items() if level is None
-    }  # by an experiment that has fewer levels than its base
-    values["levels"] = {key: level for key, level in values["levels"].items() if key not in dropped}
+    present = _present_levels(values["levels"], overrides)
+    dropped = set(values["levels"]) - set(present)
+    values["levels"] = present
     values["planner"] = _without_absent_levels(values, overrides, dropped)
     try:
         return Config(**drop_foreign_arguments(values, overrides, values.get("allow") or ()))
@@ -240,12 +240,27 @@ def _of_gym(environment: Mapping[str, Any], overrides: Sequence[str]) -> list[st
     return [f"{key}={json.dumps(value)}" for key, value in found.items() if not _chosen(key, overrides)]
 
 
+def _present_levels(levels: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The levels without those that are null, and without those that an experiment drops and no override names."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    given = set(given_keys(overrides))
+    named = given | {each.package for each in parsed if each.package and not each.is_delete()}
+    asked = {name.split(".")[1] for name in named if name.startswith("levels.")}
+    present = {key: level for key, level in levels.items() if level is not None}
+    for key, level in list(present.items()):
+        if not isinstance(level, Mapping) or ABSENT not in level or f"levels.{key}.{ABSENT}" in given:
+            continue  # the mark is for experiments alone; `HierarchyConfig` refuses it elsewhere
+        present[key] = {name: part for name, part in level.items() if name != ABSENT}
+        if key not in asked:
+            del present[key]
+    return present
+
+
 def _without_absent_levels(values: Mapping[str, Any], overrides: Sequence[str], dropped: set[str]) -> dict[str, Any]:
     """The section `planner` without entries of absent levels that nobody asked for.
 
-    These are the entries of `config.yaml`, and those of levels that an experiment drops (`level2: null`) or the command line removes
-    (`~levels.level2`). `Config`
-    refuses other ones: those that an experiment has, or that the command line gives.
+    These are the entries of `config.yaml`, and those of levels that an experiment drops (`absent: true`) or the command line
+    removes (`~levels.level2`). `Config` refuses other ones: those that an experiment has, or that the command line gives.
     """
     planner = dict(values["planner"])
     absent = [key for key in planner if re.fullmatch(r"level\d+", key) and key not in values["levels"]]
@@ -272,6 +287,8 @@ def _explained(error: Exception, overrides: list[str]) -> str:
     text = f"{error}\n{error.__cause__ or error}".split("Config search path")[0]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     message = " ".join(list(dict.fromkeys(lines))[:16])
+    if needless := _needless_plus(message, overrides):
+        return needless
     unknown = re.match(r"Could not override '([\w.]+)'", message)
     if unknown is None:
         return message
@@ -293,11 +310,30 @@ def _explained(error: Exception, overrides: list[str]) -> str:
             )
             return f"{whole} is {'null' if there is None else there}{do}"
         if name not in there:
-            keys = sorted(map(str, there))
+            keys = sorted({*map(str, there)} - {ABSENT})
             known = f"one of {', '.join(keys)}" if keys else "no key"
             return f"unknown key {key}; expected {known}{_how_to_add(path[: i + 1], unknown[1], levels)}{_nearest(name, keys)}"
         there = there[name]
     return message
+
+
+def _needless_plus(message: str, overrides: Sequence[str]) -> str | None:
+    """What to write instead of `+` for something that is there; None if Hydra's message is about something else."""
+    added = {each.lstrip("+").split("=")[0]: each for each in overrides if each.startswith("+")}
+    there = re.match(r"Could not append to config\. An item is already at '([\w.]+)'", message)
+    if there and there[1] in added:
+        key = there[1]
+        load_config([each.lstrip("+") if each == added[key] else each for each in overrides])  # may refuse the key
+        return f"{key} is in the configuration already; expected {key}=... without +"
+    twice = re.match(r"Multiple values for (\S+)\. |(\S+) appears more than once", message)
+    if twice is None:
+        return None
+    name = twice[1] or twice[2]
+    for key, override in added.items():  # Hydra may name a group within the one that is added
+        _, at, package = key.partition("@")
+        if name == key or (at and f"{name}.".partition("@")[2].startswith(f"{package}.")):
+            return f"{key} is chosen already; expected {override.lstrip('+')} without +"
+    return None
 
 
 def _how_to_add(path: Sequence[str], whole: str, levels: Mapping[str, Any]) -> str:

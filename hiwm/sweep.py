@@ -24,10 +24,11 @@ from hiwm.evaluation.config import HIERARCHICAL
 from hiwm.files import read_json, write_json
 from hiwm.training.fingerprint import fingerprint
 
-STATUS = "status.json"  # of a run, in the folder of its job
+STATUS = "status.json"  # of a run, in a folder with the number of its job
 MEASURING = ("evaluate", "run")
 SIGNAL = 128  # the exit status after signal n is 128 + n
 LONGEST = 100  # characters of the name of a run
+UNUSUAL = r"[^\w.,+=@-]+"  # characters that the name of a run does not have
 MOST_CHECKED = 64  # combinations that are composed before the first one runs
 #: Hydra's own folder holds only what a launcher or a sweeper writes; results lie in `Config.folder`
 QUIET = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.job.chdir=false"]
@@ -66,7 +67,9 @@ def sweep(command: str, overrides: Sequence[str]) -> int:
         is_single = not values or (set(values) == {"seed"} and own in (None, "null"))
         arguments = task if is_single else [*task, f"run='{name}'"]
         status = main([command, *arguments])
-        write_json(Path(hydra_config.runtime.output_dir) / STATUS, {"run": name, "status": status})
+        home = folder / str(hydra_config.job.num)
+        home.mkdir(parents=True, exist_ok=True)  # hydra.sweep.dir may send Hydra's own files elsewhere
+        write_json(home / STATUS, {"run": name, "status": status})
         if status > SIGNAL:  # ends the sweep
             raise KeyboardInterrupt
         if status or command not in MEASURING:
@@ -85,13 +88,21 @@ def sweep(command: str, overrides: Sequence[str]) -> int:
 
 
 def run_name(values: Mapping[str, str]) -> str:
-    """The folder of a run with these values: `levels.level1.stride=4,seed1`."""
+    """The folder of a run with these values: `levels.level1.stride=4,seed1`.
+
+    A fingerprint keeps values apart that differ in characters which a folder may not have.
+    """
     parts = sorted(f"{key}={value}" for key, value in values.items() if key != "seed")
+    if re.search(UNUSUAL, ",".join(parts)):
+        parts[-1] += f"-{fingerprint(parts)}"  # before the seed, which ends the name
     parts += [f"seed{values['seed']}"] if "seed" in values else []
-    name = re.sub(r"[^\w.,+=@-]+", "_", ",".join(parts))
-    if len(name) <= LONGEST:
-        return name
-    return f"{name[:LONGEST]}-{fingerprint([name])}"
+    return folder_name(",".join(parts))
+
+
+def folder_name(name: str) -> str:
+    """A name without unusual characters, and cut if it is long; names that differ in those characters give the same."""
+    name = re.sub(UNUSUAL, "_", name)
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}-{fingerprint([name])}"
 
 
 def combinations(overrides: Sequence[str]) -> Iterator[list[str]]:
@@ -121,6 +132,6 @@ def complete(arguments: Sequence[str]) -> None:
 
 def _hydra(job: Callable[[Any], float | None], arguments: list[str]) -> None:
     """Call Hydra as if it were the command."""
-    main: Any = hydra.main(version_base="1.3", config_path="pkg://hiwm.configs", config_name="config")
+    command: Any = hydra.main(version_base="1.3", config_path="pkg://hiwm.configs", config_name="config")
     with patch.object(sys, "argv", [sys.argv[0], *arguments]):
-        main(job)()
+        command(job)()

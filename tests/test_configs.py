@@ -231,6 +231,62 @@ def test_the_planner_has_no_settings_of_a_level_that_is_removed(removed, experim
         load_config([f"experiment={experiment}", removed, "planner.level2.horizon=6"])
 
 
+@pytest.mark.parametrize("experiment", ["pointmaze-metric", "fourroom-metric"])
+def test_an_override_brings_back_a_level_that_an_experiment_drops(experiment):
+    def strides(*overrides):
+        config = load_config([f"experiment={experiment}", *overrides])
+        assert config.planner.levels == [0, 1, 2][: len(config.levels)]
+        return config.hierarchy.strides
+
+    two = strides()
+    assert len(two) == 2
+    third = 3 if experiment == "pointmaze-metric" else 2
+    for override in (
+        "level@levels.level2=metric",
+        "encoder@levels.level2.encoder=mlp16",
+        "levels.level2.encoder.dim=3",
+    ):
+        assert strides(override) == (*two, third)
+    assert strides("level@levels.level2=metric", "levels.level2.stride=4", "planner.level2.horizon=3") == (*two, 4)
+    assert strides("levels.level2={stride: 4}") == (*two, 4)
+    assert strides("level@levels.level2=metric", "+level@levels.level3=abstract") == (*two, third, 3)
+    for override in ("~levels.level2", "levels.level2=null", "levels.level1.encoder.dim=3"):
+        assert strides(override) == two
+    check(load_config([f"experiment={experiment}", "level@levels.level2=metric"]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["planner.level2.horizon=3"],
+            "^unknown key planner.level2; expected one of level0, level1, the levels that plan",
+        ),
+        (
+            ["+planner.level2.horizon=3"],
+            "^unknown key planner.level2; expected one of level0, level1, the levels that plan",
+        ),
+        (
+            ["level@levels.level2=metric", "+planner.level2.horizon=3"],
+            r"^planner.level2.horizon is in the configuration already; expected planner.level2.horizon=... without \+$",
+        ),
+        (
+            ["+level@levels.level2=metric"],
+            r"^level@levels.level2 is chosen already; expected level@levels.level2=metric without \+$",
+        ),
+        (
+            ["+level@levels.level2=abstract", "seed=1"],
+            r"^level@levels.level2 is chosen already; expected level@levels.level2=abstract without \+$",
+        ),
+        (["levels.level2.strid=3"], "^unknown key levels.level2.strid; expected one of action_encoder, encoder"),
+        (["+levels.level1.absent=true"], "^unknown key levels.level1.absent"),
+    ],
+)
+def test_a_level_that_an_experiment_drops_is_explained(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        _ = load_config(["experiment=pointmaze-metric", *overrides]).hierarchy
+
+
 def test_an_entry_of_an_added_level_says_how_to_add_it():
     with pytest.raises(ConfigError, match=r"Write \+planner.level3.horizon=... for a key that the config leaves out"):
         load_config(["+level@levels.level3=abstract", "planner.level3.horizon=3"])
@@ -329,7 +385,9 @@ ENCODER = {"_target_": "tests_own.Strict", "dim": 4, "width": 8, "depth": 2}
 def own(monkeypatch):
     """A module of the user's, named in `allow`."""
     module = types.ModuleType("tests_own")
-    module.Strict, module.Open = Strict, Open
+    for kind in (Strict, Open):
+        monkeypatch.setattr(kind, "__module__", "tests_own")
+        setattr(module, kind.__name__, kind)
     monkeypatch.setitem(sys.modules, "tests_own", module)
 
 

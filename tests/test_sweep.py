@@ -30,9 +30,17 @@ def test_combinations_are_those_of_the_basic_sweeper():
 
 def test_a_run_is_named_by_its_swept_values():
     assert run_name({"seed": "1", "levels.level1.stride": "4"}) == "levels.level1.stride=4,seed1"
-    assert run_name({"environment.maze": "a/b [c]"}) == "environment.maze=a_b_c_"
-    long = [run_name({"dataset.path": f"{'x' * 200}{i}"}) for i in range(2)]
-    assert long[0] != long[1]
+    unclean = [run_name({"environment.maze": maze}) for maze in ("a/b [c]", "a/b (c)", "a_b_c_")]
+    assert [name[:22] for name in unclean] == ["environment.maze=a_b_c"] * 3
+    assert unclean[2] == "environment.maze=a_b_c_"
+    assert len({*unclean}) == 3
+    seeds = [run_name({"environment.maze": "a/b", "seed": seed}) for seed in "01"]
+    assert (
+        seeds[0].removesuffix("seed0") == seeds[1].removesuffix("seed1") == f"{run_name({'environment.maze': 'a/b'})},"
+    )
+    long = [run_name({"dataset.path": f"{'x' * 200}{end}"}) for end in ("0", "1", "<", ">")]
+    assert len({*long}) == 4
+    assert long[0].endswith("x-25cc63f3acd26501")
     assert all(len(name) < 130 for name in long)
 
 
@@ -69,6 +77,22 @@ def test_a_run_that_fails_does_not_end_the_sweep(overrides, tmp_path, capfd):
         assert yaml.safe_load((home / "config.yaml").read_text())["seed"] == seed
     statuses = [json.loads(path.read_text())["status"] for path in tmp_path.glob("multirun/*/*/status.json")]
     assert sorted(statuses) == [0, 0, 2, 2]
+
+
+def test_values_that_differ_in_signs_alone_have_folders_of_their_own(overrides, monkeypatch):
+    found = []
+    monkeypatch.setattr("hiwm.cli._run", lambda _, given: found.append(load_config(given).folder) or 0)
+    assert main(["train", "-m", *overrides, "tracking=none", "+environment.x='<','>'"]) == 0
+    assert len({*found}) == 2
+
+
+@pytest.mark.parametrize("hydra", ["hydra.sweep.dir={elsewhere}", "hydra.sweep.subdir='job_${{hydra.job.num}}'"])
+def test_failures_are_reported_wherever_hydra_writes(overrides, tmp_path, hydra, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hiwm.cli._run", lambda *_: 2)
+    chosen = hydra.format(elsewhere=tmp_path / "elsewhere")
+    assert main(["train", "-m", *overrides, "seed=0,1", chosen]) == 2
+    assert "2 of 2 runs failed: seed0, seed1" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])

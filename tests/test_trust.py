@@ -14,8 +14,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import hiwm
-from hiwm.build import ENVIRONMENTS, PARTS, POLICIES, build, locate
+from hiwm.build import ENVIRONMENTS, KINDS, PARTS, POLICIES, build, build_as, check_described, locate
 from hiwm.config import load_config
+from hiwm.planning.solvers.solver import Solver
 
 HOSTILE: list[Any] = [
     "os.system", "os.popen", "os.posix_spawn", "posix.system", "subprocess.Popen", "subprocess.run", "subprocess.getoutput",
@@ -148,17 +149,106 @@ def test_an_override_imports_nothing_that_is_not_allowed(canary):
         load_config(["experiment=pointmaze", f"++{key}._target_=wicked.Encoder"])
 
 
-def test_what_the_user_allows_is_not_what_it_imports(tmp_path, monkeypatch):
+#: what a module of the user's may well import, and no file may call through it
+IMPORTED = [
+    "os.system", "subprocess.Popen", "pathlib.Path", "functools.partial", "pickle.loads", "numpy.load", "torch.load", "torch.nn.Sequential",
+    "torch.jit.ScriptModule", "torch_geometric.nn.Sequential", "scipy.io.loadmat", "pandas.read_pickle", "pandas.DataFrame", "joblib.load",
+    "sklearn.datasets.fetch_openml", "sklearn.pipeline.Pipeline", "h5py.File", "matplotlib.pyplot.savefig", "plotly.io.write_html",
+    "jinja2.Template", "gymnasium.make", "safetensors.torch.load_file", "rich.print", "xxhash.xxh64", "yaml.unsafe_load", "mlflow.start_run",
+    "hydra.utils.instantiate", "omegaconf.OmegaConf.load", "pydantic.create_model", "hiwm.build.build", "hiwm.cli.main",
+    "hiwm.load_agent", "hiwm.files.replace_folder", "hiwm.data.store.Writer", "helper_of_users_own.run",
+]  # fmt: skip
+
+
+@pytest.fixture
+def users_own(tmp_path, monkeypatch):
+    """The module `users_own`, the package `users_package`, and a module that they import and nobody allows."""
+    imports = [f"import {target.rpartition('.')[0]}\n" for target in IMPORTED if "OmegaConf" not in target]
+    names = [f"imported_{i} = {target}\n" for i, target in enumerate(IMPORTED)]
+    (tmp_path / "helper_of_users_own.py").write_text(f"def run(): open({str(tmp_path / 'run')!r}, 'w').close()\n")
     (tmp_path / "users_own.py").write_text(
-        "import subprocess\nfrom os import system\nfrom pathlib import Path\n\nclass Mine: ...\n\ndef make(): return Mine()\n"
+        f"import omegaconf\nimport subprocess\n{''.join(imports)}{''.join(names)}"
+        "import functools\nfrom hiwm.levels.encoders.mlp import MLPEncoder\nfrom torch.nn import Linear\n"
+        "class Mine: ...\n\ndef make(): return Mine()\n\n"
+        "@functools.wraps(make)\ndef decorated(): return Mine()\n"
+        "cached = functools.lru_cache(make)\nshort = functools.partial(pandas.read_pickle, compression=None)\n"
+    )
+    package = tmp_path / "users_package"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "from users_package._inner import Mine, make\nfrom pandas import read_pickle\n"
+    )
+    (package / "_inner.py").write_text("class Mine: ...\n\ndef make(): return Mine()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in ("users_own", "users_package", "users_package._inner", "helper_of_users_own"):
+        sys.modules.pop(name, None)
+
+
+def test_what_the_user_allows_is_not_what_it_imports(users_own):
+    for name in ("Mine", "make", "decorated", "cached"):
+        for allow in (["users_own"], [f"users_own.{name}"]):
+            assert callable(locate(f"users_own.{name}", allow))
+    refused = ["subprocess", "subprocess.Popen", "__builtins__", "Missing", "short", "functools", "Linear"]
+    for name in refused + [f"imported_{i}" for i in range(len(IMPORTED))]:
+        for kinds in (KINDS, PARTS, ENVIRONMENTS, POLICIES):
+            with pytest.raises(ValueError, match=r"not trusted|cannot be imported"):
+                locate(f"users_own.{name}", ["users_own"], kinds)
+
+
+def test_no_file_calls_what_an_allowed_module_imports(saved, users_own):
+    """A pickle runs code as it is read."""
+    payload, proof = users_own / "x.pkl", users_own / "run"
+    payload.write_bytes(f"cposix\nsystem\n(S'touch {proof}'\ntR.".encode())
+    whole = (saved / "hierarchy.yaml").read_text()
+    for name, key in (("pandas.read_pickle", "filepath_or_buffer"), ("joblib.load", "filename")):
+        hostile = {"_target_": f"users_own.imported_{IMPORTED.index(name)}", key: str(payload)}
+        for place in ("encoder", "encoder width", "regularizers mine"):
+            (saved / "hierarchy.yaml").write_text(whole)
+            put(saved / "hierarchy.yaml", f"levels 1 config {place}", hostile)
+            with pytest.raises(
+                ValueError, match=r"is not trusted: it is defined in .* If you trust it: allow=\[users_own,users_own"
+            ):
+                hiwm.load_agent(saved, allow=["users_own"])
+            assert not proof.exists()
+
+
+def test_an_allowed_package_exports_what_its_modules_define(users_own):
+    for name in ("Mine", "make"):
+        assert locate(f"users_package.{name}", ["users_package"]).__module__ == "users_package._inner"
+    with pytest.raises(ValueError, match=r"'users_package\.read_pickle' is not trusted: it is defined in pandas"):
+        locate("users_package.read_pickle", ["users_package"])
+
+
+def test_a_full_name_trusts_what_it_names_wherever_that_is_defined(users_own):
+    assert locate("users_package.read_pickle", ["users_package.read_pickle"]).__name__ == "read_pickle"
+    with pytest.raises(ValueError, match="not trusted"):
+        locate("users_own.short", ["users_package.read_pickle", "users_own"])
+
+
+def test_a_part_that_an_allowed_module_imports_is_trusted(users_own):
+    assert locate("users_own.MLPEncoder", ["users_own"], ("hiwm.levels.parts.Encoder",)).__name__ == "MLPEncoder"
+    with pytest.raises(ValueError, match="not trusted"):
+        locate("users_own.MLPEncoder", ["users_own"], ("hiwm.planning.costs.Cost",))
+
+
+def test_classes_of_a_notebook_are_trusted(monkeypatch):
+    made = type("Mine", (), {"__module__": "__main__"})
+    monkeypatch.setattr(sys.modules["__main__"], "Mine", made, raising=False)
+    assert locate("__main__.Mine", ["__main__"]) is made
+
+
+def test_a_class_of_another_kind_is_refused_before_it_is_called(tmp_path, monkeypatch):
+    (tmp_path / "users_own.py").write_text(
+        f"class Other:\n    def __init__(self):\n        open({str(tmp_path / 'run')!r}, 'w').close()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("Mine", "make"):
-        for allow in (["users_own"], [f"users_own.{name}"]):
-            assert locate(f"users_own.{name}", allow).__name__ == name
-    for name in ("subprocess", "system", "Path", "subprocess.Popen", "__builtins__", "Missing"):
-        with pytest.raises(ValueError, match=r"not trusted|cannot be imported"):
-            locate(f"users_own.{name}", ["users_own"])
+    message = r"^planner\.solver makes a Other; expected a subclass of hiwm\.planning\.solvers\.solver\.Solver$"
+    with pytest.raises(ValueError, match=message):
+        build_as(Solver, "planner.solver", {"_target_": "users_own.Other"}, ["users_own"])
+    with pytest.raises(ValueError, match=message):
+        check_described(Solver, "planner.solver", {"_target_": "users_own.Other"}, ["users_own"])
+    assert not (tmp_path / "run").exists()
     sys.modules.pop("users_own")
 
 

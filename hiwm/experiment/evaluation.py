@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,9 +159,14 @@ def _say_results(agents: dict[str, Any]) -> None:
 
 def evaluation_identity(config: Config, agent: Agent) -> str:
     """Fingerprint of the hierarchy, the planner and the protocol of an evaluation."""
+    return identity_of_levels(config, [spec.fingerprint for spec in agent.hierarchy.specs])
+
+
+def identity_of_levels(config: Config, levels: Sequence[str]) -> str:
+    """`evaluation_identity` from the fingerprints of the levels, bottom first, which need no training."""
     described = config.as_dict()
     parts = [
-        [spec.fingerprint for spec in agent.hierarchy.specs],
+        list(levels),
         *(described[section] for section in (*FITTED, "planner", "evaluation")),
         config.environment, config.seed,
     ]  # fmt: skip
