@@ -12,6 +12,7 @@ from torch import Tensor
 from hiwm.agent import Agent
 from hiwm.data.store import Trajectories
 from hiwm.data.views import JoinedColumn
+from hiwm.levels.landmarks import nearest
 from hiwm.levels.level import Level
 from hiwm.levels.regularizers.pixels import PixelPrediction
 
@@ -44,11 +45,8 @@ class StateDecoder:
     def nearest(self, level: int, latent: np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the nearest states to latents (N, D of the level), (N,), and the distances of their latents, (N,)."""
         wanted = torch.as_tensor(latent, dtype=torch.float32)
-        found = [torch.cdist(block, self.latents[level]).min(1) for block in wanted.split(128)]
-        if not found:
-            return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        distance, index = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
-        return index, distance
+        distance, index = nearest(wanted, self.latents[level])
+        return index.numpy(), distance.numpy()
 
 
 def states_at(dataset: Trajectories, state: list[str], rows: np.ndarray) -> np.ndarray:

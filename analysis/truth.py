@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from hiwm.agent import Agent
-from hiwm.analysis.questions.study import Study, nearest
+from hiwm.analysis.questions.study import Study
 from hiwm.envs.oracle import Observations, Oracle
+from hiwm.levels.landmarks import nearest
 from hiwm.observation import Observation
 from hiwm.planning.costs import Evaluator
 from hiwm.planning.goals import Goal
@@ -120,7 +121,7 @@ class Replaced(Strategy):
 
     def __init__(self, strategy: Strategy, truth: Truth) -> None:
         self.strategy, self.truth = strategy, truth
-        self.searches, self.needs_inverse = strategy.searches, strategy.needs_inverse
+        self.searches, self.needs_latent = strategy.searches, strategy.needs_latent
 
     def start(self) -> None:
         self.strategy.start()

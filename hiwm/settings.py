@@ -32,7 +32,7 @@ class Settings(BaseModel):
         section: its name in the configuration, e.g. "training"; error messages begin with it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     section: ClassVar[str] = ""
 
     def __init__(self, **values: Any) -> None:

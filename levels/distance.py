@@ -5,15 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def distance(a: Tensor, b: Tensor, p: int = 2) -> Tensor:
+def distance(a: Tensor, b: Tensor, p: int) -> Tensor:
     """Sum of |a - b|^p over the last axis, (..., D), (..., D) -> (...).
 
     Args:
         a: latents.
-        b: other ones.
-        p: 2, the squared Euclidean distance, or 1, the number of steps between latents of a metric level. Sums of absolute
-            differences can be the path lengths of any tree, with one dimension per branch, and the corridors of a maze are nearly one. Euclidean
-            distances cannot: they cut across the branches.
+        b: latents.
+        p: 2 for the squared Euclidean distance; 1, at metric levels, for the number of steps. The corridors of a maze are nearly
+            a tree, and with one dimension per branch the sum of absolute differences can equal the path lengths of any tree. Euclidean distances
+            cannot: they cut across the branches.
     """
     difference = a - b
     return (difference.square() if p == 2 else difference.abs()).sum(-1)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 16_384  # points that are compared with the landmarks at once
+AT_ONCE = 8_000_000  # pairs of points that are compared at once
 
 
 def farthest_points(points: Tensor, number: int, rng: np.random.Generator) -> Tensor:
@@ -19,6 +19,11 @@ def farthest_points(points: Tensor, number: int, rng: np.random.Generator) -> Te
     return torch.tensor(chosen)
 
 
-def nearest(points: Tensor, landmarks: Tensor) -> Tensor:
-    """Index of the nearest landmark (M, D) of each point, (N, D) -> (N,)."""
-    return torch.cat([torch.cdist(block, landmarks).argmin(1) for block in points.split(BLOCK)])
+def nearest(points: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Euclidean distance to the nearest known point (M, D), and its index: (N, D) -> (N,), (N,)."""
+    blocks = points.split(max(1, AT_ONCE // len(known)))
+    distances, indices = [], []
+    for apart in (torch.cdist(block, known) for block in blocks):
+        indices.append(apart.argmin(1))
+        distances.append(apart.gather(1, indices[-1].unsqueeze(1)).squeeze(1))
+    return torch.cat(distances), torch.cat(indices)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hiwm.checks import within
 from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.inverse import InverseModel
 from hiwm.levels.output import EncodedClip, LevelOutput
@@ -65,6 +66,7 @@ class Level(Trainable):
         names = {"prediction", *regularizers} | ({"inverse"} if inverse is not None else set())
         if set(loss_weights) != names:
             raise ValueError(f"loss_weights has the keys {sorted(loss_weights)}; expected exactly {sorted(names)}")
+        within("[0, inf)", **{f"loss_weights.{name}": weight for name, weight in loss_weights.items()})
         self.stride = stride
         self.horizon = horizon
         self.min_std = min_std

@@ -129,8 +129,8 @@ class Regularizer(nn.Module, ABC):
     """A loss that keeps latents and macro-actions from collapsing. Given `inputs`, `dim_latent`, `dim_chunk` (of the actions below).
 
     Attributes:
-        metric: whether it makes |z - z'|, the sum of absolute differences, the number of steps from one latent to the other. The
-            level then plans by that number instead of by the squared Euclidean distance.
+        metric: whether it makes |z - z'|, the sum of absolute differences, a number of steps (`TemporalDistance`: a discounted one) from one
+            latent to the other. The level then plans by that number instead of by the squared Euclidean distance.
         fit_windows: windows of the data that `fit` looks at; 0: it is not called.
     """
 

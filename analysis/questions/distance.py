@@ -56,7 +56,10 @@ def distance(study: Study) -> Finding | None:
 
 
 def _pairs(study: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Indices of two held-out rows, (N,) and (N,), how far apart they are, and which pairs are random or all there are, (N,)."""
+    """Pairs of held-out rows: their indices, (N,) and (N,), how far apart they are, (N,), and which of them count for the overall correlation, (N,).
+
+    With an oracle these are the random pairs; without one, all pairs lie along episodes and all count.
+    """
     rows, rng = study.held_out, np.random.default_rng(0)
     start = rng.integers(len(rows.rows), size=PAIRS)
     gap = np.floor(np.exp(rng.random(PAIRS) * np.log1p(rows.left[start]))).astype(int)
@@ -73,10 +76,10 @@ def _pairs(study: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
 
 
 def _progress(study: Study, k: int, a: np.ndarray, b: np.ndarray, apart: np.ndarray) -> float | None:
-    """Share of pairs beyond the reach of a plan of level k at which the shortest path, as far as a plan looks ahead, shortens the latent distance.
+    """Share of far pairs whose latent distance falls, by at least half a step, along the shortest path as far as a plan of level k looks ahead.
 
-    By half a step or more. A search that descends the distance stops at the others, even if the correlation is high. None without an
-    oracle, or with too few pairs.
+    Far pairs are beyond that reach. From a pair whose distance does not fall, a search does not move, however high the correlation is.
+    None without an oracle, or with too few pairs.
     """
     ahead, p = study.agent.planner.models[k].looks_ahead, study.hierarchy.levels[k].p
     far = np.flatnonzero(apart > ahead)[:FAR]
@@ -90,7 +93,7 @@ def _progress(study: Study, k: int, a: np.ndarray, b: np.ndarray, apart: np.ndar
 
 
 def _spearman(length: np.ndarray, apart: np.ndarray) -> float:
-    if np.ptp(length) == 0 or np.ptp(apart) == 0:  # constants have no ranks
+    if len(length) < 2 or np.ptp(length) == 0 or np.ptp(apart) == 0:  # constants have no ranks
         return float("nan")
     return float(np.asarray(spearmanr(length, apart))[0])
 

@@ -27,6 +27,7 @@ from hiwm.evaluation.results import read_results
 from hiwm.files import read_yaml, saved_folder
 from hiwm.hierarchy import Hierarchy
 from hiwm.levels.distance import distance
+from hiwm.levels.landmarks import nearest
 
 ROWS = 30_000  # of the data that are encoded, at most
 NUMBERS = 120_000_000  # in the inputs of these rows, at most: 10,000 frames of 64 x 64 pixels
@@ -274,11 +275,3 @@ def chosen_rows(dataset: Trajectories, most: int) -> tuple[np.ndarray, np.ndarra
         lengths = np.minimum(dataset.ep_len[chosen], max(most // number, int(dataset.ep_len.mean()))).astype(np.int64)
     rows = [first + np.arange(length) for first, length in zip(dataset.ep_offset[chosen], lengths, strict=True)]
     return np.concatenate(rows).astype(np.int64), np.concatenate([np.arange(n)[::-1] for n in lengths])
-
-
-def nearest(points: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance to the nearest known point, and its index, (N, D), (M, D) -> (N,), (N,)."""
-    if not len(points):
-        return points.new_zeros(0), torch.zeros(0, dtype=torch.long)
-    found = [torch.cdist(block, known).min(1) for block in points.split(max(1, 8_000_000 // len(known)))]
-    return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hiwm.analysis.questions.drawing import arrows, color, magnification, maps, plain, row_of, titled
-from hiwm.analysis.questions.study import EncodedRows, Finding, Study, nearest
+from hiwm.analysis.questions.study import EncodedRows, Finding, Study
 from hiwm.console import say
+from hiwm.levels.landmarks import nearest
 
 PLANS = 100
 KNOWN = 20_000  # real steps of the training episodes

@@ -10,11 +10,11 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from hiwm.settings import Settings, SettingsError
 
-#: shipped strategies; follow_graph is chosen by `planner.graph`, the others by `planner.level<k>.strategy`
+#: shipped strategies
 STRATEGIES = {
     "search": "hiwm.planning.strategies.search.Search",
     "follow_inverse": "hiwm.planning.strategies.follow_inverse.FollowInverse",
-    "follow_graph": "hiwm.planning.strategies.follow_graph.FollowGraph",
+    "hand_down": "hiwm.planning.strategies.hand_down.HandDown",
 }
 
 
@@ -50,8 +50,8 @@ class LevelPlanning(Settings):
     """How one level plans. `configs/planner/level.yaml` has the same defaults, which a level without an entry gets.
 
     Args:
-        strategy: search; follow_inverse: take the inverse model's actions without search; or `_target_` and arguments of a
-            `Strategy` of your own. Below, "search" is the shipped one: a strategy of your own has `proposal` and `action_repeat` if its
+        strategy: search; follow_inverse: take the inverse model's actions without search; hand_down: the target itself is the subgoal
+            for the level below; or `_target_` and arguments of a `Strategy` of your own. Below, "search" is the shipped one: a strategy of your own has `proposal` and `action_repeat` if its
             constructor takes arguments of these names, and checks them itself.
         horizon: steps of the level that a plan looks ahead; a level's own `horizon` is the length of its training windows.
         replan: environment steps from one plan of the level to its next; null: as the level below, at level 0: 1.
@@ -80,9 +80,8 @@ class LevelPlanning(Settings):
     @field_validator("strategy", mode="before")
     @classmethod
     def _known_strategy(cls, strategy: Any) -> Any:
-        names = [name for name in STRATEGIES if name != "follow_graph"]
-        if not isinstance(strategy, Mapping) and strategy not in names:
-            text = f"{{}} is {strategy!r}; expected {', '.join(names)}, or a mapping with the _target_ of your own"
+        if not isinstance(strategy, Mapping) and strategy not in STRATEGIES:
+            text = f"{{}} is {strategy!r}; expected {', '.join(STRATEGIES)}, or a mapping with the _target_ of your own"
             raise SettingsError((), text, "")
         return strategy
 
@@ -193,7 +192,7 @@ class PlannerConfig(Settings):
 
         With `graph` follow, the top level hands landmarks down as they are; a single level plans towards them by its own strategy.
         """
-        return "follow_graph" if self.graph == "follow" and k == top > 0 else self.level(k).strategy
+        return "hand_down" if self.graph == "follow" and k == top > 0 else self.level(k).strategy
 
     def of_levels(self, num_levels: int, changes: Mapping[str, Any]) -> PlannerConfig:
         """`changed`, for a planner with so many levels.

@@ -41,9 +41,9 @@ class LevelModel:
         actions: what a plan of the level chooses.
         passes: network evaluations of one prediction.
         p: power of the `distance` that the level plans by.
-        step_cost: that distance over one step, the mean over the bank of the level. Without a bank, it is that of
-            `Predictor.scale`, which an encoder that learns leaves too small.
-        step_length: typical Euclidean length of one step in the level's latent space: the root mean square, likewise.
+        step_cost: mean distance, to that power, over one step from the real latents by the real actions of the bank. Without a bank, it is
+            taken from `Predictor.scale`, which is measured before training and too small for an encoder that learns.
+        step_length: Euclidean length of such a step, the root mean square.
         bank: real macro-actions of the level; None without.
         flow: action prior, (latent, noise) -> macro-action; None without.
         value: (latent, part of a state) -> steps to go; None without.

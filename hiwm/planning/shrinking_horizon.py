@@ -25,8 +25,7 @@ from hiwm.planning.targets import Target
 class ShrinkingHorizon:
     """A `HorizonSchedule` that shrinks to a time of arrival; each level has its own time of arrival in each episode.
 
-    A level gets its whole horizon back when a time of arrival passes without the next plan meeting the goal, or when a plan no
-    longer meets it.
+    A level gets its whole horizon back as soon as a plan does not meet the goal by the time of arrival.
 
     Args:
         periods: environment steps in one step of each level, bottom first.

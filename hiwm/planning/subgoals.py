@@ -52,7 +52,7 @@ class SubgoalTally(NamedTuple):
     Args:
         reached, unreached, unreachable: how many.
         steps: environment steps from handing down to reaching, summed over those that were reached.
-        distance_left: least distance, as a share of that at the start, summed over all.
+        distance_left: least length to the subgoal, as a share of that at the start or of a typical step if that is more, summed over all.
     """
 
     reached: Tensor
@@ -78,7 +78,7 @@ class SubgoalMonitor:
 
     Args:
         step_cost: distance of one step of the level, see `LevelModel`.
-        p: power of the distance of the level; a share of a length is that share to the power of p here.
+        p: power of the distance of the level, which all distances here are; half of a length is 0.5 ** p of such a distance.
         patience: a subgoal has failed if it is not reached within this many times the steps until its deadline. Later subgoals
             do not end that time, because a level that keeps changing its mind does not arrive either.
         failure_penalty: cost of a path that failed, as a multiple of the cost of staying where the episode is; 0: failures are only reported.

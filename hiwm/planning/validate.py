@@ -55,12 +55,14 @@ def check_config(config: PlannerConfig, num_levels: int) -> None:
                 f"{where}.goal_weight is {level.goal_weight}; expected 0 at the top level, whose target is the goal or a "
                 "landmark on the way to it"
             )
-        if strategy == "follow_graph" and not isinstance(level.strategy, str):
+        if config.graph == "follow" and k == top > 0 and not isinstance(level.strategy, str):
             raise ValueError(
                 f"{where}.strategy is {dict(level.strategy)}; expected planner.graph none or search, because with follow the top "
                 "level hands landmarks down as they are"
             )
-        if strategy in ("follow_graph", "follow_inverse"):
+        if strategy == "hand_down" and k == 0:
+            raise ValueError(f"{where}.strategy is hand_down; expected another, because no level is below")
+        if strategy in ("hand_down", "follow_inverse"):
             _check_unread(config, k)
         if strategy == "search" and level.proposal.center == "flow" and k == 0:
             raise ValueError(f"{where}.proposal.center is flow; expected gaussian, inverse or retrieval at level 0")
@@ -178,13 +180,13 @@ def _asks_inverse(config: PlannerConfig, k: int, top: int) -> str:
 
 
 def _check_unread(config: PlannerConfig, k: int) -> None:
-    """Refuse what only a search reads at a level that follows its inverse model or hands landmarks down."""
+    """Refuse what only a search reads at a level that follows its inverse model or hands its target down."""
     level, where = config.level(k), f"planner.level{k}"
     for key in ("goal_weight", *(f"{name}_weight" for name in level.cost_weights), "costs"):
         if value := getattr(level, key):
             raise ValueError(
                 f"{where}.{key} is {value}; expected {'{}' if key == 'costs' else 0}, because level {k} does not search: it "
-                f"follows the inverse model ({where}.strategy) or hands landmarks down (planner.graph follow)"
+                f"follows the inverse model or hands its target down ({where}.strategy, or planner.graph follow)"
             )
     if level.proposal.center == "flow":
         raise ValueError(

@@ -10,8 +10,9 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import shortest_path
 from torch import Tensor
 
+from hiwm.checks import at_least, within
 from hiwm.levels.distance import distance
-from hiwm.levels.distributed import gather_over_processes, random_rows
+from hiwm.levels.distributed import average_over_processes, gather_over_processes, random_rows
 from hiwm.levels.landmarks import farthest_points, nearest
 from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Regularizer
@@ -25,8 +26,8 @@ class GraphDistance(Regularizer):
 
         strictness * mean of max(0, |z_t+1 - z_t| - 1)^2  +  mean of (|z_i - z_j| - S)^2 / (S + 1)
 
-    The landmarks are latents of the level below, and the data's own steps join them. S is the shortest path in that graph, in its shorter
-    direction, so it suits worlds in which steps can be undone. Isomap (Tenenbaum et al. 2000) embeds such distances; here an
+    The landmarks are latents of the level below. An edge joins two of them if a step of the data leads from near the one to near the other, and S
+    is the number of edges on the shortest path, in the direction in which it is shorter. So it suits worlds in which steps can be undone. Isomap (Tenenbaum et al. 2000) embeds such distances; here an
     encoder learns the embedding, under the sum of absolute differences, which holds the paths of a tree (see
     `hiwm.levels.distance`), and planning needs no graph. Pairs that no path joins are left out.
 
@@ -56,9 +57,11 @@ class GraphDistance(Regularizer):
             raise ValueError(
                 f"the level reads {', '.join(inputs)}; expected the latent of a level below, whose states become the landmarks"
             )
+        at_least(1, landmarks=landmarks, windows=windows, pairs=pairs)
+        within("[0, inf)", strictness=strictness)
         self.fit_windows, self.strictness, self.pairs = windows, strictness, pairs
         self.register_buffer("landmarks", torch.zeros(landmarks, *inputs["latent"]))
-        # gloo sends no small integers, and half precision counts to 2048
+        # halves are exact up to 2048 steps and need a quarter of the memory; gloo cannot send 16-bit integers
         self.register_buffer("steps", torch.full((landmarks, landmarks), APART, dtype=torch.half))
 
     def fit(self, inputs: Mapping[str, Tensor]) -> None:
@@ -67,7 +70,7 @@ class GraphDistance(Regularizer):
         rows = latent.flatten(0, 1)
         rows = rows[torch.from_numpy(rng.choice(len(rows), min(CANDIDATES, len(rows)), replace=False)).to(rows.device)]
         chosen = rows[farthest_points(rows, number, rng)]
-        at = nearest(latent.flatten(0, 1), chosen).view(latent.shape[:2]).cpu().numpy()
+        at = nearest(latent.flatten(0, 1), chosen)[1].view(latent.shape[:2]).cpu().numpy()
         start, end = at[:, :-1].ravel(), at[:, 1:].ravel()
         graph = csr_array((np.ones(len(start)), (start, end)), shape=(len(chosen), len(chosen)))
         steps = shortest_path(graph, unweighted=True)  # a landmark's edges to itself are on no shortest path
@@ -75,17 +78,19 @@ class GraphDistance(Regularizer):
         self.landmarks[: len(chosen)] = chosen
         self.landmarks[len(chosen) :] = chosen[
             -1
-        ]  # fewer states than landmarks: `nearest` names the first of equal ones
+        ]  # with fewer states than landmarks; `nearest` finds the first of equal ones
         found = torch.from_numpy(np.where(np.isfinite(steps), steps, APART))
         self.steps[: len(chosen), : len(chosen)].copy_(found)
 
     def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
         latent, below = output.latent, output.inputs["latent"]
         too_long = (distance(latent[:, 1:], latent[:, :-1], p=1) - 1).clamp_min(0)
-        rows, at = latent.flatten(0, 1), nearest(below.flatten(0, 1), self.landmarks)
+        rows, at = latent.flatten(0, 1), nearest(below.flatten(0, 1), self.landmarks)[1]
         everywhere, _ = gather_over_processes(rows)
         all_at, _ = gather_over_processes(at)
         others = random_rows(rows, self.pairs, generator)  # (N, pairs)
         steps = self.steps[at.unsqueeze(1), all_at[others]].float()
+        joined = steps != APART
         error = (distance(rows.unsqueeze(1), everywhere[others], p=1) - steps).square() / (steps.clamp_min(0) + 1)
-        return self.strictness * too_long.square().mean() + error.masked_fill(steps == APART, 0).mean()
+        share = average_over_processes(joined.float().mean()).clamp_min(1 / joined.numel())
+        return self.strictness * too_long.square().mean() + error.where(joined, 0).mean() / share

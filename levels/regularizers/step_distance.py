@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hiwm.checks import at_least, within
 from hiwm.levels.distance import distance
 from hiwm.levels.distributed import gather_over_processes, random_rows
 from hiwm.levels.output import LevelOutput
@@ -21,7 +22,7 @@ class StepDistance(Regularizer):
     A distance by which no step is longer than one is at most the number of steps of the shortest path, and the largest such distance
     is that number (quasimetric reinforcement learning, Wang et al. 2023, arXiv 2304.01203). Here the distance is the sum of
     absolute differences (see `hiwm.levels.distance`), the weight of the constraint is fixed instead of a Lagrange multiplier, and the
-    logarithm is the concave function of the distance. The distance is symmetric, so it suits worlds in which steps can be undone.
+    spread is measured by the logarithm of the distance, where QRL has a softplus. The distance is symmetric, so it suits worlds in which steps can be undone.
 
     Args:
         strictness: weight of steps that are longer than one; the larger, the nearer is the distance to the number of steps.
@@ -32,6 +33,8 @@ class StepDistance(Regularizer):
 
     def __init__(self, *, strictness: float = 30.0, pairs: int = 8) -> None:
         super().__init__()
+        at_least(1, pairs=pairs)
+        within("[0, inf)", strictness=strictness)
         self.strictness = strictness
         self.pairs = pairs
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hiwm.checks import at_least, within
 from hiwm.levels.distance import distance
 from hiwm.levels.distributed import gather_over_processes, random_rows
 from hiwm.levels.output import LevelOutput
@@ -29,6 +30,9 @@ class TemporalDistance(Regularizer):
 
     def __init__(self, *, discount: float = 0.98, expectile: float = 0.9, goals: int = 8) -> None:
         super().__init__()
+        at_least(1, goals=goals)
+        within("[0, 1]", discount=discount)
+        within("(0, 1)", expectile=expectile)
         self.discount, self.expectile, self.goals = discount, expectile, goals
 
     def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:

@@ -174,6 +174,12 @@ def test_wrong_coefs_are_refused_by_name(config, inputs, change):
         LevelSpec(config, 1, inputs, DIM_BELOW, "0").build()
 
 
+def test_a_negative_weight_is_refused_by_name(config, inputs):
+    config = {**config, "loss_weights": {**config["loss_weights"], "prediction": -1.0}}
+    with pytest.raises(ValueError, match=r"loss_weights.prediction is -1.0; expected a number in \[0, inf\)"):
+        LevelSpec(config, 1, inputs, DIM_BELOW, "0").build()
+
+
 @pytest.mark.parametrize(
     ("overrides", "inputs", "message"),
     [

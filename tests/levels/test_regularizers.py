@@ -107,6 +107,23 @@ def test_temporal_distance_of_known_steps():
         assert value(only_next, rows) == pytest.approx(weight * (length - 1) ** 2, abs=1e-3)
 
 
+def test_temporal_distance_of_known_goals():
+    """Two windows of one step; the goals are the states they end in, whose latents the target encoder has elsewhere."""
+    rows, slow = torch.tensor([[[0.0], [1.0]], [[10.0], [12.0]]]), torch.tensor([[[1.5]], [[11.0]]])
+    output = LevelOutput({"latent": rows}, rows, slow, slow, slow, slow)
+
+    def expected(i, j):
+        left = abs(slow[i, 0, 0] - slow[j, 0, 0])
+        error = 1 + 0.5 * left - abs(rows[i, 0, 0] - rows[j, 1, 0])
+        return ((0.7 if error < 0 else 0.3) * error**2).item()
+
+    only_next = TemporalDistance(discount=0.5, expectile=0.7, goals=1)
+    assert only_next(output, torch.Generator()).item() == pytest.approx((expected(0, 0) + expected(1, 1)) / 2)
+    any_goal = TemporalDistance(discount=0.5, expectile=0.7, goals=8000)
+    mean = sum(expected(i, j) for i in range(2) for j in range(2)) / 4
+    assert any_goal(output, torch.Generator()).item() == pytest.approx(mean, rel=0.02)
+
+
 def test_step_distance_of_known_latents():
     """Two states, a step apart: half of the random pairs are one state twice."""
     rows, same = torch.tensor([[[0.0], [3.0]]]), math.log(0.1)
@@ -131,6 +148,28 @@ def test_graph_distance_of_known_steps():
     assert regularizer(far, generator).item() == pytest.approx(expected, abs=0.05)
     both = replace(output, inputs={"latent": torch.cat([row, apart])}, latent=torch.cat([row, 100 + apart]))
     assert regularizer(both, generator).item() == pytest.approx(0, abs=1e-6)  # no number of steps lies between them
+    # pairs that no path joins do not dilute the mean: states 8 and 9 are a step apart, and two in the latents
+    both = replace(both, latent=2 * both.latent)
+    steps = [abs(i - j) for i in range(4) for j in range(4)] + 4 * [0, 1, 1, 0]  # each window has four states
+    expected = 2.0 + sum(step**2 / (step + 1) for step in steps) / len(steps)
+    assert regularizer(both, generator).item() == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GraphDistance(inputs={"latent": (2,)}, windows=0), "windows is 0; expected at least 1"),
+        (lambda: GraphDistance(inputs={"latent": (2,)}, landmarks=0), "landmarks is 0; expected at least 1"),
+        (lambda: StepDistance(pairs=0), "pairs is 0; expected at least 1"),
+        (lambda: StepDistance(strictness=math.nan), r"strictness is nan; expected a number in \[0, inf\)"),
+        (lambda: TemporalDistance(goals=0), "goals is 0; expected at least 1"),
+        (lambda: TemporalDistance(discount=1.5), r"discount is 1.5; expected a number in \[0, 1\]"),
+        (lambda: TemporalDistance(expectile=1.0), r"expectile is 1.0; expected a number in \(0, 1\)"),
+    ],
+)
+def test_an_argument_out_of_range_is_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_graph_distance_is_refused_where_no_level_is_below():

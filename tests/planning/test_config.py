@@ -27,10 +27,9 @@ from hiwm.planning.config import ProposalConfig
             {"level0": {"repeat": 2}},
             r"unknown key planner.level0.repeat; expected one of action_repeat, costs, .*, strategy",
         ),
-        ({"level0": {"strategy": 3}}, r"planner.level0.strategy is 3; expected search, follow_inverse, or a mapping"),
         (
-            {"level0": {"strategy": "follow_graph"}},
-            r"planner.level0.strategy is 'follow_graph'; expected search, follow",
+            {"level0": {"strategy": 3}},
+            r"planner.level0.strategy is 3; expected search, follow_inverse, hand_down, or a mapping",
         ),
         (
             {"graph": "follow", "shrinking_horizon": True},
@@ -60,7 +59,7 @@ def test_the_graph_and_the_level_decide_on_the_strategy():
     config = planner_config(
         graph="follow", level0={"strategy": "follow_inverse"}, level2={"strategy": {"_target_": "my.S"}}
     )
-    assert [config.strategy(k, 2) for k in range(3)] == ["follow_inverse", "search", "follow_graph"]
+    assert [config.strategy(k, 2) for k in range(3)] == ["follow_inverse", "search", "hand_down"]
     assert config.changed({"graph": "search"}).strategy(2, 2) == {"_target_": "my.S"}
     # a single level always has to search for landmarks, or follows its own inverse model
     assert config.strategy(0, 0) == "follow_inverse"

@@ -259,19 +259,32 @@ def test_a_value_needs_a_goal_on_a_part_of_the_state(exact):
     torch.testing.assert_close(plan.cost, (distance + 0.5 * plan.value[:, 1:]).amin(1))
 
 
-@pytest.mark.parametrize("step_cost", [0.05**2, 1.0])  # a squared length, and the number of steps of a metric level
-def test_a_plan_pays_for_every_step_that_leaves_the_real_latents(step_cost):
-    """Real latents lie 0.1 apart along a line; a step of the level is 0.05 long."""
+@pytest.mark.parametrize(
+    ("step_length", "step_cost", "margin"),
+    [
+        (0.05, 0.05**2, 0.2),  # the cost is a squared length, and the margin twice the spacing
+        (0.05, 1.0, 0.2),  # the cost is a number of steps, as at a metric level
+        (0.6, 1.0, 0.3),  # half a step is more than twice the spacing
+    ],
+)
+def test_a_plan_pays_for_every_step_that_leaves_the_real_latents(step_length, step_cost, margin):
+    """Real latents lie 0.1 apart along a line."""
     line = torch.stack([torch.linspace(0, 1, 11), torch.zeros(11)], 1)
-    model = SimpleNamespace(
-        bank=SimpleNamespace(start=line.repeat(2, 1)), step_length=0.05, step_cost=step_cost
-    )  # each of them twice
+    twice = SimpleNamespace(start=line.repeat(2, 1))
+    model = SimpleNamespace(bank=twice, step_length=step_length, step_cost=step_cost)
     cost = SupportCost(model, weight=2.0)
-    on, off = [[0.5, 0.0], [0.6, 0.1]], [[0.5, 0.5], [0.6, 0.4]]  # 0.2, twice the spacing, is near enough
+    on, off = [[0.5, 0.0], [0.6, 0.1]], [[0.5, 0.5], [0.6, 0.4]]
     latents = torch.tensor([[on, off]])
     found = cost(Rollout(torch.zeros(1, 2), torch.zeros(1, 2, 2, 2), latents))
-    off = torch.tensor([[[0.0, 0.0], [0.3, 0.3 + 0.2]]])
-    torch.testing.assert_close(found, 2 * step_cost * off / 0.05)
+    off = torch.tensor([[[0.0, 0.0], [0.5 - margin, 0.5 - margin + 0.4 - margin]]])
+    torch.testing.assert_close(found, 2 * step_cost * off / step_length)
+
+
+def test_all_of_a_collapsed_level_is_supported():
+    model = SimpleNamespace(bank=SimpleNamespace(start=torch.ones(5, 2)), step_length=0.0, step_cost=0.0)
+    latents = torch.rand(1, 3, 4, 2)
+    found = SupportCost(model, weight=1.0)(Rollout(torch.zeros(1, 2), torch.zeros(1, 3, 4, 2), latents))
+    assert torch.equal(found, torch.zeros(1, 3, 4))
 
 
 def test_a_search_with_a_support_weight_stays_on_the_data(exact):

@@ -31,6 +31,14 @@ HIERARCHY = planner_config(
             r"planner.level2.replan is 10; expected a multiple of planner.level0.replan, 4",
         ),
         (
+            {"level0": {"strategy": "hand_down"}},
+            r"planner.level0.strategy is hand_down; expected another, because no level",
+        ),
+        (
+            {"level1": {"strategy": "hand_down", "support_weight": 1.0}},
+            r"planner.level1.support_weight is 1.0; expected 0, because level 1 does not search",
+        ),
+        (
             {"level0": search("flow")},
             r"planner.level0.proposal.center is flow; expected gaussian, inverse or retrieval",
         ),

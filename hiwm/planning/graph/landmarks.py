@@ -97,7 +97,7 @@ class LandmarkGraph:
 
     def nearest(self, latent: Tensor) -> Tensor:
         """Index of the nearest node, (..., D) -> (...)."""
-        return nearest(latent.reshape(-1, latent.shape[-1]), self.latents).reshape(latent.shape[:-1])
+        return nearest(latent.reshape(-1, latent.shape[-1]), self.latents)[1].reshape(latent.shape[:-1])
 
     def cost_to_go(self, goal: Tensor, closed: Tensor | None = None) -> Tensor:
         """Cost from every node to each goal, inf where there is no path, (M, G).
@@ -194,7 +194,7 @@ def build_graph(latents: Trajectories, actions: np.ndarray, config: GraphConfig,
     chosen = farthest_points(points, config.num_nodes, rng)
     landmarks = points[chosen]
     before = np.sort(rng.choice(starts, min(config.num_transitions, len(starts)), replace=False))
-    cells = [nearest(torch.from_numpy(column[rows]), landmarks) for rows in (before, before + steps)]
+    cells = [nearest(torch.from_numpy(column[rows]), landmarks)[1] for rows in (before, before + steps)]
     edges, count = torch.unique(torch.stack(cells)[:, cells[0] != cells[1]], dim=1, return_counts=True)
     frequent = count >= config.min_count
     edges, count = edges[:, frequent], count[frequent]

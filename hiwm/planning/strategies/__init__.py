@@ -1,1 +1,1 @@
-"""How one level plans: search, follow the inverse model, follow the graph."""
+"""How one level plans: search, follow the inverse model, hand the target down."""

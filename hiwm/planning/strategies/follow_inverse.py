@@ -9,7 +9,7 @@ class FollowInverse(Strategy):
     """Take the actions of the inverse model towards the target."""
 
     searches = False
-    needs_inverse = True
+    needs_latent = True
 
     def plan(self, problem: Problem) -> Decision:
         return Decision.of(problem.model, problem.follow_inverse(problem.model.actions.clamp))

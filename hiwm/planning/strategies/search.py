@@ -31,7 +31,7 @@ class Search(Strategy):
         self, solver: Solver[Any], proposal: ProposalConfig, action_repeat: int, warm_start: bool = False
     ) -> None:
         self.solver, self.proposal, self.action_repeat, self.warm_start = solver, proposal, action_repeat, warm_start
-        self.needs_inverse = proposal.needs_inverse
+        self.needs_latent = proposal.needs_inverse
         self.start()
 
     def start(self) -> None:

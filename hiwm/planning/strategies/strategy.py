@@ -95,11 +95,11 @@ class Strategy(ABC):
 
     Attributes:
         searches: whether it evaluates candidates, and so takes a share of `planner.budget`.
-        needs_inverse: whether it uses an inverse model, which needs targets with a latent.
+        needs_latent: whether its target must be one latent, as for an inverse model.
     """
 
     searches: bool = True
-    needs_inverse: bool = False
+    needs_latent: bool = False
 
     def check(self, model: LevelModel, calls: float) -> None:  # noqa: B027  # most strategies can always plan
         """Raise a ValueError if it cannot plan with this model and `calls` predictor calls; called before any planning."""

@@ -18,8 +18,8 @@ from planning_tools import (
 )
 
 from hiwm.planning.goals import PartGoal
-from hiwm.planning.strategies.follow_graph import FollowGraph
 from hiwm.planning.strategies.follow_inverse import FollowInverse
+from hiwm.planning.strategies.hand_down import HandDown
 
 FOLLOW = per_level(strategy=["follow_inverse"] * 3)
 
@@ -51,7 +51,7 @@ def test_a_search_around_the_inverse_models_actions_begins_at_them(agent):
 
 def test_levels_that_follow_take_the_actions_that_are_asked_for(agent):
     planner = start(hierarchy_planner(agent, FOLLOW, hops=2), points(3, 2))
-    assert [type(strategy) for strategy in planner.strategies] == [FollowInverse, FollowInverse, FollowGraph]
+    assert [type(strategy) for strategy in planner.strategies] == [FollowInverse, FollowInverse, HandDown]
     plan = planner.plan({"state": points(3, 1)})
     for k in (0, 1):
         latent, level = agent.hierarchy.encode({"state": points(3, 1)})[k], plan.levels[k]
@@ -92,9 +92,21 @@ def test_an_inverse_model_cannot_be_asked_for_a_part(agent, level):
     flat = flat_planner(agent.hierarchy.truncate(1), level0=level)
     with pytest.raises(
         ValueError,
-        match=r"the goal is a PartGoal; expected a whole observation, because planner.level0 uses the inverse",
+        match=r"the goal is a PartGoal; expected a whole observation, because planner.level0 plans towards one",
     ):
         begin(flat, PartGoal(torch.zeros(1, 2), [Identity()]))
+
+
+def test_a_goal_is_handed_down_as_it_is(agent):
+    gaussian = {"proposal": {"center": "gaussian", "std": 1.0}}
+    config = {"graph": "none", "level0": gaussian, "level1": gaussian, "level2": {"strategy": "hand_down"}}
+    planner = hierarchy_planner(agent, config)
+    levels = start(planner, points(3, 2)).plan({"state": points(3, 1)}).levels
+    goal = agent.hierarchy.encode({"state": points(3, 2)})[2]
+    torch.testing.assert_close(levels[2].subgoal, goal)
+    torch.testing.assert_close(levels[1].target, goal)
+    with pytest.raises(ValueError, match=r"because planner.level2 plans towards one latent"):
+        begin(planner, PartGoal(torch.zeros(1, 2), [Identity()] * 3))
 
 
 def test_following_needs_an_inverse_model_of_the_level_above(agent):

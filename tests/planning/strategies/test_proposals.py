@@ -186,7 +186,7 @@ def test_a_proposal_needs_what_its_parts_need(agent, names):
         heads = Heads(action_banks=agent.heads.action_banks)
         flat = flat_planner(agent.hierarchy.truncate(1), heads=heads, level0={**search(*names), "horizon": 10})
         with pytest.raises(
-            ValueError, match=r"the goal is a PartGoal; expected a whole observation, because planner.level0 uses"
+            ValueError, match=r"the goal is a PartGoal; expected a whole observation, because planner.level0 plans"
         ):
             begin(flat, PartGoal(torch.zeros(1, 2), [Identity()]))
 

@@ -168,7 +168,7 @@ def test_it_hears_of_new_episodes_and_of_those_that_continue(exact):
 class Straight(Strategy):
     """Evaluates nothing, and asks for a goal that is a whole observation."""
 
-    searches, needs_inverse = False, True
+    searches, needs_latent = False, True
 
     def plan(self, problem):
         left = problem.target.latent - problem.latent
@@ -182,11 +182,11 @@ def test_one_that_evaluates_nothing_leaves_the_budget_to_others(agent):
     assert planner.budgets[1:] == [300 * 3, 300 * 6]
 
 
-def test_one_that_needs_the_inverse_model_needs_a_goal_that_is_a_whole_observation(exact):
+def test_one_that_needs_a_latent_needs_a_goal_that_is_a_whole_observation(exact):
     straight = {"strategy": {"_target_": "test_strategy.Straight"}}
     planner = flat_planner(exact, level0=straight, allow=TRUSTED)
     with pytest.raises(
-        ValueError, match=r"the goal is a PartGoal; expected a whole observation, because planner.level0 uses"
+        ValueError, match=r"the goal is a PartGoal; expected a whole observation, because planner.level0 plans"
     ):
         begin(planner, PartGoal(points(2), [Identity()]))
     plan = start(planner, points(2)).plan({"state": points(2, 1)}).levels[0]
