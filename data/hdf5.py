@@ -10,6 +10,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5o
 
 from hiwm.data.columns import CompressedColumn, DatasetError, FramedColumn
 from hiwm.data.scan import FileScan
@@ -65,7 +66,7 @@ def flatten(path: Path, group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]
 def _flatten(
     path: Path, group: h5py.Group, prefix: str, depth: int, visited: set[int]
 ) -> Iterator[tuple[str, h5py.Dataset]]:
-    address = h5py.h5o.get_info(group.id).addr
+    address = h5o.get_info(group.id).addr
     if address in visited:  # links in layers would make a huge number of columns of a small file
         raise DatasetError(
             f"{path}: {prefix[:-1]!r} is a group that has another name too; expected one name for each group. Remove the link"
@@ -138,7 +139,7 @@ def _sources(path: Path, dataset: h5py.Dataset, name: str) -> Iterator[tuple[int
         if parent is None or key not in parent:
             raise DatasetError(f"{path}: {name!r} is a virtual dataset whose source {source.dset_name!r} is not there")
         _refuse_links(path, parent, key, name)
-        yield h5py.h5o.get_info(parent[key].id).addr, parent[key]
+        yield h5o.get_info(parent[key].id).addr, parent[key]
 
 
 def _walkable(path: Path, file: h5py.File, group: str, name: str) -> bool:
