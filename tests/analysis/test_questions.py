@@ -23,6 +23,8 @@ from hiwm.analysis.questions import (
     surprise,
 )
 from hiwm.analysis.questions.abstract_states import clusters, lasting
+from hiwm.analysis.questions.distance import _spearman as spearman
+from hiwm.analysis.questions.distance import _trusted as trusted
 from hiwm.analysis.questions.stability import other_seeds
 from hiwm.analysis.questions.study import EncodedRows, Finding, chosen_rows, nearest
 from hiwm.analysis.questions.support import unsupported
@@ -66,6 +68,21 @@ def test_the_distance_of_true_positions_ranks_all_paths(exact):
         assert numbers[f"level{k}/distance_spearman"] > 0.999
         assert numbers[f"level{k}/distance_trusted_steps"] >= 100
         assert numbers[f"level{k}/distance_progress"] == 1
+
+
+def test_a_distance_is_trusted_up_to_the_first_range_that_ranks_badly_or_is_not_measured():
+    spans, good = [(1, 3), (3, 10), (10, 30)], [0.9, 0.9, 0.9]
+    assert trusted(spans, good) == 30
+    assert trusted(spans, [0.9, 0.2, 0.9]) == 3
+    assert trusted(spans, [0.9, float("nan"), 0.9]) == 3
+    assert trusted([(1, 3), (10, 30)], good[:2]) == 3
+    assert trusted([(3, 10)], good[:1]) == 0
+
+
+def test_correlations_of_no_pairs_are_unknown():
+    assert np.isnan(spearman(np.zeros(0), np.zeros(0)))
+    assert np.isnan(spearman(np.ones(3), np.arange(3.0)))
+    assert spearman(np.arange(3.0), np.array([0.0, 1.0, 5.0])) == pytest.approx(1)
 
 
 def test_a_level_that_drops_a_direction_ranks_less():

@@ -119,6 +119,13 @@ def test_the_same_path_counts_as_one_and_others_less_the_less_they_are_like_it()
     assert along[1].abs().max() < 1e-6
 
 
+@pytest.mark.parametrize(("p", "expected"), [(1, math.exp(-6 / 4)), (2, math.exp(-18 / 16))])
+def test_the_likeness_of_paths_is_in_the_distance_of_the_level(p, expected):
+    subgoals = handed(p=p)
+    subgoals.observe(HERE, 10)
+    assert blamed(subgoals, end=THERE + 3)[0] == pytest.approx(expected)
+
+
 def test_the_similarity_has_a_gradient_where_it_is_greatest():
     subgoals = handed()
     subgoals.observe(HERE, 10)

@@ -1,0 +1,56 @@
+"""A level that plans by a number of steps, the sum of absolute differences, at every place that measures a distance."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from planning_tools import GAUSSIAN, begin, hierarchy_planner, points, start
+
+from hiwm.config import load_config
+from hiwm.hierarchy import LevelSpec
+from hiwm.planning.rollout import Rollout
+
+
+def apart(a, b):
+    return (a - b).abs().sum(-1)
+
+
+@pytest.fixture
+def metric(agent, monkeypatch):
+    """The tiny hierarchy, whose upper levels plan by steps."""
+    for level in agent.hierarchy.levels[1:]:
+        monkeypatch.setattr(level, "p", 1)
+    return agent
+
+
+def test_a_level_with_a_metric_regularizer_plans_by_steps():
+    for name, p in (("graph_distance", 1), ("step_distance", 1), ("temporal_distance", 1), ("sigreg", 2)):
+        config = load_config([f"regularizer@levels.level1={name}"]).levels["level1"]
+        assert LevelSpec(config, 3, {"latent": (4,)}, 2, "").build().p == p
+
+
+def test_the_cost_of_a_step_is_a_mean_number_of_steps(metric):
+    planner = hierarchy_planner(metric, GAUSSIAN, graph="none")
+    for k, model in enumerate(planner.models):
+        bank, level = metric.heads.action_banks[k], metric.hierarchy.levels[k]
+        moved = level.predict(bank.start, bank.actions[:, 0]) - bank.start
+        assert model.step_length == pytest.approx(moved.square().sum(-1).mean().sqrt().item())
+        cost = moved.abs().sum(-1).mean() if k else moved.square().sum(-1).mean()
+        assert model.step_cost == pytest.approx(cost.item())
+
+
+def test_goals_and_subgoals_are_so_many_steps_away(metric):
+    planner = begin(hierarchy_planner(metric, GAUSSIAN, graph="none"), metric.goal({"state": points(3, 2).numpy()}))
+    levels = planner.plan({"state": points(3, 1)}).levels
+    goal = metric.hierarchy.encode({"state": points(3, 2)})[2]
+    torch.testing.assert_close(levels[2].nearest, apart(levels[2].predicted, goal.unsqueeze(1)).amin(1))
+    above = metric.hierarchy.levels[1].encode({"latent": levels[0].predicted})
+    torch.testing.assert_close(levels[0].nearest, apart(above, levels[0].target.unsqueeze(1)).amin(1))
+
+
+def test_landmarks_are_so_many_steps_away(metric):
+    planner = start(hierarchy_planner(metric, GAUSSIAN, graph="search"), points(3, 2))
+    latent = metric.hierarchy.encode({"state": points(3, 1)})[2]
+    target = planner.navigator.target(latent, 0)
+    found = target.cost(Rollout(latent, torch.zeros(3, 1, 1, 2), latent[:, None, None]))
+    torch.testing.assert_close(found[:, 0, 0], apart(latent, target.latent))
