@@ -8,10 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hiwm.analysis.questions import DIAGNOSTICS
 from hiwm.evaluation.results import read_results
+from hiwm.evaluation.statistics import interval_over_tasks
 from hiwm.files import read_json, saved_folder
 from hiwm.hierarchy import DESCRIPTION, load_specs
 from hiwm.training.checkpoint import METRICS, load_metrics
@@ -84,14 +86,12 @@ def levels(folders: Iterable[Path]) -> pd.DataFrame:
 
 
 def by_experiment(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per experiment, one column per agent: successes of every seed, and the interval of the worst seed.
-
-    Starts and goals are the same for every seed, so seeds are not pooled.
-    """
+    """One row per experiment, one column per agent: mean success in percent, its interval over seeds and tasks, successes of every seed."""
 
     def cell(group: pd.DataFrame) -> str:
-        worst = group.sort_values(["low", "high"]).iloc[0]
-        return f"{', '.join(_solved(group))} [{100 * worst['low']:.1f}, {100 * worst['high']:.1f}]"
+        rates = np.array([[float(rate) for rate in rates.split()] for rates in group["per_task"]])
+        low, high = interval_over_tasks(rates, int(group["episodes"].iloc[0]) // rates.shape[1])
+        return f"{100 * rates.mean():.1f} [{100 * low:.0f}, {100 * high:.0f}]: {', '.join(_solved(group))}"
 
     experiments = rows.groupby("experiment", sort=False)
     seeds = experiments["seed"].agg(lambda seed: ", ".join(map(str, sorted(seed.unique()))))

@@ -84,7 +84,8 @@ class SmoothPolicy(Policy):
     """Smooth random walks in the plane: the heading turns towards a target heading that is redrawn at random times.
 
     Exploration policy of H-JEPA (arXiv 2610.06805): turn' = 0.95 turn + 0.15 (target - heading) + noise; the speed is an
-    Ornstein-Uhlenbeck process.
+    Ornstein-Uhlenbeck process. The constants are the defaults of its code. Its benchmark sets others: 0.995, 0.015, a turn noise of 0.002,
+    turns of at most 0.08, a speed noise of 0.005 and 50 steps between targets.
 
     Args:
         speed: mean norm of an action, in half-widths of the action space.

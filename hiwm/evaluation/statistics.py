@@ -53,3 +53,22 @@ def bootstrap_interval(values: np.ndarray, lowest: float = -1.0, confidence: flo
         means[i] = values[seed, np.arange(tasks)[None, :, None], episode].mean()
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def interval_over_tasks(rates: np.ndarray, episodes: int) -> tuple[float, float]:
+    """95 % interval of the mean of success rates (seeds, tasks), had other seeds, tasks and episodes been drawn, by a bootstrap.
+
+    A few tasks decide on the width, so it is far wider than that of a Wilson interval over all episodes, which takes them for
+    independent. Where all rates are 0 or all are 1, the interval is that of Wilson.
+
+    Args:
+        rates: success of every seed and task, as fractions.
+        episodes: of each.
+    """
+    if rates.min() == rates.max() and rates.min() in (0, 1):
+        return wilson_interval(round(rates.mean() * rates.size * episodes), rates.size * episodes)
+    (seeds, tasks), rng = rates.shape, np.random.default_rng(0)
+    seed, task = rng.integers(seeds, size=(RESAMPLES, seeds, 1)), rng.integers(tasks, size=(RESAMPLES, 1, tasks))
+    means = rng.binomial(episodes, rates[seed, task]).mean((1, 2)) / episodes
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
