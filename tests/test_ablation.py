@@ -54,7 +54,11 @@ def test_an_ablation_trains_each_level_once(command, tmp_path, capsys):
     assert set(table["episodes"]) == {2 * 2 * 2}  # tasks, episodes, seeds
     assert ((table["low"] <= table["success"]) & (table["success"] <= table["high"])).all()
     assert (table[["difference", "difference_low", "difference_high"]].iloc[0] == 0).all()
-    assert (folder / "table.md").read_text().startswith("| variant (stride, graph) | success (%) | difference to the first (points) |")
+    assert (
+        (folder / "table.md")
+        .read_text()
+        .startswith("| variant (stride, graph) | success (%) | difference to the first (points) |")
+    )
     assert (folder / "table.md").read_text() in said
     assert (folder / "figure.png").stat().st_size > 10_000
     # again: nothing is left to do
