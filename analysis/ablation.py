@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from pydantic import Field, field_validator
 
+from hiwm.analysis.ablation_figure import draw
 from hiwm.analysis.tables import markdown
 from hiwm.build import given_keys
 from hiwm.config import Config, ConfigError, load_config
@@ -34,7 +34,10 @@ from hiwm.training.specs import level_fingerprints, training_of
 from hiwm.validate import check
 
 EPISODES = "evaluation.episodes"
-INK, QUIET = "#0072b2", "#8a8f98"
+NOTE = (
+    "Success in %, differences in percentage points, on the same episodes as the first variant. Brackets: 95 % intervals of a bootstrap over "
+    "seeds and episodes. Steps: mean over the successful episodes, so a variant that solves more distant tasks may need more."
+)
 
 
 class Ablation(Settings):
@@ -107,11 +110,13 @@ def ablate(arguments: Sequence[str]) -> None:
             verb(cell.config)
     folder = Path(cells[0].config.root) / "ablations" / name
     folder.mkdir(parents=True, exist_ok=True)
+    outcomes = outcomes_of_variants(cells)
     results = pd.DataFrame(compare(cells))
     results.to_csv(folder / "table.csv", index=False)
-    table = markdown(in_words(results))
+    table = f"{markdown(in_words(results, ablation))}\n\n{NOTE}"
     (folder / "table.md").write_text(table + "\n")
-    draw(results, name).savefig(folder / "figure.png", dpi=150)
+    by_seed = {variant: (100 * its.mean((1, 2))).tolist() for variant, its in outcomes.items()}
+    draw(results, _labels(ablation), by_seed, name).savefig(folder / "figure.png", dpi=150)
     _track(cells, ablation, results, folder)
     print(f"\n{table}\n")
     say(f"table and figure: {folder}")
@@ -253,21 +258,38 @@ def plan_of(cells: Sequence[Cell]) -> str:
     )
 
 
+def _agents(cells: Sequence[Cell]) -> dict[str, list[dict[str, Any]]]:
+    """Variant -> the numbers of its hierarchy with each seed."""
+    variants: dict[str, list[dict[str, Any]]] = {}
+    for cell in cells:
+        results = read_results(cell.config.folder / f"{cell.config.evaluation.name}.json")
+        variants.setdefault(cell.variant, []).append(results["agents"][HIERARCHICAL])
+    return variants
+
+
+def outcomes_of_variants(cells: Sequence[Cell]) -> dict[str, np.ndarray]:
+    """Variant -> success of every seed, task and episode, (seeds, tasks, episodes)."""
+    return {name: outcomes_of(agents) for name, agents in _agents(cells).items()}
+
+
+def _labels(ablation: Ablation) -> list[str]:
+    """The variants with the names of their factors, one line for each factor."""
+    factors = ([f"{factor}: {value}" for value in values] for factor, values in ablation.factors.items())
+    return ["\n".join(each) for each in itertools.product(*factors)]
+
+
 def compare(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """A row per variant: success and its difference to the first variant, in percent, with 95 % intervals.
 
     Intervals are of a stratified bootstrap: seeds are resampled, and episodes within each seed and task. The episodes of two
     variants are paired, because they have the same starts and goals.
     """
-    variants: dict[str, list[dict[str, Any]]] = {}
-    for cell in cells:
-        results = read_results(cell.config.folder / f"{cell.config.evaluation.name}.json")
-        variants.setdefault(cell.variant, []).append(results["agents"][HIERARCHICAL])
-    outcomes = {name: outcomes_of(agents) for name, agents in variants.items()}
+    variants, outcomes = _agents(cells), outcomes_of_variants(cells)
     reference, rows = next(iter(outcomes.values())), []
     for name, agents in variants.items():
         low, high = bootstrap_interval(outcomes[name], lowest=0.0)
-        less, more = bootstrap_interval(outcomes[name] - reference)
+        # the reference differs from itself by 0, without uncertainty
+        less, more = (0.0, 0.0) if outcomes[name] is reference else bootstrap_interval(outcomes[name] - reference)
         steps = [agent["steps"]["mean"] for agent in agents if agent["steps"]]
         rows.append({
             "variant": name,
@@ -287,7 +309,7 @@ def compare(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return rows
 
 
-def in_words(results: pd.DataFrame) -> pd.DataFrame:
+def in_words(results: pd.DataFrame, ablation: Ablation) -> pd.DataFrame:
     """The table for people, in percent."""
 
     def cell(row: pd.Series, key: str) -> str:
@@ -296,28 +318,11 @@ def in_words(results: pd.DataFrame) -> pd.DataFrame:
         return f"{row[key]:{sign}.0f} [{row[low]:{sign}.0f}, {row[high]:{sign}.0f}]"
 
     return pd.DataFrame({
-        "variant": results["variant"],
-        "success": [cell(row, "success") for _, row in results.iterrows()],
-        "difference to the first": ["", *(cell(row, "difference") for _, row in results.iloc[1:].iterrows())],
-        "steps": [f"{steps:.0f}" if pd.notna(steps) else "-" for steps in results["steps"]],
+        f"variant ({', '.join(ablation.factors)})": results["variant"],
+        "success (%)": [cell(row, "success") for _, row in results.iterrows()],
+        "difference to the first (points)": ["0 (the first)", *(cell(row, "difference") for _, row in results.iloc[1:].iterrows())],
+        "steps of successes": [f"{steps:.0f}" if pd.notna(steps) else "-" for steps in results["steps"]],
         "predictor calls": results["predictor_calls"].map("{:.0f}".format),
         "other forward passes": results["other_calls"].map("{:.0f}".format),
         "seeds x episodes": [f"{n} x {total // n}" for n, total in zip(results["seeds"], results["episodes"], strict=True)],
     })  # fmt: skip
-
-
-def draw(results: pd.DataFrame, name: str) -> Figure:
-    """Success of every variant with its interval, in the order of the table."""
-    figure = Figure(figsize=(8, 1.4 + 0.42 * len(results)), layout="constrained")
-    axes, rows = figure.subplots(), np.arange(len(results))[::-1]
-    axes.hlines(rows, results["low"], results["high"], color=INK, lw=2.5)
-    axes.plot(results["success"], rows, "o", color=INK, ms=7)
-    for row, (_, each) in zip(rows, results.iterrows(), strict=True):
-        axes.annotate(f"{each['success']:.0f}", (each["success"], row), (0, 7), textcoords="offset points", ha="center")
-    axes.set_yticks(rows, results["variant"])
-    axes.set(xlim=(-2, 102), ylim=(-0.7, len(results) - 0.3), xlabel="success (%), with 95 % interval")
-    axes.axvline(results["success"].iloc[0], color=QUIET, lw=1, ls="--", zorder=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    seeds, episodes = results["seeds"].iloc[0], results["episodes"].iloc[0]
-    axes.set_title(f"ablation {name}: {seeds} seeds, {episodes} episodes per variant", loc="left")
-    return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -41,11 +42,20 @@ def draw(dataset: Trajectories) -> Figure:
                 _frames(axes, dataset.columns[name], first, length)
             else:
                 _curves(axes, dataset.column(name)[first : first + length])
+                if j == number - 1 and len(axes.lines) > 1:  # the same colours in all episodes
+                    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), handlelength=1)
             if j == 0:
-                axes.set_ylabel(name)
+                axes.set_ylabel(_title(name, dataset.columns[name]))
+            if i == len(names) - 1:
+                axes.set_xlabel("row of the episode (environment step)", fontsize=8)
             if i == 0:
                 axes.set_title(f"episode {episode}, {length} rows", fontsize=10)
     return figure
+
+
+def _title(name: str, column: Any) -> str:
+    numbers = math.prod(column.shape[1:])
+    return name if is_image(column) or numbers <= LINES else f"{name}\nfirst {LINES} of {numbers}"
 
 
 def is_image(column: Any) -> bool:
@@ -69,6 +79,7 @@ def _frames(axes: Axes, column: Any, first: int, length: int) -> None:
 
 
 def _curves(axes: Axes, rows: np.ndarray) -> None:
-    axes.plot(rows.reshape(len(rows), -1)[:, :LINES], lw=0.9)
+    for i, numbers in enumerate(rows.reshape(len(rows), -1).T[:LINES]):
+        axes.plot(numbers, lw=0.9, label=f"[{i}]")
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)

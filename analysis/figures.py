@@ -36,6 +36,7 @@ HEALTH_RANGE = (
     1.1,
 )  # the prediction error of an untrained level may be a thousand times that of predicting no change
 INK_OF_EDGES = 2_000  # a panel with more edges draws them fainter
+EDGES_BEHIND = 1_500  # a sample of so many edges shows the extent of a graph and leaves the path in sight
 
 
 def curves(histories: Mapping[int, Sequence[Mapping[str, Any]]], diagnostics: Diagnostics) -> Figure:
@@ -149,7 +150,7 @@ def episodes(
                 continue
             draw_map(axes, walls, decoder.states, labels)
             if agent in graphs:
-                _graph(axes, *graphs[agent], color=GRAPH)
+                _graph(axes, *graphs[agent], color=GRAPH, most=EDGES_BEHIND)
             for level in range(len(trace.subgoals) - 1, 0, -1):
                 states = decoder.decode(level, _distinct(trace.subgoals[level]))
                 axes.plot(*states[:, :2].T, "os"[level % 2], ms=3 + 1.5 * level, mfc="none", mew=1,
@@ -159,7 +160,7 @@ def episodes(
             axes.plot(*trace.goal[:2], "*", ms=15, color="#d4148c", mec="white", label="goal")
             steps = trace.steps
             outcome = f"reached in {steps} steps" if trace.success else f"not reached in {steps} steps"
-            axes.set_title(f"{agent}, task {task}: {outcome}", fontsize=9)
+            axes.set_title(f"{agent}\ntask {task}, episode {trace.episode}: {outcome}", fontsize=9)
     named = {}  # agents draw different things
     for axes in grid.flat:
         handles, labels = axes.get_legend_handles_labels()
@@ -215,11 +216,16 @@ def frames(shown: Frames) -> Figure:
     return figure
 
 
-def _graph(axes: Axes, graph: LandmarkGraph, where: np.ndarray, color: str) -> None:
+def _graph(axes: Axes, graph: LandmarkGraph, where: np.ndarray, color: str, most: int | None = None) -> None:
+    """The edges of a graph, or a sample of at most so many."""
     start, end = graph.edges.numpy()
+    if most is not None and len(start) > most:
+        sample = np.random.default_rng(0).choice(len(start), most, replace=False)
+        start, end = start[sample], end[sample]
     lines = np.stack([where[start, :2], where[end, :2]], 1)
     alpha = min(0.5, INK_OF_EDGES / max(1, len(lines)))
-    axes.add_collection(LineCollection(lines.tolist(), colors=color, lw=0.3, alpha=alpha))
+    # as pixels also in a PDF, where each edge would be an object of its own
+    axes.add_collection(LineCollection(lines.tolist(), colors=color, lw=0.3, alpha=alpha, rasterized=True))
     axes.plot([], [], color=color, lw=1.2, label="landmark graph")  # faint edges would be invisible in the legend
 
 

@@ -21,11 +21,11 @@ from hiwm.analysis import figures
 from hiwm.analysis.decode import frame_decoder, predicted_frames, states_at
 from hiwm.analysis.history import load_history
 from hiwm.analysis.ladder import read_ladder
-from hiwm.analysis.page import asset, assets, inline
+from hiwm.analysis.page import asset, assets, fitting, inline
 from hiwm.analysis.questions import DIAGNOSTICS, Finding, Study, ask
 from hiwm.analysis.uncertainty import calibration_curves, summary
 from hiwm.analysis.verdict import comparisons, headline
-from hiwm.analysis.viewer import LIMIT, Scene, view
+from hiwm.analysis.viewer import LIMIT, Scene, Viewer
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
 from hiwm.data.store import Trajectories
@@ -45,6 +45,14 @@ from hiwm.training.diagnostics.runner import Diagnostics
 from hiwm.validate import check_trained
 
 MISSING = "–"  # noqa: RUF001
+NOTHING = {
+    "head": "",
+    "tables": "",
+    "frames": "",
+    "episodes": [],
+    "left_out": [],
+}  # what the viewer shows of no episode
+WORDS_LEFT_OUT = 2000  # bytes of the sentences on what is left out
 NO_EPISODES = "The recorded episodes are of an older version of hiwm. Remove the results of the evaluation, and `hiwm evaluate` records new ones."
 
 
@@ -125,14 +133,20 @@ def _page(values: Mapping[str, Any], traces: Mapping[str, Sequence[Trace]], scen
     parts = {**assets(), **{f"viewer_{kind}": asset(f"viewer.{kind}") for kind in ("css", "js", "html")}}
     parts["plotly_js"] = Markup(get_plotlyjs()) if traces else Markup()
     template = Template(files("hiwm.analysis").joinpath("report.html").read_text(), autoescape=True)
-    empty = {"head": "", "tables": "", "frames": "", "episodes": [], "left_out": []}
-    bare = template.render(**values, **parts, viewer=empty if traces else None, no_episodes=NO_EPISODES)
-    if not traces:
-        return bare
-    shown = view(traces, scene, LIMIT - len(bare.encode()))
-    marked = {name: [Markup(each) for each in part] if name == "episodes" else part for name, part in shown.items()}
-    marked |= {name: Markup(shown[name]) for name in ("head", "tables", "frames")}
-    return template.render(**values, **parts, viewer=marked)
+    viewer = Viewer(traces, scene) if traces else None
+
+    def render(pictures: Mapping[str, str], shown: Mapping[str, Any]) -> str:
+        marked = {name: Markup(shown[name]) for name in ("head", "tables", "frames")}
+        marked |= {"episodes": [Markup(each) for each in shown["episodes"]], "left_out": shown["left_out"]}
+        missing = [f"figures/{name}.png" for name in values["figures"] if name not in pictures]
+        seen = {"figures": pictures, "missing": missing, "viewer": marked if viewer else None}
+        return template.render(**{**values, **parts, **seen}, no_episodes=NO_EPISODES)
+
+    # failures come first, then figures, then successes, then frames
+    least = viewer.least if viewer else 0
+    pictures = fitting(values["figures"], LIMIT - WORDS_LEFT_OUT - len(render({}, NOTHING).encode()) - least)
+    bare = render(pictures, NOTHING)
+    return render(pictures, viewer.fill(LIMIT - WORDS_LEFT_OUT - len(bare.encode()))) if viewer else bare
 
 
 def _result(agents: Mapping[str, Any]) -> dict[str, Any]:

@@ -114,7 +114,8 @@
     if (goalIsDrawn()) take(point(episode.goal, 0));
     if (now.x >= 0 && now.y >= 0) {
       if (now.x === 0 && now.y === 1) for (const [x, y, w, h] of head.walls) { take([x, y]); take([x + w, y + h]); }
-      for (const numbers of tables.cloud) take(point(numbers, 0));
+      // with all landmarks, so that the map is the same for all episodes and reaches as far as the data
+      for (const numbers of [...tables.cloud, ...tables.states]) take(point(numbers, 0));
     }
     for (const level of episode.levels)
       for (let i = 0; i < level.plans.step.length; i++) {
@@ -155,14 +156,52 @@
     const width = byId("v-map").clientWidth || 560;
     const equal = head.walls.length && now.x >= 0 && now.y >= 0;
     const ratio = equal ? (top - bottom) / (right - left) : 0.75;
-    const height = Math.round(width * Math.min(1.1, Math.max(0.35, ratio)));
-    let [sx, sy] = [width / (right - left), height / (top - bottom)];
+    const wide = width - AXES.left - AXES.right;
+    const high = Math.round(wide * Math.min(1.1, Math.max(0.35, ratio)));
+    const height = high + AXES.top + AXES.bottom;
+    let [sx, sy] = [wide / (right - left), high / (top - bottom)];
     if (equal) sx = sy = Math.min(sx, sy);
-    const dx = (width - sx * (right - left)) / 2;
-    const dy = (height - sy * (top - bottom)) / 2;
-    scale = { width, height, sx, sy, x: (x) => dx + (x - left) * sx, y: (y) => height - dy - (y - bottom) * sy };
+    const dx = AXES.left + (wide - sx * (right - left)) / 2;
+    const dy = AXES.bottom + (high - sy * (top - bottom)) / 2;
+    scale = { width, height, wide, high, sx, sy, x: (x) => dx + (x - left) * sx, y: (y) => height - dy - (y - bottom) * sy };
     byId("v-map").setAttribute("viewBox", `0 0 ${width} ${height}`);
     byId("v-map").style.height = `${height}px`;
+  }
+
+  const AXES = { left: 46, right: 10, top: 8, bottom: 40 }; // pixels around the map, for the numbers at its axes
+
+  // round numbers at least `least` pixels apart, between two pixels of an axis
+  function ticks(toPixel, first, last, least) {
+    const [origin, unit] = [toPixel(0), toPixel(1) - toPixel(0)];
+    const [low, high] = [(first - origin) / unit, (last - origin) / unit].sort((a, b) => a - b);
+    const wanted = least / Math.abs(unit);
+    const power = 10 ** Math.floor(Math.log10(wanted));
+    const by = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= wanted);
+    const found = [];
+    for (let i = Math.ceil(low / by); i * by <= high; i++) found.push(Number((i * by).toPrecision(6)));
+    return found;
+  }
+
+  // the frame of the map, with numbers and names at its axes
+  function drawAxes() {
+    const { left, top } = AXES;
+    const { wide, high } = scale;
+    const group = svg("g", {});
+    const add = (tag, attributes, text) => { const made = svg(tag, attributes); made.textContent = text ?? ""; group.append(made); };
+    add("rect", { x: left, y: top, width: wide, height: high, fill: "none", stroke: css("--soft") });
+    for (const x of ticks(scale.x, left, left + wide, 60)) {
+      add("path", { d: `M${scale.x(x)} ${top + high}v4`, stroke: css("--soft") });
+      add("text", { x: scale.x(x), y: top + high + 15, "text-anchor": "middle" }, x);
+    }
+    for (const y of ticks(scale.y, top + high, top, 45)) {
+      add("path", { d: `M${left} ${scale.y(y)}h-4`, stroke: css("--soft") });
+      add("text", { x: left - 6, y: scale.y(y) + 4, "text-anchor": "end" }, y);
+    }
+    const title = (axis) => (axis < 0 ? "environment step" : head.axes[axis]);
+    add("text", { x: left + wide / 2, y: top + high + 32, "text-anchor": "middle" }, title(now.x));
+    const middle = top + high / 2;
+    add("text", { x: 11, y: middle, "text-anchor": "middle", transform: `rotate(-90 11 ${middle})` }, title(now.y));
+    return group;
   }
 
   const at = (p) => `${scale.x(p[0]).toFixed(1)} ${scale.y(p[1]).toFixed(1)}`;
@@ -208,11 +247,14 @@
         places.forEach((p, node) => still.append(svg("circle", { cx: scale.x(p[0]), cy: scale.y(p[1]), r: 2.2, fill: css("--graph") }, `landmark ${node} (${stateText(graph.nodes[node])})`)));
     }
     still.append(svg("path", { d: line(episode.path.map(point)), stroke: css("--soft"), "stroke-width": 1, fill: "none", opacity: 0.55 }));
-    map.replaceChildren(still, svg("g", { id: "v-moving" }));
+    const clip = svg("clipPath", { id: "v-clip" });
+    clip.append(svg("rect", { x: AXES.left, y: AXES.top, width: scale.wide, height: scale.high }));
+    still.setAttribute("clip-path", "url(#v-clip)");
+    map.replaceChildren(clip, still, svg("g", { id: "v-moving" }), drawAxes());
   }
 
   function drawStep() {
-    const group = svg("g", { id: "v-moving" });
+    const group = svg("g", { id: "v-moving", "clip-path": "url(#v-clip)" });
     const step = now.step;
     const here = point(episode.path[Math.min(step, episode.path.length - 1)], step);
     const add = (mark) => mark && group.append(mark);
@@ -246,7 +288,9 @@
         const node = of(level, "path_target", i);
         add(star(target, 9, { fill: "none", stroke: color, "stroke-width": 1.8 }, `target of level ${k}${node === null || node < 0 ? "" : `, landmark ${node}`} (${stateText(of(level, "target", i))})`));
         if (node !== null && node >= 0) {
-          const label = svg("text", { x: scale.x(target[0]) + 10, y: scale.y(target[1]) - 8 });
+          const x = scale.x(target[0]);
+          const rightmost = x > 0.75 * scale.width; // where the text would leave the map
+          const label = svg("text", { x: rightmost ? x - 10 : x + 10, y: scale.y(target[1]) - 8, "text-anchor": rightmost ? "end" : "start" });
           label.textContent = `landmark ${node}`;
           add(label);
         }
@@ -277,8 +321,40 @@
   function became(level, i) {
     const [code, decided, left] = ["outcome", "decided", "left"].map((name) => of(level, name, i));
     if (code === null) return "";
-    const share = left === null ? "" : `, ${number(left)} of its distance was left`;
+    const share = left === null ? "" : `, ${left >= 0.995 ? "all" : left < 0.005 ? "nothing" : number(left)} of its distance was left`;
     return head.outcomes[code] + (decided < 0 ? "" : ` (known at step ${decided})`) + share;
+  }
+
+  // a plan in words names landmarks by their numbers; here their states are known
+  function withPlaces(level, text) {
+    const graph = graphNow();
+    if (!graph || graph.level !== level.level) return text;
+    return text.replace(/landmark (\d+)/g, (name, node) => (node in graph.nodes ? `${name} (${stateText(graph.nodes[node])})` : name));
+  }
+
+  const AGAIN = 5; // so many failures of one subgoal are named
+
+  // the subgoal that failed most often and was never reached, of the highest level that has one
+  function neverReached() {
+    for (const level of [...episode.levels].reverse()) {
+      const { subgoal, outcome } = level.plans;
+      if (level.level === 0 || !outcome) continue;
+      const failures = {};
+      subgoal.forEach((place, i) => { if (outcome[i] > 1) failures[place] = (failures[place] || 0) + 1; });
+      subgoal.forEach((place, i) => { if (outcome[i] === 1) delete failures[place]; });
+      const [place, count] = Object.entries(failures).sort((a, b) => b[1] - a[1])[0] || [0, 0];
+      if (count >= AGAIN) return { level: level.level, place: Number(place), count };
+    }
+    return null;
+  }
+
+  function headline() {
+    if (episode.success) return `The goal was reached in ${episode.steps} steps.`;
+    const said = `The goal was not reached in ${episode.steps} steps.`;
+    const stuck = neverReached();
+    if (!stuck) return said;
+    const what = `Level ${stuck.level} handed down the same subgoal (${stateText(stuck.place)}) ${stuck.count} times, and it was never reached.`;
+    return `${said} ${what}` + (head.failurePenalty > 0 ? "" : " Try planner.failure_penalty above 0, which makes a failed subgoal cost more (docs/concepts.md, Failures).");
   }
 
   // ---------------------------------------------------------------- levels
@@ -356,7 +432,7 @@
     if (others) panel.append(others);
     const sure = certainty(level, i);
     if (sure) panel.append(sure);
-    panel.append(el("details", {}, el("summary", {}, "in words"), el("pre", { class: "why" }, level.why[i])));
+    panel.append(el("details", {}, el("summary", {}, "in words"), el("pre", { class: "why" }, withPlaces(level, level.why[i]))));
     const open = openWords.has(k);
     panel.querySelector("details").open = open;
     panel.querySelector("details").addEventListener("toggle", (event) => (event.target.open ? openWords.add(k) : openWords.delete(k)));
@@ -495,7 +571,7 @@
     byId("v-episode").replaceChildren(...listed.map(([each, i]) => el("option", { value: i }, titleOf(each))));
     byId("v-episode").value = index;
     byId("v-outcome").className = `outcome ${episode.success ? "solved" : "failed"}`;
-    byId("v-outcome").textContent = episode.success ? `The goal was reached in ${episode.steps} steps.` : `The goal was not reached in ${episode.steps} steps.`;
+    byId("v-outcome").textContent = headline();
     if (!opened) now.level = Math.max(0, episode.levels.findLastIndex((level) => level.plans.predicted));
     opened = true;
     drawPicker();
@@ -557,7 +633,8 @@
   const agents = [...new Set(head.episodes.map((each) => each.agent))];
   byId("v-agent").replaceChildren(...agents.map((name) => {
     const own = head.episodes.filter((each) => each.agent === name);
-    return el("option", { value: name }, `${name} (${own.filter((each) => !each.success).length} failures recorded)`);
+    const failures = own.filter((each) => !each.success).length;
+    return el("option", { value: name }, `${name} (${failures || "no"} failure${failures === 1 ? "" : "s"} recorded)`);
   }));
   const axes = [...head.axes.map((name, i) => [i, name]), [-1, "environment step"]];
   for (const id of ["v-x", "v-y"]) byId(id).replaceChildren(...axes.map(([i, name]) => el("option", { value: i }, name)));

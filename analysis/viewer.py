@@ -30,6 +30,8 @@ SHOWN = 8  # numbers of a state that the page holds
 CLOUD = 1500  # states of the data that are drawn behind a map without walls
 EDGES = 4000  # of a landmark graph that are drawn
 JPEG_FROM = 2000  # bytes of a PNG from which a JPEG is tried
+NO_FRAMES = 1000  # bytes of the table of frames without any frame
+ADVICE = "To see them, evaluate fewer tasks under another name (evaluation.name, evaluation.num_tasks), or read the .npz of the evaluation with hiwm.evaluation.traces.load_traces."
 NONE = -1  # index of a state or a frame that there is none of
 
 
@@ -187,47 +189,64 @@ def rounded(values: np.ndarray, digits: int) -> Any:
     return short(np.asarray(values, np.float64).tolist())
 
 
-def view(traces: Mapping[str, Sequence[Trace]], scene: Scene, space: int) -> dict[str, Any]:
-    """Everything that the viewer needs, as strings for the page.
+class Viewer:
+    """Everything that the viewer shows, packed for the page.
 
     Args:
         traces: agent -> its recorded episodes.
         scene: what they are drawn with.
-        space: bytes of the page that are left for the episodes.
-
-    Returns:
-        `head`, JSON that is safe within a script element; `tables`, `episodes` and `frames`, base64 of compressed JSON; `left_out`,
-        sentences on what did not fit.
     """
-    states = RealStates(scene.decoder, scene.dataset, scene.state, image_input(scene.agent.inputs))
-    ordered = [(name, trace) for name, of in traces.items() for trace in sorted(of, key=_failures_first)]
-    shown = [episode_data(name, trace, states, scene.agent.spec.discrete) for name, trace in ordered]
-    packed = [pack(episode) for episode in shown]
-    tables = pack({
-        "graphs": {name: graph_data(scene.agent.graphs[level], level, states) for name, level in scene.graphs.items()},
-        "cloud": [] if scene.walls else rounded(scene.decoder.states[:: max(1, len(scene.decoder.states) // CLOUD), :SHOWN], 3),
-        "states": states.numbers(),
-    })  # fmt: skip
-    head = {
-        "axes": list(scene.labels[:SHOWN]),
-        "walls": rounded(np.array(scene.walls, float).reshape(-1, 4), 4),
-        "outcomes": {OPEN: "undecided when the episode ended", **WORDS},
-        "pictures": states.image is not None,
-    }
-    space -= len(tables) + len(safe_json(head)) + 200 * len(shown)
-    kept, left_out = choose(shown, [len(each) for each in packed], space)
-    spare = space - sum(len(packed[i]) for i in kept)
-    frames, missing = pack_frames([ordered[i][1] for i in kept], [shown[i] for i in kept], states, spare)
-    if missing:
-        left_out.append(f"{missing:,} frames of observations or of real states near latents do not fit into the page.")
-    listed = [{key: shown[i][key] for key in ("agent", "task", "episode", "success", "steps")} for i in kept]
-    return {
-        "head": safe_json(head | {"episodes": listed}),
-        "tables": tables,
-        "episodes": [packed[i] for i in kept],
-        "frames": frames,
-        "left_out": left_out,
-    }
+
+    def __init__(self, traces: Mapping[str, Sequence[Trace]], scene: Scene) -> None:
+        self.states = RealStates(scene.decoder, scene.dataset, scene.state, image_input(scene.agent.inputs))
+        ordered = [(name, trace) for name, of in traces.items() for trace in sorted(of, key=_failures_first)]
+        self.traces = [trace for _, trace in ordered]
+        self.shown = [episode_data(name, trace, self.states, scene.agent.spec.discrete) for name, trace in ordered]
+        self.packed = [pack(episode) for episode in self.shown]
+        self.tables = pack({
+            "graphs": {name: graph_data(scene.agent.graphs[level], level, self.states) for name, level in scene.graphs.items()},
+            "cloud": [] if scene.walls else rounded(scene.decoder.states[:: max(1, len(scene.decoder.states) // CLOUD), :SHOWN], 3),
+            "states": self.states.numbers(),
+        })  # fmt: skip
+        self.head = {
+            "axes": list(scene.labels[:SHOWN]),
+            "walls": rounded(np.array(scene.walls, float).reshape(-1, 4), 4),
+            "outcomes": {OPEN: "undecided when the episode ended", **WORDS},
+            "failurePenalty": scene.agent.planner.config.failure_penalty,
+            "pictures": self.states.image is not None,
+        }
+        #: bytes of the page besides the episodes and frames; 200 for the tags and the entry of each episode
+        self.fixed = len(self.tables) + len(safe_json(self.head)) + 200 * len(self.shown) + NO_FRAMES
+
+    @property
+    def least(self) -> int:
+        """Bytes of the page that the viewer needs to hold all failures."""
+        failed = zip(self.shown, self.packed, strict=True)
+        return self.fixed + sum(len(packed) for episode, packed in failed if not episode["success"])
+
+    def fill(self, space: int) -> dict[str, Any]:
+        """As much as fits into so many bytes, as strings for the page.
+
+        Returns:
+            `head`, JSON that is safe within a script element; `tables`, `episodes` and `frames`, base64 of compressed JSON;
+            `left_out`, sentences on what did not fit.
+        """
+        space -= self.fixed
+        kept, left_out = choose(self.shown, [len(each) for each in self.packed], space)
+        spare = space + NO_FRAMES - sum(len(self.packed[i]) for i in kept)
+        frames, missing = pack_frames([self.traces[i] for i in kept], [self.shown[i] for i in kept], self.states, spare)
+        if missing:
+            left_out.append(
+                f"{missing:,} frames of observations or of real states near latents do not fit into the page. {ADVICE}"
+            )
+        listed = [{key: self.shown[i][key] for key in ("agent", "task", "episode", "success", "steps")} for i in kept]
+        return {
+            "head": safe_json(self.head | {"episodes": listed}),
+            "tables": self.tables,
+            "episodes": [self.packed[i] for i in kept],
+            "frames": frames,
+            "left_out": left_out,
+        }
 
 
 def _failures_first(trace: Trace) -> tuple[bool, int, int]:
@@ -245,10 +264,15 @@ def choose(episodes: Sequence[Mapping[str, Any]], sizes: Sequence[int], space: i
     lost = [i for i in ranked if i not in kept]
     if not lost:
         return sorted(kept), []
-    failures = sum(not episodes[i]["success"] for i in lost)
+    failed = sum(not episodes[i]["success"] for i in lost)
+    failures, successes = _count(failed, "failure", "failures"), _count(len(lost) - failed, "success", "successes")
     return sorted(kept), [
-        f"{len(lost)} of {len(episodes)} recorded episodes ({failures} failures, {len(lost) - failures} successes) do not fit into the page."
+        f"{len(lost)} of {len(episodes)} recorded episodes ({failures}, {successes}) do not fit into the page. {ADVICE}"
     ]
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def pack_frames(
@@ -262,7 +286,7 @@ def pack_frames(
     """
     table: dict[str, int] = {}
     content: dict[str, Any] = {"table": [], "states": {}, "episodes": []}
-    left, missing = space - 1000, 0
+    left, missing = space - NO_FRAMES, 0
 
     def index(frame: np.ndarray) -> int:
         nonlocal left, missing

@@ -13,6 +13,7 @@ import pytest
 import torch
 import trace_tools
 from matplotlib import image, rc_context
+from PIL import Image
 
 from hiwm.analysis import figures
 from hiwm.analysis.questions import QUESTIONS
@@ -35,7 +36,7 @@ def page(tiny_run):
 def test_loads_nothing_from_elsewhere(page):
     linked = re.findall(r"(?:src|href)\s*=\s*[\"']([^\"']*)", page) + re.findall(r"url\(([^)]*)\)", page)
     assert linked
-    assert all(link.startswith("data:image/png;base64,") for link in linked)
+    assert all(link.startswith("data:image/webp;base64,") for link in linked)
     assert "@import" not in page
     assert "<link" not in page
 
@@ -56,11 +57,11 @@ def test_table_has_the_numbers_of_the_evaluation(page, tiny_run):
 
 
 def test_images_decode(page, tiny_run):
-    images = re.findall(r"<img [^>]*src=\"data:image/png;base64,([A-Za-z0-9+/=]+)", page)
+    images = re.findall(r"<img [^>]*src=\"data:image/webp;base64,([A-Za-z0-9+/=]+)", page)
     answered = json.loads((tiny_run.folder / "diagnostics.json").read_text()).keys() - {"sha256"}
     assert len(images) == 4 + len(answered)  # success, episodes, landmarks, curves, and one per question
     for encoded in images:
-        pixels = image.imread(io.BytesIO(base64.b64decode(encoded, validate=True)), format="png")
+        pixels = np.array(Image.open(io.BytesIO(base64.b64decode(encoded, validate=True)))) / 255
         assert min(pixels.shape[:2]) > 100
         assert pixels[..., :3].std() > 0.01  # something is drawn
     for name in ("curves", "landmarks", "success", "episodes", *answered):
@@ -82,7 +83,7 @@ def test_every_question_has_a_panel(page, tiny_run):
     for name, answer in answers.items():
         panel = re.findall(rf'<h3 id="{name}">(.*?)(?=<h3|<h2)', page, re.DOTALL)[0]
         assert answer["sentence"] in html.unescape(panel)
-        assert "data:image/png" in panel
+        assert "data:image/webp" in panel
         assert {key.split("/")[0] for key in answer["metrics"]} <= {"level0", "level1", "level2"}
     recorded = (tiny_run.folder / "mlflow.jsonl").read_text()
     for answer in answers.values():

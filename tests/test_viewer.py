@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import tiny
 import trace_tools
+from matplotlib.figure import Figure
 
 from hiwm.analysis import report as report_module
 from hiwm.analysis.report import _scene, report
-from hiwm.analysis.viewer import LIMIT, RealStates, choose, data_uri, pack, realised, rounded, safe_json, view
+from hiwm.analysis.viewer import ADVICE, LIMIT, RealStates, Viewer, choose, data_uri, pack, realised, rounded, safe_json
 from hiwm.config import load_config
 from hiwm.data.store import Writer, open_dataset
 from hiwm.evaluation.outcomes import Episodes, LevelTrace
@@ -49,7 +50,7 @@ def traces(tiny_run):
 
 
 def test_an_episode_is_shown_with_all_of_its_plans(scene, traces):
-    shown = view(traces, scene, 5_000_000)
+    shown = Viewer(traces, scene).fill(5_000_000)
     head, tables = json.loads(shown["head"]), unpack(shown["tables"])
     assert shown["left_out"] == []
     assert head["axes"] == ["x (world units)", "y (world units)"]
@@ -115,11 +116,11 @@ def test_real_states_are_listed_once(scene):
 
 
 def test_what_does_not_fit_is_left_out_and_named(scene, traces):
-    whole = view(traces, scene, 5_000_000)
+    whole = Viewer(traces, scene).fill(5_000_000)
     sizes = [len(packed) for packed in whole["episodes"]]
     least = len(whole["head"]) + len(whole["tables"]) + len(whole["frames"])
     space = least + 200 * len(sizes) + sum(sizes) // 2
-    half = view(traces, scene, space)
+    half = Viewer(traces, scene).fill(space)
     total = len(half["head"]) + len(half["tables"]) + len(half["frames"]) + sum(map(len, half["episodes"]))
     assert total <= space
     assert 0 < len(half["episodes"]) < len(sizes)
@@ -133,7 +134,7 @@ def test_successes_are_left_out_before_failures():
     assert choose(episodes, [10, 10, 10, 10], 40) == ([0, 1, 2, 3], [])
     kept, (said,) = choose(episodes, [10, 10, 10, 10], 35)
     assert kept == [0, 1, 3]
-    assert said == "1 of 4 recorded episodes (0 failures, 1 successes) do not fit into the page."
+    assert said == f"1 of 4 recorded episodes (0 failures, 1 success) do not fit into the page. {ADVICE}"
     assert choose(episodes, [10, 10, 10, 10], 15)[0] == [1]
 
 
@@ -226,6 +227,28 @@ def test_a_dataset_without_an_environment_says_so(tmp_path):
     assert len(page) < 3_000_000  # without plotly
 
 
+def test_failures_are_in_the_page_however_large_the_figures_are(failing, monkeypatch):
+    """Figures of noise, which compress badly, with the real plotly: the failures stay, and the figures left out are named."""
+    noise = np.random.default_rng(0).random((8, 900, 1400, 3))
+
+    def draw(*_):
+        figures = {name: Figure(figsize=(14, 9), dpi=100) for name in map("noise{}".format, range(len(noise)))}
+        for figure, pixels in zip(figures.values(), noise, strict=True):
+            figure.figimage(pixels, resize=True)
+        return figures
+
+    monkeypatch.setattr(report_module, "_draw", draw)
+    page = report(failing).read_text()
+    assert len(page.encode()) <= LIMIT
+    head = json.loads(re.search(r'id="viewer-head">([^<]*)<', page)[1])
+    recorded = [trace for of in load_traces(failing.folder / "again.npz").values() for trace in of]
+    assert len(head["episodes"]) == len(recorded) > 0
+    assert not any(episode["success"] for episode in head["episodes"])
+    assert re.search(r"Left out, to keep the page below 10 MB: figures/noise\d\.png", page)
+    monkeypatch.undo()
+    report(failing)
+
+
 # ---------------------------------------------------------------- in a browser
 
 
@@ -274,7 +297,7 @@ def test_a_person_steps_through_a_failure_with_the_keyboard(browser, failing):
     traces = load_traces(failing.folder / "again.npz")
     page, errors = visit(browser, failing)
     trace = sorted(traces["hierarchical"], key=lambda each: (each.task, each.episode))[0]
-    assert page.text_content("#v-outcome") == f"The goal was not reached in {trace.steps} steps."
+    assert page.text_content("#v-outcome").startswith(f"The goal was not reached in {trace.steps} steps.")
     for _ in range(5):
         page.keyboard.press("ArrowRight")
     page.keyboard.press("Shift+ArrowRight")
@@ -286,7 +309,8 @@ def test_a_person_steps_through_a_failure_with_the_keyboard(browser, failing):
         i = int(level.plan_at(np.array([step]))[0])
         panel = page.locator(f".level[data-level='{k}']")
         assert panel.get_attribute("data-plan") == str(i)
-        assert panel.locator("pre.why").text_content() == level.why[i]
+        words = panel.locator("pre.why").text_content()
+        assert re.sub(r"(landmark \d+) \(x \S+, y \S+\)", r"\1", words) == level.why[i]
         if "cost" in level.plans:
             shown = re.search(r"Cost (\S+) now, (\S+) at the cheapest step", panel.text_content())
             assert float(shown[1]) == pytest.approx(float(level.plans["current_cost"][i]), rel=6e-3)
@@ -309,6 +333,18 @@ def test_a_link_opens_its_step(browser, failing):
     page.wait_for_function("document.getElementById('v-step').textContent.startsWith('step 3 of')")
     assert page.input_value("#v-agent") == "hierarchical"
     assert page.locator("#v-map .tip").count() > 5
+    assert page.locator("#v-map text", has_text="x (world units)").count() == 1
+    assert (
+        page.locator("#v-map text").evaluate_all(
+            "all => all.filter((e) => e.textContent && !isNaN(e.textContent)).length"
+        )
+        >= 4
+    )
+    box, frame = "(e) => e.getBoundingClientRect().toJSON()", page.locator("#v-map rect").last
+    inside, marks = frame.evaluate(box), page.locator("#v-map circle.tip").evaluate_all(f"all => all.map({box})")
+    for mark in marks:  # the whole graph is in sight
+        assert inside["left"] - 1 <= mark["left"] < mark["right"] <= inside["right"] + 1
+        assert inside["top"] - 1 <= mark["top"] < mark["bottom"] <= inside["bottom"] + 1
     assert not errors
     page.close()
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
-from hiwm.analysis.figures import log_ticks
+from hiwm.analysis.figures import INK, log_ticks
 from hiwm.analysis.questions.drawing import color, maps, plain, row_of
 from hiwm.analysis.questions.study import EncodedRows, Finding, Study
 
@@ -82,5 +82,11 @@ def _draw(study: Study, labels: list[np.ndarray], visits: list[np.ndarray]) -> F
     last.set_yticks(range(0, -len(visits), -1), [f"level {k}" for k in range(len(visits))])
     last.set(xscale="log", xlabel="environment steps per visit", ylim=(-len(visits) + 0.4, 0.6))
     log_ticks(last.xaxis)
+    last.plot([], [], "o", color="white", mec=INK, ms=6, label="median")
+    last.plot([], [], color=INK, lw=7, alpha=0.55, label="quartiles")
+    last.plot([], [], color=INK, lw=1.2, label="middle 90 %")
+    if shown:
+        last.plot([], [], "o", ms=3, color=INK, label="held-out state; its colour: its cluster")
+    figure.legend(*last.get_legend_handles_labels(), loc="outside lower right", ncols=5, fontsize=8, frameon=False)
     plain(last)
     return figure

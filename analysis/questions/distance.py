@@ -17,6 +17,10 @@ SPANS = (1, 3, 10, 30, 100, 300, 1000, 3000)  # bounds of ranges, environment st
 PAIRS = 5000  # random ones, and as many along episodes
 FEWEST = 40  # pairs in a range
 TRUSTED = 0.5  # rank correlation
+WANDERING = (
+    " Time apart is no distance where the data wander: an episode may come back to where it was. A low correlation then says little "
+    "about the level."
+)
 FAR = 1000  # pairs from which a plan along the shortest path is followed
 
 
@@ -38,8 +42,7 @@ def distance(study: Study) -> Finding | None:
         metrics[f"level{k}/distance_trusted_steps"] = float(reach)
         metrics |= {f"level{k}/distance_spearman_{low}": rank for (low, _), rank in zip(spans, ranks, strict=True)}
         curves.append((length / study.step_length(k, p), ranks))
-        until = f"up to {reach} environment steps" if reach else "over no range"
-        said.append(f"level {k} ranks states by {of} {until} ({overall:.2f} over all distances)")
+        said.append(f"level {k} {_ranks(of, ranks, reach, overall)}")
         if (share := _progress(study, k, a[anywhere], b[anywhere], apart[anywhere])) is not None:
             metrics[f"level{k}/distance_progress"] = share
             said[-1] += f", and {share:.0%} of its plans along the shortest path come nearer to a far goal"
@@ -51,8 +54,22 @@ def distance(study: Study) -> Finding | None:
         _draw(study, spans, curves, apart, of),
         f"Left: Spearman correlation of latent distance with {of}, within each range, for random pairs of held-out states and pairs along episodes. Above the dashed "
         f"line, {TRUSTED}, the distance is trusted; beyond that range a search follows noise, and a landmark graph must cover it. "
-        "Right: median latent distance in typical steps of the level (root mean square of real ones), with quartiles.",
+        "Right: median latent distance in typical steps of the level (root mean square of real ones), with quartiles."
+        + ("" if true else WANDERING),
     )
+
+
+def _ranks(of: str, ranks: list[float], reach: int, overall: float) -> str:
+    """What a level ranks, in words."""
+    if reach:
+        return f"ranks states by {of} up to {reach} environment steps ({overall:.2f} over all distances)"
+    which = "the nearest states" if any(rank >= TRUSTED for rank in ranks) else "states within a range of distances"
+    whole = (
+        f"but ranks near before far over all distances ({overall:.2f})"
+        if overall >= TRUSTED
+        else f"nor over all distances ({overall:.2f})"
+    )
+    return f"does not rank {which} by {of}, {whole}"
 
 
 def _pairs(study: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -125,14 +142,14 @@ def _draw(
         at = np.sqrt(edges[:-1] * edges[1:])[middle]
         right.fill_between(at, low, high, color=color(k), alpha=0.15, lw=0)
         right.plot(at, median, color=color(k), lw=1.6)
-    left.axhline(TRUSTED, color="0.5", lw=0.8, ls="--")
+    left.axhline(TRUSTED, color="0.5", lw=0.8, ls="--", label=f"trusted above {TRUSTED}")
     left.axhline(0, color="0.7", lw=0.7)
     lowest = np.nanmin([rank for _, ranks in curves for rank in [*ranks, 0.0]])
     left.set(xscale="log", xlabel="environment steps apart", ylabel="Spearman correlation")
     left.set_ylim(min(-0.1, lowest - 0.05), 1.03)
     left.set_title(f"latent distance and {of}", fontsize=10)
     right.set(xscale="log", yscale="log", xlabel="environment steps apart", ylabel="latent distance (typical steps)")
-    left.legend(frameon=False, fontsize=9)
+    left.legend(frameon=False, fontsize=9, loc="upper right")  # "best" takes seconds on a busy machine
     log_ticks(left.xaxis, right.xaxis, right.yaxis)
     plain(left, right)
     return figure

@@ -111,4 +111,10 @@ def _draw(study: Study, effects: dict[int, tuple[np.ndarray, np.ndarray]]) -> Fi
                 arrows(each, starts[:ARROWS], moved[i, side], hue, factor)
             each.plot(*starts[:ARROWS].T, ".", ms=3, color="0.2", zorder=4)
             each.set_title(titled(f"level {k}, {_kind(study, k)} {i}", factor), fontsize=9)
+    first = grid[0][0]
+    first.plot([], [], ".", ms=3, color="0.2", label="where the step begins")
+    after = " or after the action" if _kind(study, 0) == "action" else ""
+    first.plot([], [], color=PLUS, lw=2, label=f"{DEVIATIONS:g} standard deviations above the mean{after}")
+    first.plot([], [], color=MINUS, lw=2, label=f"{DEVIATIONS:g} standard deviations below the mean")
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure

@@ -80,12 +80,14 @@ def _draw(
         axes[0].plot(ahead, error, color=color(k), lw=1.5, label=f"level {k}")
         plans = min(len(ahead), study.agent.config.level(k).horizon) - 1
         axes[0].plot(ahead[plans], error[plans], "o", color=color(k))
-    axes[0].axhline(1, color=INK, lw=0.7, ls="--")
+    axes[0].plot([], [], "o", color="0.4", label="planning horizon")
+    axes[0].axhline(1, color=INK, lw=0.7, ls="--", label="predicting no change")
     axes[0].set(xscale="log", yscale="log", xlabel="environment steps ahead", ylabel="error / error of no change")
-    axes[0].legend(frameon=False, fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=6, fontsize=8, frameon=False)
     log_ticks(axes[0].xaxis, axes[0].yaxis)
     plain(axes[0])
     maps(study, axes[1:])
+    most = max([1e-9, *(np.percentile(wrong, 95) for _, wrong in places.values())])  # one range for all levels
     for each, k in zip(axes[1:], shown, strict=True):
         states, wrong = places[k]
         cells = each.hexbin(
@@ -94,9 +96,10 @@ def _draw(
             gridsize=CELLS,
             cmap="magma_r",
             vmin=0,
-            vmax=max(np.percentile(wrong, 95), 1e-9),
+            vmax=most,
             lw=0.1,
         )
-        figure.colorbar(cells, ax=each, shrink=0.75, extend="max")
-        each.set_title(f"level {k}: error of one step (typical steps)", fontsize=9)
+        each.set_title(f"level {k}: error of one step", fontsize=9)
+        if each is axes[-1]:
+            figure.colorbar(cells, ax=axes[1:], shrink=0.75, extend="max", label="typical steps of the level")
     return figure

@@ -56,7 +56,9 @@ def _draw(found: dict[str, dict[str, Any]]) -> Figure:
     left.legend(frameon=False, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     left.set(xlabel="subgoals (%)", xlim=(0, 100))
     right.set(xlabel="distance left (%)")
-    for each in (left, right):
-        each.set_yticks(places, [name.replace("level", "level ") for name in found])
+    decided = [sum(numbers[outcome] for outcome in OUTCOMES) for numbers in found.values()]
+    names = [name.replace("level", "level ") for name in found]
+    left.set_yticks(places, [f"{name}\n{number:,} subgoals" for name, number in zip(names, decided, strict=True)])
+    right.set_yticks(places, names)
     plain(left, right)
     return figure

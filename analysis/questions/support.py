@@ -23,6 +23,7 @@ TESTED = 2_000  # real steps of held-out episodes, which set the threshold
 LIMIT = 0.99  # share of them that is supported
 START = 0.5  # weight of the distance between the starts of two steps, against that between their displacements
 ARROWS = 40
+SUPPORTED, IMPOSSIBLE = "0.35", "#b3261e"
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,15 @@ def _draw(study: Study, plans: dict[int, Plans]) -> Figure:
     for each, (k, of_level) in zip(axes[1:], shown.items(), strict=True):
         begin, end = (study.decode(k, z[:ARROWS])[:, :2] for z in (of_level.start, of_level.predicted[:, 0]))
         wrong, factor = of_level.impossible[:ARROWS, 0], magnification(study, end - begin)
-        for which, hue in ((~wrong, "0.35"), (wrong, "#b3261e")):
+        for which, hue in ((~wrong, SUPPORTED), (wrong, IMPOSSIBLE)):
             arrows(each, begin[which], (end - begin)[which], hue, factor)
         each.plot(*begin.T, ".", ms=3, color="0.2")
         each.set_title(titled(f"level {k}: first steps", factor), fontsize=9)
+    if shown:
+        axes[-1].plot([], [], ".", ms=3, color="0.2", label="where the plan begins")
+        axes[-1].plot([], [], color=SUPPORTED, lw=2, label="first step that the data support")
+        axes[-1].plot([], [], color=IMPOSSIBLE, lw=2, label="impossible first step")
+        figure.legend(
+            *axes[-1].get_legend_handles_labels(), loc="outside lower right", ncols=4, fontsize=8, frameon=False
+        )
     return figure

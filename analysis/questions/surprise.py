@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from hiwm.analysis.questions.drawing import color, plain, row_of
+from hiwm.analysis.questions.drawing import plain, row_of
 from hiwm.analysis.questions.study import Finding, Study
 
 STEPS = 1000  # real steps of every level
@@ -19,6 +19,7 @@ FAR = 0.95  # a teleport goes farther than this share of the real steps
 DETOUR = 1.5  # the true path around a wall takes at least this many steps of the level
 POOL, TRIES = 3000, 30  # states that may lie behind a wall, and how many of the near ones are tried for each real step
 MARKS = {"teleport": "o", "wall": "s", "colour": "^"}
+HUES = {"teleport": "#d55e00", "wall": "#0072b2", "colour": "#009e73"}
 
 
 def surprise(study: Study) -> Finding | None:
@@ -138,22 +139,25 @@ def _draw(errors: Mapping[int, Mapping[str, np.ndarray]], metrics: Mapping[str, 
         for k, of in errors.items():
             if kind in of:
                 x, y = k + 0.16 * (i - (len(kinds) - 1) / 2), metrics[f"level{k}/surprise_auroc_{kind}"]
-                axes[0].plot(x, y, MARKS[kind], ms=8, color=color(k))
-        axes[0].plot([], [], MARKS[kind], color="0.4", ms=7, label=kind)
-    axes[0].axhline(0.5, color="0.5", lw=0.8, ls="--")
+                axes[0].plot(x, y, MARKS[kind], ms=8, color=HUES[kind])
+        axes[0].plot([], [], MARKS[kind], color=HUES[kind], ms=7, label=kind)
+    axes[0].axhline(0.5, color="0.5", lw=0.8, ls="--", label="not noticed")
     axes[0].set_xticks([*errors], [f"level {k}" for k in errors])
     axes[0].margins(x=0.25)
     axes[0].set(ylabel="AUROC", ylim=(0.35, 1.03))
     axes[0].legend(frameon=False, fontsize=9, loc="lower left")
-    for each, (k, of) in zip(axes[1:], errors.items(), strict=True):
-        logs = {kind: np.log10(np.maximum(values, 1e-12)) for kind, values in of.items()}
-        bins = np.linspace(min(x.min() for x in logs.values()), max(x.max() for x in logs.values()) + 0.1, 40)
+    logs_of = {k: {kind: np.log10(np.maximum(x, 1e-12)) for kind, x in of.items()} for k, of in errors.items()}
+    every = np.concatenate([x for logs in logs_of.values() for x in logs.values()])
+    bins = np.linspace(every.min(), every.max() + 0.1, 60)  # the same for all levels
+    for each, (k, logs) in zip(axes[1:], logs_of.items(), strict=True):
         each.hist(logs["real"], bins, density=True, color="0.65", label="real")
         for kind, style in zip(kinds, ("-", "--", ":"), strict=False):
             if kind in logs:
-                each.hist(logs[kind], bins, density=True, histtype="step", color=color(k), ls=style, lw=1.6, label=kind)
-        each.set(xlabel="log10 of the error (squared typical steps)", yticks=[])
+                each.hist(
+                    logs[kind], bins, density=True, histtype="step", color=HUES[kind], ls=style, lw=1.6, label=kind
+                )
+        each.set(xlabel="log10 of the error (squared typical steps)", ylabel="density", xlim=(bins[0], bins[-1]))
         each.set_title(f"level {k}", fontsize=10)
-        each.legend(frameon=False, fontsize=8)
+        each.legend(frameon=False, fontsize=8, loc="upper left")
     plain(*axes)
     return figure

@@ -23,10 +23,11 @@ from hiwm.analysis.questions import (
     surprise,
 )
 from hiwm.analysis.questions.abstract_states import clusters, lasting
+from hiwm.analysis.questions.distance import _ranks
 from hiwm.analysis.questions.distance import _spearman as spearman
 from hiwm.analysis.questions.distance import _trusted as trusted
 from hiwm.analysis.questions.stability import other_seeds
-from hiwm.analysis.questions.study import EncodedRows, Finding, chosen_rows, nearest
+from hiwm.analysis.questions.study import EncodedRows, Finding, chosen_rows
 from hiwm.analysis.questions.support import unsupported
 from hiwm.analysis.questions.surprise import auroc
 from hiwm.sweep import run_name
@@ -110,7 +111,18 @@ def test_paths_are_encoded_from_what_the_oracle_draws(monkeypatch):
 def test_without_an_oracle_distance_is_compared_with_time():
     found = distance(worlds.study())
     assert "time apart along episodes" in found.sentence
+    assert "no distance where the data wander" in found.caption
     assert 0.3 < drawn(found)["level0/distance_spearman"] < 0.999  # walks turn
+
+
+def test_what_a_level_ranks_is_said_without_a_contradiction():
+    assert (
+        _ranks("time", [0.7, 0.2], 3, 0.8) == "ranks states by time up to 3 environment steps (0.80 over all distances)"
+    )
+    assert _ranks("time", [0.2, 0.2], 0, 0.8).endswith("but ranks near before far over all distances (0.80)")
+    assert (
+        _ranks("time", [0.2, 0.7], 0, 0.3) == "does not rank the nearest states by time, nor over all distances (0.30)"
+    )
 
 
 def test_exact_predictions_have_no_error(exact):

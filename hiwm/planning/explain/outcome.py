@@ -35,5 +35,5 @@ class SubgoalOutcome(BatchRecord):
         outcome = int(self.outcome[episode])
         if outcome == OPEN:
             return ""
-        left = float(self.left[episode])
-        return f"subgoal of step {int(self.planned_at[episode])} {WORDS[outcome]}: {left:.2f} of its distance was left"
+        left = f"{float(self.left[episode]):.2f}".replace("1.00", "all")
+        return f"subgoal of step {int(self.planned_at[episode])} {WORDS[outcome]}: {left} of its distance was left"
