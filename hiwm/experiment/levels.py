@@ -54,8 +54,18 @@ class StoredLevel:
         return ", ".join(f"{name} {metrics[name]:.3g}" for name in SHOWN if name in metrics)
 
 
+def note_levels_to_train(folder: Path, fingerprints: Sequence[str]) -> None:
+    """Note in a run's folder which levels it will have, so that nobody removes them.
+
+    Those noted before stay: the hierarchy of an earlier command has them until `note_levels` replaces the list.
+    """
+    path = folder / USED
+    before = read_json(path)["levels"] if path.exists() else []
+    note_levels(folder, [*dict.fromkeys([*before, *fingerprints])])
+
+
 def note_levels(folder: Path, fingerprints: Sequence[str]) -> None:
-    """Note in a run's folder which levels it has, or will have, so that nobody removes them."""
+    """Note in a run's folder which levels its saved hierarchy has."""
     write_json(folder / USED, {"levels": list(fingerprints)})
 
 

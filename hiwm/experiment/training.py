@@ -10,7 +10,7 @@ from hiwm.console import say
 from hiwm.data.actions import ActionRange, action_range
 from hiwm.data.store import Trajectories, open_dataset
 from hiwm.environment import captions_of, check_before_training
-from hiwm.experiment.levels import note_levels
+from hiwm.experiment.levels import note_levels, note_levels_to_train
 from hiwm.experiment.session import commit, exclusive, start
 from hiwm.files import write_yaml
 from hiwm.fit_heads import fit_heads
@@ -41,7 +41,7 @@ def train(config: Config) -> None:
     captions = captions_of(config, dataset)
     if processes.is_main:
         config.folder.mkdir(parents=True, exist_ok=True)
-        note_levels(
+        note_levels_to_train(
             config.folder, level_fingerprints(config.hierarchy, config.training, dataset.fingerprint, config.seed)
         )
     with make_tracker(config if processes.is_main else config.changed({"tracking": "none"}), commit()) as tracker:
@@ -55,7 +55,9 @@ def train(config: Config) -> None:
             agent = Agent(hierarchy, heads, graphs, config.planner, spec, seed=config.seed, allow=config.allow)
             agent.save(home, config.as_dict())
             write_yaml(config.folder / CONFIG, config.as_dict())
-            levels = {"hiwm.levels": " ".join(spec.fingerprint for spec in hierarchy.specs)}
+            fingerprints = [spec.fingerprint for spec in hierarchy.specs]
+            note_levels(config.folder, fingerprints)
+            levels = {"hiwm.levels": " ".join(fingerprints)}
             tracker.parent().model(home, config.name, {**levels, "hiwm.run": config.folder.name})
             tracker.parent().artifact(config.folder / CONFIG)
             tracker.parent().finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,24 @@ def test_levels_are_listed_and_pruned(overrides, tmp_path, capsys):
     assert "1 of 5 levels removed. 1 interrupted ones are kept" in capsys.readouterr().out
     assert not (tmp_path / "levels" / wider).exists()
     assert len([*(tmp_path / "levels").iterdir()]) == 4
+
+
+def test_a_finished_hierarchy_keeps_its_levels_until_another_replaces_it(overrides, tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    assert main(["train", *overrides]) == 0
+    noted = json.loads((tmp_path / "tiny" / "levels.json").read_text())["levels"]
+    with monkeypatch.context() as patch:
+        patch.setattr("hiwm.experiment.training._build_graphs", interrupted)
+        assert main(["train", *overrides, "levels.level2.stride=3"]) == 130
+    capsys.readouterr()
+    assert main(["levels", "prune", "--yes", f"root={tmp_path}"]) == 0
+    assert "0 of 4 levels removed" in capsys.readouterr().out
+    assert main(["train", *overrides, "levels.level2.stride=3"]) == 0
+    assert main(["levels", "prune", "--yes", f"root={tmp_path}"]) == 0
+    assert "1 of 4 levels removed" in capsys.readouterr().out
+    assert not (tmp_path / "levels" / noted[2]).exists()
 
 
 def test_two_commands_at_once_train_each_level_once(overrides, tmp_path):
