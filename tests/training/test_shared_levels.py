@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 
 from hiwm.cli import main
 from hiwm.disk import read_json_lines
+from hiwm.experiment.levels import StoredLevel, note_levels
 from hiwm.locks import locked
 from hiwm.training.homes import levels_of
 
@@ -84,6 +85,20 @@ def test_levels_are_listed_and_pruned(overrides, tmp_path, capsys):
     assert "1 of 5 levels removed. 1 interrupted ones are kept" in capsys.readouterr().out
     assert not (tmp_path / "levels" / wider).exists()
     assert len([*(tmp_path / "levels").iterdir()]) == 4
+
+
+def test_the_columns_of_the_list_are_apart(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        StoredLevel, "state", lambda level: "copy_last 0.123, state_probe_r2 0.987654321, rank_share 0.923"
+    )
+    (tmp_path / "levels" / "0123456789abcdef0123456789").mkdir(parents=True)
+    for i in range(5):
+        (tmp_path / f"run{i}").mkdir()
+        note_levels(tmp_path / f"run{i}", ["0123456789abcdef0123456789"])
+    assert main(["levels", f"root={tmp_path}"]) == 0
+    header, line = capsys.readouterr().out.splitlines()
+    assert line.endswith("rank_share 0.923  run0, run1, run2 and 2 more")
+    assert line.index("run0") == header.index("used by")
 
 
 def test_a_finished_hierarchy_keeps_its_levels_until_another_replaces_it(overrides, tmp_path, capsys, monkeypatch):
