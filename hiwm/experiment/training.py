@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hiwm.agent import CONFIG, Agent, AgentSpec
 from hiwm.config import Config
 from hiwm.console import say
 from hiwm.data.actions import ActionRange, action_range
 from hiwm.data.store import Trajectories, open_dataset
-from hiwm.environment import captions_of, check_before_training
+from hiwm.environment import captions_of, check_before_training, environment_of
 from hiwm.experiment.levels import note_levels, note_levels_to_train
 from hiwm.experiment.session import commit, exclusive, start
 from hiwm.files import write_yaml
@@ -30,6 +31,8 @@ def train(config: Config) -> None:
     """Train the levels that do not exist yet, build the graphs, fit the heads, save the hierarchy."""
     processes = start(config)
     check(config)
+    if config.environment.get("_target_") and not Path(config.dataset.path).exists():
+        environment_of(config, config.dataset.environment)  # names its mistake, which comes before the missing dataset
     dataset = open_dataset(config.dataset.path)
     check_environment(config, dataset.metadata.get("environment"), config.dataset.path)
     check_columns(config, [*dataset.columns, *dataset.unusable], dataset.path)
