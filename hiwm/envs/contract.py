@@ -44,8 +44,8 @@ def check_contract(
     """
     with naming_fault("the constructor", name, (ValueError, ImportError)):  # of the configuration
         env: Any = make_env()
-    there = env.get_wrapper_attr("num_tasks") if env.has_wrapper_attr("num_tasks") else num_tasks
-    if num_tasks > there:
+    there = env.get_wrapper_attr("num_tasks") if env.has_wrapper_attr("num_tasks") else None
+    if isinstance(there, int) and num_tasks > there:
         env.close()
         raise ContractError(f"evaluation.num_tasks is {num_tasks}; expected at most {there}, the num_tasks of {name}")
     first = _VectorRow(env.make_vector(1)) if hasattr(env, "make_vector") else _flat(env, name)
