@@ -164,9 +164,8 @@ def find(given: str) -> tuple[str, Ablation]:
     """
     path = Path(given) if given.endswith(".yaml") else Path(str(files("hiwm.configs") / "ablation" / f"{given}.yaml"))
     if not path.exists():
-        raise ConfigError(
-            f"ablation is {given!r}; expected one of {', '.join(shipped())}, or a file that ends in .yaml"
-        )
+        fault = "; there is no such file. Expected" if given.endswith(".yaml") else "; expected"
+        raise ConfigError(f"ablation is {given!r}{fault} one of {', '.join(shipped())}, or a file that ends in .yaml")
     try:
         return path.stem, Ablation(**read_yaml(path))
     except (TypeError, ValueError) as error:
@@ -176,6 +175,7 @@ def find(given: str) -> tuple[str, Ablation]:
 def make_cells(name: str, ablation: Ablation, overrides: Sequence[str]) -> list[Cell]:
     """Every variant with every seed, checked; the seeds of a variant follow each other."""
     cells = []
+    _check_own([each for each in overrides if EPISODES not in given_keys([each])])
     for variant, own in _variants(name, ablation):
         for seed in ablation.seeds:
             run = folder_name(f"{name}={variant},seed{seed}")
@@ -213,6 +213,8 @@ def _check_own(overrides: Sequence[str]) -> None:
     for key, own in {EPISODES: "episodes", "seed": "seeds"}.items():
         if key in given:
             raise ConfigError(f"{key} is among the overrides; expected the key {own} of the ablation instead")
+    if "run" in given:
+        raise ConfigError("run is among the overrides; expected none, because each variant has a folder of its own")
 
 
 def _check_pairs(cells: Sequence[Cell]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hiwm.agent import Agent, load_agent
+from hiwm.agent import Agent
 from hiwm.analysis.questions.drawing import color, plain
 from hiwm.analysis.questions.study import Finding, Study
 from hiwm.analysis.tables import markdown
@@ -27,7 +27,7 @@ from hiwm.experiment.session import code_fingerprint, exclusive, one_process, st
 from hiwm.files import read_json, write_json, write_text
 from hiwm.planning.strategies.strategy import Strategy
 from hiwm.tracking import make_tracker
-from hiwm.validate import check_trained
+from hiwm.validate import load_trained
 
 LADDER = "ladder.json"
 AS_TRAINED = "as trained"
@@ -50,8 +50,7 @@ def ladder(config: Config) -> dict[str, Any]:
     """
     one_process("ladder")
     start(config)
-    agent = load_agent(config.folder / "hierarchy", allow=config.allow, planner=config.planner, seed=config.seed)
-    check_trained(config, agent)
+    agent = load_trained(config)
     identity, path = evaluation_identity(config, agent), config.folder / LADDER
     if path.exists() and (found := read_json(path)).get("identity") == identity:
         say(f"ladder {path}: reused")

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
 import hiwm
-from hiwm.agent import Agent, load_agent
+from hiwm.agent import Agent
 from hiwm.analysis import figures
 from hiwm.analysis.decode import frame_decoder, predicted_frames, states_at
 from hiwm.analysis.history import load_history
@@ -42,7 +42,7 @@ from hiwm.planning.graph.navigator import GraphNavigator
 from hiwm.tracking import make_tracker
 from hiwm.training.checkpoint import load_metrics
 from hiwm.training.diagnostics.runner import Diagnostics
-from hiwm.validate import check_trained
+from hiwm.validate import differences, load_trained
 
 MISSING = "–"  # noqa: RUF001
 NOTHING = {
@@ -59,13 +59,12 @@ NO_EPISODES = "The recorded episodes are of an older version of hiwm. Remove the
 @exclusive
 def report(config: Config) -> Path:
     """Write `report.html`, `diagnostics.json` and `figures/*.png` into the experiment's folder, from the files of training and evaluation."""
-    agent = load_agent(config.folder / "hierarchy", allow=config.allow, planner=config.planner, seed=config.seed)
-    check_trained(config, agent)
+    agent = load_trained(config)
     results = config.folder / f"{config.evaluation.name}.json"
     evaluation = read_results(results) if results.exists() else None
     if evaluation is not None and evaluation["identity"] != evaluation_identity(config, agent):
         raise ConfigError(
-            f"{results} belongs to another hierarchy, planner or protocol. Run `hiwm evaluate` with this configuration first"
+            f"{results} belongs to {_other(config, evaluation)}. Run `hiwm evaluate` with this configuration first"
         )
     diagnostics = Diagnostics.from_config(config.diagnostics, config.allow)
     levels = [_describe(config, agent, k) for k in range(len(agent.hierarchy))]
@@ -114,6 +113,14 @@ def report(config: Config) -> Path:
         tracker.parent().artifact(folder)
     say(f"report: {path}")
     return path
+
+
+def _other(config: Config, evaluation: Mapping[str, Any]) -> str:
+    """How an evaluation differs from that of the config, in words."""
+    wanted = {"planner": config.planner.as_dict(), "evaluation": config.evaluation.as_dict(), "seed": config.seed}
+    saved = {"planner": evaluation["planner"], "evaluation": evaluation["protocol"], "seed": evaluation["seed"]}
+    differ = differences(saved, wanted)
+    return f"an evaluation with {differ[0]}" if differ else "an earlier hierarchy of this run"
 
 
 def _scene(

@@ -10,7 +10,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5o
 
 from hiwm.data.columns import CompressedColumn, DatasetError, FramedColumn
 from hiwm.data.scan import FileScan
@@ -64,14 +63,13 @@ def flatten(path: Path, group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]
 
 
 def _flatten(
-    path: Path, group: h5py.Group, prefix: str, depth: int, visited: set[int]
+    path: Path, group: h5py.Group, prefix: str, depth: int, visited: set[h5py.Group]
 ) -> Iterator[tuple[str, h5py.Dataset]]:
-    address = h5o.get_info(group.id).addr
-    if address in visited:  # links in layers would make a huge number of columns of a small file
+    if group in visited:  # links in layers would make a huge number of columns of a small file
         raise DatasetError(
             f"{path}: {prefix[:-1]!r} is a group that has another name too; expected one name for each group. Remove the link"
         )
-    visited.add(address)
+    visited.add(group)
     if depth > DEEPEST:
         raise DatasetError(
             f"{path}: {group.name!r} lies in more than {DEEPEST} groups; expected columns nearer to the root"
@@ -114,8 +112,7 @@ def _refuse_outside(path: Path, dataset: h5py.Dataset, name: str) -> None:
     layer = [dataset]
     for _ in range(DEEPEST + 2):
         # each source once, because virtual datasets in layers can lead to one in millions of ways
-        sources = {address: source for each in layer for address, source in _sources(path, each, name)}
-        layer = list(sources.values())
+        layer = list({source for each in layer for source in _sources(path, each, name)})
         if not layer:
             return
     raise DatasetError(  # also one that leads back to itself
@@ -123,8 +120,8 @@ def _refuse_outside(path: Path, dataset: h5py.Dataset, name: str) -> None:
     )
 
 
-def _sources(path: Path, dataset: h5py.Dataset, name: str) -> Iterator[tuple[int, h5py.Dataset]]:
-    """Address and dataset of what a virtual dataset consists of; nothing for others. Refuses what is in other files."""
+def _sources(path: Path, dataset: h5py.Dataset, name: str) -> Iterator[h5py.Dataset]:
+    """The datasets that a virtual dataset consists of; none for others. Refuses what is in other files."""
     if dataset.external:
         raise DatasetError(
             f"{path}: the bytes of {name!r} are in another file, {dataset.external[0][0]!r}; expected a dataset of this file"
@@ -139,7 +136,7 @@ def _sources(path: Path, dataset: h5py.Dataset, name: str) -> Iterator[tuple[int
         if parent is None or key not in parent:
             raise DatasetError(f"{path}: {name!r} is a virtual dataset whose source {source.dset_name!r} is not there")
         _refuse_links(path, parent, key, name)
-        yield h5o.get_info(parent[key].id).addr, parent[key]
+        yield parent[key]
 
 
 def _walkable(path: Path, file: h5py.File, group: str, name: str) -> bool:

@@ -143,7 +143,8 @@ def _data(arguments: list[str]) -> int:
     if name not in DATA or len(rest) < number or (len(rest) > number and name != "check"):
         found = " ".join(["hiwm data", *arguments])
         usages = " or ".join(f"hiwm data {name} {how}" for name, (_, how, _) in DATA.items())
-        print(f"hiwm: the command is {found!r}; expected {usages}", file=sys.stderr)
+        missing = ", and -o is missing" if name == "show" and "-o" not in arguments else ""
+        print(f"hiwm: the command is {found!r}{missing}; expected {usages}", file=sys.stderr)
         return 2
     return _guarded(f"data {name}", lambda: _run_data(name, rest))
 

@@ -27,6 +27,7 @@ from hiwm.heads.action_prior import ActionPriorConfig
 from hiwm.heads.state_readout import GoalConfig
 from hiwm.heads.text import TextConfig
 from hiwm.heads.value import ValueConfig
+from hiwm.overrides import unreadable, without_effect
 from hiwm.planning.config import PlannerConfig, absent_level
 from hiwm.planning.graph.landmarks import GraphConfig
 from hiwm.settings import Settings, is_open
@@ -192,6 +193,8 @@ def load_config(overrides: Sequence[str]) -> Config:
     values = _composed(overrides)
     if (values.get("environment") or {}).get("_target_") == GYM:
         values = _composed([*_of_gym(values["environment"], overrides), *overrides])
+    if mistake := without_effect(overrides, values):
+        raise ConfigError(mistake)
     present = _present_levels(values["levels"], overrides)
     dropped = set(values["levels"]) - set(present)
     values["levels"] = present
@@ -208,22 +211,8 @@ def _composed(overrides: Sequence[str]) -> dict[str, Any]:
         with initialize_config_module("hiwm.configs", version_base="1.3"):
             composed = compose("config", list(overrides))
         return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
-    except (HydraException, OmegaConfBaseException) as error:
-        _refuse_unreadable(overrides)
-        raise ConfigError(_explained(error, list(overrides))) from error
-
-
-def _refuse_unreadable(overrides: Sequence[str]) -> None:
-    """Name the override that Hydra cannot read, which its own message does not."""
-    for override in overrides:
-        try:
-            OverridesParser.create().parse_overrides([override])
-        except HydraException as error:
-            fault = " ".join(f"{error.__cause__ or error}".split("See https")[0].split())
-            raise ConfigError(
-                f"{override!r:.300} is not an override: {fault}; expected key=value. In a mapping {{key: value}} keys have no quotes, and "
-                "text with special characters has some"
-            ) from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(unreadable(overrides) or _explained(error, list(overrides))) from error
 
 
 def _chosen(key: str, overrides: Sequence[str]) -> bool:

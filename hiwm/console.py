@@ -36,18 +36,16 @@ class Bar:
         label: name of the job.
         total: number of units.
         unit: name of the units, e.g. "steps".
-        start: units done by an earlier run.
     """
 
-    def __init__(self, label: str, total: int, unit: str, start: int = 0) -> None:
-        self.label, self.total, self.unit, self.start = label, total, unit, start
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        self.label, self.total, self.unit = label, total, unit
         self.progress: Progress | None = None
         self.note = ""
 
     def __enter__(self) -> Bar:
-        self.began = self.last_pace = time.monotonic()
-        self.last_line = self.began - SECONDS_BETWEEN_LINES + SECONDS_TO_FIRST_LINE
-        self.last_done = self.start
+        self.last_line = time.monotonic() - SECONDS_BETWEEN_LINES + SECONDS_TO_FIRST_LINE
+        self.first: tuple[int, float] | None = None  # units done and time at the first update
         if console.is_terminal:
             columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                        TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False, table_column=Column(overflow="fold")))  # fmt: skip
@@ -59,18 +57,19 @@ class Bar:
     def update(self, done: int, note: str = "") -> None:
         """Show that `done` units of the total are done, and a note; "" keeps the last note."""
         now = time.monotonic()
-        rate = (done - self.start) / max(1e-9, now - self.began)
         self.note = note or self.note
+        if self.first is None:  # the time before is that of starting up, which says nothing about the pace
+            self.first, self.last_done, self.last_pace = (done, now), done, now
+        rate = (done - self.first[0]) / max(1e-9, now - self.first[1])
+        pace = f"{rate:,.{int(rate < 10)}f}" if rate else ""
         if self.progress is not None:
-            self.progress.update(
-                self.task, completed=done, note=f"{rate:,.{int(rate < 10)}f} {self.unit}/s  {self.note}"
-            )
+            text = f"{pace} {self.unit}/s  {self.note}" if pace else self.note
+            self.progress.update(self.task, completed=done, note=text)
         elif now - self.last_line > SECONDS_BETWEEN_LINES or (done == self.total and note):
             recent = (done - self.last_done) / max(1e-9, now - self.last_pace)  # the pace of the remaining units
             left = f", {(self.total - done) / recent:,.0f} s left" if recent and done < self.total else ""
-            say(
-                f"{self.label}: {done:,}/{self.total:,} {self.unit}, {rate:,.{int(rate < 10)}f}/s{left} {note}".rstrip()
-            )
+            said = f"{self.label}: {done:,}/{self.total:,} {self.unit}{f', {pace}/s' if pace else ''}{left} {note}"
+            say(said.rstrip())
             self.last_line = self.last_pace = now
             self.last_done = done
 

@@ -53,7 +53,9 @@ def check_evaluating(config: Config) -> dict[str, tuple[int, ...]]:
     columns = config.goal.columns
     if not columns and config.evaluation.goal is None:  # a goal of your own may need other columns
         columns = config.inputs
-    return check_contract(make_env, _name(config), config.dataset.column, goal=columns)
+    return check_contract(
+        make_env, _name(config), config.dataset.column, goal=columns, num_tasks=config.evaluation.num_tasks
+    )
 
 
 def check_before_training(config: Config, dataset: Trajectories) -> Trajectories:

@@ -105,7 +105,7 @@ class TrainingProgress:
     def _open_bar(self, label: str, progress: Progress) -> None:
         if progress.step:
             say(f"{label}: resumes from its checkpoint at step {progress.step:,}")
-        self.bar = Bar(label, progress.steps, "steps", start=progress.step)
+        self.bar = Bar(label, progress.steps, "steps")
         self.bar.__enter__()
 
     def _close(self, status: str) -> None:

@@ -67,7 +67,10 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 def _explained(error: ValidationError, kind: type[Settings]) -> ValueError:
     """The first fault in one line: `<key> is <value>; expected <what>`."""
-    fault = error.errors(include_url=False)[0]
+    faults = error.errors(include_url=False)
+    fault = faults[0]
+    if fault["type"] == "missing":  # often because its name is misspelt, which is then an unknown key
+        fault = next((each for each in faults if each["type"] == "extra_forbidden"), fault)
     names: list[str] = []
     for part in fault["loc"]:
         if str(part).startswith(("literal[", "mapping[", "dict[")):  # how pydantic names the options of a union

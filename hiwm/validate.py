@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from hiwm.agent import CONFIG, Agent
+from hiwm.agent import CONFIG, HIERARCHY, Agent, load_agent
 from hiwm.build import check_described
 from hiwm.config import Config, ConfigError
 from hiwm.data.actions import ActionRange
@@ -74,21 +75,34 @@ def _check_agent(config: Config, planner: PlannerConfig, num_levels: int) -> Non
         )
 
 
+def load_trained(config: Config, device: str = "cpu") -> Agent:
+    """The saved agent with the planner of the config, if it was trained with this config."""
+    home = config.folder / HIERARCHY
+    path = _saved_config(config)
+    if path.exists():  # the environment first: all else differs too in a command without the keys of the run
+        check_environment(config, read_yaml(path).get("environment"), home)
+    agent = load_agent(home, device, config.allow, planner=config.planner, seed=config.seed)
+    check_environment(config, agent.spec.environment, home)
+    check_trained(config, agent)
+    return agent
+
+
+def _saved_config(config: Config) -> Path:
+    path = saved_folder(config.folder / HIERARCHY) / CONFIG
+    return path if path.exists() else config.folder / CONFIG  # older versions saved none with the levels
+
+
 def check_trained(config: Config, agent: Agent) -> None:
     """Refuse a config that the saved hierarchy, of which `agent` was loaded, was not trained with."""
-    home = config.folder / "hierarchy"
-    path = saved_folder(home) / CONFIG
-    saved = read_yaml(path if path.exists() else config.folder / CONFIG)  # older versions saved none with the levels
+    home = config.folder / HIERARCHY
+    saved = read_yaml(_saved_config(config))
     wanted = config.as_dict()
     for key in TRAINED:
         if key not in saved:  # of an older version; the planner refuses what it needs
             continue
-        before, now = (flatten({key: described[key]}) for described in (saved, wanted))
-        differ = [k for k in {**before, **now} if before.get(k) != now.get(k)]
-        if differ:
-            found = ", ".join(f"{k} {before.get(k, 'none')} (the config says {now.get(k, 'none')})" for k in differ[:5])
+        if differ := differences({key: saved[key]}, {key: wanted[key]}):
             raise ConfigError(
-                f"{home} was trained with {found}; run `hiwm train` with this config first, or give another name"
+                f"{home} was trained with {', '.join(differ[:5])}; run `hiwm train` with this config first, or give another name"
             )
     found, given = (
         [spec.fingerprint for spec in agent.hierarchy.specs],
@@ -99,6 +113,13 @@ def check_trained(config: Config, agent: Agent) -> None:
             f"{home} holds the levels {', '.join(found)}; expected {', '.join(given)}, those of this config. Run `hiwm train` with "
             "this config first, or give another name"
         )
+
+
+def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What differs between saved values and those of the config, in words."""
+    before, now = flatten(saved), flatten(wanted)
+    differ = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return [f"{key} {before.get(key, 'none')} (the config says {now.get(key, 'none')})" for key in differ]
 
 
 def check_columns(config: Config, there: Sequence[str], where: object) -> None:
@@ -172,5 +193,6 @@ def check_environment(config: Config, found: Any, where: object) -> None:
     """Refuse data, or a hierarchy, of another environment than the config's."""
     if found is not None and dict(found) != dict(config.environment):
         raise ConfigError(
-            f"{where} belongs to the environment {dict(found)}, the config says {dict(config.environment)}"
+            f"{where} belongs to the environment {dict(found)}, the config says {dict(config.environment)}. Repeat the keys of the "
+            "run in every command (experiment=..., environment._target_=..., ...), or give another name"
         )

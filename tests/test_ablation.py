@@ -108,6 +108,7 @@ def test_mlflow_has_one_run_above_those_of_all_variants(command, tmp_path):
             "many: evaluation.episodes is among the overrides; expected the key episodes of the ablation instead",
         ),
         ({"factors": {"a": {"b": ["++seed=3"]}}}, "b: seed is among the overrides; expected the key seeds"),
+        ({"factors": {"a": {"b": ["run=mine"]}}}, "b: run is among the overrides; expected none, because each variant"),
     ],
 )
 def test_mistakes_are_refused_before_any_work(command, changes, message, tmp_path, capsys):
@@ -197,6 +198,30 @@ def test_unknown_ablations_are_refused(capsys):
     assert main(["ablate", "ablation=dept"]) == 2
     assert "ablation is 'dept'; expected one of depth, inverse" in capsys.readouterr().err
     assert main(["ablate"]) == 2
+    assert main(["ablate", "ablation=nothere.yaml"]) == 2
+    assert "ablation is 'nothere.yaml'; there is no such file. Expected one of depth" in capsys.readouterr().err
+
+
+def test_a_misspelt_key_is_named_before_the_missing_one(command, tmp_path, capsys):
+    described = yaml.safe_load((tmp_path / "mine.yaml").read_text())
+    described["factor"] = described.pop("factors")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "unknown key factor; expected one of" in error
+    assert "Did you mean factors?" in error
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=3", "expected the key seeds of the ablation instead"),
+        ("run=mine", "each variant has a folder of its own"),
+    ],
+)
+def test_keys_that_an_ablation_sets_itself_are_refused(command, override, message, capsys):
+    assert main([*command, "--dry-run", override]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_variants_in_other_environments_are_not_paired(command, tmp_path, capsys):

@@ -249,6 +249,30 @@ def test_missing_dataset(tmp_path, capsys):
     assert f"there is no dataset at {path} (dataset.path). `hiwm collect` makes one" in line
 
 
+def test_a_mistake_in_the_environment_comes_before_the_missing_dataset(tmp_path, capsys):
+    command = ["train", "experiment=custom", "name=x", f"root={tmp_path}", "tracking=none", "device=cpu"]
+    line = refused(capsys, *command, "environment._target_=nowher.Room", "allow=[nowher]")
+    assert "environment: _target_ 'nowher.Room' cannot be imported" in line
+    line = refused(capsys, *command, "environment._target_=nowher.Room")
+    assert "environment: _target_ 'nowher.Room' is not trusted" in line
+    line = refused(capsys, *command, "environment._target_=tiny.TinyRom", "allow=[tiny]")
+    assert "environment: _target_ 'tiny.TinyRom' cannot be imported" in line
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report"])
+def test_the_keys_of_a_run_are_needed_in_every_command(command, spoiled, tmp_path, capsys):
+    line = refused(capsys, command, "name=tiny", f"root={tmp_path / 'root'}", "tracking=none", "device=cpu")
+    assert "hierarchy belongs to the environment {'_target_': 'tiny.TinyRoom'}, the config says" in line
+    assert "Repeat the keys of the run in every command" in line
+
+
+@pytest.mark.parametrize("command", ["collect", "evaluate"])
+def test_more_tasks_than_the_environment_has(command, spoiled, tmp_path, capsys):
+    more = ["evaluation.num_tasks=4", f"dataset.path={tmp_path / 'new.h5'}"]
+    line = refused(capsys, command, *spoiled, *more)
+    assert "evaluation.num_tasks is 4; expected at most 3, the num_tasks of tiny.TinyRoom" in line
+
+
 def test_an_experiment_without_an_environment(tmp_path, capsys):
     for override in ("experiment=custom", "~experiment"):
         line = refused(capsys, "collect", override, f"root={tmp_path}", "tracking=none", "device=cpu")

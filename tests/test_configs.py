@@ -177,6 +177,16 @@ def test_files_of_other_seeds_lie_apart():
         ("experiment=pointmaze-tiny", "pointmaze-tiny"),
         ("evaluation=everything", "everything"),
         ("seed=[1", r"\[1"),
+        (
+            "evaluation.baselines={}",
+            "evaluation.baselines is {}, .*; expected ~evaluation.baselines.flat ~evaluation.baselines.flat_graph$",
+        ),
+        ("evaluation={baselines: {}}", "evaluation.baselines is {}, which removes nothing"),
+        ("level@levels.level2=null", "level@levels.level2 is null; .* Write ~levels.level2 to remove the level$"),
+        (
+            "predictor@levels.level1.predictor=null",
+            "is null; expected the name of one of the files in configs/predictor/$",
+        ),
     ],
 )
 def test_mistakes_are_named(override, message):
@@ -195,6 +205,19 @@ def test_mistakes_are_named(override, message):
 def test_one_of_several_mistakes_is_named(overrides, message):
     with pytest.raises(ConfigError, match=message):
         load_config(overrides)
+
+
+def test_an_empty_mapping_stays_where_it_removes_nothing():
+    config = load_config(
+        ["evaluation.environment={}", "~evaluation.baselines.flat", "~evaluation.baselines.flat_graph"]
+    )
+    assert config.evaluation.baselines == {}
+
+
+@pytest.mark.parametrize("override", ["+levels.level3=2", "++levels.level1=2"])
+def test_a_level_that_is_a_number_is_refused(override):
+    with pytest.raises(ValueError, match=r"levels.level\d is 2; expected a mapping. Write level@levels.level"):
+        _ = load_config([override]).hierarchy
 
 
 def test_levels_without_a_gap():

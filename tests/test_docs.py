@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,12 @@ def test_a_page_with_a_script(page, heading, here, capsys):
             assert done.returncode == 0, done.stderr
         else:
             run(command, capsys)
+
+
+def test_the_recorded_episodes_are_read_as_the_page_says(here, capsys):
+    (snippet,) = re.findall(r"```python\n(.*?)```", pages.read("docs/report.md"), re.S)
+    exec(compile(snippet, "docs/report.md", "exec"), {})
+    assert "level 2, planned at step " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", pages.PAGES)

@@ -102,6 +102,13 @@ def test_a_config_that_was_not_trained_is_refused(tiny_run):
         report(load_config([*tiny_run.overrides, "training.learning_rate=0.5"]))
 
 
+def test_an_evaluation_of_other_settings_names_them(tiny_run):
+    with pytest.raises(ConfigError, match=r"belongs to an evaluation with planner.budget 120\S* \(the config says 130"):
+        report(load_config([*tiny_run.overrides, "planner.budget=130"]))
+    with pytest.raises(ConfigError, match=r"evaluation.max_steps 60 \(the config says 61\). Run `hiwm evaluate`"):
+        report(load_config([*tiny_run.overrides, "evaluation.max_steps=61"]))
+
+
 def test_the_best_agents_are_bold(page, tiny_run):
     agents = json.loads((tiny_run.folder / "evaluation.json").read_text())["agents"]
     best = max(numbers["success"] for numbers in agents.values())

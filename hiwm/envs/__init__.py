@@ -12,6 +12,7 @@ An environment for hiwm fulfils this contract in addition to Gymnasium's:
 Optional parts of the contract:
 
 - `info["expert_action"]`: the action of an expert, while data are collected. The info then needs no `goal`.
+- `num_tasks`: the number of tasks, which `evaluation.num_tasks` must not exceed.
 - `walls`: a list of (left, bottom, width, height), to draw a map.
 - `make_vector(num_envs)`: a Gymnasium VectorEnv whose episodes start together and whose infos hold `success` and `ended`,
   (N,).

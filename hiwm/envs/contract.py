@@ -20,7 +20,12 @@ class ContractError(ValueError):
 
 
 def check_contract(
-    make_env: Callable[[], gymnasium.Env], name: object, column: str, *, goal: Sequence[str] | None = None
+    make_env: Callable[[], gymnasium.Env],
+    name: object,
+    column: str,
+    *,
+    goal: Sequence[str] | None = None,
+    num_tasks: int = 1,
 ) -> dict[str, tuple[int, ...]]:
     """Make the environment, reset it and take one step.
 
@@ -29,6 +34,7 @@ def check_contract(
         name: of the environment, for messages.
         column: name of observations that are one array.
         goal: columns that the goal must have; None where no goal is needed, because the environment only collects data.
+        num_tasks: tasks that will be evaluated; refused if the environment says that it has fewer.
 
     Returns:
         Shape of one row of every column that collecting writes: those of an observation, and action.
@@ -38,6 +44,10 @@ def check_contract(
     """
     with naming_fault("the constructor", name, (ValueError, ImportError)):  # of the configuration
         env: Any = make_env()
+    there = env.get_wrapper_attr("num_tasks") if env.has_wrapper_attr("num_tasks") else None
+    if isinstance(there, int) and num_tasks > there:
+        env.close()
+        raise ContractError(f"evaluation.num_tasks is {num_tasks}; expected at most {there}, the num_tasks of {name}")
     first = _VectorRow(env.make_vector(1)) if hasattr(env, "make_vector") else _flat(env, name)
     try:
         for seed in SEEDS:

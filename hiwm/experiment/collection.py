@@ -70,7 +70,7 @@ def _collect(config: Config, path: Path) -> Trajectories:
         there = len(writer.ep_len)
         if there:
             say(f"dataset {path}: {there:,} of {collection.episodes:,} episodes exist, continuing")
-        with Bar("collect", collection.episodes, "episodes", there) as bar:
+        with Bar("collect", collection.episodes, "episodes") as bar:
             for done, episode in enumerate(collect_episodes(collection, config.dataset.workers, there), there + 1):
                 writer.append(episode)
                 bar.update(done)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hiwm.agent import Agent, load_agent
+from hiwm.agent import Agent
 from hiwm.config import Config
 from hiwm.console import Bar, say
 from hiwm.environment import check_evaluating, environment_of
@@ -24,14 +24,14 @@ from hiwm.files import write_json
 from hiwm.tracking import make_tracker
 from hiwm.training.distributed import Processes, barrier
 from hiwm.training.fingerprint import fingerprint
-from hiwm.validate import FITTED, check_environment, check_trained
+from hiwm.validate import FITTED, load_trained
 
 
 @exclusive
 def evaluate(config: Config) -> dict[str, Any]:
     """Evaluate the saved hierarchy and its baselines; write `<evaluation.name>.json`."""
     processes = start(config)
-    agent = _agent(config, str(processes.device))
+    agent = load_trained(config, str(processes.device))
     agents = make_agents(agent, config.evaluation)
     identity, path = evaluation_identity(config, agent), config.folder / f"{config.evaluation.name}.json"
     if path.exists() and (found := read_results(path))["identity"] == identity:
@@ -75,15 +75,6 @@ def evaluate(config: Config) -> dict[str, Any]:
 def _machine(processes: Processes) -> str:
     text = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
     return text if processes.world_size == 1 else f"{text} in each of {processes.world_size} processes"
-
-
-def _agent(config: Config, device: str) -> Agent:
-    """The saved agent, with the planner of the config."""
-    home = config.folder / "hierarchy"
-    agent = load_agent(home, device, config.allow, planner=config.planner, seed=config.seed)
-    check_environment(config, agent.spec.environment, home)
-    check_trained(config, agent)
-    return agent
 
 
 class Bars:

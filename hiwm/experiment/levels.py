@@ -17,6 +17,7 @@ from hiwm.training.checkpoint import CHECKPOINT, DESCRIPTION, METRICS, load_metr
 
 USED = "levels.json"  # fingerprints of the levels of a run, in its folder
 SHOWN = ("copy_last", "state_probe_r2", "rank_share")  # of the last validation
+MOST_USERS = 3  # that the list names; `show` names all
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,18 @@ class StoredLevel:
         return ", ".join(f"{name} {metrics[name]:.3g}" for name in SHOWN if name in metrics)
 
 
+def note_levels_to_train(folder: Path, fingerprints: Sequence[str]) -> None:
+    """Note in a run's folder which levels it will have, so that nobody removes them.
+
+    Those noted before stay: the hierarchy of an earlier command has them until `note_levels` replaces the list.
+    """
+    path = folder / USED
+    before = read_json(path)["levels"] if path.exists() else []
+    note_levels(folder, [*dict.fromkeys([*before, *fingerprints])])
+
+
 def note_levels(folder: Path, fingerprints: Sequence[str]) -> None:
-    """Note in a run's folder which levels it has, or will have, so that nobody removes them."""
+    """Note in a run's folder which levels its saved hierarchy has."""
     write_json(folder / USED, {"levels": list(fingerprints)})
 
 
@@ -85,17 +96,7 @@ def show(root: str, fingerprint: str | None = None) -> None:
     """
     levels = stored_levels(Path(root))
     if fingerprint is None:
-        print(
-            f"{'fingerprint':<24}{'level':<7}{'stride':<8}{'made from':<18}{'size':>9}  {'last validation':<52}used by"
-        )
-        for level in levels:
-            what = level.description
-            cells = (str(what.get(key, "")) for key in ("level", "stride", "below"))
-            number, stride, below = cells
-            print(
-                f"{level.home.name:<24}{number:<7}{stride:<8}{below:<18}{level.size / 1e6:>6.1f} MB  {level.state():<52}"
-                f"{', '.join(level.users) or '-'}"
-            )
+        _print_table(levels)
         return
     found = [level for level in levels if level.home.name.startswith(fingerprint)]
     if len(found) != 1:
@@ -115,6 +116,18 @@ def show(root: str, fingerprint: str | None = None) -> None:
     print(yaml.safe_dump(level.description, sort_keys=False), end="")
     if (level.home / METRICS).exists():
         print(yaml.safe_dump({"last validation": dict(load_metrics(level.home))}, sort_keys=False), end="")
+
+
+def _print_table(levels: Sequence[StoredLevel]) -> None:
+    rows = [("fingerprint", "level", "stride", "made from", "size", "last validation", "used by")]
+    for level in levels:
+        number, stride, below = (str(level.description.get(key, "")) for key in ("level", "stride", "below"))
+        more = len(level.users) - MOST_USERS
+        users = ", ".join(level.users[:MOST_USERS]) + (f" and {more} more" if more > 0 else "")
+        rows.append((level.home.name, number, stride, below, f"{level.size / 1e6:.1f} MB", level.state(), users or "-"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def prune(root: str, really: bool) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hiwm.agent import CONFIG, Agent, AgentSpec
 from hiwm.config import Config
 from hiwm.console import say
 from hiwm.data.actions import ActionRange, action_range
 from hiwm.data.store import Trajectories, open_dataset
-from hiwm.environment import captions_of, check_before_training
-from hiwm.experiment.levels import note_levels
+from hiwm.environment import captions_of, check_before_training, environment_of
+from hiwm.experiment.levels import note_levels, note_levels_to_train
 from hiwm.experiment.session import commit, exclusive, start
 from hiwm.files import write_yaml
 from hiwm.fit_heads import fit_heads
@@ -30,6 +31,8 @@ def train(config: Config) -> None:
     """Train the levels that do not exist yet, build the graphs, fit the heads, save the hierarchy."""
     processes = start(config)
     check(config)
+    if config.environment.get("_target_") and not Path(config.dataset.path).exists():
+        environment_of(config, config.dataset.environment)  # names its mistake, which comes before the missing dataset
     dataset = open_dataset(config.dataset.path)
     check_environment(config, dataset.metadata.get("environment"), config.dataset.path)
     check_columns(config, [*dataset.columns, *dataset.unusable], dataset.path)
@@ -41,7 +44,7 @@ def train(config: Config) -> None:
     captions = captions_of(config, dataset)
     if processes.is_main:
         config.folder.mkdir(parents=True, exist_ok=True)
-        note_levels(
+        note_levels_to_train(
             config.folder, level_fingerprints(config.hierarchy, config.training, dataset.fingerprint, config.seed)
         )
     with make_tracker(config if processes.is_main else config.changed({"tracking": "none"}), commit()) as tracker:
@@ -55,7 +58,9 @@ def train(config: Config) -> None:
             agent = Agent(hierarchy, heads, graphs, config.planner, spec, seed=config.seed, allow=config.allow)
             agent.save(home, config.as_dict())
             write_yaml(config.folder / CONFIG, config.as_dict())
-            levels = {"hiwm.levels": " ".join(spec.fingerprint for spec in hierarchy.specs)}
+            fingerprints = [spec.fingerprint for spec in hierarchy.specs]
+            note_levels(config.folder, fingerprints)
+            levels = {"hiwm.levels": " ".join(fingerprints)}
             tracker.parent().model(home, config.name, {**levels, "hiwm.run": config.folder.name})
             tracker.parent().artifact(config.folder / CONFIG)
             tracker.parent().finish()

@@ -48,6 +48,10 @@ class HierarchyConfig:
     def __post_init__(self) -> None:
         for k, parts in enumerate(self.levels):
             expected = ", ".join(sorted(LEVEL_KEYS))
+            if not isinstance(parts, Mapping):
+                raise ValueError(
+                    f"levels.level{k} is {parts!r}; expected a mapping. Write level@levels.level{k}=abstract, with + for a new level"
+                )
             if missing := LEVEL_KEYS - set(parts):
                 raise ValueError(f"levels.level{k}.{min(missing)} is missing; expected the keys {expected}")
             if unknown := set(parts) - LEVEL_KEYS:

@@ -30,6 +30,7 @@ from hiwm.analysis.questions.stability import other_seeds
 from hiwm.analysis.questions.study import EncodedRows, Finding, chosen_rows
 from hiwm.analysis.questions.support import unsupported
 from hiwm.analysis.questions.surprise import auroc
+from hiwm.levels.landmarks import nearest
 from hiwm.sweep import run_name
 
 ROTATION = ((0.6, -0.8), (0.8, 0.6))

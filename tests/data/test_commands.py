@@ -93,6 +93,13 @@ def test_a_wrong_command_shows_the_right_ones(capsys, arguments):
     assert "hiwm data convert SOURCE FILE.h5" in out + err
 
 
+def test_a_missing_output_is_named(capsys):
+    assert main(["data", "show", "a.h5"]) == 2
+    assert "-o is missing" in capsys.readouterr().err
+    assert main(["data", "check"]) == 2
+    assert "-o is missing" not in capsys.readouterr().err
+
+
 def test_a_missing_file_is_named(capsys, tmp_path):
     assert main(["data", "check", str(tmp_path / "nowhere.h5")]) == 2
     assert "nowhere.h5" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from mlflow import MlflowClient
 
 from hiwm.cli import main
 from hiwm.disk import read_json_lines
+from hiwm.experiment.levels import StoredLevel, note_levels
 from hiwm.locks import locked
 from hiwm.training.homes import levels_of
 
@@ -83,6 +85,38 @@ def test_levels_are_listed_and_pruned(overrides, tmp_path, capsys):
     assert "1 of 5 levels removed. 1 interrupted ones are kept" in capsys.readouterr().out
     assert not (tmp_path / "levels" / wider).exists()
     assert len([*(tmp_path / "levels").iterdir()]) == 4
+
+
+def test_the_columns_of_the_list_are_apart(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        StoredLevel, "state", lambda level: "copy_last 0.123, state_probe_r2 0.987654321, rank_share 0.923"
+    )
+    (tmp_path / "levels" / "0123456789abcdef0123456789").mkdir(parents=True)
+    for i in range(5):
+        (tmp_path / f"run{i}").mkdir()
+        note_levels(tmp_path / f"run{i}", ["0123456789abcdef0123456789"])
+    assert main(["levels", f"root={tmp_path}"]) == 0
+    header, line = capsys.readouterr().out.splitlines()
+    assert line.endswith("rank_share 0.923  run0, run1, run2 and 2 more")
+    assert line.index("run0") == header.index("used by")
+
+
+def test_a_finished_hierarchy_keeps_its_levels_until_another_replaces_it(overrides, tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    assert main(["train", *overrides]) == 0
+    noted = json.loads((tmp_path / "tiny" / "levels.json").read_text())["levels"]
+    with monkeypatch.context() as patch:
+        patch.setattr("hiwm.experiment.training._build_graphs", interrupted)
+        assert main(["train", *overrides, "levels.level2.stride=3"]) == 130
+    capsys.readouterr()
+    assert main(["levels", "prune", "--yes", f"root={tmp_path}"]) == 0
+    assert "0 of 4 levels removed" in capsys.readouterr().out
+    assert main(["train", *overrides, "levels.level2.stride=3"]) == 0
+    assert main(["levels", "prune", "--yes", f"root={tmp_path}"]) == 0
+    assert "1 of 4 levels removed" in capsys.readouterr().out
+    assert not (tmp_path / "levels" / noted[2]).exists()
 
 
 def test_two_commands_at_once_train_each_level_once(overrides, tmp_path):
