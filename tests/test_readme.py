@@ -15,6 +15,7 @@ import tiny
 import hiwm
 from hiwm.cli import main
 from hiwm.config import load_config
+from hiwm.evaluation.statistics import interval_over_tasks
 
 README = pages.read("README.md")
 
@@ -98,21 +99,21 @@ def test_means_and_seeds_are_those_of_the_results():
         "cube-double": "cube-double", "cube-triple": "cube-triple", "scene": "scene",
     }  # fmt: skip
     for cell, experiment in cells.items():
-        found = re.search(rf"^\| {cell} \| (\d+) \(([\d., ]+)\) \| ([\d.]+).([\d.]+)", README, re.M)
+        found = re.search(rf"^\| {cell} \| (\d+) \[(\d+), (\d+)\] \| ([\d., ]+) \|", README, re.M)
         assert found, cell
         known = {}
         for row in rows:
             if row["experiment"] == experiment and row["agent"] == "hierarchical":
                 known.setdefault(row["seed"], []).append(row)
         shares = [100 * int(row["won"]) / int(row["episodes"]) for row in (known[seed][-1] for seed in sorted(known))]
-        seeds = [float(number) for number in found[2].split(",")]
+        seeds = [float(number) for number in found[4].split(",")]
         assert len(shares) == len(seeds) == 3
         assert float(found[1]) == pytest.approx(sum(shares) / 3, abs=0.5), cell
         assert seeds == pytest.approx(shares, abs=0.51), cell
-        worst = min((row for found_ in known.values() for row in found_[-1:]), key=lambda row: float(row["low"]))
-        assert [float(found[3]), float(found[4])] == pytest.approx(
-            [100 * float(worst["low"]), 100 * float(worst["high"])], abs=0.51
-        ), cell
+        last = [known[seed][-1] for seed in sorted(known)]
+        rates = np.array([[float(rate) for rate in row["per_task"].split()] for row in last])
+        interval = interval_over_tasks(rates, int(last[0]["episodes"]) // rates.shape[1])
+        assert [float(found[2]), float(found[3])] == pytest.approx([100 * end for end in interval], abs=0.51), cell
 
 
 def test_the_command_line_names_its_commands(capsys):

@@ -26,7 +26,7 @@ def test_tables_say_what_the_results_say(tiny_run, tmp_path, monkeypatch, capsys
         numbers = result["agents"][row["agent"]]
         assert int(row["won"]) == round(numbers["success"] * numbers["episodes"])
         assert row["commit"] == "abc1234"
-        assert f"{row['won']}/{row['episodes']}, {row['won']}/{row['episodes']} [" in printed  # a line an experiment
+        assert f"]: {row['won']}/{row['episodes']}, {row['won']}/{row['episodes']} |" in printed  # a line an experiment
         assert (
             f"| {row['agent']} | {row['won']}/{row['episodes']}, {row['won']}/{row['episodes']} |" in printed
         )  # an agent

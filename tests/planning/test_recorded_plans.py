@@ -58,7 +58,7 @@ CASES: dict[str, list[str]] = {
     "cube-double": ["experiment=cube-double", *CUBES],
     "cube-triple": ["experiment=cube-triple", *CUBES],
     "scene": ["experiment=scene", *CUBES],
-    "custom": ["experiment=custom", "environment._target_=tiny.TinyRoom", "allow=[tiny]"],
+    "custom": ["experiment=custom", "environment._target_=tiny.TinyRoom", "allow=[tiny]", "evaluation.num_tasks=3"],
     "ablation": ["evaluation=ablation"],
     "depth": ["experiment=fourroom-deep", "evaluation=depth"],
     "manipulation": ["experiment=cube-single", "evaluation=manipulation"],
@@ -90,6 +90,7 @@ CASES: dict[str, list[str]] = {
     "regions": ["experiment=cube-single", "planner.cauchy_scale=0.15"],
     "discrete": [
         "experiment=custom", "environment._target_=tiny.DiscreteRoom", "allow=[tiny]", *SHORT, "planner.graph=none",
+        "evaluation.num_tasks=3",
     ],
 }  # fmt: skip
 CONVOLUTIONS = {"fourroom", "fourroom-deep", "sixteenroom", "depth"}  # their training amplifies another rounding
