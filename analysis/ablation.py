@@ -110,12 +110,12 @@ def ablate(arguments: Sequence[str]) -> None:
             verb(cell.config)
     folder = Path(cells[0].config.root) / "ablations" / name
     folder.mkdir(parents=True, exist_ok=True)
-    outcomes = outcomes_of_variants(cells)
-    results = pd.DataFrame(compare(cells))
+    variants = agents_of(cells)
+    results = pd.DataFrame(compare(variants))
     results.to_csv(folder / "table.csv", index=False)
     table = f"{markdown(in_words(results, ablation))}\n\n{NOTE}"
     (folder / "table.md").write_text(table + "\n")
-    by_seed = {variant: (100 * its.mean((1, 2))).tolist() for variant, its in outcomes.items()}
+    by_seed = {variant: (100 * outcomes_of(agents).mean((1, 2))).tolist() for variant, agents in variants.items()}
     draw(results, _labels(ablation), by_seed, name).savefig(folder / "figure.png", dpi=150)
     _track(cells, ablation, results, folder)
     print(f"\n{table}\n")
@@ -260,7 +260,7 @@ def plan_of(cells: Sequence[Cell]) -> str:
     )
 
 
-def _agents(cells: Sequence[Cell]) -> dict[str, list[dict[str, Any]]]:
+def agents_of(cells: Sequence[Cell]) -> dict[str, list[dict[str, Any]]]:
     """Variant -> the numbers of its hierarchy with each seed."""
     variants: dict[str, list[dict[str, Any]]] = {}
     for cell in cells:
@@ -269,24 +269,19 @@ def _agents(cells: Sequence[Cell]) -> dict[str, list[dict[str, Any]]]:
     return variants
 
 
-def outcomes_of_variants(cells: Sequence[Cell]) -> dict[str, np.ndarray]:
-    """Variant -> success of every seed, task and episode, (seeds, tasks, episodes)."""
-    return {name: outcomes_of(agents) for name, agents in _agents(cells).items()}
-
-
 def _labels(ablation: Ablation) -> list[str]:
     """The variants with the names of their factors, one line for each factor."""
     factors = ([f"{factor}: {value}" for value in values] for factor, values in ablation.factors.items())
     return ["\n".join(each) for each in itertools.product(*factors)]
 
 
-def compare(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+def compare(variants: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
     """A row per variant: success and its difference to the first variant, in percent, with 95 % intervals.
 
     Intervals are of a stratified bootstrap: seeds are resampled, and episodes within each seed and task. The episodes of two
     variants are paired, because they have the same starts and goals.
     """
-    variants, outcomes = _agents(cells), outcomes_of_variants(cells)
+    outcomes = {name: outcomes_of(agents) for name, agents in variants.items()}
     reference, rows = next(iter(outcomes.values())), []
     for name, agents in variants.items():
         low, high = bootstrap_interval(outcomes[name], lowest=0.0)

@@ -89,8 +89,11 @@ def by_experiment(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per experiment, one column per agent: mean success in percent, its interval over seeds and tasks, successes of every seed."""
 
     def cell(group: pd.DataFrame) -> str:
-        rates = np.array([[float(rate) for rate in rates.split()] for rates in group["per_task"]])
-        low, high = interval_over_tasks(rates, int(group["episodes"].iloc[0]) // rates.shape[1])
+        of_seeds = [[float(rate) for rate in rates.split()] for rates in group["per_task"]]
+        if len({len(rates) for rates in of_seeds}) > 1:  # other tasks with another seed
+            return ", ".join(_solved(group))
+        rates = np.array(of_seeds)
+        low, high = interval_over_tasks(rates, int(group["episodes"].min()) // rates.shape[1])
         return f"{100 * rates.mean():.1f} [{100 * low:.0f}, {100 * high:.0f}]: {', '.join(_solved(group))}"
 
     experiments = rows.groupby("experiment", sort=False)

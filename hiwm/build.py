@@ -245,7 +245,7 @@ def drop_foreign_arguments(config: Mapping[str, Any], overrides: Sequence[str], 
     result = dict(config)
     for key in sorted(given):
         *path, last = key.split(".")
-        found = _at(result, path) if last == "_target_" else None
+        found = mapping_at(result, path) if last == "_target_" else None
         takes = None if found is None else _parameters(found.get("_target_"), allow)
         if found is None or takes is None:
             continue
@@ -271,7 +271,7 @@ def _leaves(key: str, value: Any) -> Iterator[str]:
         yield key
 
 
-def _at(config: Any, path: Sequence[str]) -> Mapping[str, Any] | None:
+def mapping_at(config: Any, path: Sequence[str]) -> Mapping[str, Any] | None:
     """The mapping at a path; None if there is none."""
     for name in path:
         config = config.get(name) if isinstance(config, Mapping) else None

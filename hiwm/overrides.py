@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from hiwm.build import given_keys
+from hiwm.build import given_keys, mapping_at
 
 MOST_NAMED = 5
 
@@ -43,7 +43,7 @@ def without_effect(overrides: Sequence[str], values: Mapping[str, Any]) -> str |
         if override.is_delete() or override.package is not None:
             continue
         for key in _empty(override.key_or_group, override.value()):
-            entries = [f"{key}.{name}" for name in _at(values, key.split("."))]
+            entries = [f"{key}.{name}" for name in mapping_at(values, key.split(".")) or ()]
             left = [each for each in entries if not any(f"{other}.".startswith(f"{each}.") for other in given)]
             if left:
                 removing = " ".join(f"~{each}" for each in left[:MOST_NAMED])
@@ -58,9 +58,3 @@ def _empty(key: str, value: Any) -> Iterator[str]:
             yield key
         for name, inner in value.items():
             yield from _empty(f"{key}.{name}", inner)
-
-
-def _at(values: Any, path: Sequence[str]) -> Mapping[str, Any]:
-    for name in path:
-        values = values.get(name) if isinstance(values, Mapping) else None
-    return values if isinstance(values, Mapping) else {}

@@ -182,7 +182,7 @@ def test_differences_are_of_paired_episodes_to_the_first_variant(monkeypatch):
             cells.append(Cell(variant, load_config([f"seed={seed}", f"run='{variant},{seed}'"])))
             results[cells[-1].config.folder / "evaluation.json"] = {"agents": {"hierarchical": agent(solved[seed])}}
     monkeypatch.setattr(ablation, "read_results", results.__getitem__)
-    rows = {row["variant"]: row for row in ablation.compare(cells)}
+    rows = {row["variant"]: row for row in ablation.compare(ablation.agents_of(cells))}
     for variant, solved in outcomes.items():
         paired = solved.astype(float) - reference
         found = [rows[variant][key] / 100 for key in ("difference", "difference_low", "difference_high")]

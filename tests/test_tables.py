@@ -62,3 +62,10 @@ def test_diagnostics_of_every_level(tiny_run, tmp_path, monkeypatch, capsys):
         assert row["run"] == tiny_run.folder.name
         assert float(row["state_probe_r2"]) > 0.5
     assert f"| {tiny_run.folder.name} | 2 | {rows[2]['effective_rank']} |" in capsys.readouterr().out
+
+
+def test_seeds_with_other_tasks_have_no_interval():
+    shown = {"experiment": "tiny", "agent": "flat", "won": 3, "episodes": 4}
+    rows = pd.DataFrame([{**shown, "seed": 0, "per_task": "1.00 0.50"}, {**shown, "seed": 1, "per_task": "0.75"}])
+    assert tables.by_experiment(rows)["flat"].tolist() == ["3/4, 3/4"]
+    assert tables.by_experiment(rows[:1])["flat"].tolist()[0].endswith("]: 3/4")

@@ -55,7 +55,7 @@ def check_config(config: PlannerConfig, num_levels: int) -> None:
                 f"{where}.goal_weight is {level.goal_weight}; expected 0 at the top level, whose target is the goal or a "
                 "landmark on the way to it"
             )
-        if config.graph == "follow" and k == top > 0 and not isinstance(level.strategy, str):
+        if strategy == "hand_down" and not isinstance(level.strategy, str):
             raise ValueError(
                 f"{where}.strategy is {dict(level.strategy)}; expected planner.graph none or search, because with follow the top "
                 "level hands landmarks down as they are"

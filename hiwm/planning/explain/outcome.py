@@ -35,5 +35,6 @@ class SubgoalOutcome(BatchRecord):
         outcome = int(self.outcome[episode])
         if outcome == OPEN:
             return ""
-        left = f"{float(self.left[episode]):.2f}".replace("1.00", "all")
+        text = f"{float(self.left[episode]):.2f}"
+        left = "all" if text == "1.00" else text
         return f"subgoal of step {int(self.planned_at[episode])} {WORDS[outcome]}: {left} of its distance was left"
