@@ -291,14 +291,16 @@ def test_a_folder_from_elsewhere_sends_no_other_files(tmp_path):
 
 
 def test_damaged_files_are_named(tmp_path, capsys):
-    assert main(["mlflow", "sync", str(tmp_path)]) == 2
-    assert f"{tmp_path} has no mlflow.jsonl" in capsys.readouterr().err
-    (tmp_path / "mlflow.jsonl").write_text('{"kind": "metrics"}\n')
-    assert main(["mlflow", "sync", str(tmp_path)]) == 2
+    folder = tmp_path / "one"  # beside which the database comes
+    folder.mkdir()
+    assert main(["mlflow", "sync", str(folder)]) == 2
+    assert f"{folder} has no mlflow.jsonl" in capsys.readouterr().err
+    (folder / "mlflow.jsonl").write_text('{"kind": "metrics"}\n')
+    assert main(["mlflow", "sync", str(folder)]) == 2
     assert "mlflow.jsonl is damaged" in capsys.readouterr().err
-    (tmp_path / "mlflow.jsonl").write_text("")
-    (tmp_path / "mlflow.json").write_text("{")
-    assert main(["mlflow", "sync", str(tmp_path)]) == 2
+    (folder / "mlflow.jsonl").write_text("")
+    (folder / "mlflow.json").write_text("{")
+    assert main(["mlflow", "sync", str(folder)]) == 2
     assert "mlflow.json is damaged" in capsys.readouterr().err
     assert main(["mlflow", "deliver"]) == 2
     assert "or `hiwm mlflow sync <folder>`" in capsys.readouterr().err
