@@ -66,6 +66,11 @@ def step_of(folder):
     return torch.load(found[0], weights_only=True)["step"] if found else 0
 
 
+def reports(folder):
+    """Number of reports of training losses so far."""
+    return sum(path.read_text().count("loss/total") for path in folder.parent.glob("levels/*/history.jsonl"))
+
+
 def ranks(launcher):
     found = subprocess.run(["pgrep", "-P", str(launcher)], capture_output=True, text=True, check=False)
     return [int(pid) for pid in found.stdout.split()]
@@ -74,15 +79,14 @@ def ranks(launcher):
 def test_ranks_save_and_end_with_their_launcher(training, tmp_path):
     folder, command = training
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    last, lines = 0, 0
+    last = 0
     for number in (signal.SIGKILL, signal.SIGTERM):
+        before = reports(folder)  # the last ranks, which have ended, may have reported once more
         with open(tmp_path / "log", "wb") as log:
             launcher = subprocess.Popen(command, env=environment, cwd=tiny.ROOT, stdout=log, stderr=log)
-        before = lines
-        while lines < before + 2:  # reports of training losses
+        while reports(folder) < before + 2:
             assert launcher.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.2)
-            lines = sum(path.read_text().count("loss/total") for path in folder.parent.glob("levels/*/history.jsonl"))
         started, sent = ranks(launcher.pid), time.monotonic()
         assert len(started) == 2
         launcher.send_signal(number)
