@@ -18,18 +18,20 @@ from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Regularizer
 
 CANDIDATES = 20_000  # latents of the level below from which the landmarks are chosen
+MOST = 10.0  # largest weight of a state
 APART = -1  # in place of a number of steps: no path leads from one landmark to the other
 
 
 class GraphDistance(Regularizer):
     """Fit |z_i - z_j|, of random states i, j of the batch, to the steps S between the landmarks they are nearest to.
 
-        strictness * mean of max(0, |z_t+1 - z_t| - 1)^2  +  mean of (|z_i - z_j| - S)^2 / (S + 1)
+        strictness * mean of max(0, |z_t+1 - z_t| - 1)^2  +  weighted mean of (|z_i - z_j| - S)^2 / (S + 1)
 
     The landmarks are latents of the level below. An edge joins two of them if a step of the data leads from near the one to near the other, and S
     is the number of edges on the shortest path, in the direction in which it is shorter. So it suits worlds in which steps can be undone. Isomap (Tenenbaum et al. 2000) embeds such distances; here an
     encoder learns the embedding, under the sum of absolute differences, which holds the paths of a tree (see
-    `hiwm.levels.distance`), and planning needs no graph. Pairs that no path joins are left out.
+    `hiwm.levels.distance`), and planning needs no graph. Pairs that no path joins are left out. The weight of a pair is inverse to the number of states
+    near the landmark of state i, and at most 10 times the average: a dead end that the data seldom visit would else end up a few steps off, which traps a plan there.
 
     Args:
         inputs: shape of one step of every input; only a latent of the level below.
@@ -42,6 +44,7 @@ class GraphDistance(Regularizer):
     metric = True
     landmarks: Tensor
     steps: Tensor
+    weight: Tensor
 
     def __init__(
         self,
@@ -61,11 +64,12 @@ class GraphDistance(Regularizer):
         within("[0, inf)", strictness=strictness)
         self.fit_windows, self.strictness, self.pairs = windows, strictness, pairs
         self.register_buffer("landmarks", torch.zeros(landmarks, *inputs["latent"]))
+        self.register_buffer("weight", torch.ones(landmarks))
         # halves are exact up to 2048 steps and need a quarter of the memory; gloo cannot send 16-bit integers
         self.register_buffer("steps", torch.full((landmarks, landmarks), APART, dtype=torch.half))
 
     def fit(self, inputs: Mapping[str, Tensor]) -> None:
-        """Choose the landmarks, and count the steps between them."""
+        """Choose the landmarks, count the steps between them, and weigh the states near them."""
         latent, rng, number = inputs["latent"], np.random.default_rng(0), len(self.landmarks)
         rows = latent.flatten(0, 1)
         rows = rows[torch.from_numpy(rng.choice(len(rows), min(CANDIDATES, len(rows)), replace=False)).to(rows.device)]
@@ -79,6 +83,8 @@ class GraphDistance(Regularizer):
         self.landmarks[len(chosen) :] = chosen[
             -1
         ]  # with fewer states than landmarks; `nearest` finds the first of equal ones
+        states = np.bincount(at.ravel(), minlength=len(chosen))
+        self.weight[: len(chosen)].copy_(torch.from_numpy(states.mean() / states.clip(1)).clamp_max(MOST))
         found = torch.from_numpy(np.where(np.isfinite(steps), steps, APART))
         self.steps[: len(chosen), : len(chosen)].copy_(found)
 
@@ -90,7 +96,9 @@ class GraphDistance(Regularizer):
         all_at, _ = gather_over_processes(at)
         others = random_rows(rows, self.pairs, generator)  # (N, pairs)
         steps = self.steps[at.unsqueeze(1), all_at[others]].float()
-        joined = steps != APART
+        weight = self.weight[at].unsqueeze(1) * (steps != APART)
         error = (distance(rows.unsqueeze(1), everywhere[others], p=1) - steps).square() / (steps.clamp_min(0) + 1)
-        share = average_over_processes(joined.float().mean()).clamp_min(1 / joined.numel())
-        return self.strictness * too_long.square().mean() + error.where(joined, 0).mean() / share
+        total = average_over_processes(weight.mean()).clamp_min(
+            torch.finfo(weight.dtype).tiny
+        )  # 0 if no path joins a pair
+        return self.strictness * too_long.square().mean() + (weight * error).mean() / total

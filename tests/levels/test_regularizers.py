@@ -150,9 +150,26 @@ def test_graph_distance_of_known_steps():
     assert regularizer(both, generator).item() == pytest.approx(0, abs=1e-6)  # no number of steps lies between them
     # pairs that no path joins do not dilute the mean: states 8 and 9 are a step apart, and two in the latents
     both = replace(both, latent=2 * both.latent)
-    steps = [abs(i - j) for i in range(4) for j in range(4)] + 4 * [0, 1, 1, 0]  # each window has four states
-    expected = 2.0 + sum(step**2 / (step + 1) for step in steps) / len(steps)
+    first, second = [abs(i - j) for i in range(4) for j in range(4)], 4 * [0, 1, 1, 0]  # each window has four states
+    # 8 and 9 occur twice, so that theirs weigh half as much
+    expected = 2.0 + (2 * sum(n**2 / (n + 1) for n in first) + sum(n**2 / (n + 1) for n in second)) / (3 * 16)
     assert regularizer(both, generator).item() == pytest.approx(expected, abs=0.05)
+
+
+def test_graph_distance_weighs_rare_places_like_frequent_ones():
+    """Of places 0 and 1, a step apart, the data are at 0 four times as often as at 1, and ninety times as often as at 2."""
+    below = torch.tensor([72 * [0.0] + 9 * [0.0, 1.0] + 9 * [1.0] + [2.0]]).unsqueeze(-1)
+    regularizer = GraphDistance(inputs={"latent": (1,)}, landmarks=3, strictness=0.0, pairs=20_000)
+    regularizer.fit({"latent": below})
+    weights = dict(zip(regularizer.landmarks.flatten().tolist(), regularizer.weight.tolist(), strict=True))
+    mean = below.numel() / 3
+    assert weights == pytest.approx({0.0: mean / 81, 1.0: mean / 18, 2.0: 10.0})
+    here = torch.tensor([[0.0, 1.0, 2.0]]).unsqueeze(-1)
+    latent = torch.tensor([[0.0, 1.0, 4.0]]).unsqueeze(-1)  # 2 is two steps too far from the others
+    output = LevelOutput({"latent": here}, latent, latent[:, 1:], latent[:, 1:], latent[:, 1:], latent[:, 1:])
+    of_state = {0.0: (0 + 0 + 4 / 3) / 3, 1.0: (0 + 0 + 4 / 2) / 3, 2.0: (4 / 3 + 4 / 2 + 0) / 3}
+    expected = sum(weights[state] * error for state, error in of_state.items()) / sum(weights.values())
+    assert regularizer(output, torch.Generator()).item() == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize(
