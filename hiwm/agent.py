@@ -195,6 +195,7 @@ class Agent:
         numbers = range(wanted.size) if episodes is None else episodes
         if len(numbers) != wanted.size:
             raise ValueError(f"episodes has {len(numbers)} numbers; expected {wanted.size}, one for each goal")
+        wanted = self.goal_maker.in_steps(wanted)
         self.planner.start(wanted, EpisodeNoise.of_episodes(self.seed, numbers, self.hierarchy.device))
         self._single, self._batch = single, wanted.size
 

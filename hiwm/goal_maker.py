@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from hiwm.agent_spec import AgentSpec
+from hiwm.heads.action_bank import mean_step
 from hiwm.heads.heads import Heads
 from hiwm.heads.text import embed
 from hiwm.hierarchy import Hierarchy
 from hiwm.observation import Observation, to_tensors
 from hiwm.planning.config import PlannerConfig
-from hiwm.planning.goals import BoxRegion, Goal, LabelledRegion, ObservationGoal, PartGoal, PredicateRegion
+from hiwm.planning.goals import BoxRegion, Goal, LabelledRegion, ObservationGoal, PartGoal, PredicateRegion, StepsToGoal
 from hiwm.planning.goals.text import TextGoal
 from hiwm.planning.shrinking_horizon import half_steps
 
@@ -55,6 +56,15 @@ class GoalMaker:
         tensors, single = to_tensors(observation, self.hierarchy, self.spec)
         p = [level.p for level in self.hierarchy.levels]
         return ObservationGoal(self.hierarchy.encode(tensors), self.errors, p), single
+
+    def in_steps(self, goal: Goal) -> Goal:
+        """The goal; in steps at metric levels, if it is one that many latents meet and no graph leads to it. See `StepsToGoal`."""
+        levels, banks = self.hierarchy.levels, self.heads.action_banks
+        metric = [k for k, level in enumerate(levels) if level.p == 1 and k < len(banks)]
+        if not metric or self.config.graph != "none" or goal.latent(len(levels) - 1) is not None:
+            return goal
+        step = {k: mean_step(levels[k], banks[k], 1) for k in metric}
+        return StepsToGoal(goal, {k: banks[k].start for k in metric}, step)
 
     def text_goal(self, captions: Sequence[str]) -> TextGoal:
         """Goals that captions describe."""

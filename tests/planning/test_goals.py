@@ -11,6 +11,7 @@ from hiwm.planning.goals import (
     ObservationGoal,
     PartGoal,
     PredicateRegion,
+    StepsToGoal,
     Sum,
     Waypoints,
     distance_to,
@@ -44,11 +45,17 @@ def goals(readout):
         "sum": Sum([PartGoal(random(4, 2, seed=3), both), box], [1.0, 0.5]),
         "in order": Waypoints([box, PartGoal(random(4, 2, seed=3), both)], 0.1, current=torch.tensor([0, 1, 0, 1])),
         "keep out": KeepOut(PartGoal(random(4, 2, seed=3), both), box, 0.1),
+        "in steps": in_steps(KeepOut(PartGoal(random(4, 2, seed=3), both), box, 0.1)),
     }
 
 
+def in_steps(goal, real=None):
+    return StepsToGoal(goal, {1: random(30, 6, seed=5) if real is None else real}, {1: torch.tensor(0.7)})
+
+
 @pytest.mark.parametrize(
-    "name", ["observation", "part", "region", "region with a Cauchy scale", "any", "sum", "in order", "keep out"]
+    "name",
+    ["observation", "part", "region", "region with a Cauchy scale", "any", "sum", "in order", "keep out", "in steps"],
 )
 def test_every_goal_measures_each_episode_by_itself(readout, name):
     goal, latent = goals(readout)[name], random(4, 5, 7, 6)
@@ -65,6 +72,38 @@ def test_every_goal_measures_each_episode_by_itself(readout, name):
         assert entered.shape == (4, 5, 7)
         assert entered.min() < 0 < entered.max()
         torch.testing.assert_close(kept.violation(1, latent[rows]), entered[rows])
+
+
+def test_a_part_goal_in_steps_is_the_way_to_the_nearest_real_latent_that_meets_it():
+    """Latents are (steps along a corridor, what the readouts read); the place at 9 is near in what they read, and far away."""
+    real = torch.tensor([[float(i), float(i == 9)] for i in [*range(10), *5 * [9]]])
+    plain = PartGoal(torch.tensor([[torch.nan, 1.0]]), [Plain(), Plain()])
+    goal = StepsToGoal(plain, {1: real}, {1: torch.tensor(0.7)})
+    latent = torch.tensor([[[0.0, 0.9], [4.0, 0.0], [9.0, 1.0]]])
+    assert goal.cost(1, latent).tolist() == [[pytest.approx(9.1), 6.0, 0.0]]
+    assert goal.cost(0, latent).tolist() == plain.cost(0, latent).tolist()
+    assert goal.reached_cost(1).item() == pytest.approx(0.7)
+    assert goal.more_accurate_than_above(0).tolist() == [True]
+    assert goal.latent(1) is None
+
+
+def test_a_goal_in_steps_is_the_goal_itself_at_other_levels(readout):
+    part = PartGoal(random(4, 2, seed=3), [readout, readout])
+    assert torch.equal(in_steps(part).cost(0, random(4, 6)), part.cost(0, random(4, 6)))
+    assert torch.equal(in_steps(part).reached_cost(0), part.reached_cost(0))
+    assert torch.equal(in_steps(part).part, part.part)
+    moving = in_steps(Waypoints([part, part], tolerance=torch.inf))
+    moved, changed = moving.observe([random(4, 6), random(4, 6)])
+    assert moving.moves and changed.all()
+    assert isinstance(moved, StepsToGoal)
+    assert moved.observe([random(4, 6), random(4, 6)])[0] is moved  # the last one stays
+
+
+def test_a_goal_in_steps_leads_to_no_forbidden_latent():
+    real = torch.tensor([[float(i), 0.0] for i in range(20)])
+    box = BoxRegion(torch.tensor([[-1.0, -9.0]]), torch.tensor([[4.5, 9.0]]), [Plain(), Plain()])
+    goal = in_steps(KeepOut(PartGoal(torch.tensor([[1.0, torch.nan]]), [Plain(), Plain()]), box), real)
+    assert goal.states[1].tolist() == [[[float(i), 0.0] for i in range(5, 10)]]
 
 
 def test_goals_are_met_where_they_should_be(readout):

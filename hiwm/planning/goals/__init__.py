@@ -4,6 +4,7 @@ from hiwm.planning.goals.combined import AnyOf, CompositeGoal, Sum, Waypoints
 from hiwm.planning.goals.goal import Goal, broadcast_to, distance_to
 from hiwm.planning.goals.observation import BoxRegion, ObservationGoal, PartGoal
 from hiwm.planning.goals.regions import KeepOut, LabelledRegion, PredicateRegion, Region
+from hiwm.planning.goals.steps import StepsToGoal
 
 __all__ = [
     "AnyOf",
@@ -16,6 +17,7 @@ __all__ = [
     "PartGoal",
     "PredicateRegion",
     "Region",
+    "StepsToGoal",
     "Sum",
     "Waypoints",
     "broadcast_to",

@@ -12,17 +12,16 @@ MIN_WITHIN_EPISODE = 0.05  # levels that planned well in our experiments had 0.6
 
 
 class LatentStd(Diagnostic):
-    """Standard deviation of a latent dimension, averaged over the dimensions."""
+    """Standard deviation of a latent dimension: averaged over the dimensions, or at a metric level their sum, in steps."""
 
     name = "std"
     label = "latent std"
     format = "{:.2f}"
-    description = (
-        "Standard deviation of a latent dimension, averaged over the dimensions; near 0, the latent collapses."
-    )
+    description = "Standard deviation of a latent dimension, averaged over the dimensions; at a metric level their sum, which is in steps. Near 0, the latent collapses."
 
     def __call__(self, level: Level, output: LevelOutput, episodes: EncodedEpisodes) -> float:
-        return episodes.rows.std(0).mean().item()
+        deviation = episodes.rows.std(0)
+        return (deviation.sum() if level.p == 1 else deviation.mean()).item()  # a small world is few steps wide
 
     def alarm(self, value: float) -> str | None:
         if value < MIN_STD:
