@@ -20,14 +20,14 @@ from hiwm.training.distributed import start_processes
 
 ACTION = "action"
 VECTORS, IMAGES = 2, 4  # axes of a column, the one of rows included
-SHIPPED_LEVELS = 3  # of experiment=custom
+SHIPPED_LEVELS = 2  # of experiment=custom
 
 Arrays = Mapping[str, Any] | Iterable[Mapping[str, Any]]
 
 
 def train(
     data: str | Path | Trajectories | Arrays,
-    strides: Sequence[int] = (1, 10, 3),
+    strides: Sequence[int] = (1, 10),
     *,
     name: str = "custom",
     lengths: Sequence[int] | None = None,
@@ -82,7 +82,7 @@ def _path_of(data: Any, root: Path, lengths: Sequence[int] | None) -> Path:
 def _config(dataset: Trajectories, strides: Sequence[int], inputs: Sequence[str] | None, more: Sequence[str]) -> Config:
     """The configuration of a hierarchy with these strides on a dataset."""
     if not strides:
-        raise ValueError("strides is empty; expected one entry per level, e.g. [1, 10, 3]")
+        raise ValueError("strides is empty; expected one entry per level, e.g. [1, 10]")
     axes = {name: column.ndim for name, column in dataset.columns.items() if name != ACTION}
     chosen = list(inputs) if inputs is not None else _default_inputs(axes)
     if unknown := sorted(set(chosen) - set(axes)):
@@ -93,7 +93,8 @@ def _config(dataset: Trajectories, strides: Sequence[int], inputs: Sequence[str]
     for key, columns in (("inputs", chosen), ("state", state)):
         overrides.append(f"{key}=[{','.join(map(_quoted, columns))}]")
     for k, stride in enumerate(strides):
-        overrides += [f"+level@levels.level{k}=abstract"] if k >= SHIPPED_LEVELS else []
+        if k >= SHIPPED_LEVELS:  # config.yaml has three
+            overrides.append(f"{'+' * (k > 2)}level@levels.level{k}=metric")
         overrides.append(f"levels.level{k}.stride={stride}")
     overrides += [f"~levels.level{k}" for k in range(len(strides), SHIPPED_LEVELS)]
     if len(strides) == 1 and level0 == "pixels":  # which has no inverse model

@@ -34,7 +34,8 @@ class GoalMaker:
 
     def __init__(self, hierarchy: Hierarchy, heads: Heads, config: PlannerConfig, spec: AgentSpec) -> None:
         self.hierarchy, self.heads, self.config, self.spec = hierarchy, heads, config, spec
-        whole = config.shrinking_horizon and not spec.goal
+        # with goal columns a goal may still be a whole observation, given as an array
+        whole = config.shrinking_horizon and (not spec.goal or len(heads.action_banks) >= len(hierarchy))
         #: cost of a reached goal at every level, for goals that are whole observations
         self.errors = half_steps(hierarchy, heads.action_banks) if whole else None
 

@@ -218,7 +218,7 @@ def test_a_dataset_without_an_environment_says_so(tmp_path):
             action = rng.uniform(-1, 1, (81, 2)).astype(np.float32)
             writer.append({"state": np.cumsum(0.05 * action, 0), "action": action})
     overrides = tiny.overrides(tmp_path, f"dataset.path={tmp_path / 'd.h5'}", "tracking=none", "training.steps=10")
-    left = ("~experiment", "+environment", "+dataset", "allow", "name=")
+    left = ("~experiment", "+environment", "+dataset", "allow", "name=", "planner.")
     config = load_config(["experiment=custom", *(each for each in overrides if not each.startswith(left))])
     train(config)
     page = report(config).read_text()

@@ -94,7 +94,8 @@ def test_a_goal_in_steps_is_the_goal_itself_at_other_levels(readout):
     assert torch.equal(in_steps(part).part, part.part)
     moving = in_steps(Waypoints([part, part], tolerance=torch.inf))
     moved, changed = moving.observe([random(4, 6), random(4, 6)])
-    assert moving.moves and changed.all()
+    assert moving.moves
+    assert changed.all()
     assert isinstance(moved, StepsToGoal)
     assert moved.observe([random(4, 6), random(4, 6)])[0] is moved  # the last one stays
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from planning_tools import GAUSSIAN, begin, hierarchy_planner, points, start
 
+from hiwm.agent import Agent
 from hiwm.config import load_config
+from hiwm.heads.action_bank import mean_step
+from hiwm.heads.state_readout import StateReadout
 from hiwm.hierarchy import LevelSpec
+from hiwm.planning.goals import ObservationGoal, PartGoal, StepsToGoal
 from hiwm.planning.rollout import Rollout
 
 
@@ -54,3 +60,30 @@ def test_landmarks_are_so_many_steps_away(metric):
     target = planner.navigator.target(latent, 0)
     found = target.cost(Rollout(latent, torch.zeros(3, 1, 1, 2), latent[:, None, None]))
     torch.testing.assert_close(found[:, 0, 0], apart(latent, target.latent))
+
+
+def test_goals_on_a_part_count_steps_without_a_graph(metric):
+    readouts = [
+        StateReadout(dim_latent=level.encoder.dim, dim=2, width=8, depth=1).eval() for level in metric.hierarchy.levels
+    ]
+    for readout in readouts:
+        readout.prediction_error = torch.ones(2)
+    heads, spec = replace(metric.heads, readouts=readouts), replace(metric.spec, goal=["state"], goal_shapes=[[2]])
+    changes = {"graph": "none", "shrinking_horizon": True, **GAUSSIAN}
+    agent = Agent(metric.hierarchy, heads, metric.graphs, metric.config.changed(changes), spec)
+    wanted = {"state": points(3, 2).numpy()}
+    agent.reset(wanted)
+    assert isinstance(agent.planner.goal, StepsToGoal)
+    agent.act(points(3, 1).numpy())
+    top, step = agent.plan.levels[2], mean_step(metric.hierarchy.levels[2], heads.action_banks[2], 1)
+    states = agent.planner.goal.states[2]  # the real latents whose readout is nearest to what is wanted
+    costs = PartGoal(points(3, 2), readouts).cost(2, heads.action_banks[2].start.expand(3, -1, -1))
+    torch.testing.assert_close(
+        PartGoal(points(3, 2), readouts).cost(2, states).amax(1), costs.sort(1).values[:, states.shape[1] - 1]
+    )
+    torch.testing.assert_close(top.nearest, apart(top.predicted.unsqueeze(2), states.unsqueeze(1)).amin((1, 2)))
+    assert agent.planner.goal.reached_cost(2).tolist() == pytest.approx([step.item()] * 3)
+    agent.reset(points(3, 2).numpy())  # a whole observation as an array is itself so many steps away
+    assert isinstance(agent.planner.goal, ObservationGoal)
+    assert agent.act(points(3, 1).numpy()).shape == (3, 2)
+    agent.with_planner(graph="follow", shrinking_horizon=False).reset(wanted)
