@@ -1,6 +1,6 @@
 """hiwm: a research framework for hierarchical world models.
 
-agent = hiwm.train({"state": states, "action": actions}, strides=[1, 10, 3])  # or hiwm.load_agent("runs/<experiment>")
+agent = hiwm.train({"state": states, "action": actions}, strides=[1, 10])  # or hiwm.load_agent("runs/<experiment>")
 agent.reset(goal_observation)
 action = agent.act(observation)
 agent.plan  # the plan behind this action

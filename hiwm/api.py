@@ -20,7 +20,7 @@ from hiwm.training.distributed import start_processes
 
 ACTION = "action"
 VECTORS, IMAGES = 2, 4  # axes of a column, the one of rows included
-SHIPPED_LEVELS = 2  # of experiment=custom
+SHIPPED_LEVELS, CONFIGURED_LEVELS = 2, 3  # of experiment=custom; those that a configuration has keys of
 
 Arrays = Mapping[str, Any] | Iterable[Mapping[str, Any]]
 
@@ -93,10 +93,14 @@ def _config(dataset: Trajectories, strides: Sequence[int], inputs: Sequence[str]
     for key, columns in (("inputs", chosen), ("state", state)):
         overrides.append(f"{key}=[{','.join(map(_quoted, columns))}]")
     for k, stride in enumerate(strides):
-        if k >= SHIPPED_LEVELS:  # config.yaml has three
-            overrides.append(f"{'+' * (k > 2)}level@levels.level{k}=metric")
+        if k >= SHIPPED_LEVELS:
+            overrides.append(f"{'+' * (k >= CONFIGURED_LEVELS)}level@levels.level{k}=metric")
+        if k >= CONFIGURED_LEVELS:
+            overrides.append(f"+planner.level{k}=${{planner.level{SHIPPED_LEVELS}}}")
         overrides.append(f"levels.level{k}.stride={stride}")
     overrides += [f"~levels.level{k}" for k in range(len(strides), SHIPPED_LEVELS)]
+    if len(strides) == 1:  # no metric level
+        overrides += ["planner.graph=follow", "planner.shrinking_horizon=false"]
     if len(strides) == 1 and level0 == "pixels":  # which has no inverse model
         overrides.append("planner.level0.proposal={center: gaussian, std: 1, candidates: []}")
     return load_config([*overrides, *more])

@@ -17,7 +17,7 @@ from hiwm.heads.text import embed
 from hiwm.hierarchy import Hierarchy
 from hiwm.observation import Observation, to_tensors
 from hiwm.planning.config import PlannerConfig
-from hiwm.planning.goals import BoxRegion, Goal, LabelledRegion, ObservationGoal, PartGoal, PredicateRegion, StepsToGoal
+from hiwm.planning.goals import BoxRegion, Goal, LabelledRegion, ObservationGoal, PartGoal, PredicateRegion, in_steps
 from hiwm.planning.goals.text import TextGoal
 from hiwm.planning.shrinking_horizon import half_steps
 
@@ -61,11 +61,11 @@ class GoalMaker:
     def in_steps(self, goal: Goal) -> Goal:
         """The goal; in steps at metric levels, if it is one that many latents meet and no graph leads to it. See `StepsToGoal`."""
         levels, banks = self.hierarchy.levels, self.heads.action_banks
-        metric = [k for k, level in enumerate(levels) if level.p == 1 and k < len(banks)]
-        if not metric or self.config.graph != "none" or goal.latent(len(levels) - 1) is not None:
+        metric = [k for k, level in enumerate(levels) if k and level.p == 1 and k < len(banks)]
+        if not metric or self.config.graph != "none":
             return goal
         step = {k: mean_step(levels[k], banks[k], 1) for k in metric}
-        return StepsToGoal(goal, {k: banks[k].start for k in metric}, step)
+        return in_steps(goal, {k: banks[k].start for k in metric}, step)
 
     def text_goal(self, captions: Sequence[str]) -> TextGoal:
         """Goals that captions describe."""

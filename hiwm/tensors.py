@@ -81,7 +81,10 @@ def check_state(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) ->
     for name in sorted({*wanted, *tensors}):
         if name not in tensors or name not in wanted:
             fault = "is missing" if name not in tensors else "is not expected"
-            raise ValueError(f"{path}: the tensor {name!r} {fault}; expected those of the classes that the file names")
+            raise ValueError(
+                f"{path}: the tensor {name!r} {fault}; expected those of the classes that the file names. "
+                "If another version of hiwm wrote it, remove it, and `hiwm train` writes it again"
+            )
         found, like = tensors[name], wanted[name]
         if found.shape != like.shape or found.dtype != like.dtype:
             raise ValueError(

@@ -58,6 +58,9 @@ def test_four_levels_and_a_dataset_by_its_path(trained, tmp_path):
     (path,) = (root / "datasets").glob("*.h5")
     agent = hiwm.train(path, strides=[1, 3, 2, 2], root=tmp_path, seed=1, overrides=[*SMALL, "name=deep"])
     assert agent.hierarchy.periods == (1, 3, 6, 12)
+    assert [level.p for level in agent.hierarchy.levels] == [2, 1, 1, 1]
+    planners = [agent.config.level(k) for k in (1, 2, 3)]
+    assert {(each.proposal.center, each.support_weight, each.horizon) for each in planners} == {("retrieval", 1.0, 4)}
     assert (tmp_path / "deep" / "seed1" / "hierarchy").exists()
 
 

@@ -24,6 +24,7 @@ from hiwm.planning.config import LevelPlanning, PlannerConfig
 from hiwm.planning.graph.landmarks import GraphConfig
 from hiwm.planning.validate import check_config
 from hiwm.training.loop import TrainingConfig
+from hiwm.training.specs import check_parts
 from hiwm.validate import check
 
 EXPERIMENTS = sorted(path.stem for path in (tiny.ROOT / "configs" / "experiment").glob("*.yaml"))
@@ -109,6 +110,39 @@ def test_evaluations(evaluation):
     config = load_config([*about.get(evaluation, []), f"evaluation={evaluation}"])
     assert config.evaluation.baselines
     check(config)
+
+
+CUSTOM = ["experiment=custom", "environment._target_=tiny.TinyRoom", "allow=[tiny]"]
+BACK_TO_THE_GRAPH = [
+    "level@levels.level1=abstract", "level@levels.level2=abstract", "planner.graph=follow", "planner.shrinking_horizon=false",
+    "planner.level1.support_weight=0", "planner.level2.support_weight=0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["evaluation=closed_door"],
+        ["evaluation=keep_out", "goal.columns=[state]"],
+        ["levels.level2.stride=3"],
+        ["~levels.level1", "planner.graph=follow", "planner.shrinking_horizon=false"],
+        BACK_TO_THE_GRAPH,  # as docs/environments.md has it
+    ],
+)
+def test_variants_of_the_custom_experiment(more):
+    check(load_config([*CUSTOM, *more]))
+
+
+def test_the_way_back_to_the_graph_is_documented():
+    assert " ".join(BACK_TO_THE_GRAPH) in (tiny.ROOT / "docs" / "environments.md").read_text()
+
+
+def test_joint_training_says_which_level_cannot_take_part():
+    joint = load_config([*CUSTOM, "training.joint=true"])
+    with pytest.raises(ValueError, match=r"level1 has the regularizer graph_distance; .* level@levels.level1=abstract"):
+        check_parts(joint.hierarchy, joint.training, {"state": (2,), "action": (2,)})
+    joint = load_config([*CUSTOM, "training.joint=true", "level@levels.level1=abstract"])
+    check_parts(joint.hierarchy, joint.training, {"state": (2,), "action": (2,)})
 
 
 @pytest.mark.parametrize("evaluation", ["ogbench", "ablation"])

@@ -53,7 +53,7 @@ class ValueCost(Cost):
     def start(self, goal: Goal) -> None:
         if goal.part is None:
             raise ValueError(
-                f"planner.level{self.level}.value_weight is {self.weight}; expected 0, because {type(goal).__name__} is not a goal on a "
+                f"planner.level{self.level}.value_weight is {self.weight}; expected 0, because {goal.kind} is not a goal on a "
                 "part of the state (`Agent.part_goal`, or a dict where goal.columns names the part)"
             )
         self.part = goal.part

@@ -137,8 +137,8 @@ def _check_level(k: int, level: Level, parts: Mapping[str, Any], *, joint: bool)
     if joint and level.fit_windows:
         asking = [name for name, regularizer in level.regularizers.items() if regularizer.fit_windows]
         raise ValueError(
-            f"levels.level{k} has the regularizer {asking[0]}; expected another one with training.joint, because it looks at the trained "
-            "level below before its own training begins"
+            f"levels.level{k} has the regularizer {asking[0]}; expected another one with training.joint, e.g. by "
+            f"level@levels.level{k}=abstract, because it looks at the trained level below before its own training begins"
         )
     if k == 0 and not isinstance(level.action_encoder, RawActionEncoder):
         raise ValueError(

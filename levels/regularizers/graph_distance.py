@@ -18,7 +18,7 @@ from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Regularizer
 
 CANDIDATES = 20_000  # latents of the level below from which the landmarks are chosen
-MOST = 10.0  # largest weight of a state
+MAX_WEIGHT = 10.0
 APART = -1  # in place of a number of steps: no path leads from one landmark to the other
 
 
@@ -31,7 +31,7 @@ class GraphDistance(Regularizer):
     is the number of edges on the shortest path, in the direction in which it is shorter. So it suits worlds in which steps can be undone. Isomap (Tenenbaum et al. 2000) embeds such distances; here an
     encoder learns the embedding, under the sum of absolute differences, which holds the paths of a tree (see
     `hiwm.levels.distance`), and planning needs no graph. Pairs that no path joins are left out. The weight of a pair is inverse to the number of states
-    near the landmark of state i, and at most 10 times the average: a dead end that the data seldom visit would else end up a few steps off, which traps a plan there.
+    near the landmark of state i, and at most 10 times the average: a dead end that the data seldom visit would otherwise be embedded a few steps off, and plans would be trapped there.
 
     Args:
         inputs: shape of one step of every input; only a latent of the level below.
@@ -84,7 +84,9 @@ class GraphDistance(Regularizer):
             -1
         ]  # with fewer states than landmarks; `nearest` finds the first of equal ones
         states = np.bincount(at.ravel(), minlength=len(chosen))
-        self.weight[: len(chosen)].copy_(torch.from_numpy(states.mean() / states.clip(1)).clamp_max(MOST))
+        self.weight[: len(chosen)].copy_(
+            torch.from_numpy(states[states > 0].mean() / states.clip(1)).clamp_max(MAX_WEIGHT)
+        )
         found = torch.from_numpy(np.where(np.isfinite(steps), steps, APART))
         self.steps[: len(chosen), : len(chosen)].copy_(found)
 

@@ -172,6 +172,15 @@ def test_graph_distance_weighs_rare_places_like_frequent_ones():
     assert regularizer(output, torch.Generator()).item() == pytest.approx(expected, abs=0.01)
 
 
+def test_graph_distance_weighs_the_states_that_there_are():
+    """Landmarks that stand for no state, because there are fewer states than landmarks, count as nothing."""
+    below = torch.tensor([[*30 * [0.0], *29 * [1.0], 2.0]]).unsqueeze(-1)
+    regularizer = GraphDistance(inputs={"latent": (1,)}, landmarks=1000)
+    regularizer.fit({"latent": below})
+    weight = {below: regularizer.weight[regularizer.landmarks.flatten() == below].tolist()[0] for below in (0.0, 2.0)}
+    assert weight == pytest.approx({0.0: 20 / 30, 2.0: 10.0})
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

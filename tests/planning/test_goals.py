@@ -6,15 +6,16 @@ from hiwm.heads.state_readout import StateReadout
 from hiwm.planning.goals import (
     AnyOf,
     BoxRegion,
+    Goal,
     KeepOut,
     LabelledRegion,
     ObservationGoal,
     PartGoal,
     PredicateRegion,
-    StepsToGoal,
     Sum,
     Waypoints,
     distance_to,
+    in_steps,
 )
 
 
@@ -45,12 +46,12 @@ def goals(readout):
         "sum": Sum([PartGoal(random(4, 2, seed=3), both), box], [1.0, 0.5]),
         "in order": Waypoints([box, PartGoal(random(4, 2, seed=3), both)], 0.1, current=torch.tensor([0, 1, 0, 1])),
         "keep out": KeepOut(PartGoal(random(4, 2, seed=3), both), box, 0.1),
-        "in steps": in_steps(KeepOut(PartGoal(random(4, 2, seed=3), both), box, 0.1)),
+        "in steps": converted(KeepOut(PartGoal(random(4, 2, seed=3), both), box, 0.1)),
     }
 
 
-def in_steps(goal, real=None):
-    return StepsToGoal(goal, {1: random(30, 6, seed=5) if real is None else real}, {1: torch.tensor(0.7)})
+def converted(goal, real=None):
+    return in_steps(goal, {1: random(30, 6, seed=5) if real is None else real}, {1: torch.tensor(0.7)})
 
 
 @pytest.mark.parametrize(
@@ -74,37 +75,109 @@ def test_every_goal_measures_each_episode_by_itself(readout, name):
         torch.testing.assert_close(kept.violation(1, latent[rows]), entered[rows])
 
 
+class Exact(torch.nn.Module):
+    """A readout that predicts the latent itself, up to an error of 0.1."""
+
+    std, prediction_error = torch.ones(2), torch.full((2,), 0.1)
+
+    def forward(self, latent):
+        return latent
+
+
+def part(*wanted):
+    return PartGoal(torch.tensor([wanted]), [Exact(), Exact()])
+
+
 def test_a_part_goal_in_steps_is_the_way_to_the_nearest_real_latent_that_meets_it():
-    """Latents are (steps along a corridor, what the readouts read); the place at 9 is near in what they read, and far away."""
+    """Latents are (steps along a corridor, what is wanted); from place 0, where it is nearly met, it is nine steps away."""
     real = torch.tensor([[float(i), float(i == 9)] for i in [*range(10), *5 * [9]]])
-    plain = PartGoal(torch.tensor([[torch.nan, 1.0]]), [Plain(), Plain()])
-    goal = StepsToGoal(plain, {1: real}, {1: torch.tensor(0.7)})
-    latent = torch.tensor([[[0.0, 0.9], [4.0, 0.0], [9.0, 1.0]]])
-    assert goal.cost(1, latent).tolist() == [[pytest.approx(9.1), 6.0, 0.0]]
+    plain = part(torch.nan, 1.0)
+    goal = converted(plain, real)
+    latent = torch.tensor([[[0.0, 0.8], [4.0, 0.0], [9.0, 1.0], [2.0, 0.95]]])
+    assert goal.cost(1, latent)[0].tolist() == pytest.approx([9.2, 6.0, 0.0, 0.0])  # the last meets it
     assert goal.cost(0, latent).tolist() == plain.cost(0, latent).tolist()
     assert goal.reached_cost(1).item() == pytest.approx(0.7)
     assert goal.more_accurate_than_above(0).tolist() == [True]
-    assert goal.latent(1) is None
+    assert (goal.latent(1), goal.kind) == (None, "PartGoal")
 
 
-def test_a_goal_in_steps_is_the_goal_itself_at_other_levels(readout):
-    part = PartGoal(random(4, 2, seed=3), [readout, readout])
-    assert torch.equal(in_steps(part).cost(0, random(4, 6)), part.cost(0, random(4, 6)))
-    assert torch.equal(in_steps(part).reached_cost(0), part.reached_cost(0))
-    assert torch.equal(in_steps(part).part, part.part)
-    moving = in_steps(Waypoints([part, part], tolerance=torch.inf))
-    moved, changed = moving.observe([random(4, 6), random(4, 6)])
-    assert moving.moves
+GRID = torch.cartesian_prod(torch.arange(20.0), torch.arange(20.0))
+
+
+def test_all_that_meets_a_goal_counts():
+    column = converted(part(10.0, torch.nan), GRID)
+    assert column.cost(1, torch.tensor([[8.0, 18.0]])).tolist() == [2]
+    box = converted(BoxRegion(torch.tensor([[3.0, 3.0]]), torch.tensor([[9.0, 9.0]]), [Exact(), Exact()]), GRID)
+    assert box.cost(1, torch.tensor([[3.2, 8.8]])).tolist() == [0]  # within, and at no real latent
+    assert box.cost(1, torch.tensor([[6.0, 11.0]])).tolist() == [2]
+
+
+def test_each_goal_of_a_combination_is_in_steps():
+    whole = ObservationGoal([torch.full((1, 2), 0.5)] * 2, p=(2, 1))
+    corner, hall = part(19.0, 19.0), BoxRegion(torch.zeros(1, 2), torch.full((1, 2), 4.0), [Exact(), Exact()])
+    place = torch.tensor([[18.0, 19.0]])
+    assert converted(AnyOf([corner, hall]), GRID).cost(1, place).tolist() == [1]
+    assert converted(Sum([corner, whole], [1.0, 2.0]), GRID).cost(1, place).tolist() == [1 + 2 * (17.5 + 18.5)]
+    way = converted(Waypoints([hall, corner], 0.1, current=torch.tensor([1])), GRID)
+    assert way.cost(1, place).tolist() == [1]
+    assert converted(AnyOf([whole, whole]), GRID).cost(1, place).tolist() == [17.5 + 18.5]
+    assert converted(whole, GRID) is whole
+    kept_out = converted(KeepOut(AnyOf([corner, hall]), hall), GRID)
+    assert kept_out.cost(1, place).tolist() == [1]
+    assert kept_out.violation(1, place).tolist() == [-15]
+
+
+def test_the_nearest_latent_stands_for_a_goal_that_knows_no_error():
+    class Left(Goal):
+        size = 1
+
+        def cost(self, level, latent):
+            return latent[..., 0]
+
+        def select(self, rows):
+            return self
+
+    goal = converted(Left(), torch.tensor([[float(i), 0.0] for i in range(20)]))
+    assert goal.states[1][goal.meets[1]][:, 0].tolist() == [0]
+    assert goal.kind == "Left"
+    with pytest.raises(ValueError, match=r"but Left does not implement reached_cost\(level\)"):
+        goal.reached_cost(0)
+
+
+def test_a_goal_in_steps_is_the_goal_itself_at_other_levels():
+    goal = PartGoal(random(4, 2, seed=3), [Exact(), Exact()])
+    steps = converted(goal, GRID)
+    assert torch.equal(steps.cost(0, random(4, 2)), goal.cost(0, random(4, 2)))
+    assert torch.equal(steps.reached_cost(0), goal.reached_cost(0))
+    rows = torch.tensor([2, 0])
+    assert torch.equal(steps.select(rows).part, goal.part[rows])
+
+
+def test_a_goal_in_steps_moves_with_its_goal():
+    class Moving(PartGoal):
+        moves = True
+
+        def observe(self, latents):
+            moved = torch.ones(self.size, dtype=torch.bool)
+            return Moving(self.part + 1, self.readouts), moved
+
+    goal = converted(Moving(torch.tensor([[4.0, 4.0]]), [Exact(), Exact()]), GRID)
+    moved, changed = goal.observe([random(1, 2), random(1, 2)])
+    assert goal.moves
     assert changed.all()
-    assert isinstance(moved, StepsToGoal)
-    assert moved.observe([random(4, 6), random(4, 6)])[0] is moved  # the last one stays
+    assert moved.cost(1, torch.tensor([[5.0, 6.0]])).tolist() == [1]
+    still = converted(part(4.0, 4.0), GRID)
+    assert still.observe([random(1, 2), random(1, 2)])[0] is still
 
 
-def test_a_goal_in_steps_leads_to_no_forbidden_latent():
-    real = torch.tensor([[float(i), 0.0] for i in range(20)])
-    box = BoxRegion(torch.tensor([[-1.0, -9.0]]), torch.tensor([[4.5, 9.0]]), [Plain(), Plain()])
-    goal = in_steps(KeepOut(PartGoal(torch.tensor([[1.0, torch.nan]]), [Plain(), Plain()]), box), real)
-    assert goal.states[1].tolist() == [[[float(i), 0.0] for i in range(5, 10)]]
+@pytest.mark.parametrize(("last", "targets"), [(20, [5]), (4, [])])
+def test_a_goal_in_steps_leads_to_no_forbidden_latent(last, targets):
+    real = torch.tensor([[float(i), 0.0] for i in range(last)])
+    box = BoxRegion(torch.tensor([[-1.0, -9.0]]), torch.tensor([[4.5, 9.0]]), [Exact(), Exact()])
+    goal = converted(KeepOut(part(1.0, torch.nan), box), real)
+    assert goal.states[1][goal.meets[1]][:, 0].tolist() == targets
+    place = torch.tensor([[4.0, 0.0]])
+    assert goal.cost(1, place).tolist() == ([1] if targets else [9])  # without any, by its own cost
 
 
 def test_goals_are_met_where_they_should_be(readout):

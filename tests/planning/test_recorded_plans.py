@@ -89,7 +89,7 @@ CASES: dict[str, list[str]] = {
     "waypoints": ["experiment=cube-single", "planner.failure_penalty=2", "planner.patience=1"],
     "regions": ["experiment=cube-single", "planner.cauchy_scale=0.15"],
     "discrete": [
-        "experiment=custom", "environment._target_=tiny.DiscreteRoom", "allow=[tiny]", *SHORT, "planner.graph=none",
+        "experiment=custom", "environment._target_=tiny.DiscreteRoom", "allow=[tiny]", "levels.level1.stride=4",
         "evaluation.num_tasks=3",
     ],
 }  # fmt: skip

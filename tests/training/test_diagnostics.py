@@ -220,6 +220,15 @@ def test_a_shrunk_latent_gives_an_alarm():
     assert any("deviation is 0.01" in text and "shrinking to a point" in text for text in SHIPPED.alarms(found))
 
 
+def test_a_metric_level_is_as_wide_as_its_steps():
+    """A small world is few steps wide, which many dimensions share."""
+    clip, episodes = world()
+    level = make_level(Position(inputs={"state": (DIM,)}), AddAction())
+    level.p = 1
+    found = SHIPPED.measure(level, level.output(clip), episodes.encoded(level))
+    assert found["std"] == pytest.approx(DIM * 4 / 12**0.5, rel=0.1)
+
+
 def test_a_static_latent_gives_an_alarm():
     found = health(Background(), Still())
     assert found["within_episode"] < 1e-6

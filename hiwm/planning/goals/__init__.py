@@ -4,7 +4,7 @@ from hiwm.planning.goals.combined import AnyOf, CompositeGoal, Sum, Waypoints
 from hiwm.planning.goals.goal import Goal, broadcast_to, distance_to
 from hiwm.planning.goals.observation import BoxRegion, ObservationGoal, PartGoal
 from hiwm.planning.goals.regions import KeepOut, LabelledRegion, PredicateRegion, Region
-from hiwm.planning.goals.steps import StepsToGoal
+from hiwm.planning.goals.steps import StepsToGoal, in_steps
 
 __all__ = [
     "AnyOf",
@@ -22,4 +22,5 @@ __all__ = [
     "Waypoints",
     "broadcast_to",
     "distance_to",
+    "in_steps",
 ]

@@ -23,6 +23,11 @@ class Goal(ABC):
     moves: bool = False
 
     @property
+    def kind(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
+    @property
     @abstractmethod
     def size(self) -> int:
         """Episodes B."""
@@ -50,7 +55,7 @@ class Goal(ABC):
             ValueError: the goal does not know it; `planner.shrinking_horizon` needs it.
         """
         raise ValueError(
-            f"planner.shrinking_horizon is true but {type(self).__name__} does not implement reached_cost(level); expected false, or a "
+            f"planner.shrinking_horizon is true but {self.kind} does not implement reached_cost(level); expected false, or a "
             "goal that does"
         )
 

@@ -8,15 +8,19 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from hiwm.planning.goals.goal import Goal, distance_to
+from hiwm.planning.goals.combined import CompositeGoal, Waypoints
+from hiwm.planning.goals.goal import Goal
+from hiwm.planning.goals.regions import KeepOut
 
-STATES = 5  # so few that all are near the goal
+MOST = 64  # real latents that stand for a goal
+AT_ONCE = 16  # episodes whose real latents are compared with their goals at once
 
 
 class StepsToGoal(Goal):
-    """A goal that many latents meet, such as one on a part of the state. At metric levels it costs the steps to the nearest of a few real latents that meet it best.
+    """A goal that many latents meet, in steps: at metric levels it costs the distance to the nearest real latent that meets it.
 
-    The goal's own cost, such as the distance between two positions, says nothing of the way there. Other levels plan by it.
+    The goal's own cost, such as the distance between two positions, ignores obstacles on the way. Other levels plan by it. The real latents are
+    those whose own cost is at most `reached_cost`, 64 at most, or else the one of least cost. Forbidden ones do not count.
 
     Args:
         goal: what is to be reached.
@@ -27,30 +31,52 @@ class StepsToGoal(Goal):
     def __init__(self, goal: Goal, real: Mapping[int, Tensor], reached: Mapping[int, Tensor]) -> None:
         self.goal, self.real, self.reached = goal, real, reached
         self.part, self.moves = goal.part, goal.moves
-        self.states = {level: self._meet(level, latents) for level, latents in real.items()}
+        #: own cost up to which the goal counts as reached, level -> (B,)
+        self.own = {level: _reached_cost(goal, level, latents.device) for level, latents in real.items()}
+        #: real latents that stand for the goal, level -> (B, K, D), and which of them do, (B, K)
+        self.states, self.meets = {}, {}
+        for level in real:
+            self.states[level], self.meets[level] = self._meeting(level)
 
-    def _meet(self, level: int, latents: Tensor) -> Tensor:
-        """The latents that meet the goals best and are not forbidden, (B, K, D)."""
-        every = latents.expand(self.size, -1, -1)
-        cost, violation = self.goal.cost(level, every), self.goal.violation(level, every)
-        if violation is not None:
-            cost = cost.masked_fill(violation > 0, torch.inf)
-        return latents[cost.topk(min(STATES, len(latents)), dim=1, largest=False).indices]
+    @torch.no_grad()
+    def _meeting(self, level: int) -> tuple[Tensor, Tensor]:
+        """The real latents that meet the goals, and which of them count."""
+        real, least = self.real[level], self.own[level]
+        found = []
+        for rows in torch.arange(self.size, device=real.device).split(AT_ONCE):
+            goal, every = self.goal.select(rows), real.expand(len(rows), -1, -1)
+            cost, violation = goal.cost(level, every), goal.violation(level, every)
+            found.append(cost if violation is None else cost.masked_fill(violation > 0, torch.inf))
+        # those that meet the goal are equal, and come in the random order of the bank
+        cost, index = torch.cat(found).maximum(least.unsqueeze(1)).sort(dim=1, stable=True)
+        cost, index = cost[:, :MOST], index[:, :MOST]
+        return real[index], (cost == cost[:, :1]) & cost.isfinite()
 
     @property
     def size(self) -> int:
         return self.goal.size
 
+    @property
+    def kind(self) -> str:
+        return self.goal.kind
+
     def cost(self, level: int, latent: Tensor) -> Tensor:
+        own = self.goal.cost(level, latent)
         if level not in self.states:
-            return self.goal.cost(level, latent)
-        return torch.stack([distance_to(state, latent, p=1) for state in self.states[level].unbind(1)]).amin(0)
+            return own
+        apart = torch.cdist(latent.flatten(1, -2) if latent.dim() > 2 else latent.unsqueeze(1), self.states[level], p=1)
+        steps = apart.masked_fill(~self.meets[level].unsqueeze(1), torch.inf).amin(2).view(latent.shape[:-1])
+        steps = torch.where(steps.isfinite(), steps, own)  # all that meet the goal are forbidden
+        reached = self.own[level].view(-1, *(1 for _ in own.shape[1:]))
+        return steps.masked_fill(own <= reached, 0)
 
     def select(self, rows: Tensor) -> StepsToGoal:
         selected = copy(self)
         selected.goal = self.goal.select(rows)
         selected.part = selected.goal.part
-        selected.states = {level: states[rows] for level, states in self.states.items()}
+        selected.own, selected.states, selected.meets = (
+            {level: of[rows] for level, of in each.items()} for each in (self.own, self.states, self.meets)
+        )
         return selected
 
     def latent(self, level: int) -> Tensor | None:
@@ -70,3 +96,24 @@ class StepsToGoal(Goal):
     def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
         goal, changed = self.goal.observe(latents)
         return self if goal is self.goal else StepsToGoal(goal, self.real, self.reached), changed
+
+
+def in_steps(goal: Goal, real: Mapping[int, Tensor], reached: Mapping[int, Tensor]) -> Goal:
+    """The goal, in which `StepsToGoal` stands for each goal without a latent, also within combinations of goals."""
+    if goal.latent(max(real)) is not None:
+        return goal
+    if isinstance(goal, CompositeGoal):
+        return goal.compose([in_steps(each, real, reached) for each in goal.goals])
+    if isinstance(goal, Waypoints):
+        return Waypoints([in_steps(each, real, reached) for each in goal.goals], goal.tolerance, goal.current)
+    if isinstance(goal, KeepOut) and isinstance(goal.goal, (CompositeGoal, Waypoints)):
+        return KeepOut(in_steps(goal.goal, real, reached), goal.region, goal.margin)
+    return StepsToGoal(goal, real, reached)
+
+
+def _reached_cost(goal: Goal, level: int, device: torch.device) -> Tensor:
+    """The cost up to which the goal counts as reached, (B,); 0 if the goal does not know it."""
+    try:
+        return goal.reached_cost(level)
+    except ValueError:
+        return torch.zeros(goal.size, device=device)
