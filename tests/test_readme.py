@@ -66,7 +66,7 @@ def test_its_snippet_with_arrays_runs(tmp_path, monkeypatch):
     small = SimpleNamespace(train=partial(hiwm.train, overrides=quick))
     names = {"hiwm": small, "states": 0.05 * np.cumsum(action, 1), "actions": action, "make_env": tiny.TinyRoom}
     exec(compile(snippet.replace("episodes=10", "episodes=1, max_steps=5"), "README.md", "exec"), names)
-    assert len(names["latents"]) == 3
+    assert len(names["latents"]) == 2
     assert names["numbers"]["episodes"] == 3
 
 
