@@ -30,3 +30,4 @@ def test_notebook_runs(name, tmp_path, monkeypatch):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == NOTEBOOKS[name]
     assert not [output for output in outputs if output.output_type == "error"]
+    assert {path.name for path in tmp_path.iterdir()} <= {"runs"}  # which git ignores
