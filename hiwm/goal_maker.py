@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,12 +61,15 @@ class GoalMaker:
 
     def in_steps(self, goal: Goal) -> Goal:
         """The goal; in steps at metric levels, if it is one that many latents meet and no graph leads to it. See `StepsToGoal`."""
-        levels, banks = self.hierarchy.levels, self.heads.action_banks
-        metric = [k for k, level in enumerate(levels) if k and level.p == 1 and k < len(banks)]
-        if not metric or self.config.graph != "none":
-            return goal
-        step = {k: mean_step(levels[k], banks[k], 1) for k in metric}
-        return in_steps(goal, {k: banks[k].start for k in metric}, step)
+        real, steps = self._metric_levels
+        return in_steps(goal, real, steps) if real and self.config.graph == "none" else goal
+
+    @cached_property
+    def _metric_levels(self) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """Real latents of the metric levels above level 0, and their mean distance over one step; measured once, not at every reset."""
+        banks = dict(enumerate(self.heads.action_banks))
+        levels = {k: level for k, level in enumerate(self.hierarchy.levels) if k and level.p == 1 and k in banks}
+        return {k: banks[k].start for k in levels}, {k: mean_step(level, banks[k], 1) for k, level in levels.items()}
 
     def text_goal(self, captions: Sequence[str]) -> TextGoal:
         """Goals that captions describe."""

@@ -291,7 +291,7 @@ def test_a_folder_from_elsewhere_sends_no_other_files(tmp_path):
 
 
 def test_damaged_files_are_named(tmp_path, capsys):
-    folder = tmp_path / "one"  # beside which the database comes
+    folder = tmp_path / "one"  # the database is created next to it
     folder.mkdir()
     assert main(["mlflow", "sync", str(folder)]) == 2
     assert f"{folder} has no mlflow.jsonl" in capsys.readouterr().err

@@ -75,13 +75,19 @@ def test_every_goal_measures_each_episode_by_itself(readout, name):
         torch.testing.assert_close(kept.violation(1, latent[rows]), entered[rows])
 
 
-class Exact(torch.nn.Module):
-    """A readout that predicts the latent itself, up to an error of 0.1."""
+class Plain(torch.nn.Module):
+    """A readout that predicts the latent itself."""
 
-    std, prediction_error = torch.ones(2), torch.full((2,), 0.1)
+    std = torch.tensor([1.0, 10.0])
 
     def forward(self, latent):
         return latent
+
+
+class Exact(Plain):
+    """In units of the data, up to an error of 0.1."""
+
+    std, prediction_error = torch.ones(2), torch.full((2,), 0.1)
 
 
 def part(*wanted):
@@ -226,15 +232,6 @@ def test_the_distance_to_an_observation_is_that_of_the_level():
     points = random(1, 6, 4, seed=2)
     torch.testing.assert_close(goal.cost(1, points), (points - latents[1][1]).abs().sum(-1))
     torch.testing.assert_close(goal.cost(0, points[..., :3]), (points[..., :3] - latents[0][1]).square().sum(-1))
-
-
-class Plain(torch.nn.Module):
-    """A readout that predicts the latent itself."""
-
-    std = torch.tensor([1.0, 10.0])
-
-    def forward(self, latent):
-        return latent
 
 
 def test_a_region_is_reached_anywhere_within_and_has_a_depth():
