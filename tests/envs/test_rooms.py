@@ -10,7 +10,7 @@ from hiwm.envs.rooms.captions import NAMES
 from hiwm.envs.rooms.env import FourRoom, FourRoomVector
 from hiwm.envs.rooms.geometry import BORDER, HALF_WALL, RADIUS, Rooms
 from hiwm.envs.rooms.render import Renderer
-from hiwm.envs.rooms.tasks import BINS, SPEED, draw_tasks, expert, load_tasks
+from hiwm.envs.rooms.tasks import BINS, CLOSED, LAYOUTS, SPEED, draw_tasks, draw_version, expert, load_version
 
 SIDES = (2, 4)
 
@@ -18,7 +18,7 @@ SIDES = (2, 4)
 def draw(rooms, number, seed=0):
     rng = np.random.default_rng(seed)
     position = np.stack([rooms.draw_free(rng) for _ in range(number)])
-    return position, rng.integers(-1, rooms.num_doors, number), rng
+    return position, rng.integers(0, len(rooms.is_open), number), rng
 
 
 def test_four_rooms_have_the_published_doors():
@@ -31,17 +31,17 @@ def test_four_rooms_have_the_published_doors():
 @pytest.mark.parametrize("side", SIDES)
 def test_nothing_gets_through_walls_or_closed_doors(side):
     rooms = Rooms(side)
-    here, closed, rng = draw(rooms, 500)
+    here, layout, rng = draw(rooms, 500)
     before = rooms.room_of(here)
     for step in range(400):
         if step % 40 == 0:  # long enough to cross a room
             heading = rng.uniform(-1, 1, here.shape)
-        after = rooms.move(here, SPEED * heading, closed)
+        after = rooms.move(here, SPEED * heading, layout)
         room = rooms.room_of(after)
         for i in np.flatnonzero(room != before):
             pair = {int(before[i]), int(room[i])}
             (door,) = [k for k in range(rooms.num_doors) if set(rooms.door_rooms[k].tolist()) == pair]
-            assert door != closed[i]
+            assert rooms.is_open[layout[i], door]
             axis = 0 if rooms.is_vertical[door] else 1
             assert abs(after[i, 1 - axis] - rooms.doors[door, 1 - axis]) < 20
         assert after.min() >= BORDER + RADIUS
@@ -74,9 +74,9 @@ def test_captions_describe_the_position_of_the_agent(side):
 def test_a_wall_stops_and_a_door_does_not():
     rooms = Rooms(2)
     here = np.array([[100.0, 90.0], [100.0, 56.0], [100.0, 56.0]])
-    closed = np.array([-1, -1, 0])
+    layout = np.array([0, 0, 1])
     for _ in range(20):
-        here = rooms.move(here, np.array([[SPEED, 0.0]] * 3), closed)
+        here = rooms.move(here, np.array([[SPEED, 0.0]] * 3), layout)
     wall = 112 - HALF_WALL - RADIUS
     assert here[0, 0] <= wall
     assert here[1, 0] > 112 + HALF_WALL
@@ -86,9 +86,9 @@ def test_a_wall_stops_and_a_door_does_not():
 @pytest.mark.parametrize("side", SIDES)
 def test_shortest_paths_match_dijkstra(side):
     rooms = Rooms(side)
-    start, closed, rng = draw(rooms, 30)
+    start, layout, rng = draw(rooms, 30)
     goal = np.stack([rooms.draw_free(rng) for _ in range(30)])
-    length, first, doors = rooms.shortest(start, goal, closed)
+    length, first, doors = rooms.shortest(start, goal, layout)
     for i in range(30):
         points = np.concatenate([start[i : i + 1], goal[i : i + 1], rooms.doors])
         of = [
@@ -96,10 +96,11 @@ def test_shortest_paths_match_dijkstra(side):
             {int(rooms.room_of(goal[i]))},
             *(set(pair.tolist()) for pair in rooms.door_rooms),
         ]
+        shut = {*np.flatnonzero(~rooms.is_open[layout[i]]).tolist()}
         graph = np.zeros((len(points),) * 2)
         for a in range(len(points)):
             for b in range(len(points)):
-                if of[a] & of[b] and not (closed[i] >= 0 and closed[i] in (a - 2, b - 2)):
+                if of[a] & of[b] and not shut & {a - 2, b - 2}:
                     graph[a, b] = np.linalg.norm(points[a] - points[b])
         reached, before = dijkstra(graph, indices=0, return_predecessors=True)
         assert length[i] == pytest.approx(reached[1])
@@ -110,16 +111,16 @@ def test_shortest_paths_match_dijkstra(side):
         assert first[i] == (path[-1] - 2 if doors[i] else -1)
 
 
-@pytest.mark.parametrize("side", SIDES)
-def test_the_expert_solves_every_task_and_chance_none(side):
-    for number, task in enumerate(load_tasks("v1", side), 1):
+@pytest.mark.parametrize(("side", "version"), [(2, "v1"), (4, "v1"), (4, "unseen-v1")])
+def test_the_expert_solves_every_task_and_chance_none(side, version):
+    for number, task in enumerate(load_version(version, side).tasks, 1):
         for solves in (True, False):
-            envs = FourRoomVector(task.num_episodes, side=side)
+            envs = FourRoomVector(task.num_episodes, side=side, tasks=version)
             envs.reset(seed=0, options={"task_id": number})
             rng, won = np.random.default_rng(0), np.zeros(task.num_episodes, bool)
-            here, closed = task.start, task.closed
+            here, layout = task.start, task.layout
             for _ in range(task.budget):
-                action = expert(envs.rooms, here, task.goal, closed) if solves else rng.uniform(-1, 1, here.shape)
+                action = expert(envs.rooms, here, task.goal, layout) if solves else rng.uniform(-1, 1, here.shape)
                 observation, _, _, _, infos = envs.step(action)
                 here = observation["agent"].astype(float)
                 won |= infos["success"]
@@ -130,19 +131,19 @@ def test_the_expert_solves_every_task_and_chance_none(side):
 @pytest.mark.parametrize("side", SIDES)
 def test_task_files_match_their_bins(side):
     rooms = Rooms(side)
-    for bin_, task in zip(BINS[side], load_tasks("v1", side), strict=True):
-        length, _, doors = rooms.shortest(task.start, task.goal, task.closed)
+    for bin_, task in zip(BINS[side], load_version("v1", side).tasks, strict=True):
+        length, _, doors = rooms.shortest(task.start, task.goal, task.layout)
         assert task.num_episodes == 200
         assert (length >= bin_.length[0]).all()
         assert (length <= bin_.length[1]).all()
         assert bin_.doors == 0 or (doors == bin_.doors).all()
-        assert 0.35 < (task.closed >= 0).mean() <= 1
-    assert [task.name for task in load_tasks("v1", side)] == ["near", "far"]
+        assert 0.35 < (task.layout > 0).mean() <= 1
+    assert [task.name for task in load_version("v1", side).tasks] == ["near", "far"]
 
 
 def test_tasks_are_drawn_as_their_file_was():
     drawn = draw_tasks(Rooms(2), BINS[2][1], np.random.default_rng([2, 1]))
-    assert np.array_equal(drawn.start, load_tasks("v1", 2)[1].start)
+    assert np.array_equal(drawn.start, load_version("v1", 2).tasks[1].start)
 
 
 def test_an_unknown_version_is_refused():
@@ -156,13 +157,13 @@ def test_gymnasium_accepts_it(behaviour):
 
 
 def test_episodes_are_the_files_and_the_same_in_any_batch():
-    task = load_tasks("v1", 2)[1]
+    task = load_version("v1", 2).tasks[1]
     envs = FourRoomVector(3)
     together, infos = envs.reset(seed=[1, 2, 3], options={"task_id": 2, "episode": [7, 0, 7]})
     np.testing.assert_allclose(together["agent"], task.start[[7, 0, 7]], rtol=1e-6)
     np.testing.assert_allclose(infos["goal"]["agent"], task.goal[[7, 0, 7]], rtol=1e-6)
     np.testing.assert_allclose(infos["goal"]["distractor"], task.goal_distractor[[7, 0, 7]], rtol=1e-6)
-    drawn = envs.renderer.frames(task.goal[[7, 0, 7]], task.goal_distractor[[7, 0, 7]], task.closed[[7, 0, 7]])
+    drawn = envs.renderer.frames(task.goal[[7, 0, 7]], task.goal_distractor[[7, 0, 7]], task.layout[[7, 0, 7]])
     assert np.array_equal(infos["goal"]["pixels"], drawn)
     one = FourRoom()
     alone, info = one.reset(seed=2, options={"task_id": 2, "episode": 0})
@@ -206,7 +207,7 @@ def test_frames_show_dots_walls_and_the_closed_door():
     rooms = Rooms(2)
     renderer = Renderer(rooms, 64)
     agent, distractor = np.array([[60.0, 60.0]] * 2), np.array([[160.0, 60.0]] * 2)
-    frames = renderer.frames(agent, distractor, np.array([-1, 0]))
+    frames = renderer.frames(agent, distractor, np.array([0, 1]))
     assert frames.dtype == np.uint8
     at = (np.array([60, 160]) * 64 / 224).astype(int)
     red, blue = frames[0, at[0], at[0]].astype(int), frames[0, at[0], at[1]].astype(int)
@@ -225,7 +226,7 @@ def test_a_dot_follows_its_agent_by_less_than_a_pixel():
     renderer = Renderer(Rooms(2), 64)
     x = np.linspace(40, 60, 50)
     agent = np.stack([x, np.full(50, 50.0)], 1)
-    frames = renderer.frames(agent, np.full((50, 2), 170.0), np.full(50, -1))
+    frames = renderer.frames(agent, np.full((50, 2), 170.0), np.zeros(50, int))
     darkness = 255 - frames[:, 8:22, 8:22, 1].astype(float)
     centre = (darkness.sum(1) * np.arange(8, 22)).sum(1) / darkness.sum((1, 2))
     np.testing.assert_allclose((centre + 0.5) * 224 / 64, x, atol=0.5)
@@ -249,3 +250,33 @@ def test_the_walls_to_draw_are_those_of_the_frames():
     frame = Renderer(rooms, int(rooms.size)).backgrounds[0][..., 0] < 128
     within = slice(int(BORDER) + 1, int(rooms.size - BORDER) - 1)
     assert (inside[within, within] == frame[within, within]).mean() > 0.99
+
+
+def test_unseen_layouts_are_connected_and_no_task_is_in_one_of_the_data():
+    version = load_version("unseen-v1", 4)
+    rooms = Rooms(4, version.layouts)
+    assert version.layouts.shape == (sum(LAYOUTS.values()), 24)
+    assert len(np.unique(version.layouts, axis=0)) == len(version.layouts)
+    assert set(version.layouts.sum(1)) == set(range(CLOSED[0], CLOSED[1] + 1))
+    corner, everywhere = np.full((16, 2), 60.0), BORDER + 98 * (np.stack(np.divmod(np.arange(16), 4), 1) + 0.5)
+    for layout in range(len(version.layouts)):
+        length, _, _ = rooms.shortest(corner, everywhere, np.full(16, layout))
+        assert np.isfinite(length).all()
+    envs = FourRoomVector(400, side=4, tasks="unseen-v1", behaviour="navigate", resolution=16)
+    collected = rooms.layout_of(envs.reset(seed=0)[0]["doors"])
+    assert set(collected) == set(range(LAYOUTS["train"]))
+    for bin_, task in zip(BINS[4], version.tasks, strict=True):
+        assert set(task.layout) == set(range(LAYOUTS["train"], len(version.layouts)))
+        length, _, doors = rooms.shortest(task.start, task.goal, task.layout)
+        assert ((length >= bin_.length[0]) & (length <= bin_.length[1]) & np.isin(bin_.doors, (0, *doors))).all()
+    drawn = draw_version("unseen-v1", 4)
+    np.testing.assert_array_equal(drawn.layouts, version.layouts)
+    np.testing.assert_array_equal(drawn.tasks[1].start, version.tasks[1].start)
+
+
+def test_the_layout_of_an_observation_is_found_and_another_refused():
+    rooms = Rooms(4, load_version("unseen-v1", 4).layouts)
+    layout = np.array([3, 149, 0])
+    np.testing.assert_array_equal(rooms.layout_of(rooms.is_open[layout].astype(np.float32)), layout)
+    with pytest.raises(ValueError, match=r"doors match none of the 150 layouts"):
+        rooms.layout_of(np.zeros((1, 24)))

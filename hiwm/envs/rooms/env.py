@@ -2,7 +2,7 @@
 
 Source: kevinghst/H-JEPA (arXiv 2610.06805), `fourroom_tp35_d1`, re-implemented from its definition. The agent moves at
 most 2.5 pixels per step. The distractor keeps its heading; every 35 steps on average it jumps to a random position and
-heading. With probability 0.5, one door is closed for the whole episode.
+heading. With probability 0.5, one door is closed for the whole episode; other versions of the tasks have other layouts.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from hiwm.envs.oracle import Observations
 from hiwm.envs.rooms.captions import describe
 from hiwm.envs.rooms.geometry import Rooms
 from hiwm.envs.rooms.render import Renderer
-from hiwm.envs.rooms.tasks import SPEED, Task, expert, load_tasks
+from hiwm.envs.rooms.tasks import SPEED, Task, expert, load_version
 
 TELEPORT_STEPS = 35  # mean time between jumps of the distractor
-CLOSED_SHARE = 0.5
 GOAL_RADIUS = 16.0
 
 
@@ -37,9 +36,10 @@ class FourRoomVector(VectorEnv):
             raise ValueError(f"behaviour is {behaviour!r}; expected null or navigate")
         self.num_envs = num_envs
         self.behaviour = behaviour
-        self.rooms = Rooms(side)
+        self.version = load_version(tasks, side)
+        self.rooms = Rooms(side, self.version.layouts)
         self.renderer = Renderer(self.rooms, resolution)
-        self.tasks = load_tasks(tasks, side) if behaviour is None else []
+        self.tasks = self.version.tasks if behaviour is None else []
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
         high = self.rooms.size
         self.single_observation_space = gymnasium.spaces.Dict(
@@ -74,7 +74,7 @@ class FourRoomVector(VectorEnv):
         self._rngs = [np.random.default_rng(s) for s in seed]
         self._steps = 0
         self._agent, self._goal, self._distractor, self._heading = (np.zeros((n, 2)) for _ in range(4))
-        self._closed = np.zeros(n, int)
+        self._layout = np.zeros(n, int)
         self._jump = np.zeros(n, int)
         self._ended = np.zeros(n, bool)
         self._budget = np.full(n, np.iinfo(int).max)
@@ -85,11 +85,11 @@ class FourRoomVector(VectorEnv):
                 task = self._task(options.get("task_id", 1))
                 number = int(np.broadcast_to(options.get("episode", i), n)[i]) % task.num_episodes
                 self._agent[i], self._goal[i] = task.start[number], task.goal[number]
-                self._closed[i], self._budget[i] = task.closed[number], task.budget
+                self._layout[i], self._budget[i] = task.layout[number], task.budget
                 distractor, goal_distractor[i] = task.distractor[number], task.goal_distractor[number]
                 angle = task.heading[number]
             else:
-                self._closed[i] = rng.integers(self.rooms.num_doors) if rng.random() < CLOSED_SHARE else -1
+                self._layout[i] = self.version.draw_layout(self.rooms.num_doors, rng)
                 self._agent[i], self._goal[i], distractor = (self.rooms.draw_free(rng) for _ in range(3))
                 angle = rng.uniform(0, 2 * np.pi)
             self._place_distractor(i, distractor, angle)
@@ -99,8 +99,8 @@ class FourRoomVector(VectorEnv):
     def step(self, actions: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict]:
         """Step with actions (N, 2) in [-1, 1]. An environment whose episode has ended continues; "ended" stays true."""
         self._steps += 1
-        self._agent = self.rooms.move(self._agent, SPEED * np.clip(actions, -1, 1), self._closed)
-        self._distractor = self.rooms.move(self._distractor, SPEED * self._heading, self._closed)
+        self._agent = self.rooms.move(self._agent, SPEED * np.clip(actions, -1, 1), self._layout)
+        self._distractor = self.rooms.move(self._distractor, SPEED * self._heading, self._layout)
         for i in np.flatnonzero(self._steps >= self._jump).tolist():
             rng = self._rngs[i]
             self._place_distractor(i, self.rooms.draw_free(rng), rng.uniform(0, 2 * np.pi))
@@ -129,11 +129,11 @@ class FourRoomVector(VectorEnv):
         return (
             {}
             if self.behaviour is None
-            else {"expert_action": expert(self.rooms, self._agent, self._goal, self._closed)}
+            else {"expert_action": expert(self.rooms, self._agent, self._goal, self._layout)}
         )
 
     def _observe(self, agent: np.ndarray, distractor: np.ndarray) -> dict[str, np.ndarray]:
-        return _observed(self.renderer, agent, distractor, self._closed)
+        return _observed(self.renderer, agent, distractor, self._layout)
 
 
 class FourRoom(gymnasium.Env):
@@ -151,7 +151,7 @@ class FourRoom(gymnasium.Env):
     Args:
         side: rooms per side, 2 or 4.
         resolution: width and height of a frame, pixels.
-        tasks: version of the evaluation tasks.
+        tasks: version of the evaluation tasks and of the layouts: v1, or, with `side=4`, unseen-v1 (data and tasks in different layouts).
         behaviour: `navigate` collects data: starts are random, every arrival draws a new goal, and infos hold an
             `expert_action`. None is for evaluation.
     """
@@ -197,7 +197,7 @@ class FourRoom(gymnasium.Env):
 
     def render(self) -> np.ndarray:
         """The current frame, uint8 (R, R, 3)."""
-        return self._one.renderer.frames(self._one._agent, self._one._distractor, self._one._closed)[0]
+        return self._one.renderer.frames(self._one._agent, self._one._distractor, self._one._layout)[0]
 
 
 class FourRoomOracle:
@@ -212,26 +212,29 @@ class FourRoomOracle:
         self.rooms, self.renderer = rooms, renderer
 
     def shortest_steps(self, start: Observations, goal: Observations) -> np.ndarray:
-        length, _, _ = self.rooms.shortest(_agent(start), _agent(goal), _closed(start))
+        length, _, _ = self.rooms.shortest(_agent(start), _agent(goal), self._layout(start))
         return length / SPEED
 
     def along(self, start: Observations, goal: Observations, steps: float) -> Observations:
-        at, wanted, closed = _agent(start), _agent(goal), _closed(start)
+        at, wanted, layout = _agent(start), _agent(goal), self._layout(start)
         if not np.isfinite(steps):
             return self._observe(start, wanted)
         for _ in range(round(steps)):
             left = np.linalg.norm(wanted - at, axis=1, keepdims=True)
-            at = self.rooms.move(at, np.minimum(SPEED, left) * expert(self.rooms, at, wanted, closed), closed)
+            at = self.rooms.move(at, np.minimum(SPEED, left) * expert(self.rooms, at, wanted, layout), layout)
         return self._observe(start, at)
 
     def simulate(self, start: Observations, actions: np.ndarray) -> Observations:
-        at, closed = _agent(start), _closed(start)
+        at, layout = _agent(start), self._layout(start)
         for action in np.moveaxis(np.clip(actions, -1, 1), 1, 0):
-            at = self.rooms.move(at, SPEED * action, closed)
+            at = self.rooms.move(at, SPEED * action, layout)
         return self._observe(start, at)
 
+    def _layout(self, observations: Observations) -> np.ndarray:
+        return self.rooms.layout_of(np.asarray(_columns(observations)["doors"]))
+
     def _observe(self, start: Observations, agent: np.ndarray) -> Observations:
-        return _observed(self.renderer, agent, np.asarray(_columns(start)["distractor"], float), _closed(start))
+        return _observed(self.renderer, agent, np.asarray(_columns(start)["distractor"], float), self._layout(start))
 
 
 def _columns(observations: Observations) -> Mapping[str, np.ndarray]:
@@ -243,20 +246,14 @@ def _agent(observations: Observations) -> np.ndarray:
     return np.asarray(_columns(observations)["agent"], float)
 
 
-def _closed(observations: Observations) -> np.ndarray:
-    """Number of the closed door, -1 for none, (N,)."""
-    shut = np.asarray(_columns(observations)["doors"]) < 0.5
-    return np.where(shut.any(1), shut.argmax(1), -1)
-
-
 def _observed(
-    renderer: Renderer, agent: np.ndarray, distractor: np.ndarray, closed: np.ndarray
+    renderer: Renderer, agent: np.ndarray, distractor: np.ndarray, layout: np.ndarray
 ) -> dict[str, np.ndarray]:
     return {
-        "pixels": renderer.frames(agent, distractor, closed),
+        "pixels": renderer.frames(agent, distractor, layout),
         "agent": agent.astype(np.float32),
         "distractor": distractor.astype(np.float32),
-        "doors": (np.arange(renderer.rooms.num_doors) != closed[:, None]).astype(np.float32),
+        "doors": renderer.rooms.is_open[layout].astype(np.float32),
     }
 
 

@@ -1,4 +1,4 @@
-"""Collisions and shortest paths in rooms on a square grid, with doors between neighbours; one door may be closed.
+"""Collisions and shortest paths in rooms on a square grid, with doors between neighbours, some of them closed.
 
 The 2 x 2 map is FourRoom of kevinghst/H-JEPA (arXiv 2610.06805), re-implemented from its definition; the 4 x 4 map has
 rooms of the same size. Positions are (x, y) in world pixels; y points down.
@@ -27,9 +27,10 @@ class Rooms:
 
     Args:
         side: rooms per side, 2 or 4.
+        layouts: closed doors of every layout, (L, K); None: layout 0 has none, and layout k + 1 has door k alone.
     """
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, side: int, layouts: np.ndarray | None = None) -> None:
         if side not in SIDES:
             raise ValueError(f"side is {side}; expected one of {', '.join(map(str, SIDES))} rooms per side")
         self.side = side
@@ -47,8 +48,31 @@ class Rooms:
         #: rooms on both sides of each door, (K, 2)
         reach = np.where(self.is_vertical[:, None], [1.0, 0.0], [0.0, 1.0])
         self.door_rooms = np.stack([self.room_of(self.doors - reach), self.room_of(self.doors + reach)], 1)
-        tables = [self._all_pairs(closed) for closed in range(-1, self.num_doors)]
+        one = np.concatenate([np.zeros((1, self.num_doors), bool), np.eye(self.num_doors, dtype=bool)])
+        #: whether each door is open in each layout, (L, K)
+        self.is_open = ~(one if layouts is None else np.asarray(layouts, bool))
+        tables = [self._all_pairs(is_open) for is_open in self.is_open]
         self._length, self._doors = (np.stack(table) for table in zip(*tables, strict=True))
+
+    def layout_of(self, doors: np.ndarray) -> np.ndarray:
+        """Number of the layout with these doors open, (N, K) -> (N,).
+
+        Raises:
+            ValueError: no layout of this map has them.
+        """
+        number = {is_open.tobytes(): layout for layout, is_open in enumerate(self.is_open)}
+        try:
+            return np.array([number[row.tobytes()] for row in np.asarray(doors) > 0.5])
+        except KeyError:
+            raise ValueError(
+                f"doors match none of the {len(number)} layouts of this map; expected one of them"
+            ) from None
+
+    def is_connected(self, layout: int) -> bool:
+        """Whether a path leads from every open door to every other, and each room has one."""
+        is_open = self.is_open[layout]
+        reached = np.isfinite(self._length[layout][np.ix_(is_open, is_open)]).all()
+        return bool(reached) and len(np.unique(self.door_rooms[is_open])) == self.side**2
 
     def blocks(self) -> list[tuple[float, float, float, float]]:
         """(left, bottom, width, height) of every piece of wall, with all doors open."""
@@ -81,13 +105,13 @@ class Rooms:
             if self.is_free(position):
                 return position
 
-    def move(self, position: np.ndarray, step: np.ndarray, closed: np.ndarray) -> np.ndarray:
+    def move(self, position: np.ndarray, step: np.ndarray, layout: np.ndarray) -> np.ndarray:
         """Positions after a step, with collisions.
 
         Args:
             position: (N, 2).
             step: (N, 2).
-            closed: closed door, -1 for none, (N,).
+            layout: number of the layout, (N,).
 
         Returns:
             New positions, (N, 2).
@@ -98,31 +122,31 @@ class Rooms:
                 near = HALF_WALL + RADIUS
                 below = position[:, axis] < wall
                 into = np.where(below, after[:, axis] > wall - near, after[:, axis] < wall + near)
-                blocked = into & ~self._in_door(axis, wall, after[:, 1 - axis], closed)
+                blocked = into & ~self._in_door(axis, wall, after[:, 1 - axis], layout)
                 back = np.where(below, wall - near - REBOUND, wall + near + REBOUND)
                 after[:, axis] = np.where(blocked, back, after[:, axis])
         return after
 
-    def _in_door(self, axis: int, wall: float, along: np.ndarray, closed: np.ndarray) -> np.ndarray:
+    def _in_door(self, axis: int, wall: float, along: np.ndarray, layout: np.ndarray) -> np.ndarray:
         doors = np.flatnonzero((self.is_vertical if axis == 0 else ~self.is_vertical) & (self.doors[:, axis] == wall))
         passes = np.abs(along[:, None] - self.doors[doors, 1 - axis]) <= HALF_DOOR + DOOR_MARGIN
-        return (passes & (doors != closed[:, None])).any(1)
+        return (passes & self.is_open[layout][:, doors]).any(1)
 
     def shortest(
-        self, start: np.ndarray, goal: np.ndarray, closed: np.ndarray
+        self, start: np.ndarray, goal: np.ndarray, layout: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Shortest path through the centres of open doors.
 
         Args:
             start: (N, 2).
             goal: (N, 2).
-            closed: closed door, -1 for none, (N,).
+            layout: number of the layout, (N,).
 
         Returns:
             Length of the path (N,); its first door (N,), -1 if start and goal share a room; its number of doors (N,).
         """
         start_room, goal_room = self.room_of(start), self.room_of(goal)
-        between, doors = self._length[closed + 1], self._doors[closed + 1]
+        between, doors = self._length[layout], self._doors[layout]
         through = self._ends(start, start_room)[:, :, None] + between + self._ends(goal, goal_room)[:, None, :]
         best = through.reshape(len(start), -1).argmin(1)
         first, last = np.divmod(best, self.num_doors)
@@ -145,12 +169,11 @@ class Rooms:
         length = np.linalg.norm(position[:, None] - self.doors, axis=2)
         return np.where((self.door_rooms == room[:, None, None]).any(2), length, np.inf)
 
-    def _all_pairs(self, closed: int) -> tuple[np.ndarray, np.ndarray]:
+    def _all_pairs(self, is_open: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Length of the shortest path between any two doors (inf if one is closed) and its number of doors, (K, K) each."""
         shared = (self.door_rooms[:, None, :, None] == self.door_rooms[None, :, None, :]).any((2, 3))
         length = np.where(shared, np.linalg.norm(self.doors[:, None] - self.doors, axis=2), np.inf)
-        if closed >= 0:
-            length[closed] = length[:, closed] = np.inf
+        length[~is_open] = length[:, ~is_open] = np.inf
         doors = 2 - np.eye(self.num_doors, dtype=int)
         for via in range(self.num_doors):  # Floyd-Warshall
             detour = length[:, via, None] + length[None, via]

@@ -23,16 +23,16 @@ class Renderer:
         self.rooms = rooms
         self.resolution = resolution
         self.scale = resolution / rooms.size
-        #: the empty map without a closed door, then with each door closed, (K + 1, R, R, 3)
-        self.backgrounds = np.stack([self._background(closed) for closed in range(-1, rooms.num_doors)])
+        #: the empty map of every layout, (L, R, R, 3)
+        self.backgrounds = np.stack([self._background(is_open) for is_open in rooms.is_open])
         # four standard deviations; a dot stays further away from the edge of the frame
         reach = int(4 * RADIUS * self.scale)
         patch = np.arange(-reach, reach + 1)
         self._rows, self._columns = (offset.ravel() for offset in np.meshgrid(patch, patch, indexing="ij"))
 
-    def frames(self, agent: np.ndarray, distractor: np.ndarray, closed: np.ndarray) -> np.ndarray:
-        """Draw frames, uint8 (N, R, R, 3), from positions (N, 2), (N, 2) and closed doors (N,), -1 for none."""
-        frames = self.backgrounds[closed + 1]
+    def frames(self, agent: np.ndarray, distractor: np.ndarray, layout: np.ndarray) -> np.ndarray:
+        """Draw frames, uint8 (N, R, R, 3), from positions (N, 2), (N, 2) and numbers of layouts (N,)."""
+        frames = self.backgrounds[layout]
         self._dot(frames, distractor, DISTRACTOR)
         self._dot(frames, agent, AGENT)
         return frames
@@ -47,14 +47,14 @@ class Renderer:
         which = np.arange(len(frames))[:, None]
         frames[which, row, column] = np.rint((1 - share) * frames[which, row, column] + share * colour)
 
-    def _background(self, closed: int) -> np.ndarray:
+    def _background(self, is_open: np.ndarray) -> np.ndarray:
         rooms, fine = self.rooms, self.resolution * SUPERSAMPLING
         at = (np.arange(fine) + 0.5) * rooms.size / fine
         x, y = np.meshgrid(at, at)
         wall = np.zeros((fine, fine), bool)
         for middle in rooms.walls:
             wall |= (np.abs(x - middle) <= HALF_WALL) | (np.abs(y - middle) <= HALF_WALL)
-        for door in set(range(rooms.num_doors)) - {closed}:
+        for door in np.flatnonzero(is_open):
             (across, along) = (x, y) if rooms.is_vertical[door] else (y, x)
             centre = rooms.doors[door] if rooms.is_vertical[door] else rooms.doors[door][::-1]
             wall &= ~((np.abs(across - centre[0]) <= HALF_WALL) & (np.abs(along - centre[1]) <= HALF_DOOR))

@@ -7,11 +7,16 @@ A version has a near and a far bin of 200 episodes each, with fixed starts, goal
 - far: the length of the shortest path to the goal lies between two bounds; in four rooms it mostly crosses three doors.
 
 The distractor has another position in the frame of the goal than at the start.
+
+Version v1 has every door closed in turn, or none, while data are collected and in its tasks. Version unseen-v1, for 4 x 4
+rooms, has 150 layouts with two to four closed doors, and every room can be reached: data are collected in 50 of them, and the tasks are in the
+other 100.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +27,9 @@ import numpy as np
 from hiwm.envs.rooms.geometry import Rooms
 
 EPISODES = 200
+CLOSED_SHARE = 0.5  # of the episodes of version v1
+LAYOUTS = {"train": 50, "test": 100}  # of version unseen-v1
+CLOSED = (2, 4)  # fewest and most closed doors of its layouts
 SPEED = 2.5  # of agent and distractor, world pixels per step
 
 
@@ -58,7 +66,7 @@ class Task:
         name: name of the bin.
         budget: maximum steps of an episode.
         start, goal: start and goal of the agent, (E, 2).
-        closed: number of the closed door, -1 for none, (E,).
+        layout: number of the layout, (E,).
         distractor: start of the distractor, (E, 2).
         heading: first heading of the distractor, radians, (E,).
         goal_distractor: position of the distractor in the frame of the goal, (E, 2).
@@ -68,7 +76,7 @@ class Task:
     budget: int
     start: np.ndarray
     goal: np.ndarray
-    closed: np.ndarray
+    layout: np.ndarray
     distractor: np.ndarray
     heading: np.ndarray
     goal_distractor: np.ndarray
@@ -78,58 +86,118 @@ class Task:
         return len(self.start)
 
 
-def expert(rooms: Rooms, agent: np.ndarray, goal: np.ndarray, closed: np.ndarray) -> np.ndarray:
-    """Unit vectors along the shortest path from agent to goal, (N, 2), (N, 2), closed doors (N,) -> (N, 2)."""
-    _, door, _ = rooms.shortest(agent, goal, closed)
+@dataclass(frozen=True)
+class Version:
+    """Layouts and tasks.
+
+    Args:
+        layouts: closed doors of every layout, (L, K); None: none, or one, with probability `CLOSED_SHARE`.
+        training: data are collected in this many layouts, the first ones.
+        tasks: the bins.
+    """
+
+    layouts: np.ndarray | None
+    training: int
+    tasks: list[Task]
+
+    def draw_layout(self, num_doors: int, rng: np.random.Generator) -> int:
+        """Number of a layout for an episode of data."""
+        return draw_closed(num_doors, rng) if self.layouts is None else int(rng.integers(self.training))
+
+
+def draw_closed(num_doors: int, rng: np.random.Generator) -> int:
+    """Number of the layout of version v1 in which a random door is closed, or 0: none."""
+    return int(rng.integers(num_doors)) + 1 if rng.random() < CLOSED_SHARE else 0
+
+
+def expert(rooms: Rooms, agent: np.ndarray, goal: np.ndarray, layout: np.ndarray) -> np.ndarray:
+    """Unit vectors along the shortest path from agent to goal, (N, 2), (N, 2), layouts (N,) -> (N, 2)."""
+    _, door, _ = rooms.shortest(agent, goal, layout)
     direction = np.where((door < 0)[:, None], goal, rooms.beyond(np.maximum(door, 0), agent)) - agent
     return direction / (np.linalg.norm(direction, axis=1, keepdims=True) + 1e-6)
 
 
-def load_tasks(version: str, side: int) -> list[Task]:
-    """The bins of a version for a map of `side` x `side` rooms."""
+def load_version(version: str, side: int) -> Version:
+    """Layouts and bins of a version for a map of `side` x `side` rooms.
+
+    Raises:
+        ValueError: there is no such version for this map.
+    """
     folder = files("hiwm.envs.rooms")
     name = f"tasks-{version}-{side}x{side}.json"
     if not folder.joinpath(name).is_file():
         found = sorted(f.name for f in folder.iterdir() if f.name.endswith(f"{side}x{side}.json"))
         raise ValueError(f"tasks is {version!r}, but there is no {name}; expected a version of {', '.join(found)}")
-    bins: list[dict[str, Any]] = json.loads(folder.joinpath(name).read_text())
-    arrays = ("start", "goal", "closed", "distractor", "heading", "goal_distractor")
-    return [Task(e["name"], e["budget"], **{key: np.array(e[key]) for key in arrays}) for e in bins]
+    read: dict[str, Any] = json.loads(folder.joinpath(name).read_text())
+    layouts = None if read["layouts"] is None else np.array(read["layouts"], bool)
+    tasks = [Task(**{key: np.array(v) if isinstance(v, list) else v for key, v in e.items()}) for e in read["tasks"]]
+    return Version(layouts, read["training"], tasks)
 
 
-def draw_tasks(rooms: Rooms, bin_: Bin, rng: np.random.Generator) -> Task:
-    """Draw the episodes of a bin by rejection sampling."""
-    kept: dict[str, list] = {key: [] for key in ("start", "goal", "closed", "distractor", "heading", "goal_distractor")}
+def draw_tasks(rooms: Rooms, bin_: Bin, rng: np.random.Generator, layouts: Sequence[int] | None = None) -> Task:
+    """Draw the episodes of a bin by rejection sampling.
+
+    Args:
+        rooms: the map.
+        bin_: what the episodes have in common.
+        rng: random numbers.
+        layouts: of the episodes, in turn; None: no door is closed, or one.
+    """
+    kept: dict[str, list] = {key: [] for key in ("start", "goal", "layout", "distractor", "heading", "goal_distractor")}
     while len(kept["start"]) < EPISODES:
-        closed = np.array([rng.integers(rooms.num_doors) if rng.random() < 0.5 else -1])
+        number = layouts[len(kept["start"]) % len(layouts)] if layouts else draw_closed(rooms.num_doors, rng)
+        layout = np.array([number])
         start, goal = (np.round(rooms.draw_free(rng), 1)[None] for _ in range(2))
         if bin_.steps:
-            if rooms.shortest(start, goal, closed)[0] < SPEED * bin_.steps:
+            if rooms.shortest(start, goal, layout)[0] < SPEED * bin_.steps:
                 continue
             agent = start
             for _ in range(bin_.steps):
-                agent = rooms.move(agent, SPEED * expert(rooms, agent, goal, closed), closed)
+                agent = rooms.move(agent, SPEED * expert(rooms, agent, goal, layout), layout)
             goal = np.round(agent, 1)
-        length, _, doors = rooms.shortest(start, goal, closed)
+        length, _, doors = rooms.shortest(start, goal, layout)
         if not (
             bin_.length[0] <= length[0] <= bin_.length[1] and bin_.doors in (0, doors[0]) and rooms.is_free(goal)[0]
         ):
             continue
         distractor, elsewhere = (np.round(rooms.draw_free(rng), 1) for _ in range(2))
-        values = (start[0], goal[0], closed[0], distractor, np.round(rng.uniform(0, 2 * np.pi), 3), elsewhere)
+        values = (start[0], goal[0], number, distractor, np.round(rng.uniform(0, 2 * np.pi), 3), elsewhere)
         for key, value in zip(kept, values, strict=True):
             kept[key].append(value)
     return Task(bin_.name, bin_.budget, **{key: np.array(values) for key, values in kept.items()})
 
 
-def write_tasks(version: str, folder: Path) -> None:
-    """Draw the tasks of a new version and write its files."""
-    for side, bins in BINS.items():
-        rooms = Rooms(side)
-        drawn = [asdict(draw_tasks(rooms, bin_, np.random.default_rng([side, i]))) for i, bin_ in enumerate(bins)]
-        plain = [{key: v.tolist() if isinstance(v, np.ndarray) else v for key, v in task.items()} for task in drawn]
-        (folder / f"tasks-{version}-{side}x{side}.json").write_text(json.dumps(plain))
+def draw_layouts(side: int, number: int, rng: np.random.Generator) -> np.ndarray:
+    """Different layouts with as many closed doors as `CLOSED` says, and a path between any two rooms, (L, K)."""
+    num_doors = Rooms(side).num_doors
+    found: dict[bytes, np.ndarray] = {}
+    while len(found) < number:
+        closed = np.zeros(num_doors, bool)
+        closed[rng.choice(num_doors, rng.integers(CLOSED[0], CLOSED[1] + 1), replace=False)] = True
+        if Rooms(side, closed[None]).is_connected(0):
+            found[closed.tobytes()] = closed
+    return np.stack(list(found.values()))
+
+
+def draw_version(version: str, side: int) -> Version:
+    """Draw a version anew; its file in this folder is what counts."""
+    layouts, tested = None, None
+    if version == "unseen-v1":
+        layouts = draw_layouts(side, sum(LAYOUTS.values()), np.random.default_rng(side))
+        tested = range(LAYOUTS["train"], len(layouts))
+    rooms = Rooms(side, layouts)
+    tasks = [draw_tasks(rooms, bin_, np.random.default_rng([side, i]), tested) for i, bin_ in enumerate(BINS[side])]
+    return Version(layouts, LAYOUTS["train"] if tested else len(rooms.is_open), tasks)
+
+
+def write_version(version: str, side: int, folder: Path) -> None:
+    """Draw a version and write its file."""
+    content = json.dumps(
+        asdict(draw_version(version, side)), default=lambda array: (1 * array).tolist()
+    )  # 1 * True is 1
+    (folder / f"tasks-{version}-{side}x{side}.json").write_text(content)
 
 
 if __name__ == "__main__":
-    write_tasks("v1", Path(__file__).parent)
+    for version, side in (("v1", 2), ("v1", 4), ("unseen-v1", 4)):
+        write_version(version, side, Path(__file__).parent)
