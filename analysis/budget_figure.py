@@ -1,0 +1,56 @@
+"""Success against compute: `python -m hiwm.analysis.budget_figure <figure.png> <title>=<table.csv> ...`, of the tables of `hiwm ablate`.
+
+The last factor of the ablation is the budget of predictor calls; the others tell the lines apart.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito
+
+
+def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """A row per table: success against predictor calls, and against all forward passes, per environment step.
+
+    Args:
+        tables: title -> table of an ablation, see `hiwm.analysis.ablation.compare`.
+    """
+    figure = Figure(figsize=(9, 0.8 + 2.7 * len(tables)), layout="constrained")
+    rows = figure.subplots(len(tables), 2, sharey=True, sharex="col", squeeze=False)
+    for (title, table), (calls, passes) in zip(tables.items(), rows, strict=True):
+        table = table.assign(
+            line=table["variant"].str.rpartition(", ")[0], passes=table["predictor_calls"] + table["other_calls"]
+        )
+        _lines(calls, table, "predictor_calls")
+        _lines(passes, table, "passes")
+        calls.set(ylabel="success (%)", ylim=(-3, 103))
+        calls.set_title(title, loc="left", fontsize=10)
+    rows[-1][0].set_xlabel("predictor calls per environment step")
+    rows[-1][1].set_xlabel("all forward passes per environment step")
+    figure.legend(
+        *rows[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9, frameon=False
+    )
+    return figure
+
+
+def _lines(axes: Axes, table: pd.DataFrame, x: str) -> None:
+    for colour, (name, rows) in zip(COLOURS, table.groupby("line", sort=False), strict=False):
+        rows = rows.sort_values(x)
+        axes.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.18, lw=0)
+        axes.plot(rows[x], rows["success"], "-o", color=colour, ms=4, label=name)
+    axes.set_xscale("log")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+
+
+if __name__ == "__main__":
+    target, *given = sys.argv[1:]
+    named = [each.rpartition("=")[::2] for each in given]
+    draw({title: pd.read_csv(path) for title, path in named}).savefig(Path(target), dpi=150)
