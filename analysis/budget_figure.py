@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito
 
@@ -46,6 +47,9 @@ def _lines(axes: Axes, table: pd.DataFrame, x: str) -> None:
         axes.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.18, lw=0)
         axes.plot(rows[x], rows["success"], "-o", color=colour, ms=4, label=name)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
 

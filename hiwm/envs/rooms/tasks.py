@@ -29,6 +29,7 @@ from hiwm.envs.rooms.geometry import Rooms
 EPISODES = 200
 CLOSED_SHARE = 0.5  # of the episodes of version v1
 LAYOUTS = {"train": 50, "test": 100}  # of version unseen-v1
+ARRAYS = ("start", "goal", "layout", "distractor", "heading", "goal_distractor")  # of a task
 CLOSED = (2, 4)  # fewest and most closed doors of its layouts
 SPEED = 2.5  # of agent and distractor, world pixels per step
 
@@ -130,7 +131,7 @@ def load_version(version: str, side: int) -> Version:
         raise ValueError(f"tasks is {version!r}, but there is no {name}; expected a version of {', '.join(found)}")
     read: dict[str, Any] = json.loads(folder.joinpath(name).read_text())
     layouts = None if read["layouts"] is None else np.array(read["layouts"], bool)
-    tasks = [Task(**{key: np.array(v) if isinstance(v, list) else v for key, v in e.items()}) for e in read["tasks"]]
+    tasks = [Task(e["name"], e["budget"], **{key: np.array(e[key]) for key in ARRAYS}) for e in read["tasks"]]
     return Version(layouts, read["training"], tasks)
 
 
@@ -143,7 +144,7 @@ def draw_tasks(rooms: Rooms, bin_: Bin, rng: np.random.Generator, layouts: Seque
         rng: random numbers.
         layouts: of the episodes, in turn; None: no door is closed, or one.
     """
-    kept: dict[str, list] = {key: [] for key in ("start", "goal", "layout", "distractor", "heading", "goal_distractor")}
+    kept: dict[str, list] = {key: [] for key in ARRAYS}
     while len(kept["start"]) < EPISODES:
         number = layouts[len(kept["start"]) % len(layouts)] if layouts else draw_closed(rooms.num_doors, rng)
         layout = np.array([number])
