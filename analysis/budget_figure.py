@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito
@@ -21,40 +22,45 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """A row per table: success against predictor calls, and against all forward passes, per environment step.
 
     Args:
-        tables: title -> table of an ablation, see `hiwm.analysis.ablation.compare`.
+        tables: title -> table of an ablation, see `hiwm.analysis.ablation.compare`; at most five lines in all, by name.
     """
     figure = Figure(figsize=(9, 0.8 + 2.7 * len(tables)), layout="constrained")
-    rows = figure.subplots(len(tables), 2, sharey=True, sharex="col", squeeze=False)
-    for (title, table), (calls, passes) in zip(tables.items(), rows, strict=True):
+    panels = figure.subplots(len(tables), 2, sharey=True, sharex="col", squeeze=False)
+    names = {variant.rpartition(", ")[0]: None for table in tables.values() for variant in table["variant"]}
+    colours = dict(zip(names, COLOURS[: len(names)], strict=True))
+    shown = {}
+    for (title, table), (calls, passes) in zip(tables.items(), panels, strict=True):
         table = table.assign(
             line=table["variant"].str.rpartition(", ")[0], passes=table["predictor_calls"] + table["other_calls"]
         )
-        _lines(calls, table, "predictor_calls")
-        _lines(passes, table, "passes")
+        shown |= _lines(calls, table, "predictor_calls", colours)
+        _lines(passes, table, "passes", colours)
         calls.set(ylabel="success (%)", ylim=(-3, 103))
         calls.set_title(title, loc="left", fontsize=10)
-    rows[-1][0].set_xlabel("predictor calls per environment step")
-    rows[-1][1].set_xlabel("all forward passes per environment step")
-    figure.legend(
-        *rows[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9, frameon=False
-    )
+    panels[-1][0].set_xlabel("predictor calls per environment step")
+    panels[-1][1].set_xlabel("all forward passes per environment step")
+    figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=5, fontsize=9, frameon=False)
     return figure
 
 
-def _lines(axes: Axes, table: pd.DataFrame, x: str) -> None:
-    for colour, (name, rows) in zip(COLOURS, table.groupby("line", sort=False), strict=False):
+def _lines(axes: Axes, table: pd.DataFrame, x: str, colours: Mapping[str, str]) -> dict[str, Line2D]:
+    lines = {}
+    for name, rows in table.groupby("line", sort=False):
         rows = rows.sort_values(x)
-        axes.fill_between(rows[x], rows["low"], rows["high"], color=colour, alpha=0.18, lw=0)
-        axes.plot(rows[x], rows["success"], "-o", color=colour, ms=4, label=name)
+        axes.fill_between(rows[x], rows["low"], rows["high"], color=colours[str(name)], alpha=0.18, lw=0)
+        (lines[str(name)],) = axes.plot(rows[x], rows["success"], "-o", color=colours[str(name)], ms=4)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
+    return lines
 
 
 if __name__ == "__main__":
-    target, *given = sys.argv[1:]
+    target, *given = sys.argv[1:] or [""]
+    if not given or not all("=" in each for each in given):
+        sys.exit("expected <figure.png> <title>=<table.csv> ...")
     named = [each.rpartition("=")[::2] for each in given]
     draw({title: pd.read_csv(path) for title, path in named}).savefig(Path(target), dpi=150)

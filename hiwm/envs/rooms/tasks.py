@@ -8,9 +8,9 @@ A version has a near and a far bin of 200 episodes each, with fixed starts, goal
 
 The distractor has another position in the frame of the goal than at the start.
 
-Version v1 has every door closed in turn, or none, while data are collected and in its tasks. Version unseen-v1, for 4 x 4
-rooms, has 150 layouts with two to four closed doors, and every room can be reached: data are collected in 50 of them, and the tasks are in the
-other 100.
+In version v1, a random door is closed with probability 0.5, in the data and in the tasks. Version unseen-v1, for 4 x 4 rooms,
+has 150 layouts with two to four closed doors, in each of which every room can be reached. Data are collected in 50 of them, and the
+tasks are in the other 100.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from hiwm.envs.rooms.geometry import Rooms
 
 EPISODES = 200
 CLOSED_SHARE = 0.5  # of the episodes of version v1
+VERSIONS = (("v1", 2), ("v1", 4), ("unseen-v1", 4))  # and rooms per side
 LAYOUTS = {"train": 50, "test": 100}  # of version unseen-v1
+CLOSED_DOORS = (2, 4)  # fewest and most in its layouts
 ARRAYS = ("start", "goal", "layout", "distractor", "heading", "goal_distractor")  # of a task
-CLOSED = (2, 4)  # fewest and most closed doors of its layouts
 SPEED = 2.5  # of agent and distractor, world pixels per step
 
 
@@ -92,18 +93,18 @@ class Version:
     """Layouts and tasks.
 
     Args:
-        layouts: closed doors of every layout, (L, K); None: none, or one, with probability `CLOSED_SHARE`.
-        training: data are collected in this many layouts, the first ones.
+        layouts: closed doors of every layout, (L, K); None: those of `Rooms`, of which `draw_closed` draws one.
+        training: data are collected in this many layouts, the first ones; None without `layouts`.
         tasks: the bins.
     """
 
     layouts: np.ndarray | None
-    training: int
+    training: int | None
     tasks: list[Task]
 
     def draw_layout(self, num_doors: int, rng: np.random.Generator) -> int:
         """Number of a layout for an episode of data."""
-        return draw_closed(num_doors, rng) if self.layouts is None else int(rng.integers(self.training))
+        return draw_closed(num_doors, rng) if self.training is None else int(rng.integers(self.training))
 
 
 def draw_closed(num_doors: int, rng: np.random.Generator) -> int:
@@ -118,18 +119,21 @@ def expert(rooms: Rooms, agent: np.ndarray, goal: np.ndarray, layout: np.ndarray
     return direction / (np.linalg.norm(direction, axis=1, keepdims=True) + 1e-6)
 
 
+def _check(version: str, side: int) -> None:
+    if (version, side) not in VERSIONS:
+        found = ", ".join(known for known, of in VERSIONS if of == side)
+        raise ValueError(f"tasks is {version!r}; expected a version for {side} x {side} rooms: {found}")
+
+
 def load_version(version: str, side: int) -> Version:
     """Layouts and bins of a version for a map of `side` x `side` rooms.
 
     Raises:
         ValueError: there is no such version for this map.
     """
-    folder = files("hiwm.envs.rooms")
+    _check(version, side)
     name = f"tasks-{version}-{side}x{side}.json"
-    if not folder.joinpath(name).is_file():
-        found = sorted(f.name for f in folder.iterdir() if f.name.endswith(f"{side}x{side}.json"))
-        raise ValueError(f"tasks is {version!r}, but there is no {name}; expected a version of {', '.join(found)}")
-    read: dict[str, Any] = json.loads(folder.joinpath(name).read_text())
+    read: dict[str, Any] = json.loads(files("hiwm.envs.rooms").joinpath(name).read_text())
     layouts = None if read["layouts"] is None else np.array(read["layouts"], bool)
     tasks = [Task(e["name"], e["budget"], **{key: np.array(e[key]) for key in ARRAYS}) for e in read["tasks"]]
     return Version(layouts, read["training"], tasks)
@@ -142,7 +146,7 @@ def draw_tasks(rooms: Rooms, bin_: Bin, rng: np.random.Generator, layouts: Seque
         rooms: the map.
         bin_: what the episodes have in common.
         rng: random numbers.
-        layouts: of the episodes, in turn; None: no door is closed, or one.
+        layouts: of the episodes, in turn; None: `draw_closed` draws them.
     """
     kept: dict[str, list] = {key: [] for key in ARRAYS}
     while len(kept["start"]) < EPISODES:
@@ -169,36 +173,42 @@ def draw_tasks(rooms: Rooms, bin_: Bin, rng: np.random.Generator, layouts: Seque
 
 
 def draw_layouts(side: int, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Different layouts with as many closed doors as `CLOSED` says, and a path between any two rooms, (L, K)."""
+    """Different layouts with as many closed doors as `CLOSED_DOORS` says, and a path between any two rooms, (L, K)."""
     num_doors = Rooms(side).num_doors
     found: dict[bytes, np.ndarray] = {}
     while len(found) < number:
         closed = np.zeros(num_doors, bool)
-        closed[rng.choice(num_doors, rng.integers(CLOSED[0], CLOSED[1] + 1), replace=False)] = True
+        closed[rng.choice(num_doors, rng.integers(CLOSED_DOORS[0], CLOSED_DOORS[1] + 1), replace=False)] = True
         if Rooms(side, closed[None]).is_connected(0):
             found[closed.tobytes()] = closed
     return np.stack(list(found.values()))
 
 
 def draw_version(version: str, side: int) -> Version:
-    """Draw a version anew; its file in this folder is what counts."""
+    """Draw a version as its file in this folder was drawn.
+
+    Raises:
+        ValueError: there is no such version for this map.
+    """
+    _check(version, side)
     layouts, tested = None, None
     if version == "unseen-v1":
         layouts = draw_layouts(side, sum(LAYOUTS.values()), np.random.default_rng(side))
         tested = range(LAYOUTS["train"], len(layouts))
     rooms = Rooms(side, layouts)
     tasks = [draw_tasks(rooms, bin_, np.random.default_rng([side, i]), tested) for i, bin_ in enumerate(BINS[side])]
-    return Version(layouts, LAYOUTS["train"] if tested else len(rooms.is_open), tasks)
+    return Version(layouts, LAYOUTS["train"] if tested else None, tasks)
 
 
 def write_version(version: str, side: int, folder: Path) -> None:
     """Draw a version and write its file."""
+    drawn = asdict(draw_version(version, side))
     content = json.dumps(
-        asdict(draw_version(version, side)), default=lambda array: (1 * array).tolist()
-    )  # 1 * True is 1
+        drawn, default=lambda array: (1 * array).tolist()
+    )  # 0 and 1 for truth values keep the file short
     (folder / f"tasks-{version}-{side}x{side}.json").write_text(content)
 
 
 if __name__ == "__main__":
-    for version, side in (("v1", 2), ("v1", 4), ("unseen-v1", 4)):
+    for version, side in VERSIONS:
         write_version(version, side, Path(__file__).parent)
