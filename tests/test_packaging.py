@@ -59,7 +59,7 @@ def test_the_wheel_holds_every_file(wheel):
         held = {name for name in file.namelist() if not name.split("/")[0].endswith(".dist-info")}
     expected = set()
     for name in tracked():
-        known = name.endswith((".py", ".yaml", ".html", ".js", ".css")) or name.startswith("hiwm/example_run/")
+        known = name.endswith((".py", ".yaml", ".json", ".html", ".js", ".css")) or name.startswith("hiwm/example_run/")
         if not known or name.startswith(LEFT_OUT):
             continue
         room = name.split("/")[0]
