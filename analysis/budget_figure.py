@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito
+from hiwm.analysis.figures import LEVEL_COLORS as COLORS
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
@@ -27,7 +27,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
     figure = Figure(figsize=(9, 0.8 + 2.7 * len(tables)), layout="constrained")
     panels = figure.subplots(len(tables), 2, sharey=True, sharex="col", squeeze=False)
     names = {variant.rpartition(", ")[0]: None for table in tables.values() for variant in table["variant"]}
-    colours = dict(zip(names, COLOURS[: len(names)], strict=True))
+    colours = dict(zip(names, COLORS[: len(names)], strict=True))
     shown = {}
     for (title, table), (calls, passes) in zip(tables.items(), panels, strict=True):
         table = table.assign(

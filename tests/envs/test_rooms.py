@@ -143,6 +143,11 @@ def test_task_files_match_their_bins(side):
     assert [task.name for task in load_version("v1", side).tasks] == ["near", "far"]
 
 
+def test_an_unknown_number_of_rooms_is_refused():
+    with pytest.raises(ValueError, match=r"side is 3; expected one of 2, 4 rooms per side"):
+        FourRoom(side=3)
+
+
 def test_an_unknown_version_is_refused():
     with pytest.raises(ValueError, match=r"tasks is 'unseen-v1'; expected a version for 2 x 2 rooms: v1$"):
         FourRoom(tasks="unseen-v1")

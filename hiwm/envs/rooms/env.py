@@ -218,23 +218,23 @@ class FourRoomOracle:
     def along(self, start: Observations, goal: Observations, steps: float) -> Observations:
         at, wanted, layout = _agent(start), _agent(goal), self._layout(start)
         if not np.isfinite(steps):
-            return self._observe(start, wanted)
+            return self._observe(start, wanted, layout)
         for _ in range(round(steps)):
             left = np.linalg.norm(wanted - at, axis=1, keepdims=True)
             at = self.rooms.move(at, np.minimum(SPEED, left) * expert(self.rooms, at, wanted, layout), layout)
-        return self._observe(start, at)
+        return self._observe(start, at, layout)
 
     def simulate(self, start: Observations, actions: np.ndarray) -> Observations:
         at, layout = _agent(start), self._layout(start)
         for action in np.moveaxis(np.clip(actions, -1, 1), 1, 0):
             at = self.rooms.move(at, SPEED * action, layout)
-        return self._observe(start, at)
+        return self._observe(start, at, layout)
 
     def _layout(self, observations: Observations) -> np.ndarray:
         return self.rooms.layout_of(np.asarray(_columns(observations)["doors"]))
 
-    def _observe(self, start: Observations, agent: np.ndarray) -> Observations:
-        return _observed(self.renderer, agent, np.asarray(_columns(start)["distractor"], float), self._layout(start))
+    def _observe(self, start: Observations, agent: np.ndarray, layout: np.ndarray) -> Observations:
+        return _observed(self.renderer, agent, np.asarray(_columns(start)["distractor"], float), layout)
 
 
 def _columns(observations: Observations) -> Mapping[str, np.ndarray]:

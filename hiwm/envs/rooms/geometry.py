@@ -19,6 +19,16 @@ CLEARANCE = 3.0  # how far beyond a door the expert aims
 SIDES = {2: (56.0, 168.0), 4: (63.0, 161.0, 259.0, 357.0)}  # rooms per side -> positions of the doors along a wall
 
 
+def check_side(side: int) -> None:
+    """Refuse a number of rooms per side that no map has.
+
+    Raises:
+        ValueError: there is no such map.
+    """
+    if side not in SIDES:
+        raise ValueError(f"side is {side}; expected one of {', '.join(map(str, SIDES))} rooms per side")
+
+
 class Rooms:
     """A map of `side` x `side` rooms.
 
@@ -31,8 +41,7 @@ class Rooms:
     """
 
     def __init__(self, side: int, layouts: np.ndarray | None = None) -> None:
-        if side not in SIDES:
-            raise ValueError(f"side is {side}; expected one of {', '.join(map(str, SIDES))} rooms per side")
+        check_side(side)
         self.side = side
         #: width and height of the world
         self.size = 2 * BORDER + side * PITCH
@@ -60,13 +69,14 @@ class Rooms:
         Raises:
             ValueError: no layout of this map has them.
         """
-        number = {is_open.tobytes(): layout for layout, is_open in enumerate(self.is_open)}
-        try:
-            return np.array([number[row.tobytes()] for row in np.asarray(doors) > 0.5])
-        except KeyError:
-            raise ValueError(
-                f"doors match none of the {len(number)} layouts of this map; expected one of them"
-            ) from None
+        same = self._codes(doors > 0.5)[:, None] == self._codes(self.is_open)
+        if not same.any(1).all():
+            raise ValueError(f"doors match none of the {same.shape[1]} layouts of this map; expected one of them")
+        return same.argmax(1)
+
+    def _codes(self, is_open: np.ndarray) -> np.ndarray:
+        """A number for each set of open doors, (N, K) -> (N,)."""
+        return is_open @ (1 << np.arange(self.num_doors))
 
     def is_connected(self, layout: int) -> bool:
         """Whether a path leads from every open door to every other, and each room has one."""

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from hiwm.envs.rooms.geometry import Rooms
+from hiwm.envs.rooms.geometry import Rooms, check_side
 
 EPISODES = 200
 CLOSED_SHARE = 0.5  # of the episodes of version v1
@@ -120,6 +120,7 @@ def expert(rooms: Rooms, agent: np.ndarray, goal: np.ndarray, layout: np.ndarray
 
 
 def _check(version: str, side: int) -> None:
+    check_side(side)
     if (version, side) not in VERSIONS:
         found = ", ".join(known for known, of in VERSIONS if of == side)
         raise ValueError(f"tasks is {version!r}; expected a version for {side} x {side} rooms: {found}")
