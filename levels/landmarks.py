@@ -21,9 +21,11 @@ def farthest_points(points: Tensor, number: int, rng: np.random.Generator) -> Te
 
 def nearest(points: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """Euclidean distance to the nearest known point (M, D), and its index: (N, D) -> (N,), (N,)."""
-    blocks = points.split(max(1, AT_ONCE // len(known)))
-    distances, indices = [], []
-    for apart in (torch.cdist(block, known) for block in blocks):
-        indices.append(apart.argmin(1))
-        distances.append(apart.gather(1, indices[-1].unsqueeze(1)).squeeze(1))
-    return torch.cat(distances), torch.cat(indices)
+    at_once = max(1, AT_ONCE // len(known))
+    distance, index = points.new_empty(len(points)), torch.empty(len(points), dtype=torch.long, device=points.device)
+    for start in range(
+        0, len(points), at_once
+    ):  # small results of each block, kept, would hold the memory of large ones
+        block = slice(start, start + at_once)
+        distance[block], index[block] = torch.cdist(points[block], known).min(1)
+    return distance, index

@@ -79,6 +79,7 @@ def build(config, inputs, stride=2):
     with torch.no_grad():
         for parameter in level.parameters():  # away from initial zeros, which hide dependences
             parameter.add_(0.05 * torch.randn_like(parameter))
+    level.fit_regularizers(draw(inputs, 8, 5))
     return level
 
 

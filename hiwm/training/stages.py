@@ -39,7 +39,7 @@ from hiwm.training.divergence import naming
 from hiwm.training.homes import held
 from hiwm.training.joint import train_jointly
 from hiwm.training.latents import cache_latents, is_cache_of
-from hiwm.training.loop import MEASURING, Progress, TrainingConfig, evaluate_level, held_out_clip, train_level
+from hiwm.training.loop import MEASURING, Progress, TrainingConfig, held_out_clip, train_level
 from hiwm.training.pretrain import pretrain
 from hiwm.training.specs import HierarchyConfig, check_batches, describe
 from hiwm.training.timescale import out_of_scale, timescale
@@ -249,9 +249,10 @@ def _measure(run: _Run, k: int, spec: LevelSpec, level: Level, source: _Source, 
     """Diagnostics of a level that was trained before."""
     held_data = source.data.split(run.config.validation)[1]
     clip = held_out_clip(source.sampler(level, held_data, level.horizon), run.processes)
-    metrics = evaluate_level(
-        level, clip, spread_episodes(held_data, source.inputs, run.state, run.processes.device, k), run.diagnostics
-    )
+    episodes = spread_episodes(held_data, source.inputs, run.state, run.processes.device, k)
+    level.eval()
+    with torch.no_grad():
+        metrics = run.diagnostics.measure(level, level.output(clip), episodes.encoded(level))
     steps = run.training.of_level(spec.config["training"]).steps
     values = {f"validation/{name}": metrics[name] for name in run.diagnostics.by_name}
     run.report.step(k, Progress(steps, steps, values, home, MEASURING))

@@ -181,6 +181,23 @@ def test_graph_distance_weighs_the_states_that_there_are():
     assert weight == pytest.approx({0.0: 20 / 30, 2.0: 10.0})
 
 
+def test_graph_distance_counts_steps_in_both_directions():
+    """The data lead from 0 and from 3 to 2, and never back."""
+    below = torch.tensor([[0.0, 1.0, 2.0], [3.0, 2.0, 2.0]]).unsqueeze(-1)
+    regularizer = GraphDistance(inputs={"latent": (1,)}, landmarks=4, strictness=0.0, pairs=4000)
+    regularizer.fit({"latent": below})
+    ends = torch.tensor([[[0.0], [3.0]]])
+    output = LevelOutput({"latent": ends}, 2 * ends, ends[:, 1:], ends[:, 1:], ends[:, 1:], ends[:, 1:])
+    assert regularizer(output, torch.Generator()).item() == pytest.approx((6 - 3) ** 2 / (3 + 1) / 2, abs=0.05)
+
+
+def test_graph_distance_leaves_its_landmarks_out_of_the_saved_level():
+    regularizer = GraphDistance(inputs={"latent": (1,)}, landmarks=4)
+    regularizer.fit({"latent": torch.tensor([[0.0, 1.0, 2.0]]).unsqueeze(-1)})
+    assert not regularizer.state_dict()
+    assert regularizer.to("meta").steps.is_meta  # but they move with it
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
