@@ -23,9 +23,8 @@ def nearest(points: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """Euclidean distance to the nearest known point (M, D), and its index: (N, D) -> (N,), (N,)."""
     at_once = max(1, AT_ONCE // len(known))
     distance, index = points.new_empty(len(points)), torch.empty(len(points), dtype=torch.long, device=points.device)
-    for start in range(
-        0, len(points), at_once
-    ):  # small results of each block, kept, would hold the memory of large ones
+    # a list of the small results of every block would keep the memory of the large ones between them
+    for start in range(0, len(points), at_once):
         block = slice(start, start + at_once)
         distance[block], index[block] = torch.cdist(points[block], known).min(1)
     return distance, index

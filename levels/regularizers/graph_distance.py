@@ -17,7 +17,9 @@ from hiwm.levels.landmarks import farthest_points, nearest
 from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Regularizer
 
-CANDIDATES = 20_000  # latents of the level below from which the landmarks are chosen; with many landmarks, three times as many as these
+CANDIDATES = (
+    20_000  # latents of the level below from which the landmarks are chosen, or three for each landmark if that is more
+)
 MAX_WEIGHT = 10.0
 
 
@@ -106,8 +108,8 @@ class GraphDistance(Regularizer):
 
     def _companions(self, at: Tensor, all_at: Tensor, generator: torch.Generator) -> Tensor:
         """For states near landmarks `at` (N,), indices of random states of the global batch in the same component, (N, pairs)."""
-        component, order = self.component[at], self.component[all_at].argsort(stable=True)
-        ordered = self.component[all_at][order]
+        component = self.component[at]
+        ordered, order = self.component[all_at].sort(stable=True)
         first = torch.searchsorted(ordered, component).unsqueeze(1)
         count = torch.searchsorted(ordered, component, right=True).unsqueeze(1) - first
         drawn = uniform_rows(len(at), self.pairs, generator).to(at.device)
@@ -133,9 +135,7 @@ def _shortest_paths(
     for members in (np.flatnonzero(component == k) for k in range(components)):
         column[members] = np.arange(len(members))
         row[members] = total + len(members) * column[members]
-        # halves are exact up to 2048 steps and need a quarter of the memory
-        blocks.append(
-            shortest_path(graph[members][:, members], directed=False, unweighted=True).astype(np.half).ravel()
-        )
+        between = shortest_path(graph[members][:, members], directed=False, unweighted=True)
+        blocks.append(between.astype(np.half).ravel())  # exact up to 2048 steps, in a quarter of the memory
         total += len(members) ** 2
     return component.astype(np.int64), row, column, np.concatenate(blocks)
