@@ -94,7 +94,7 @@ class LevelSpec:
         below = {"dim_below": self.dim_below, "stride": self.stride}
         actions = part(ActionEncoder, "action_encoder", parts.action_encoder, dim_latent=encoder.dim, **below)
         dims = {"dim_latent": encoder.dim, "dim_action": actions.dim}
-        predictor = part(Predictor, "predictor", parts.predictor, **dims)
+        predictor = part(Predictor, "predictor", parts.predictor, **dims, encoder=encoder)
         inverse = target = None
         if parts.inverse is not None:
             source = prod(self.inputs["latent"]) if tuple(self.inputs) == ("latent",) else encoder.dim

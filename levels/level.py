@@ -176,7 +176,7 @@ class Level(Trainable):
             pairs: training pairs of the inverse model; None for a level without one.
             generator: randomness of the regularizers, in the same state in every process.
         """
-        losses = {"prediction": F.mse_loss(output.predicted, output.target)}
+        losses = {"prediction": self.predictor.error(output.predicted, output.target)}
         if pairs is not None:
             with torch.no_grad():
                 source = pairs.source["latent"] if self.reads_latent else self.encode(pairs.source)

@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from hiwm.checks import at_least
 
 
-def mlp(dim_in: int, width: int, depth: int, dim_out: int) -> nn.Sequential:
-    """`depth` hidden layers of Linear, LayerNorm, GELU, then a Linear: (..., dim_in) -> (..., dim_out)."""
+class PositionalEncoding(nn.Module):
+    """Each input x beside sin(2^k x) and cos(2^k x), k = 0 ... K-1 (Mildenhall et al. 2020, arXiv 2003.08934, equation 4).
+
+    A perceptron learns slowly what changes within a short distance (Tancik et al. 2020, arXiv 2006.10739), such as on which side of a thin wall a position is.
+
+    Args:
+        dim_in: number of inputs.
+        frequencies: number K.
+    """
+
+    def __init__(self, dim_in: int, frequencies: int) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+        self.dim = dim_in * (1 + 2 * frequencies)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim_in) -> (..., dim)."""
+        phase = (x.unsqueeze(-1) * 2.0 ** torch.arange(self.frequencies, device=x.device)).flatten(-2)
+        return torch.cat([x, phase.sin(), phase.cos()], -1)
+
+
+def mlp(dim_in: int, width: int, depth: int, dim_out: int, frequencies: int = 0) -> nn.Sequential:
+    """`depth` hidden layers of Linear, LayerNorm, GELU, then a Linear: (..., dim_in) -> (..., dim_out).
+
+    With `frequencies` K > 0, the `PositionalEncoding` of the inputs comes first.
+    """
+    at_least(0, frequencies=frequencies)
     layers: list[nn.Module] = []
+    if frequencies:
+        layers.append(PositionalEncoding(dim_in, frequencies))
+        dim_in *= 1 + 2 * frequencies
     for i in range(depth):
         layers += [nn.Linear(dim_in if i == 0 else width, width), nn.LayerNorm(width), nn.GELU()]
     return nn.Sequential(*layers, nn.Linear(width if depth else dim_in, dim_out))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hiwm.levels.output import LevelOutput
 
@@ -49,7 +50,7 @@ class ActionEncoder(nn.Module, ABC):
 
 
 class Predictor(nn.Module, ABC):
-    """(latent, action) -> the next latent. Given `dim_latent`, `dim_action`.
+    """(latent, action) -> the next latent. Given `dim_latent`, `dim_action`, `encoder`.
 
     Attributes:
         scale: root mean square change of each latent dimension in one step, before training, (D,). It multiplies the output of
@@ -76,6 +77,10 @@ class Predictor(nn.Module, ABC):
     @abstractmethod
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
         """One step without memory: (..., D), (..., A) -> (..., D)."""
+
+    def error(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """The prediction loss, a scalar, of predicted latents and their targets, (B, T, D) each."""
+        return F.mse_loss(predicted, target)
 
     def start(self, latent: Tensor) -> Any:
         """The state of a rollout from (B, D); a predictor with memory overrides this, `step` and `correct`."""

@@ -35,6 +35,10 @@ CASES = {
         ["encoder@levels.level1.encoder=graph", "levels.level1.encoder.entities=5", "+levels.level1.inverse.entities=5"],
         1, LATENT, 3,
     ),
+    "encoder=beside_inputs": (["encoder@levels.level1.encoder=beside_inputs"], 1, LATENT, 3),
+    "predictor=via_inputs": (
+        ["encoder@levels.level1.encoder=beside_inputs", "predictor@levels.level1.predictor=via_inputs"], 1, LATENT, 3,
+    ),
     "predictor=graph": (
         ["encoder@levels.level0.encoder=graph", "predictor@levels.level0.predictor=graph", "levels.level0.predictor.entities=3"],
         0, OBJECTS, 1,

@@ -19,15 +19,23 @@ class MLPEncoder(Encoder):
         dim: size D of the latent.
         width: units of a hidden layer.
         depth: hidden layers.
+        frequencies: of the `PositionalEncoding` of the inputs; 0: none.
         skip: whether to add a linear skip connection, which keeps the precision of the inputs.
     """
 
     def __init__(
-        self, *, inputs: Mapping[str, tuple[int, ...]], dim: int, width: int = 128, depth: int = 2, skip: bool = False
+        self,
+        *,
+        inputs: Mapping[str, tuple[int, ...]],
+        dim: int,
+        width: int = 128,
+        depth: int = 2,
+        frequencies: int = 0,
+        skip: bool = False,
     ) -> None:
         super().__init__()
         self.flatten = IdentityEncoder(inputs=inputs)
-        self.net = mlp(self.flatten.dim, width, depth, dim)
+        self.net = mlp(self.flatten.dim, width, depth, dim, frequencies)
         self.skip = nn.Linear(self.flatten.dim, dim, bias=False) if skip else None
         self.dim = dim
 

@@ -57,6 +57,11 @@ class EnsemblePredictor(Predictor):
         """(..., D), (..., A) -> (..., D)."""
         return self._pick(self._each("__call__", self._spread(latent), self._spread(action)), len(latent))
 
+    def error(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """As the members measure it."""
+        first = {_name(key): x[0] for key, x in self._members().items()}
+        return functional_call(self.shape[0], first, ("error", predicted, target))
+
     def start(self, latent: Tensor) -> Any:
         """The rollout state of every member."""
         return self._each("start", self._spread(latent))
@@ -75,14 +80,17 @@ class EnsemblePredictor(Predictor):
 
     def _each(self, method: str, *arguments: Any) -> Any:
         """Call a method of every member; arguments and results have the members as their second axis."""
-        tensors = {name: weight for name, weight in self.weights.items()}
-        tensors |= {_key(name): self.get_buffer(_key(name)) for name in self.buffer_names}
 
         def of_one(own: dict[str, Tensor], *arguments: Any) -> Any:
             return functional_call(self.shape[0], {_name(key): x for key, x in own.items()}, (method, *arguments))
 
         with sdpa_kernel(SDPBackend.MATH):  # the fused attention of CPUs has no batching rule
-            return vmap(of_one, in_dims=(0, *(1 for _ in arguments)), out_dims=1)(tensors, *arguments)
+            return vmap(of_one, in_dims=(0, *(1 for _ in arguments)), out_dims=1)(self._members(), *arguments)
+
+    def _members(self) -> dict[str, Tensor]:
+        """Weights and buffers of all members, by key, (K, ...) each."""
+        weights = {name: weight for name, weight in self.weights.items()}
+        return weights | {_key(name): self.get_buffer(_key(name)) for name in self.buffer_names}
 
     def _spread(self, rows: Tensor) -> Tensor:
         """Rows for the members: (B, ...) -> (B, K, ...), or in training mode (B / K, K, ...), padded with zeros."""

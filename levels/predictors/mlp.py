@@ -17,11 +17,14 @@ class ResidualMLPPredictor(Predictor):
         dim_action: size A of the action.
         width: units of a hidden layer.
         depth: hidden layers.
+        frequencies: of the `PositionalEncoding` of the inputs; 0: none.
     """
 
-    def __init__(self, *, dim_latent: int, dim_action: int, width: int = 128, depth: int = 3) -> None:
+    def __init__(
+        self, *, dim_latent: int, dim_action: int, width: int = 128, depth: int = 3, frequencies: int = 0
+    ) -> None:
         super().__init__(dim_latent)
-        self.net = mlp(dim_latent + dim_action, width, depth, dim_latent)
+        self.net = mlp(dim_latent + dim_action, width, depth, dim_latent, frequencies)
 
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
         """(..., D), (..., A) -> (..., D)."""

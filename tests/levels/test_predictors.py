@@ -3,12 +3,19 @@ import copy
 import pytest
 import torch
 from level_tools import LATENT, build, composed
+from torch import nn
 
+from hiwm.config import load_config
+from hiwm.hierarchy import LevelSpec
+from hiwm.levels.distance import distance
+from hiwm.levels.encoders.beside_inputs import BesideInputsEncoder
+from hiwm.levels.networks import PositionalEncoding, mlp
 from hiwm.levels.predictors.ensemble import EnsemblePredictor
 from hiwm.levels.predictors.graph import GraphPredictor
 from hiwm.levels.predictors.gru import GRUPredictor
 from hiwm.levels.predictors.mlp import ResidualMLPPredictor
 from hiwm.levels.predictors.transformer import TransformerPredictor
+from hiwm.levels.predictors.via_inputs import ViaInputsPredictor
 from hiwm.open_loop import unroll
 
 
@@ -77,3 +84,74 @@ def test_predictions_rest_on_the_observed_latents_of_the_context(predictor):
     for step in range(context):
         assert changed_by(step)[step:][0]  # the prediction that follows it
     assert not any(changed_by(context))
+
+
+def via_inputs():
+    torch.manual_seed(0)
+    encoder = BesideInputsEncoder(inputs={"a": (2,), "b": (3,)}, dim=4, width=8)
+    return encoder, ViaInputsPredictor(dim_latent=encoder.dim, dim_action=2, encoder=encoder, width=8)
+
+
+def test_a_latent_that_holds_its_inputs_is_as_far_as_its_embedding():
+    encoder, _ = via_inputs()
+    inputs = {"a": torch.randn(6, 2), "b": torch.randn(6, 3)}
+    latent = encoder(inputs)
+    torch.testing.assert_close(encoder.inputs(latent), torch.cat([inputs["a"], inputs["b"]], -1))
+    embedding = latent[:, encoder.dim_inputs :]
+    torch.testing.assert_close(embedding, encoder.net(torch.cat([inputs["a"], inputs["b"]], -1)))
+    torch.testing.assert_close(
+        distance(latent[0], latent[1:], p=1), distance(embedding[0], embedding[1:], p=1), rtol=0, atol=0.03
+    )
+
+
+def test_predicted_inputs_are_embedded_again_and_alone_count_as_error():
+    encoder, predictor = via_inputs()
+    predictor.fit(torch.full((encoder.dim,), 0.002))  # inputs change by 2
+    latent = encoder.embed(torch.randn(6, 5))
+    predicted = predictor(latent, torch.randn(6, 2))
+    torch.testing.assert_close(predicted, encoder.embed(encoder.inputs(predicted)))
+    assert (encoder.inputs(predicted) - encoder.inputs(latent)).abs().min() > 1e-4
+    target = predicted.clone()
+    target[:, encoder.dim_inputs :] += 5
+    assert predictor.error(predicted, target) == 0
+    target[:, : encoder.dim_inputs] += 0.001  # the inputs by 1
+    torch.testing.assert_close(predictor.error(predicted, target), torch.tensor(0.25))
+
+
+def test_the_encoder_is_no_part_of_the_predictor():
+    encoder, predictor = via_inputs()
+    assert not {id(x) for x in encoder.parameters()} & {id(x) for x in predictor.parameters()}
+    both = copy.deepcopy(nn.ModuleList([encoder, predictor]))
+    latent, action = encoder.embed(torch.randn(6, 5)), torch.randn(6, 2)
+    torch.testing.assert_close(both[1](latent, action), predictor(latent, action))
+    with torch.no_grad():
+        for parameter in both[0].parameters():
+            parameter.zero_()
+    assert not both[1](latent, action)[:, encoder.dim_inputs :].any()  # the copy embeds with the copied encoder
+
+
+def test_an_ensemble_measures_the_error_of_its_members():
+    encoder, _ = via_inputs()
+    members = [ViaInputsPredictor(dim_latent=encoder.dim, dim_action=2, encoder=encoder, width=8) for _ in range(3)]
+    ensemble = EnsemblePredictor(dim_latent=encoder.dim, members=members).eval()
+    ensemble.fit(torch.full((encoder.dim,), 0.002))
+    latent = encoder.embed(torch.randn(6, 5))
+    target = latent.clone()
+    target[:, : encoder.dim_inputs] += 0.001
+    torch.testing.assert_close(ensemble.error(latent, target), torch.tensor(0.25))
+
+
+def test_prediction_via_the_inputs_needs_an_encoder_that_keeps_them():
+    overrides = ["predictor@levels.level1.predictor=via_inputs"]
+    with pytest.raises(ValueError, match="level1.predictor: .*MLPEncoder keeps none; expected encoder=beside_inputs"):
+        LevelSpec(load_config(overrides).levels["level1"], 3, {"latent": (5,)}, 2, "0").build(key="level1")
+
+
+def test_the_positional_encoding_tells_near_inputs_apart():
+    encoding = PositionalEncoding(2, frequencies=3)
+    x = torch.tensor([[0.5, -1.0]])
+    phase = torch.tensor([[0.5, 1.0, 2.0, -1.0, -2.0, -4.0]])
+    torch.testing.assert_close(encoding(x), torch.cat([x, phase.sin(), phase.cos()], -1))
+    assert encoding.dim == 14 and not encoding.state_dict()
+    with pytest.raises(ValueError, match="frequencies is -1"):
+        mlp(2, 8, 1, 1, frequencies=-1)

@@ -275,9 +275,20 @@ def test_a_plan_pays_for_every_step_that_leaves_the_real_latents(step_length, st
     cost = SupportCost(model, weight=2.0)
     on, off = [[0.5, 0.0], [0.6, 0.1]], [[0.5, 0.5], [0.6, 0.4]]
     latents = torch.tensor([[on, off]])
-    found = cost(Rollout(torch.zeros(1, 2), torch.zeros(1, 2, 2, 2), latents))
+    found = cost(Rollout(torch.tensor([[0.5, 0.0]]), torch.zeros(1, 2, 2, 2), latents))
     off = torch.tensor([[[0.0, 0.0], [0.5 - margin, 0.5 - margin + 0.4 - margin]]])
     torch.testing.assert_close(found, 2 * step_cost * off / step_length)
+
+
+def test_a_plan_is_compared_with_the_real_latents_that_it_can_come_near():
+    """Real latents lie 0.1 apart along a line. Two steps of 0.05 lead to 0.1, twice that to 0.2."""
+    line = torch.stack([torch.linspace(0, 1, 11), torch.zeros(11)], 1)
+    cost = SupportCost(SimpleNamespace(bank=SimpleNamespace(start=line), step_length=0.05, step_cost=0.05), weight=1.0)
+    latents = torch.tensor([[[[0.1, 0.0], [0.9, 0.0]]]])
+    for begin, first, second in ((0.02, 0.0, 0.7), (0.75, 0.5, 0.0), (-3.0, 0.1, 0.9)):  # to -3 the nearest is 0
+        found = cost(Rollout(torch.tensor([[begin, 0.0]]), torch.zeros(1, 1, 2, 2), latents))
+        paid = [max(0.0, x - 0.2) for x in (first, second)]
+        torch.testing.assert_close(found, torch.tensor([[[paid[0], sum(paid)]]]))
 
 
 def test_all_of_a_collapsed_level_is_supported():

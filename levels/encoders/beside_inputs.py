@@ -1,0 +1,52 @@
+"""An embedding beside the inputs it is made from, so that a predictor can predict the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from hiwm.levels.encoders.identity import IdentityEncoder
+from hiwm.levels.networks import mlp
+from hiwm.levels.parts import Encoder
+
+SCALE = (
+    0.001  # of the inputs in the latent: distances between latents are those of the embedding, to about a thousandth
+)
+
+
+class BesideInputsEncoder(Encoder):
+    """z = [0.001 x, MLP(x)], for the inputs x.
+
+    At a metric level the embedding MLP(x) bends space until straight lines are shortest paths. What an action does there depends on the walls nearby, and is hard to
+    predict; in the inputs, for instance the latent of the level below, it is often a simple shift. `ViaInputsPredictor` predicts those.
+
+    Args:
+        inputs: shape of one step of every input.
+        dim: size of the embedding; the latent has the size of the inputs more.
+        width: units of a hidden layer.
+        depth: hidden layers.
+        frequencies: of the `PositionalEncoding` of the inputs; 0: none.
+    """
+
+    def __init__(
+        self, *, inputs: Mapping[str, tuple[int, ...]], dim: int, width: int = 128, depth: int = 2, frequencies: int = 0
+    ) -> None:
+        super().__init__()
+        self.flatten = IdentityEncoder(inputs=inputs)
+        self.dim_inputs = self.flatten.dim
+        self.net = mlp(self.dim_inputs, width, depth, dim, frequencies)
+        self.dim = self.dim_inputs + dim
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Each (..., *shape) -> (..., D)."""
+        return self.embed(self.flatten(inputs))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Inputs as one tensor, (..., X) -> (..., D)."""
+        return torch.cat([SCALE * x, self.net(x)], -1)
+
+    def inputs(self, latent: Tensor) -> Tensor:
+        """The inputs that a latent holds, (..., D) -> (..., X)."""
+        return latent[..., : self.dim_inputs] / SCALE

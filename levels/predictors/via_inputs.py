@@ -1,0 +1,57 @@
+"""Predict the inputs that a latent holds, and embed them again."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hiwm.levels.encoders.beside_inputs import BesideInputsEncoder
+from hiwm.levels.networks import mlp
+from hiwm.levels.parts import Encoder, Predictor
+
+
+class ViaInputsPredictor(Predictor):
+    """x' = x + scale * MLP([x, m]) and z' = [0.001 x', embedding of x'], for the latents of `BesideInputsEncoder`.
+
+    Args:
+        dim_latent: size D of the latent.
+        dim_action: size A of the action.
+        encoder: of the level, which embeds the predicted inputs; its weights stay its own.
+        width: units of a hidden layer.
+        depth: hidden layers.
+        frequencies: of the `PositionalEncoding` of the inputs; 0: none.
+
+    Raises:
+        ValueError: the encoder does not keep its inputs.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim_latent: int,
+        dim_action: int,
+        encoder: Encoder,
+        width: int = 128,
+        depth: int = 3,
+        frequencies: int = 0,
+    ) -> None:
+        super().__init__(dim_latent)
+        if not isinstance(encoder, BesideInputsEncoder):
+            raise ValueError(
+                f"predicts the inputs in the latent, and {type(encoder).__name__} keeps none; expected encoder=beside_inputs at the same level"
+            )
+        self._encoder = (encoder,)  # a tuple, or its weights would be part of the predictor
+        self.net = mlp(encoder.dim_inputs + dim_action, width, depth, encoder.dim_inputs, frequencies)
+
+    def forward(self, latent: Tensor, action: Tensor) -> Tensor:
+        """(..., D), (..., A) -> (..., D)."""
+        (encoder,) = self._encoder
+        x, scale = encoder.inputs(latent), encoder.inputs(self.scale)
+        return encoder.embed(x + scale * self.net(torch.cat([x, action], -1)))
+
+    def error(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """Of the inputs alone, relative to their mean square change in one step."""
+        (encoder,) = self._encoder
+        change = encoder.inputs(self.scale).square().mean()
+        return F.mse_loss(encoder.inputs(predicted), encoder.inputs(target)) / change
