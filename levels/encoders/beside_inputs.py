@@ -31,7 +31,7 @@ class BesideInputsEncoder(Encoder):
     """
 
     def __init__(
-        self, *, inputs: Mapping[str, tuple[int, ...]], dim: int, width: int = 128, depth: int = 2, frequencies: int = 0
+        self, *, inputs: Mapping[str, tuple[int, ...]], dim: int, width: int = 128, depth: int = 3, frequencies: int = 0
     ) -> None:
         super().__init__()
         self.flatten = IdentityEncoder(inputs=inputs)

@@ -52,7 +52,9 @@ CASES: dict[str, list[str]] = {
     "pointmaze-metric": ["experiment=pointmaze-metric", "levels.level1.training.steps=3"],
     "fourroom": ["experiment=fourroom"],
     "fourroom-deep": ["experiment=fourroom-deep"],
-    "sixteenroom": ["experiment=sixteenroom"],
+    "sixteenroom": [
+        "experiment=sixteenroom", "levels.level1.training.steps=3", "levels.level1.regularizers.graph_distance.landmarks=200",
+    ],
     "cube-single": ["experiment=cube-single"],
     "cube-single-entities": ["experiment=cube-single-entities"],
     "cube-double": ["experiment=cube-double", *CUBES],
