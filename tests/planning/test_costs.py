@@ -285,8 +285,8 @@ def test_a_plan_is_compared_with_the_real_latents_that_it_can_come_near():
     line = torch.stack([torch.linspace(0, 1, 11), torch.zeros(11)], 1)
     cost = SupportCost(SimpleNamespace(bank=SimpleNamespace(start=line), step_length=0.05, step_cost=0.05), weight=1.0)
     latents = torch.tensor([[[[0.1, 0.0], [0.9, 0.0]]]])
-    for begin, first, second in ((0.02, 0.0, 0.7), (0.75, 0.5, 0.0), (-3.0, 0.1, 0.9)):  # to -3 the nearest is 0
-        found = cost(Rollout(torch.tensor([[begin, 0.0]]), torch.zeros(1, 1, 2, 2), latents))
+    for origin, first, second in ((0.02, 0.0, 0.7), (0.75, 0.5, 0.0), (-3.0, 0.1, 0.9)):  # to -3 the nearest is 0
+        found = cost(Rollout(torch.tensor([[origin, 0.0]]), torch.zeros(1, 1, 2, 2), latents))
         paid = [max(0.0, x - 0.2) for x in (first, second)]
         torch.testing.assert_close(found, torch.tensor([[[paid[0], sum(paid)]]]))
 
