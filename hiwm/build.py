@@ -205,7 +205,7 @@ def build(config: Any, allow: Sequence[str] = (), *, kinds: Sequence[str] = KIND
     called = locate(target, allow, kinds)
     arguments = {key: _resolve(key, value, allow, kinds, runtime) for key, value in config.items() if key != "_target_"}
     takes = inspect.signature(called).parameters
-    sizes = {name: value for name, value in runtime.items() if name in takes}
+    sizes = {name: value for name, value in runtime.items() if name in takes and name not in arguments}
     try:
         return called(**arguments, **sizes)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""The multilayer perceptron that all parts of a level use."""
+"""The multilayer perceptron that all parts of a level use, and the positional encoding of its inputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from hiwm.checks import at_least
 
 
 class PositionalEncoding(nn.Module):
-    """Each input x beside sin(2^k x) and cos(2^k x), k = 0 ... K-1 (Mildenhall et al. 2020, arXiv 2003.08934, equation 4).
+    """x, sin(2^k x) and cos(2^k x) of every input, k = 0 ... K-1.
+
+    Equation 4 of Mildenhall et al. 2020 (arXiv 2003.08934) with x itself, and without the factor pi, because inputs are standardised.
 
     A perceptron learns slowly what changes within a short distance (Tancik et al. 2020, arXiv 2006.10739), such as on which side of a thin wall a position is.
 
@@ -37,8 +39,9 @@ def mlp(dim_in: int, width: int, depth: int, dim_out: int, frequencies: int = 0)
     at_least(0, frequencies=frequencies)
     layers: list[nn.Module] = []
     if frequencies:
-        layers.append(PositionalEncoding(dim_in, frequencies))
-        dim_in *= 1 + 2 * frequencies
+        encoding = PositionalEncoding(dim_in, frequencies)
+        layers.append(encoding)
+        dim_in = encoding.dim
     for i in range(depth):
         layers += [nn.Linear(dim_in if i == 0 else width, width), nn.LayerNorm(width), nn.GELU()]
     return nn.Sequential(*layers, nn.Linear(width if depth else dim_in, dim_out))

@@ -50,7 +50,7 @@ class ActionEncoder(nn.Module, ABC):
 
 
 class Predictor(nn.Module, ABC):
-    """(latent, action) -> the next latent. Given `dim_latent`, `dim_action`, `encoder`.
+    """(latent, action) -> the next latent. Given `dim_latent`, `dim_action`, and the level's `encoder` if it asks for it.
 
     Attributes:
         scale: root mean square change of each latent dimension in one step, before training, (D,). It multiplies the output of

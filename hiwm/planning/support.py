@@ -10,7 +10,8 @@ from hiwm.planning.costs import Cost
 from hiwm.planning.model import LevelModel
 from hiwm.planning.rollout import Rollout
 
-SAMPLE = 2000  # real latents from which the spacing is computed
+SPACING_SAMPLE = 2000  # real latents whose spacing is measured
+AT_ONCE = 100  # of them at a time, to save memory
 
 
 class SupportCost(Cost):
@@ -19,7 +20,8 @@ class SupportCost(Cost):
         weight * c / l * sum over steps of max(0, min over real latents r of |z - r| - margin),
 
     where l is the Euclidean length of a step, c its cost (see `LevelModel`), and `margin` the larger of l / 2 and twice the median spacing of the latents.
-    A plan of H steps is compared with the real latents within 2 H l of its start, the only ones it can come near.
+    Only the real latents that are at most 2 H l farther from the start of a plan than the nearest one are compared, for the level's horizon H. A plan no longer than
+    H l has its nearest real latents among these.
 
     Args:
         model: of the level; has an action bank.
@@ -28,26 +30,29 @@ class SupportCost(Cost):
 
     def __init__(self, model: LevelModel, weight: float) -> None:
         assert model.bank is not None, "checked before"
-        self.real, self.length = model.bank.start.unique(dim=0), model.step_length
-        self.weight = weight * model.step_cost / self.length if self.length else 0.0  # 0: a collapsed level
-        some = self.real[:: -(-len(self.real) // SAMPLE)]
-        apart = (
-            torch.cdist(some, self.real).topk(min(2, len(self.real)), largest=False).values[:, -1]
-        )  # the nearest is the latent itself
-        self.margin = (2 * apart.median()).clamp_min(0.5 * self.length)
-        self.planned_from: Tensor | None = None  # start of the plans that `in_reach` is for
+        self.real, length = model.bank.start.unique(dim=0), model.step_length
+        self.weight = weight * model.step_cost / length if length else 0.0  # 0: a collapsed level
+        self.reach = 2 * model.horizon * length
+        self.margin = (2 * _spacing(self.real)).clamp_min(0.5 * length)
+        #: the start of the last plans, its version, and the real latents near each episode's
+        self.near: tuple[Tensor, int, list[Tensor]] | None = None
 
     def __call__(self, rollout: Rollout) -> Tensor:
-        latents = rollout.latents
-        if (
-            self.planned_from is not rollout.start or self.horizon != latents.shape[2]
-        ):  # one search evaluates many plans from the same start
-            self.planned_from, self.horizon = rollout.start, latents.shape[2]
-            self.in_reach = self._in_reach(rollout.start, 2 * self.horizon * self.length)
-        away = [nearest(z.flatten(0, 1), self.real[rows])[0] for z, rows in zip(latents, self.in_reach, strict=True)]
-        return self.weight * (torch.stack(away).view(latents.shape[:-1]) - self.margin).clamp_min(0).cumsum(-1)
+        latents, near = rollout.latents, self._near(rollout.start)
+        away = torch.stack([nearest(z.flatten(0, 1), real)[0] for z, real in zip(latents, near, strict=True)])
+        return self.weight * (away.view(latents.shape[:-1]) - self.margin).clamp_min(0).cumsum(-1)
 
-    def _in_reach(self, start: Tensor, reach: float) -> list[Tensor]:
-        """Indices of the real latents within reach of each start, (B, D); the nearest one counts in any case."""
-        apart = torch.cdist(start, self.real)
-        return [(row <= row.min().clamp_min(reach)).nonzero().squeeze(1) for row in apart]
+    def _near(self, start: Tensor) -> list[Tensor]:
+        """Real latents near each start, (B, D); kept, because a search evaluates many plans from the same start."""
+        version = 0 if start.is_inference() else start._version
+        if self.near is None or self.near[0] is not start or self.near[1] != version:
+            apart = torch.cdist(start, self.real)
+            self.near = start, version, [self.real[row <= row.min() + self.reach] for row in apart]
+        return self.near[2]
+
+
+def _spacing(points: Tensor) -> Tensor:
+    """Median distance to the nearest other of the points (N, D), ()."""
+    some, found = points[:: -(-len(points) // SPACING_SAMPLE)], min(2, len(points))  # the nearest is the point itself
+    apart = [torch.cdist(part, points).topk(found, largest=False).values[:, -1] for part in some.split(AT_ONCE)]
+    return torch.cat(apart).median()

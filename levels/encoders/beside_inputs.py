@@ -11,20 +11,19 @@ from hiwm.levels.encoders.identity import IdentityEncoder
 from hiwm.levels.networks import mlp
 from hiwm.levels.parts import Encoder
 
-SCALE = (
-    0.001  # of the inputs in the latent: distances between latents are those of the embedding, to about a thousandth
-)
+# of the inputs in the latent, so small that distances between latents are those of the embedding
+SCALE = 0.001
 
 
 class BesideInputsEncoder(Encoder):
     """z = [0.001 x, MLP(x)], for the inputs x.
 
-    At a metric level the embedding MLP(x) bends space until straight lines are shortest paths. What an action does there depends on the walls nearby, and is hard to
-    predict; in the inputs, for instance the latent of the level below, it is often a simple shift. `ViaInputsPredictor` predicts those.
+    For metric levels. What an action does to their embedding depends on the walls nearby and is hard to predict. What it does to the inputs, for instance the latent of
+    the level below, is often a simple shift; `ViaInputsPredictor` predicts that. Regularizers that look at every dimension, such as SIGReg, do not suit these latents.
 
     Args:
         inputs: shape of one step of every input.
-        dim: size of the embedding; the latent has the size of the inputs more.
+        dim: size E of the embedding; with X inputs the latent has D = X + E dimensions.
         width: units of a hidden layer.
         depth: hidden layers.
         frequencies: of the `PositionalEncoding` of the inputs; 0: none.

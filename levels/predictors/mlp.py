@@ -17,7 +17,7 @@ class ResidualMLPPredictor(Predictor):
         dim_action: size A of the action.
         width: units of a hidden layer.
         depth: hidden layers.
-        frequencies: of the `PositionalEncoding` of the inputs; 0: none.
+        frequencies: of the `PositionalEncoding` of latent and action; 0: none.
     """
 
     def __init__(

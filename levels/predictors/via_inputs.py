@@ -12,15 +12,17 @@ from hiwm.levels.parts import Encoder, Predictor
 
 
 class ViaInputsPredictor(Predictor):
-    """x' = x + scale * MLP([x, m]) and z' = [0.001 x', embedding of x'], for the latents of `BesideInputsEncoder`.
+    """x' = x + scale * MLP([x, m]) and z' = [0.001 x', embedding of x'], for the latents of `BesideInputsEncoder`, which hold inputs x, and actions m.
+
+    For metric levels, whose regularizer trains the embedding: the prediction loss does not. The embedding is not counted as a forward pass.
 
     Args:
         dim_latent: size D of the latent.
         dim_action: size A of the action.
-        encoder: of the level, which embeds the predicted inputs; its weights stay its own.
+        encoder: of the level, which embeds the predicted inputs; its weights are no parameters of the predictor.
         width: units of a hidden layer.
         depth: hidden layers.
-        frequencies: of the `PositionalEncoding` of the inputs; 0: none.
+        frequencies: of the `PositionalEncoding` of inputs and action; 0: none.
 
     Raises:
         ValueError: the encoder does not keep its inputs.

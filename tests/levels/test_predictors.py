@@ -7,6 +7,7 @@ from torch import nn
 
 from hiwm.config import load_config
 from hiwm.hierarchy import LevelSpec
+from hiwm.levels.clip import Clip
 from hiwm.levels.distance import distance
 from hiwm.levels.encoders.beside_inputs import BesideInputsEncoder
 from hiwm.levels.networks import PositionalEncoding, mlp
@@ -128,6 +129,13 @@ def test_the_encoder_is_no_part_of_the_predictor():
         for parameter in both[0].parameters():
             parameter.zero_()
     assert not both[1](latent, action)[:, encoder.dim_inputs :].any()  # the copy embeds with the copied encoder
+
+
+def test_a_level_trains_with_the_error_of_its_predictor(monkeypatch):
+    level = build(composed("predictor=via_inputs"), LATENT)
+    monkeypatch.setattr(type(level.predictor), "error", lambda *_: torch.tensor(7.0))
+    output = level.output(Clip({"latent": torch.randn(3, 5, 5)}, torch.randn(3, 4, 2, 2), None))
+    assert level.losses_of(output, None, torch.Generator())["prediction"] == 7
 
 
 def test_an_ensemble_measures_the_error_of_its_members():

@@ -271,7 +271,7 @@ def test_a_plan_pays_for_every_step_that_leaves_the_real_latents(step_length, st
     """Real latents lie 0.1 apart along a line."""
     line = torch.stack([torch.linspace(0, 1, 11), torch.zeros(11)], 1)
     twice = SimpleNamespace(start=line.repeat(2, 1))
-    model = SimpleNamespace(bank=twice, step_length=step_length, step_cost=step_cost)
+    model = SimpleNamespace(bank=twice, step_length=step_length, step_cost=step_cost, horizon=2)
     cost = SupportCost(model, weight=2.0)
     on, off = [[0.5, 0.0], [0.6, 0.1]], [[0.5, 0.5], [0.6, 0.4]]
     latents = torch.tensor([[on, off]])
@@ -281,18 +281,31 @@ def test_a_plan_pays_for_every_step_that_leaves_the_real_latents(step_length, st
 
 
 def test_a_plan_is_compared_with_the_real_latents_that_it_can_come_near():
-    """Real latents lie 0.1 apart along a line. Two steps of 0.05 lead to 0.1, twice that to 0.2."""
+    """Real latents lie 0.1 apart along a line. Two steps of 0.05 lead 0.1 far, and twice that is 0.2."""
     line = torch.stack([torch.linspace(0, 1, 11), torch.zeros(11)], 1)
-    cost = SupportCost(SimpleNamespace(bank=SimpleNamespace(start=line), step_length=0.05, step_cost=0.05), weight=1.0)
-    latents = torch.tensor([[[[0.1, 0.0], [0.9, 0.0]]]])
-    for origin, first, second in ((0.02, 0.0, 0.7), (0.75, 0.5, 0.0), (-3.0, 0.1, 0.9)):  # to -3 the nearest is 0
-        found = cost(Rollout(torch.tensor([[origin, 0.0]]), torch.zeros(1, 1, 2, 2), latents))
-        paid = [max(0.0, x - 0.2) for x in (first, second)]
-        torch.testing.assert_close(found, torch.tensor([[[paid[0], sum(paid)]]]))
+    model = SimpleNamespace(bank=SimpleNamespace(start=line), step_length=0.05, step_cost=0.05, horizon=2)
+    cost = SupportCost(model, weight=1.0)
+    start = torch.tensor([[0.02, 0.0], [0.77, 0.0], [-3.0, 0.0]])
+    latents = torch.tensor([[[[0.1, 0.0], [0.9, 0.0]]]]).expand(3, 1, 2, 2)
+    # near the starts are the latents from 0 to 0.2, from 0.6 to 1, and again from 0 to 0.2
+    away = torch.tensor([[[0.0, 0.7]], [[0.5, 0.0]], [[0.0, 0.7]]])
+    paid = (away - 0.2).clamp_min(0).cumsum(-1)
+    torch.testing.assert_close(cost(Rollout(start, torch.zeros(3, 1, 2, 2), latents)), paid)
+    torch.testing.assert_close(cost(Rollout(start, torch.zeros(3, 1, 2, 2), latents)), paid)  # the same start again
+    start[0, 0] = 0.77  # changed in place
+    paid[0] = paid[1]
+    torch.testing.assert_close(cost(Rollout(start, torch.zeros(3, 1, 2, 2), latents)), paid)
+
+
+def test_the_spacing_of_many_latents_is_that_of_some():
+    side = torch.linspace(0, 6.3, 64)
+    grid = torch.cartesian_prod(side, side)  # 4096 latents, 0.1 apart
+    model = SimpleNamespace(bank=SimpleNamespace(start=grid), step_length=0.05, step_cost=0.05, horizon=2)
+    torch.testing.assert_close(SupportCost(model, weight=1.0).margin, torch.tensor(0.2), rtol=1e-2, atol=0)
 
 
 def test_all_of_a_collapsed_level_is_supported():
-    model = SimpleNamespace(bank=SimpleNamespace(start=torch.ones(5, 2)), step_length=0.0, step_cost=0.0)
+    model = SimpleNamespace(bank=SimpleNamespace(start=torch.ones(5, 2)), step_length=0.0, step_cost=0.0, horizon=4)
     latents = torch.rand(1, 3, 4, 2)
     found = SupportCost(model, weight=1.0)(Rollout(torch.zeros(1, 2), torch.zeros(1, 3, 4, 2), latents))
     assert torch.equal(found, torch.zeros(1, 3, 4))
