@@ -10,7 +10,6 @@ from hiwm.hierarchy import LevelSpec
 LATENT, STATE = {"latent": (5,)}, {"position": (2,), "pose": (2, 3)}
 IMAGE, OBJECTS = {"pixels": (16, 16, 3)}, {"objects": (3, 4)}
 DIM_BELOW = 2
-ENSEMBLE = "hiwm.levels.predictors.ensemble.EnsemblePredictor"
 VIA = "{_target_: hiwm.levels.predictors.via_inputs.ViaInputsPredictor}"
 # every choice of every group of configs/ -> overrides, level, inputs, stride
 CASES = {
@@ -43,7 +42,11 @@ CASES = {
     ),
     "frequencies": (["+levels.level1.encoder.frequencies=3", "+levels.level1.predictor.frequencies=3"], 1, LATENT, 3),
     "ensemble of predictor=via_inputs": (
-        ["encoder@levels.level1.encoder=beside_inputs", f"levels.level1.predictor={{_target_: {ENSEMBLE}, members: [{VIA}, {VIA}]}}"], 1, LATENT, 3,
+        [
+            "encoder@levels.level1.encoder=beside_inputs", "predictor@levels.level1.predictor=ensemble",
+            f"levels.level1.predictor.members=[{VIA}, {VIA}]",
+        ],
+        1, LATENT, 3,
     ),
     "predictor=graph": (
         ["encoder@levels.level0.encoder=graph", "predictor@levels.level0.predictor=graph", "levels.level0.predictor.entities=3"],
