@@ -44,6 +44,8 @@ class SupportCost(Cost):
 
     def _near(self, start: Tensor) -> list[Tensor]:
         """Real latents near each start, (B, D); kept, because a search evaluates many plans from the same start."""
+        if start.device.type != "cpu":  # to choose rows would wait for the device, which compares all of them soon enough
+            return [self.real] * len(start)
         version = 0 if start.is_inference() else start._version
         if self.near is None or self.near[0] is not start or self.near[1] != version:
             apart = torch.cdist(start, self.real)
