@@ -21,7 +21,7 @@ class SupportCost(Cost):
 
     where l is the Euclidean length of a step, c its cost (see `LevelModel`), and `margin` the larger of l / 2 and twice the median spacing of the latents.
     Only the real latents that are at most 2 H l farther from the start of a plan than the nearest one are compared, for the level's horizon H. A plan no longer than
-    H l has its nearest real latents among these.
+    H l has its nearest real latents among these. On a GPU all are compared, because to choose would wait for it.
 
     Args:
         model: of the level; has an action bank.
@@ -38,14 +38,20 @@ class SupportCost(Cost):
         self.near: tuple[Tensor, int, list[Tensor]] | None = None
 
     def __call__(self, rollout: Rollout) -> Tensor:
-        latents, near = rollout.latents, self._near(rollout.start)
-        away = torch.stack([nearest(z.flatten(0, 1), real)[0] for z, real in zip(latents, near, strict=True)])
-        return self.weight * (away.view(latents.shape[:-1]) - self.margin).clamp_min(0).cumsum(-1)
+        away = self._away(rollout).view(rollout.latents.shape[:-1])
+        return self.weight * (away - self.margin).clamp_min(0).cumsum(-1)
+
+    def _away(self, rollout: Rollout) -> Tensor:
+        """Distance of every latent to the nearest real one, (B * S * H,)."""
+        latents, start = rollout.latents, rollout.start
+        if start.device.type != "cpu":  # to choose real latents would wait for the device
+            return nearest(latents.flatten(0, -2), self.real)[0]
+        return torch.cat(
+            [nearest(z.flatten(0, 1), real)[0] for z, real in zip(latents, self._near(start), strict=True)]
+        )
 
     def _near(self, start: Tensor) -> list[Tensor]:
         """Real latents near each start, (B, D); kept, because a search evaluates many plans from the same start."""
-        if start.device.type != "cpu":  # to choose rows would wait for the device, which compares all of them soon enough
-            return [self.real] * len(start)
         version = 0 if start.is_inference() else start._version
         if self.near is None or self.near[0] is not start or self.near[1] != version:
             apart = torch.cdist(start, self.real)

@@ -89,8 +89,7 @@ class EnsemblePredictor(Predictor):
 
     def _members(self) -> dict[str, Tensor]:
         """Weights and buffers of all members, by key, (K, ...) each."""
-        weights = {name: weight for name, weight in self.weights.items()}
-        return weights | {_key(name): self.get_buffer(_key(name)) for name in self.buffer_names}
+        return dict(self.weights.items()) | {_key(name): self.get_buffer(_key(name)) for name in self.buffer_names}
 
     def _spread(self, rows: Tensor) -> Tensor:
         """Rows for the members: (B, ...) -> (B, K, ...), or in training mode (B / K, K, ...), padded with zeros."""

@@ -17,9 +17,8 @@ from hiwm.levels.landmarks import farthest_points, nearest
 from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Regularizer
 
-CANDIDATES = (
-    20_000  # latents of the level below from which the landmarks are chosen, or three for each landmark if that is more
-)
+# latents of the level below from which the landmarks are chosen, or three for each landmark if that is more
+CANDIDATES = 20_000
 MAX_WEIGHT = 10.0
 
 
