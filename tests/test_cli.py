@@ -90,7 +90,7 @@ def test_help_of_a_command(command, capsys):
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
     assert f"usage: hiwm {command}" in text
-    assert "pointmaze, pointmaze-metric, rooms-unseen, scene, " in text
+    assert "pointmaze, pointmaze-metric, puzzle-3x3, rooms-unseen, scene, " in text
     assert "environment.maze=medium, large, giant or teleport" in text
     assert "steps: 1500" in text
     assert "solver@planner.solver=augmented_lagrangian, categorical, cem, " in text

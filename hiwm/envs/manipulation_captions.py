@@ -1,4 +1,4 @@
-"""Captions of cube positions and fixture states. Directions are those of the robot: left is +y, far is +x."""
+"""Captions of cube positions, fixture states and buttons. Directions are those of the robot: left is +y, far is +x."""
 
 from __future__ import annotations
 
@@ -50,11 +50,13 @@ FIXTURE_LAST = "the {thing} should be {state}"
 
 
 def describe(observations: Mapping[str, np.ndarray]) -> list[Caption]:
-    """Captions of each cube and, in the scene, of drawer, window and buttons.
+    """Captions of each cube, in the scene of drawer, window and buttons, in a puzzle of each button.
 
     Args:
         observations: columns of `Manipulation`, (N, C).
     """
+    if "cubes" not in observations:
+        return _of_buttons(np.asarray(observations["buttons"]) > 0.5)
     cubes = np.asarray(observations["cubes"])
     cubes = cubes.reshape(len(cubes), -1, 3)
     names = ["cube"] if cubes.shape[1] == 1 else [f"{colour} cube" for colour in COLOURS[: cubes.shape[1]]]
@@ -70,6 +72,15 @@ def describe(observations: Mapping[str, np.ndarray]) -> list[Caption]:
     for number, thing in enumerate(("drawer", "window")):
         unlocked = np.asarray(observations["buttons"])[:, number] > 0.5
         captions += [_of_fixture(thing, ("unlocked",), unlocked), _of_fixture(thing, ("locked",), ~unlocked)]
+    return captions
+
+
+def _of_buttons(on: np.ndarray) -> list[Caption]:
+    """Captions of the buttons of a puzzle, (N, B)."""
+    captions = []
+    for number, true in enumerate(on.T, 1):
+        name = f"button number {number}"
+        captions += [_of_fixture(name, ("blue", "on"), true), _of_fixture(name, ("red", "off"), ~true)]
     return captions
 
 

@@ -10,7 +10,7 @@ def plain(request):
     return Manipulation(name=request.param)
 
 
-@pytest.fixture(scope="module", params=("cube-double", "scene"))
+@pytest.fixture(scope="module", params=("cube-double", "scene", "puzzle-3x3"))
 def play(request):
     return Manipulation(name=request.param, behaviour="play")
 

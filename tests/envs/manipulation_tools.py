@@ -1,6 +1,15 @@
 import numpy as np
 
-CUBES = {"cube-single": 1, "cube-double": 2, "cube-triple": 3, "scene": 1}
+CUBES = {
+    "cube-single": 1,
+    "cube-double": 2,
+    "cube-triple": 3,
+    "scene": 1,
+    "puzzle-3x3": 0,
+    "puzzle-4x4": 0,
+    "puzzle-4x5": 0,
+}
+BUTTONS = {"scene": 2, "puzzle-3x3": 9, "puzzle-4x4": 16, "puzzle-4x5": 20}
 
 
 def episode(env, seed, steps=25, task=1):

@@ -3,7 +3,7 @@ from functools import partial
 import gymnasium
 import numpy as np
 import pytest
-from manipulation_tools import CUBES, episode
+from manipulation_tools import BUTTONS, CUBES, episode
 
 from hiwm.data.collect import Collection, collect
 from hiwm.data.policies import NoisyExpertPolicy
@@ -35,18 +35,15 @@ def test_the_contract(plain):
 
 
 def test_shapes(plain):
-    n = CUBES[plain.name]
-    scene = plain.name == "scene"
+    n, b, slides = CUBES[plain.name], BUTTONS.get(plain.name, 0), 2 * (plain.name == "scene")
     shapes = {name: space.shape for name, space in plain.observation_space.items()}
-    fixtures = {"buttons": (2,), "drawer": (1,), "window": (1,), "fixtures": (6,), "fixtures_relative": (36,)}
     assert shapes == {
         "effector": (13,),
-        "cubes": (3 * n,),
-        "cube_turns": (5 * n,),
-        "relative": (11 * n,),
-        "entities": (6, 18) if scene else (1 + n, 15),
-        "raw": (40,) if scene else (19 + 9 * n,),
-        **(fixtures if scene else {}),
+        **({"cubes": (3 * n,), "cube_turns": (5 * n,), "relative": (11 * n,)} if n else {}),
+        **({"buttons": (b,), "fixtures": (2 * b + slides,), "fixtures_relative": (9 * (b + slides),)} if b else {}),
+        **({"drawer": (1,), "window": (1,)} if slides else {}),
+        "entities": (1 + n + b + slides, 18 if slides else 15),
+        "raw": (19 + 9 * n + 4 * b + 2 * slides,),
     }
 
 
@@ -87,7 +84,7 @@ def test_the_global_generator_is_left_alone(plain, play):
 
 
 def test_different_seeds_differ(plain):
-    starts = np.stack([plain.reset(seed=seed)[0]["cubes"] for seed in range(4)])
+    starts = np.stack([plain.reset(seed=seed)[0]["raw"] for seed in range(4)])
     assert len(np.unique(starts, axis=0)) == 4
 
 
@@ -96,9 +93,13 @@ def test_the_goal_of_a_task_is_that_of_ogbench(plain):
         observation, info = plain.reset(seed=task, options={"task_id": task})
         inner = plain.unwrapped
         assert inner.cur_task_id == task
-        targets = [inner._data.mocap_pos[i] for i in inner._cube_target_mocap_ids]
-        # two random steps lie between the exact goal and its observation
-        np.testing.assert_allclose(info["goal"]["cubes"].reshape(-1, 3), targets, atol=0.01)
+        if CUBES[plain.name]:
+            targets = [inner._data.mocap_pos[i] for i in inner._cube_target_mocap_ids]
+            # two random steps lie between the exact goal and its observation
+            np.testing.assert_allclose(info["goal"]["cubes"].reshape(-1, 3), targets, atol=0.01)
+        else:
+            np.testing.assert_array_equal(observation["buttons"], inner.cur_task_info["init_button_states"])
+            np.testing.assert_array_equal(info["goal"]["buttons"], inner.cur_task_info["goal_button_states"])
         if plain.name == "scene":
             goal = inner.cur_task_info["goal"]
             np.testing.assert_array_equal(info["goal"]["buttons"], goal["button_states"])
@@ -157,10 +158,48 @@ def test_the_oracle_moves_one_thing_after_another(play):
             plans[-1] |= info["success"]
             assert not ended
             assert "goal" not in info
-    assert tasks == ({"cube", "button", "drawer", "window"} if play.name == "scene" else {"cube"})
+    kinds = {"scene": {"cube", "button", "drawer", "window"}, "puzzle-3x3": {"button"}, "cube-double": {"cube"}}
+    assert tasks == kinds[play.name]
     assert len(plans) > 12
     assert np.mean(plans) > 0.6
     assert np.isfinite(observation["raw"]).all()
+
+
+def test_a_button_of_a_puzzle_switches_its_neighbours():
+    env = Manipulation(name="puzzle-3x3", behaviour="play")
+    before, info = env.reset(seed=0)
+    pressed, toggled = [], []
+    for _ in range(300):
+        after, _, _, _, info = env.step(info["expert_action"])
+        if (after["buttons"] != before["buttons"]).any():
+            pressed.append(int(before["fixtures"][:9].argmin()))
+            toggled.append(np.flatnonzero(after["buttons"] != before["buttons"]).tolist())
+        before = after
+    assert len(pressed) > 5
+    for button, switched in zip(pressed, toggled, strict=True):
+        row, column = divmod(button, 3)
+        near = [(row, column), (row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
+        assert switched == sorted(3 * i + j for i, j in near if 0 <= i < 3 and 0 <= j < 3)
+
+
+def test_a_puzzle_is_solved_by_the_presses_that_solve_lights_out():
+    from ogbench.manipspace.oracles.plan.button_plan import ButtonPlanOracle
+
+    env = Manipulation(name="puzzle-3x3")
+    env.reset(seed=0, options={"task_id": 1})
+    inner, steps = env.unwrapped, 0
+    for button in (0, 8):
+        oracle = ButtonPlanOracle(env=inner, noise=0, gripper_always_closed=True)
+        info = inner.compute_ob_info()
+        info["privileged/target_button_top_pos"] = inner._data.site_xpos[inner._button_site_ids[button]].copy()
+        oracle.reset(None, info)
+        while not oracle.done:
+            _, _, ended, _, info_of_step = env.step(oracle.select_action(None, inner.compute_ob_info()))
+            steps += 1
+            if ended:
+                break
+    assert info_of_step["success"]
+    assert steps < 100
 
 
 def test_a_lost_cube_ends_the_episode_of_a_scene(scene):
@@ -174,7 +213,7 @@ def test_a_lost_cube_ends_the_episode_of_a_scene(scene):
 
 
 def test_data_do_not_depend_on_workers():
-    for name in ("cube-single", "scene"):
+    for name in ("cube-single", "scene", "puzzle-3x3"):
         make_env = partial(Manipulation, name=name, behaviour="play")
         collection = Collection(make_env, partial(NoisyExpertPolicy, noise=0.0), 3, 60, 0, "state", num_envs=2)
         alone, together = (list(collect(collection, workers)) for workers in (1, 2))

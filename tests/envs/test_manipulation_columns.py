@@ -2,10 +2,10 @@ from functools import partial
 
 import mujoco
 import numpy as np
-from manipulation_tools import CUBES, episode
+from manipulation_tools import BUTTONS, CUBES, episode
 
-from hiwm.envs.manipulation import columns
 from hiwm.envs.manipulation_captions import describe
+from hiwm.envs.manipulation_columns import columns
 
 
 def turn(about, angle):
@@ -60,9 +60,9 @@ def check_against_simulator(env, observation):
     near(effector[:5], [*pinch, np.cos(yaw), np.sin(yaw)])
     near(effector[5:7], np.concatenate([info["proprio/gripper_opening"], info["proprio/gripper_contact"]]))
     near(effector[7:], data.qvel[inner._arm_joint_ids])
-    relative = observation["relative"].reshape(-1, 11)
-    turns = observation["cube_turns"].reshape(-1, 5)
     for i in range(CUBES[env.name]):
+        relative = observation["relative"].reshape(-1, 11)
+        turns = observation["cube_turns"].reshape(-1, 5)
         position = data.joint(f"object_joint_{i}").qpos[:3]
         body = np.zeros(9)
         mujoco.mju_quat2Mat(body, data.joint(f"object_joint_{i}").qpos[3:])
@@ -74,17 +74,19 @@ def check_against_simulator(env, observation):
         near(relative[i, :9], np.concatenate([d, np.tanh(d / 0.03), np.tanh(d / 0.01)]), atol=1e-5)
         near(relative[i, 9:], [np.cos(4 * (yaw - cube_yaw)), np.sin(4 * (yaw - cube_yaw))], atol=1e-5)
     near(observation["raw"], inner.compute_observation())
-    if env.name != "scene":
+    if env.name not in BUTTONS:
         return
-    drawer, window = (data.joint(f"{name}_slide") for name in ("drawer", "window"))
-    buttons = [data.joint(f"buttonbox_joint_{i}") for i in range(2)]
+    buttons, slides = [data.joint(f"buttonbox_joint_{i}") for i in range(BUTTONS[env.name])], []
+    sites = list(inner._button_site_ids)
     near(observation["buttons"], inner._cur_button_states)
-    near(observation["drawer"], drawer.qpos)
-    near(observation["window"], window.qpos)
-    moving = [*buttons, drawer, window]
+    if env.name == "scene":
+        slides = [data.joint(f"{name}_slide") for name in ("drawer", "window")]
+        sites += [inner._drawer_site_id, inner._window_site_id]
+        near(observation["drawer"], slides[0].qpos)
+        near(observation["window"], slides[1].qpos)
+    moving = [*buttons, *slides]
     near(observation["fixtures"], [*(b.qpos[0] for b in buttons), *(joint.qvel[0] for joint in moving)])
-    sites = [*inner._button_site_ids, inner._drawer_site_id, inner._window_site_id]
-    for d, site in zip(observation["fixtures_relative"].reshape(4, 9), sites, strict=True):
+    for d, site in zip(observation["fixtures_relative"].reshape(-1, 9), sites, strict=True):
         true = pinch - data.site_xpos[site]
         near(d[:3], true, atol=4e-4)  # the hinges' axes are a little askew
         near(d[3:], np.concatenate([np.tanh(d[:3] / 0.03), np.tanh(d[:3] / 0.01)]), atol=1e-5)
@@ -116,7 +118,7 @@ def test_a_cube_looks_the_same_every_quarter_turn_and_shows_its_tilt():
         row[15:17] = np.cos(effector), np.sin(effector)
         row[22:26] = quaternion(matrix)
         row[26:28] = np.cos(yaw), np.sin(yaw)
-    named = columns(raw, scene=False)
+    named = columns(raw, "cube-single")
     np.testing.assert_allclose(named["cube_turns"][:, :2], np.stack([np.cos(4 * yaws), np.sin(4 * yaws)], 1), atol=1e-6)
     ups = [turn([0, 0, 1], y) @ [np.sin(t), 0, np.cos(t)] for y, t in zip(yaws, tilts, strict=True)]
     np.testing.assert_allclose(named["cube_turns"][:, 2:], ups, atol=1e-6)
@@ -126,33 +128,43 @@ def test_a_cube_looks_the_same_every_quarter_turn_and_shows_its_tilt():
 
 def test_columns_of_a_batch_are_those_of_its_rows(play):
     raw = episode(play, 4)["raw"].astype(np.float64)
-    scene = play.name == "scene"
-    batch = columns(raw.reshape(3, 9, -1), scene=scene)
+    batch = columns(raw.reshape(3, 9, -1), play.name)
     for i, row in enumerate(raw):
-        for name, column in columns(row, scene=scene).items():
+        for name, column in columns(row, play.name).items():
             np.testing.assert_array_equal(batch[name][i // 9, i % 9], column)
             assert column.dtype == np.float32
 
 
 def test_entities_hold_the_raw_state_and_nothing_relative(play):
     observation = {name: rows[-1] for name, rows in episode(play, 2).items()}
-    scene, n = play.name == "scene", CUBES[play.name]
+    scene, n, b = play.name == "scene", CUBES[play.name], BUTTONS.get(play.name, 0)
     entities = observation["entities"]
     kinds = 5 if scene else 2
-    of = [0, *[1] * n, *([2, 2, 3, 4] if scene else [])]
+    of = [0, *[1] * n, *[kinds - 3 if scene else 1] * b, *([3, 4] if scene else [])]
     np.testing.assert_array_equal(entities[:, :kinds], np.eye(kinds)[of])
     state = entities[:, kinds:]
     np.testing.assert_array_equal(state[0], observation["effector"])
     for i in range(n):
         row = [*observation["cubes"].reshape(n, 3)[i], *observation["cube_turns"].reshape(n, 5)[i]]
         np.testing.assert_array_equal(state[1 + i], [*row, *np.zeros(5)])
+    for i in range(b):
+        moving = observation["fixtures"][[i, b + i]]
+        np.testing.assert_array_equal(state[1 + n + i, 3:6], [observation["buttons"][i], *moving])
+        assert not state[1 + n + i, 6:].any()
+    if b:
+        where = observation["effector"][:3] - observation["fixtures_relative"].reshape(-1, 9)[:, :3]
+        np.testing.assert_allclose(state[1 + n :, :3], where, atol=1e-6)
     if scene:
         fixtures = observation["fixtures"]
-        for i in range(2):
-            np.testing.assert_array_equal(state[2 + i, 3:6], [observation["buttons"][i], *fixtures[[i, 2 + i]]])
         np.testing.assert_array_equal(state[4, 3:5], [observation["drawer"][0], fixtures[4]])
         np.testing.assert_array_equal(state[5, 3:5], [observation["window"][0], fixtures[5]])
-        where = observation["effector"][:3] - observation["fixtures_relative"].reshape(4, 9)[:, :3]
-        np.testing.assert_allclose(state[2:, :3], where, atol=1e-6)
-        assert not state[2:4, 6:].any()
         assert not state[4:, 5:].any()
+
+
+def test_captions_of_a_puzzle_name_its_buttons():
+    captions = describe({"buttons": np.array([[1, 0, 1], [0, 0, 1]])})
+    true = {caption.wordings[0]: np.flatnonzero(caption.true).tolist() for caption in captions}
+    assert true["the button number 1 is blue"] == [0]
+    assert true["the button number 1 is red"] == [1]
+    assert true["the button number 2 is blue"] == []
+    assert true["the button number 3 is blue"] == [0, 1]
