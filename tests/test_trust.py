@@ -257,3 +257,8 @@ def test_named_layers_of_torch_are_trusted_as_arguments():
         assert issubclass(locate(name), torch.nn.Module)
     with pytest.raises(ValueError, match=r"'torch\.nn\.Linear' is not trusted"):
         locate("torch.nn.Linear", kinds=("hiwm.levels.parts.Encoder",))
+
+
+def test_arguments_of_the_config_win_over_those_that_are_filled_in():
+    described = {"_target_": "hiwm.levels.encoders.mlp.MLPEncoder", "dim": 3, "width": 8, "depth": 1}
+    assert build(described, inputs={"state": (4,)}, dim=5, unknown=1).dim == 3
