@@ -39,6 +39,7 @@ def test_shapes(plain):
     shapes = {name: space.shape for name, space in plain.observation_space.items()}
     assert shapes == {
         "effector": (13,),
+        "position": (3,),
         **({"cubes": (3 * n,), "cube_turns": (5 * n,), "relative": (11 * n,)} if n else {}),
         **({"buttons": (b,), "fixtures": (2 * b + slides,), "fixtures_relative": (9 * (b + slides),)} if b else {}),
         **({"drawer": (1,), "window": (1,)} if slides else {}),

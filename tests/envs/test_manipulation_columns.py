@@ -57,6 +57,7 @@ def check_against_simulator(env, observation):
     yaw = np.arctan2(facing[1, 0], facing[0, 0])
     near = partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-6)
     effector = observation["effector"]
+    near(observation["position"], pinch)
     near(effector[:5], [*pinch, np.cos(yaw), np.sin(yaw)])
     near(effector[5:7], np.concatenate([info["proprio/gripper_opening"], info["proprio/gripper_contact"]]))
     near(effector[7:], data.qvel[inner._arm_joint_ids])
