@@ -138,9 +138,8 @@ class Level(Trainable):
         """
         if self.inverse is None:
             raise ValueError("this level has no inverse model; levels.level<k>.inverse is null")
-        if self.reads_latent:
-            source = self.standardize({"latent": source})["latent"]
-        return self.inverse(source, target, steps_left)
+        source = self.standardize({"latent": source})["latent"] if self.reads_latent else self.encoder.rescale(source)
+        return self.inverse(source, self.encoder.rescale(target), steps_left)
 
     def encode_clip(self, clip: Clip) -> EncodedClip:
         """Encode a clip of any length."""

@@ -30,6 +30,10 @@ class Encoder(nn.Module, ABC):
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Standardised inputs, each (..., *shape) -> (..., D)."""
 
+    def rescale(self, latent: Tensor) -> Tensor:
+        """The latent with all of its parts at a scale that an inverse model can read, (..., D) -> (..., D)."""
+        return latent
+
 
 class ActionEncoder(nn.Module, ABC):
     """A chunk of actions of the level below -> one action. Given `dim_latent`, `dim_below`, `stride`.

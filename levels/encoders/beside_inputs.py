@@ -46,6 +46,10 @@ class BesideInputsEncoder(Encoder):
         """Inputs as one tensor, (..., X) -> (..., D)."""
         return torch.cat([SCALE * x, self.net(x)], -1)
 
+    def rescale(self, latent: Tensor) -> Tensor:
+        """[x, MLP(x)], (..., D) -> (..., D)."""
+        return torch.cat([self.inputs(latent), latent[..., self.dim_inputs :]], -1)
+
     def inputs(self, latent: Tensor) -> Tensor:
         """The inputs that a latent holds, (..., D) -> (..., X)."""
         return latent[..., : self.dim_inputs] / SCALE

@@ -98,6 +98,7 @@ def test_a_latent_that_holds_its_inputs_is_as_far_as_its_embedding():
     inputs = {"a": torch.randn(6, 2), "b": torch.randn(6, 3)}
     latent = encoder(inputs)
     torch.testing.assert_close(encoder.inputs(latent), torch.cat([inputs["a"], inputs["b"]], -1))
+    torch.testing.assert_close(encoder.rescale(latent), torch.cat([encoder.inputs(latent), latent[:, 5:]], -1))
     embedding = latent[:, encoder.dim_inputs :]
     torch.testing.assert_close(embedding, encoder.net(torch.cat([inputs["a"], inputs["b"]], -1)))
     torch.testing.assert_close(
@@ -136,6 +137,16 @@ def test_a_level_trains_with_the_error_of_its_predictor(monkeypatch):
     monkeypatch.setattr(type(level.predictor), "error", lambda *_: torch.tensor(7.0))
     output = level.output(Clip({"latent": torch.randn(3, 5, 5)}, torch.randn(3, 4, 2, 2), None))
     assert level.losses_of(output, None, torch.Generator())["prediction"] == 7
+
+
+def test_an_inverse_model_sees_the_inputs_in_a_latent_at_their_own_scale():
+    level = build(composed("predictor=via_inputs"), LATENT).eval()
+    target = level.encode({"latent": torch.randn(4, 5)})
+    other = target.clone()
+    other[:, : level.encoder.dim_inputs] += 0.001  # inputs that differ by 1
+    below, steps = torch.randn(4, 5), torch.ones(4)
+    difference = level.infer_action(below, target, steps) - level.infer_action(below, other, steps)
+    assert difference.abs().max() > 0.02
 
 
 def test_an_ensemble_measures_the_error_of_its_members():
