@@ -91,9 +91,12 @@ class ActionBank(Head):
 
 
 @torch.no_grad()
-def mean_step(level: Level, bank: ActionBank, p: int) -> Tensor:
+def mean_step(level: Level, bank: ActionBank, p: int, rescale: bool = False) -> Tensor:
     """Mean `distance` over one step of the trained level from the real latents by the real actions of the bank, ()."""
-    return distance(level.predict(bank.start, bank.actions[:, 0]), bank.start, p).mean()
+    after, start = level.predict(bank.start, bank.actions[:, 0]), bank.start
+    if rescale:
+        after, start = level.encoder.rescale(after), level.encoder.rescale(start)
+    return distance(after, start, p).mean()
 
 
 def build_action_bank(latents: Trajectories, period: int, config: ActionBankConfig, seed: int) -> ActionBank:

@@ -63,6 +63,7 @@ class LevelPlanning(Settings):
         disagreement_weight: weight of an ensemble's expected squared error in the cost of a search, the largest up to the plan's
             cheapest step (see `Calibration.expected_error`). With 1 it weighs as much as a squared distance in the level's latents.
         support_weight: weight of the distance by which a plan has left the real latents; see `hiwm.planning.support`.
+        support_margin: steps from the real latents that cost nothing; never less than twice their median spacing.
         costs: more costs of a search: name -> `_target_` and arguments of a `Cost`.
     """
 
@@ -75,6 +76,7 @@ class LevelPlanning(Settings):
     value_weight: float = Field(default=0.0, ge=0)
     disagreement_weight: float = Field(default=0.0, ge=0)
     support_weight: float = Field(default=0.0, ge=0)
+    support_margin: float = Field(default=0.5, ge=0)
     costs: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
 
     @field_validator("strategy", mode="before")

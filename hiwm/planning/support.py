@@ -17,23 +17,26 @@ AT_ONCE = 100  # of them at a time, to save memory
 class SupportCost(Cost):
     """How far a plan has left the real latents of the action bank, summed over its steps so far.
 
-        weight * c / l * sum over steps of max(0, min over real latents r of |z - r| - margin),
+        weight * c / l * sum over steps of max(0, min over real latents r of |z - r| - margin * l),
 
-    where l is the Euclidean length of a step, c its cost (see `LevelModel`), and `margin` the larger of l / 2 and twice the median spacing of the latents.
+    where l is the Euclidean length of a step and c its cost (see `LevelModel`). The margin is at least twice the median spacing of the real latents. Latents that hold their
+    inputs (`Encoder.rescale`) are compared with these at full scale: a predicted state between two real ones, such as a button that is half on, may be embedded near a real one.
     Only the real latents that are at most 2 H l farther from the start of a plan than the nearest one are compared, for the level's horizon H. A plan no longer than
     H l has its nearest real latents among these. On a GPU all are compared, because to choose would wait for it.
 
     Args:
         model: of the level; has an action bank.
         weight: with 1, a latent that is one step too far from the data costs as much as one step towards a whole observation.
+        margin: steps from the real latents that cost nothing.
     """
 
-    def __init__(self, model: LevelModel, weight: float) -> None:
+    def __init__(self, model: LevelModel, weight: float, margin: float = 0.5) -> None:
         assert model.bank is not None, "checked before"
-        self.real, length = model.bank.start.unique(dim=0), model.step_length
+        self.rescale, length = model.rescale, model.rescaled_length
+        self.real = self.rescale(model.bank.start).unique(dim=0)
         self.weight = weight * model.step_cost / length if length else 0.0  # 0: a collapsed level
         self.reach = 2 * model.horizon * length
-        self.margin = (2 * _spacing(self.real)).clamp_min(0.5 * length)
+        self.margin = (2 * _spacing(self.real)).clamp_min(margin * length)
         #: the start of the last plans, its version, and the real latents near each episode's
         self.near: tuple[Tensor, int, list[Tensor]] | None = None
 
@@ -43,7 +46,7 @@ class SupportCost(Cost):
 
     def _away(self, rollout: Rollout) -> Tensor:
         """Distance of every latent to the nearest real one, (B * S * H,)."""
-        latents, start = rollout.latents, rollout.start
+        latents, start = self.rescale(rollout.latents), rollout.start
         if start.device.type != "cpu":  # to choose real latents would wait for the device
             return nearest(latents.flatten(0, -2), self.real)[0]
         return torch.cat(
@@ -54,7 +57,7 @@ class SupportCost(Cost):
         """Real latents near each start, (B, D); kept, because a search evaluates many plans from the same start."""
         version = 0 if start.is_inference() else start._version
         if self.near is None or self.near[0] is not start or self.near[1] != version:
-            apart = torch.cdist(start, self.real)
+            apart = torch.cdist(self.rescale(start), self.real)
             self.near = start, version, [self.real[row <= row.min() + self.reach] for row in apart]
         return self.near[2]
 
