@@ -9,37 +9,45 @@ from hiwm.checks import at_least
 
 
 class PositionalEncoding(nn.Module):
-    """x, sin(2^k x) and cos(2^k x) of every input, k = 0 ... K-1.
+    """x, and sin(2^k x) and cos(2^k x) of the encoded inputs, k = 0 ... K-1.
 
     Equation 4 of Mildenhall et al. 2020 (arXiv 2003.08934) with x itself, and without the factor pi, because inputs are standardised.
 
-    A perceptron learns slowly what changes within a short distance (Tancik et al. 2020, arXiv 2006.10739), such as on which side of a thin wall a position is.
+    A perceptron learns slowly what changes within a short distance (Tancik et al. 2020, arXiv 2006.10739), such as on which side of a thin wall a position is. Of inputs that
+    describe a whole episode, such as a map, it would learn each one by heart: encode the positions alone.
 
     Args:
         dim_in: number of inputs.
         frequencies: number K.
+        encoded: the first so many inputs are encoded; None: all.
     """
 
-    def __init__(self, dim_in: int, frequencies: int) -> None:
+    def __init__(self, dim_in: int, frequencies: int, encoded: int | None = None) -> None:
         super().__init__()
+        at_least(1, encoded=dim_in if encoded is None else encoded)
         self.frequencies = frequencies
-        self.dim = dim_in * (1 + 2 * frequencies)
+        self.encoded = dim_in if encoded is None else min(encoded, dim_in)
+        self.dim = dim_in + self.encoded * 2 * frequencies
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim_in) -> (..., dim)."""
-        phase = (x.unsqueeze(-1) * 2.0 ** torch.arange(self.frequencies, device=x.device)).flatten(-2)
+        phase = (x[..., : self.encoded].unsqueeze(-1) * 2.0 ** torch.arange(self.frequencies, device=x.device)).flatten(
+            -2
+        )
         return torch.cat([x, phase.sin(), phase.cos()], -1)
 
 
-def mlp(dim_in: int, width: int, depth: int, dim_out: int, frequencies: int = 0) -> nn.Sequential:
+def mlp(
+    dim_in: int, width: int, depth: int, dim_out: int, frequencies: int = 0, encoded: int | None = None
+) -> nn.Sequential:
     """`depth` hidden layers of Linear, LayerNorm, GELU, then a Linear: (..., dim_in) -> (..., dim_out).
 
-    With `frequencies` K > 0, the `PositionalEncoding` of the inputs comes first.
+    With `frequencies` K > 0, the `PositionalEncoding` of the first `encoded` inputs comes first; None: of all.
     """
     at_least(0, frequencies=frequencies)
     layers: list[nn.Module] = []
     if frequencies:
-        encoding = PositionalEncoding(dim_in, frequencies)
+        encoding = PositionalEncoding(dim_in, frequencies, encoded)
         layers.append(encoding)
         dim_in = encoding.dim
     for i in range(depth):

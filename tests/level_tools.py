@@ -40,7 +40,7 @@ CASES = {
     "predictor=via_inputs": (
         ["encoder@levels.level1.encoder=beside_inputs", "predictor@levels.level1.predictor=via_inputs"], 1, LATENT, 3,
     ),
-    "frequencies": (["+levels.level1.encoder.frequencies=3", "+levels.level1.predictor.frequencies=3"], 1, LATENT, 3),
+    "frequencies": (["+levels.level1.encoder.frequencies=3", "+levels.level1.encoder.encoded=2", "+levels.level1.predictor.frequencies=3"], 1, LATENT, 3),
     "ensemble of predictor=via_inputs": (
         [
             "encoder@levels.level1.encoder=beside_inputs", "predictor@levels.level1.predictor=ensemble",

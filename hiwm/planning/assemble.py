@@ -30,7 +30,7 @@ from hiwm.planning.validate import check_planner
 SHIPPED_COSTS: dict[str, Callable[[LevelModel, float, LevelPlanning], Cost]] = {
     "value": lambda model, weight, _: ValueCost(model, weight),
     "disagreement": lambda model, weight, _: DisagreementCost(model, weight),
-    "support": lambda model, weight, level: SupportCost(model, weight, level.support_margin),
+    "support": lambda model, weight, level: SupportCost(model, weight, level.support_margin, level.support_inputs),
 }
 COST_ARGUMENTS = ("hierarchy", "level", "heads")  # arguments that a custom cost may take
 

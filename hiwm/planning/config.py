@@ -64,6 +64,7 @@ class LevelPlanning(Settings):
             cheapest step (see `Calibration.expected_error`). With 1 it weighs as much as a squared distance in the level's latents.
         support_weight: weight of the distance by which a plan has left the real latents; see `hiwm.planning.support`.
         support_margin: steps from the real latents that cost nothing; never less than twice their median spacing.
+        support_inputs: compare the inputs that latents hold (encoder `beside_inputs`), too.
         costs: more costs of a search: name -> `_target_` and arguments of a `Cost`.
     """
 
@@ -77,6 +78,7 @@ class LevelPlanning(Settings):
     disagreement_weight: float = Field(default=0.0, ge=0)
     support_weight: float = Field(default=0.0, ge=0)
     support_margin: float = Field(default=0.5, ge=0)
+    support_inputs: bool = False
     costs: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
 
     @field_validator("strategy", mode="before")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -19,8 +21,8 @@ class SupportCost(Cost):
 
         weight * c / l * sum over steps of max(0, min over real latents r of |z - r| - margin * l),
 
-    where l is the Euclidean length of a step and c its cost (see `LevelModel`). The margin is at least twice the median spacing of the real latents. Latents that hold their
-    inputs (`Encoder.rescale`) are compared with these at full scale: a predicted state between two real ones, such as a button that is half on, may be embedded near a real one.
+    where l is the Euclidean length of a step and c its cost (see `LevelModel`). The margin is at least twice the median spacing of the real latents. With `inputs`, latents
+    that hold their inputs are compared with these at full scale (`Encoder.rescale`): a predicted state between two real ones, such as a button that is half on, may be embedded near a real one.
     Only the real latents that are at most 2 H l farther from the start of a plan than the nearest one are compared, for the level's horizon H. A plan no longer than
     H l has its nearest real latents among these. On a GPU all are compared, because to choose would wait for it.
 
@@ -28,11 +30,13 @@ class SupportCost(Cost):
         model: of the level; has an action bank.
         weight: with 1, a latent that is one step too far from the data costs as much as one step towards a whole observation.
         margin: steps from the real latents that cost nothing.
+        inputs: compare the inputs that latents hold, too.
     """
 
-    def __init__(self, model: LevelModel, weight: float, margin: float = 0.5) -> None:
+    def __init__(self, model: LevelModel, weight: float, margin: float = 0.5, inputs: bool = False) -> None:
         assert model.bank is not None, "checked before"
-        self.rescale, length = model.rescale, model.rescaled_length
+        self.rescale: Callable[[Tensor], Tensor] = model.rescale if inputs else _as_it_is
+        length = model.rescaled_length if inputs else model.step_length
         self.real = self.rescale(model.bank.start).unique(dim=0)
         self.weight = weight * model.step_cost / length if length else 0.0  # 0: a collapsed level
         self.reach = 2 * model.horizon * length
@@ -60,6 +64,10 @@ class SupportCost(Cost):
             apart = torch.cdist(self.rescale(start), self.real)
             self.near = start, version, [self.real[row <= row.min() + self.reach] for row in apart]
         return self.near[2]
+
+
+def _as_it_is(latent: Tensor) -> Tensor:
+    return latent
 
 
 def _spacing(points: Tensor) -> Tensor:

@@ -27,15 +27,23 @@ class BesideInputsEncoder(Encoder):
         width: units of a hidden layer.
         depth: hidden layers.
         frequencies: of the `PositionalEncoding` of the inputs; 0: none.
+        encoded: the first so many inputs are encoded; None: all.
     """
 
     def __init__(
-        self, *, inputs: Mapping[str, tuple[int, ...]], dim: int, width: int = 128, depth: int = 3, frequencies: int = 0
+        self,
+        *,
+        inputs: Mapping[str, tuple[int, ...]],
+        dim: int,
+        width: int = 128,
+        depth: int = 3,
+        frequencies: int = 0,
+        encoded: int | None = None,
     ) -> None:
         super().__init__()
         self.flatten = IdentityEncoder(inputs=inputs)
         self.dim_inputs = self.flatten.dim
-        self.net = mlp(self.dim_inputs, width, depth, dim, frequencies)
+        self.net = mlp(self.dim_inputs, width, depth, dim, frequencies, encoded)
         self.dim = self.dim_inputs + dim
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:

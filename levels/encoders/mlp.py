@@ -20,6 +20,7 @@ class MLPEncoder(Encoder):
         width: units of a hidden layer.
         depth: hidden layers.
         frequencies: of the `PositionalEncoding` of the inputs; 0: none.
+        encoded: the first so many inputs are encoded; None: all.
         skip: whether to add a linear skip connection, which keeps the precision of the inputs.
     """
 
@@ -31,11 +32,12 @@ class MLPEncoder(Encoder):
         width: int = 128,
         depth: int = 2,
         frequencies: int = 0,
+        encoded: int | None = None,
         skip: bool = False,
     ) -> None:
         super().__init__()
         self.flatten = IdentityEncoder(inputs=inputs)
-        self.net = mlp(self.flatten.dim, width, depth, dim, frequencies)
+        self.net = mlp(self.flatten.dim, width, depth, dim, frequencies, encoded)
         self.skip = nn.Linear(self.flatten.dim, dim, bias=False) if skip else None
         self.dim = dim
 

@@ -18,13 +18,21 @@ class ResidualMLPPredictor(Predictor):
         width: units of a hidden layer.
         depth: hidden layers.
         frequencies: of the `PositionalEncoding` of latent and action; 0: none.
+        encoded: the first so many numbers of the latent are encoded; None: latent and action.
     """
 
     def __init__(
-        self, *, dim_latent: int, dim_action: int, width: int = 128, depth: int = 3, frequencies: int = 0
+        self,
+        *,
+        dim_latent: int,
+        dim_action: int,
+        width: int = 128,
+        depth: int = 3,
+        frequencies: int = 0,
+        encoded: int | None = None,
     ) -> None:
         super().__init__(dim_latent)
-        self.net = mlp(dim_latent + dim_action, width, depth, dim_latent, frequencies)
+        self.net = mlp(dim_latent + dim_action, width, depth, dim_latent, frequencies, encoded)
 
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
         """(..., D), (..., A) -> (..., D)."""

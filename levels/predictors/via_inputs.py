@@ -23,6 +23,7 @@ class ViaInputsPredictor(Predictor):
         width: units of a hidden layer.
         depth: hidden layers.
         frequencies: of the `PositionalEncoding` of inputs and action; 0: none.
+        encoded: the first so many inputs are encoded; None: inputs and action.
 
     Raises:
         ValueError: the encoder does not keep its inputs.
@@ -37,6 +38,7 @@ class ViaInputsPredictor(Predictor):
         width: int = 128,
         depth: int = 3,
         frequencies: int = 0,
+        encoded: int | None = None,
     ) -> None:
         super().__init__(dim_latent)
         if not isinstance(encoder, BesideInputsEncoder):
@@ -44,7 +46,7 @@ class ViaInputsPredictor(Predictor):
                 f"predicts the inputs in the latent, and {type(encoder).__name__} keeps none; expected encoder=beside_inputs at the same level"
             )
         self._encoder = (encoder,)  # a tuple, or its weights would be part of the predictor
-        self.net = mlp(encoder.dim_inputs + dim_action, width, depth, encoder.dim_inputs, frequencies)
+        self.net = mlp(encoder.dim_inputs + dim_action, width, depth, encoder.dim_inputs, frequencies, encoded)
 
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
         """(..., D), (..., A) -> (..., D)."""

@@ -172,5 +172,12 @@ def test_the_positional_encoding_tells_near_inputs_apart():
     phase = torch.tensor([[0.5, 1.0, 2.0, -1.0, -2.0, -4.0]])
     torch.testing.assert_close(encoding(x), torch.cat([x, phase.sin(), phase.cos()], -1))
     assert encoding.dim == 14
+    first = PositionalEncoding(3, frequencies=2, encoded=1)
+    x = torch.tensor([[0.3, -0.7, 9.0]])
+    phase = torch.tensor([[0.3, 0.6]])
+    torch.testing.assert_close(first(x), torch.cat([x, phase.sin(), phase.cos()], -1))
+    assert first.dim == 7
+    with pytest.raises(ValueError, match="encoded is 0"):
+        mlp(2, 8, 1, 1, frequencies=1, encoded=0)
     with pytest.raises(ValueError, match="frequencies is -1"):
         mlp(2, 8, 1, 1, frequencies=-1)

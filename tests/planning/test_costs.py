@@ -271,9 +271,7 @@ def test_a_plan_pays_for_every_step_that_leaves_the_real_latents(step_length, st
     """Real latents lie 0.1 apart along a line."""
     line = torch.stack([torch.linspace(0, 1, 11), torch.zeros(11)], 1)
     twice = SimpleNamespace(start=line.repeat(2, 1))
-    model = SimpleNamespace(
-        bank=twice, rescale=lambda z: z, rescaled_length=step_length, step_cost=step_cost, horizon=2
-    )
+    model = SimpleNamespace(bank=twice, step_length=step_length, step_cost=step_cost, horizon=2)
     cost = SupportCost(model, weight=2.0)
     on, off = [[0.5, 0.0], [0.6, 0.1]], [[0.5, 0.5], [0.6, 0.4]]
     latents = torch.tensor([[on, off]])
@@ -285,9 +283,7 @@ def test_a_plan_pays_for_every_step_that_leaves_the_real_latents(step_length, st
 def test_a_plan_is_compared_with_the_real_latents_that_it_can_come_near():
     """Real latents lie 0.1 apart along a line. Two steps of 0.05 lead 0.1 far, and twice that is 0.2."""
     line = torch.stack([torch.linspace(0, 1, 11), torch.zeros(11)], 1)
-    model = SimpleNamespace(
-        bank=SimpleNamespace(start=line), rescale=lambda z: z, rescaled_length=0.05, step_cost=0.05, horizon=2
-    )
+    model = SimpleNamespace(bank=SimpleNamespace(start=line), step_length=0.05, step_cost=0.05, horizon=2)
     cost = SupportCost(model, weight=1.0)
     start = torch.tensor([[0.02, 0.0], [0.77, 0.0], [-3.0, 0.0]])
     latents = torch.tensor([[[[0.1, 0.0], [0.9, 0.0]]]]).expand(3, 1, 2, 2)
@@ -304,16 +300,34 @@ def test_a_plan_is_compared_with_the_real_latents_that_it_can_come_near():
 def test_the_spacing_of_many_latents_is_that_of_some():
     side = torch.linspace(0, 6.3, 64)
     grid = torch.cartesian_prod(side, side)  # 4096 latents, 0.1 apart
-    model = SimpleNamespace(
-        bank=SimpleNamespace(start=grid), rescale=lambda z: z, rescaled_length=0.05, step_cost=0.05, horizon=2
-    )
+    model = SimpleNamespace(bank=SimpleNamespace(start=grid), step_length=0.05, step_cost=0.05, horizon=2)
     torch.testing.assert_close(SupportCost(model, weight=1.0).margin, torch.tensor(0.2), rtol=1e-2, atol=0)
 
 
-def test_all_of_a_collapsed_level_is_supported():
+def test_latents_that_hold_their_inputs_are_compared_with_these():
+    """All embeddings are alike; the inputs beside them, 0 and 1, differ by 0.001."""
+    real = torch.tensor([[0.0, 1.0], [0.001, 1.0]])
+    inputs = torch.tensor([1000.0, 1.0])
     model = SimpleNamespace(
-        bank=SimpleNamespace(start=torch.ones(5, 2)), rescale=lambda z: z, rescaled_length=0.0, step_cost=0.0, horizon=4
+        bank=SimpleNamespace(start=real), rescale=lambda z: z * inputs, rescaled_length=1.0, step_cost=3.0, horizon=1
     )
+    half = torch.tensor([[[[0.0005, 1.0]], [[0.001, 1.0]]]])
+    rollout = Rollout(real[:1], torch.zeros(1, 2, 1, 2), half)
+    cost = SupportCost(model, weight=2.0, margin=0.1, inputs=True)
+    cost.margin = torch.tensor(0.1)  # two latents have no spacing to speak of
+    torch.testing.assert_close(cost(rollout), torch.tensor([[[2 * 3.0 * 0.4], [0.0]]]))
+
+
+@pytest.mark.parametrize("margin", [0.5, 2.0])
+def test_the_margin_is_in_steps_and_at_least_twice_the_spacing(margin):
+    line = torch.stack([torch.linspace(0, 1, 101), torch.zeros(101)], 1)
+    model = SimpleNamespace(bank=SimpleNamespace(start=line), step_length=0.02, step_cost=0.02, horizon=2)
+    found = SupportCost(model, weight=1.0, margin=margin).margin
+    torch.testing.assert_close(found, torch.tensor(max(0.02 * margin, 0.02)), rtol=1e-3, atol=0)
+
+
+def test_all_of_a_collapsed_level_is_supported():
+    model = SimpleNamespace(bank=SimpleNamespace(start=torch.ones(5, 2)), step_length=0.0, step_cost=0.0, horizon=4)
     latents = torch.rand(1, 3, 4, 2)
     found = SupportCost(model, weight=1.0)(Rollout(torch.zeros(1, 2), torch.zeros(1, 3, 4, 2), latents))
     assert torch.equal(found, torch.zeros(1, 3, 4))
