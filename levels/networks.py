@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hiwm.checks import at_least
+from hiwm.checks import at_least, within
 
 
 class PositionalEncoding(nn.Module):
@@ -13,20 +13,20 @@ class PositionalEncoding(nn.Module):
 
     Equation 4 of Mildenhall et al. 2020 (arXiv 2003.08934) with x itself, and without the factor pi, because inputs are standardised.
 
-    A perceptron learns slowly what changes within a short distance (Tancik et al. 2020, arXiv 2006.10739), such as on which side of a thin wall a position is. Of inputs that
-    describe a whole episode, such as a map, it would learn each one by heart: encode the positions alone.
+    A perceptron learns slowly what changes within a short distance (Tancik et al. 2020, arXiv 2006.10739), such as on which side of a thin wall a position is. It
+    memorises encoded inputs that describe a whole episode, such as a map: encode the positions alone.
 
     Args:
         dim_in: number of inputs.
         frequencies: number K.
-        encoded: the first so many inputs are encoded; None: all.
+        encoded: number of leading inputs that are encoded; None: all.
     """
 
     def __init__(self, dim_in: int, frequencies: int, encoded: int | None = None) -> None:
         super().__init__()
-        at_least(1, encoded=dim_in if encoded is None else encoded)
         self.frequencies = frequencies
-        self.encoded = dim_in if encoded is None else min(encoded, dim_in)
+        self.encoded = dim_in if encoded is None else encoded
+        within(f"[1, {dim_in}]", encoded=self.encoded)
         self.dim = dim_in + self.encoded * 2 * frequencies
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,6 +45,8 @@ def mlp(
     With `frequencies` K > 0, the `PositionalEncoding` of the first `encoded` inputs comes first; None: of all.
     """
     at_least(0, frequencies=frequencies)
+    if encoded is not None and not frequencies:
+        raise ValueError(f"encoded is {encoded} but frequencies is 0; expected null, or frequencies of at least 1")
     layers: list[nn.Module] = []
     if frequencies:
         encoding = PositionalEncoding(dim_in, frequencies, encoded)

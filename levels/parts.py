@@ -31,7 +31,7 @@ class Encoder(nn.Module, ABC):
         """Standardised inputs, each (..., *shape) -> (..., D)."""
 
     def rescale(self, latent: Tensor) -> Tensor:
-        """The latent with all of its parts at a scale that an inverse model can read, (..., D) -> (..., D)."""
+        """The latent with the inputs it holds, if any, at their own scale, (..., D) -> (..., D); for inverse models and the support cost."""
         return latent
 
 

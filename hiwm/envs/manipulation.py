@@ -80,11 +80,10 @@ class Manipulation(gymnasium.Wrapper):
         self.observation_space = gymnasium.spaces.Dict(boxes)
         self.action_space = self.env.action_space
         self._random = np.random.RandomState(0)
-        self._oracles = {
-            task: oracle(env=self.env, noise=NOISE, noise_smoothing=SMOOTHING) for task, oracle in ORACLES.items()
-        }
-        # nothing to grasp in a puzzle, as in the recipe
-        self._oracles["button"]._gripper_always_closed = name.startswith("puzzle")
+        plan = {"env": self.env, "noise": NOISE, "noise_smoothing": SMOOTHING}
+        self._oracles = {task: oracle(**plan) for task, oracle in ORACLES.items()}
+        if name.startswith("puzzle"):  # nothing to grasp
+            self._oracles["button"] = ButtonPlanOracle(**plan, gripper_always_closed=True)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
         if seed is not None:

@@ -20,8 +20,8 @@ and with buttons, which are 2 in the scene; drawer and window are the scene's al
     buttons            (B)       states; in the scene, 0 locks and 1 unlocks the drawer (button 0) or the window (button 1)
     drawer             (1)       -0.16 (open) to 0
     window             (1)       0 to 0.2 (open)
-    fixtures           (2 B + 2) depths and velocities of the buttons; velocities of drawer and window
-    fixtures_relative  (9 B + 18) for each button, drawer and window: the first nine entries of `relative`
+    fixtures           (2 B)     depths and velocities of the buttons; in the scene (6) also velocities of drawer and window
+    fixtures_relative  (9 B)     d = effector - button; tanh(d / 3 cm); tanh(d / 1 cm); in the scene (36) also for drawer and window
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PUZZLE_SPACING, PUZZLE_HEIGHT = 0.1, 0.1254  # m, of the buttons of a puzzle, ar
 COARSE, FINE = 0.03, 0.01  # m: about the reach and the tolerance of a grasp
 
 
-def grid(name: str) -> tuple[int, int]:
+def _grid(name: str) -> tuple[int, int]:
     """Rows and columns of a puzzle's buttons, for instance (3, 3) of puzzle-3x3."""
     rows, number = name.removeprefix("puzzle-").split("x")
     return int(rows), int(number)
@@ -50,7 +50,7 @@ def button_tops(name: str) -> np.ndarray:
         return SCENE_BUTTONS
     if not name.startswith("puzzle"):
         return np.zeros((0, 3))
-    rows, number = grid(name)
+    rows, number = _grid(name)
     x, y = np.meshgrid(np.arange(rows) - (rows - 1) / 2, np.arange(number) - (number - 1) / 2, indexing="ij")
     offsets = np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], -1) * PUZZLE_SPACING
     return CENTRE + offsets + [0, 0, PUZZLE_HEIGHT]

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from hiwm.heads.heads import Heads, head_of
 from hiwm.hierarchy import Hierarchy
-from hiwm.levels.parts import Predictor
+from hiwm.levels.parts import Encoder, Predictor
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.graph.landmarks import LandmarkGraph
 
@@ -135,6 +135,11 @@ def check_levels(config: PlannerConfig, hierarchy: Hierarchy, calibrated: Sequen
     for k, level in enumerate(hierarchy.levels):
         if config.level(k).disagreement_weight:
             _check_disagreement(config, k, level.predictor, calibrated[k])
+        if config.level(k).support_inputs and type(level.encoder).rescale is Encoder.rescale:
+            raise ValueError(
+                f"planner.level{k}.support_inputs is true, but the latents of level {k} hold no inputs; expected false, or a level with "
+                f"encoder@levels.level{k}.encoder=beside_inputs"
+            )
 
 
 def _check_level_0(config: PlannerConfig, hierarchy: Hierarchy) -> None:

@@ -27,7 +27,7 @@ class BesideInputsEncoder(Encoder):
         width: units of a hidden layer.
         depth: hidden layers.
         frequencies: of the `PositionalEncoding` of the inputs; 0: none.
-        encoded: the first so many inputs are encoded; None: all.
+        encoded: how many leading inputs are encoded; None: all.
     """
 
     def __init__(

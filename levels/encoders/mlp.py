@@ -20,7 +20,7 @@ class MLPEncoder(Encoder):
         width: units of a hidden layer.
         depth: hidden layers.
         frequencies: of the `PositionalEncoding` of the inputs; 0: none.
-        encoded: the first so many inputs are encoded; None: all.
+        encoded: how many leading inputs are encoded; None: all.
         skip: whether to add a linear skip connection, which keeps the precision of the inputs.
     """
 

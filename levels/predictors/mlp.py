@@ -18,7 +18,7 @@ class ResidualMLPPredictor(Predictor):
         width: units of a hidden layer.
         depth: hidden layers.
         frequencies: of the `PositionalEncoding` of latent and action; 0: none.
-        encoded: the first so many numbers of the latent are encoded; None: latent and action.
+        encoded: how many leading numbers of the latent are encoded; None: latent and action.
     """
 
     def __init__(

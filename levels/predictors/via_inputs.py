@@ -23,7 +23,7 @@ class ViaInputsPredictor(Predictor):
         width: units of a hidden layer.
         depth: hidden layers.
         frequencies: of the `PositionalEncoding` of inputs and action; 0: none.
-        encoded: the first so many inputs are encoded; None: inputs and action.
+        encoded: how many leading inputs are encoded; None: inputs and action.
 
     Raises:
         ValueError: the encoder does not keep its inputs.

@@ -10,6 +10,7 @@ from hiwm.hierarchy import LevelSpec
 from hiwm.levels.clip import Clip
 from hiwm.levels.distance import distance
 from hiwm.levels.encoders.beside_inputs import BesideInputsEncoder
+from hiwm.levels.encoders.mlp import MLPEncoder
 from hiwm.levels.networks import PositionalEncoding, mlp
 from hiwm.levels.predictors.ensemble import EnsemblePredictor
 from hiwm.levels.predictors.graph import GraphPredictor
@@ -177,7 +178,20 @@ def test_the_positional_encoding_tells_near_inputs_apart():
     phase = torch.tensor([[0.3, 0.6]])
     torch.testing.assert_close(first(x), torch.cat([x, phase.sin(), phase.cos()], -1))
     assert first.dim == 7
-    with pytest.raises(ValueError, match="encoded is 0"):
-        mlp(2, 8, 1, 1, frequencies=1, encoded=0)
+    for wrong in (0, 3):
+        with pytest.raises(ValueError, match=f"encoded is {wrong}; expected a number in .1, 2"):
+            mlp(2, 8, 1, 1, frequencies=1, encoded=wrong)
+    with pytest.raises(ValueError, match="encoded is 1 but frequencies is 0"):
+        mlp(2, 8, 1, 1, encoded=1)
+    inputs = {"latent": (5,)}
+    encoder = BesideInputsEncoder(inputs=inputs, dim=4, width=8, frequencies=2, encoded=1)
+    sizes = {"dim_latent": 9, "dim_action": 2, "width": 8, "frequencies": 2, "encoded": 1}
+    parts = [
+        MLPEncoder(inputs=inputs, dim=4, width=8, frequencies=2, encoded=1),
+        encoder,
+        ResidualMLPPredictor(**sizes),
+    ]
+    parts.append(ViaInputsPredictor(**sizes, encoder=encoder))
+    assert [part.net[0].encoded for part in parts] == [1, 1, 1, 1]
     with pytest.raises(ValueError, match="frequencies is -1"):
         mlp(2, 8, 1, 1, frequencies=-1)
