@@ -84,6 +84,9 @@ class Counting(Predictor):
         super().__init__(len(getattr(part, "scale", [0])))
         self.part, self.count = part, 0
 
+    def rescale(self, latent):
+        return latent
+
     def forward(self, first, *others):
         rows = first["latent"] if isinstance(first, dict) and "latent" in first else first
         rows = rows["state"] if isinstance(rows, dict) else rows
