@@ -10,7 +10,7 @@ from torch import Tensor
 from hiwm.build import build_as
 from hiwm.heads.heads import Heads
 from hiwm.hierarchy import Hierarchy
-from hiwm.planning.config import STRATEGIES, LevelPlanning, PlannerConfig
+from hiwm.planning.config import STRATEGIES, PlannerConfig
 from hiwm.planning.contracts import CheckedCost
 from hiwm.planning.costs import Cost, DisagreementCost, ValueCost
 from hiwm.planning.counter import ForwardCounter
@@ -27,10 +27,10 @@ from hiwm.planning.targets import DirectNavigator, Navigator
 from hiwm.planning.validate import check_planner
 
 #: shipped costs by name; `LevelPlanning` has the weight of each, `<name>_weight`
-SHIPPED_COSTS: dict[str, Callable[[LevelModel, float, LevelPlanning], Cost]] = {
-    "value": lambda model, weight, _: ValueCost(model, weight),
-    "disagreement": lambda model, weight, _: DisagreementCost(model, weight),
-    "support": lambda model, weight, level: SupportCost(model, weight, level.support_margin, level.support_inputs),
+SHIPPED_COSTS: dict[str, Callable[..., Cost]] = {
+    "value": ValueCost,
+    "disagreement": DisagreementCost,
+    "support": SupportCost,
 }
 COST_ARGUMENTS = ("hierarchy", "level", "heads")  # arguments that a custom cost may take
 
@@ -137,8 +137,12 @@ def make_costs(
 ) -> dict[str, Cost]:
     """What a level minimises besides the distance to its target. A custom cost may take `hierarchy`, `level` and `heads`."""
     level = config.level(model.k)
+    inputs_of = hierarchy.levels[model.k] if level.support_inputs else None
+    more: dict[str, dict[str, Any]] = {"support": {"margin": level.support_margin, "inputs_of": inputs_of}}
     costs: dict[str, Cost] = {
-        name: SHIPPED_COSTS[name](model, weight, level) for name, weight in level.cost_weights.items() if weight
+        name: SHIPPED_COSTS[name](model, weight, **more.get(name, {}))
+        for name, weight in level.cost_weights.items()
+        if weight
     }
     for name, described in level.costs.items():
         key = f"planner.level{model.k}.costs.{name}"

@@ -44,7 +44,6 @@ class LevelModel:
         step_cost: mean distance, to that power, over one step from the real latents by the real actions of the bank. Without a bank, it is
             taken from `Predictor.scale`, which is measured before training and too small for an encoder that learns.
         step_length: Euclidean length of such a step, the root mean square.
-        rescaled_length: the same of latents that `rescale` has rescaled; see `Encoder.rescale`.
         bank: real macro-actions of the level; None without.
         flow: action prior, (latent, noise) -> macro-action; None without.
         value: (latent, part of a state) -> steps to go; None without.
@@ -74,8 +73,6 @@ class LevelModel:
         self.bank, self.calibration = head_of(heads.action_banks, k), head_of(heads.calibrations, k)
         self.p = level.p
         self.step_length = _mean_step(level, self.bank, 2).sqrt().item()
-        self.rescale = level.encoder.rescale
-        self.rescaled_length = _mean_step(level, self.bank, 2, rescale=True).sqrt().item()
         self.step_cost = self.step_length**2 if self.p == 2 else _mean_step(level, self.bank, self.p).item()
         prior, value = head_of(heads.action_priors, k), head_of(heads.values, k)
         self.flow = None if prior is None else counter.wrap(prior, prior.passes)
@@ -190,8 +187,6 @@ class LevelModel:
         return self.action_encoder.decode(actions).clamp(self.low, self.high).flatten(-2)
 
 
-def _mean_step(level: Level, bank: ActionBank | None, p: int, rescale: bool = False) -> Tensor:
-    if bank is not None:
-        return mean_step(level, bank, p, rescale)
-    scale = level.encoder.rescale(level.predictor.scale) if rescale else level.predictor.scale
-    return distance(scale, torch.zeros_like(scale), p)
+def _mean_step(level: Level, bank: ActionBank | None, p: int) -> Tensor:
+    scale = level.predictor.scale
+    return distance(scale, torch.zeros_like(scale), p) if bank is None else mean_step(level, bank, p)

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from hiwm.heads.action_bank import mean_step
 from hiwm.levels.landmarks import nearest
+from hiwm.levels.level import Level
 from hiwm.planning.costs import Cost
 from hiwm.planning.model import LevelModel
 from hiwm.planning.rollout import Rollout
@@ -21,22 +23,28 @@ class SupportCost(Cost):
 
         weight * c / l * sum over steps of max(0, min over real latents r of |z - r| - margin * l),
 
-    where l is the Euclidean length of a step and c its cost (see `LevelModel`). The margin is at least twice the median spacing of the real latents. With `inputs`, latents
-    that hold their inputs are compared with these at full scale (`Encoder.rescale`): a predicted state between two real ones, such as a button that is half on, may be embedded near a real one.
-    Only the real latents that are at most 2 H l farther from the start of a plan than the nearest one are compared, for the level's horizon H. A plan no longer than
-    H l has its nearest real latents among these. On a GPU all are compared, because to choose would wait for it.
+    where l is the Euclidean length of a step and c its cost (see `LevelModel`). The margin is at least twice the median spacing of
+    the real latents. With `inputs_of`, latents are compared with the inputs they hold at full scale (`Encoder.rescale`): a predicted
+    state between two real ones, such as a button that is half on, may be embedded near a real one.
+
+    Only the real latents that are at most 2 H l farther from the start of a plan than the nearest one are compared, for the level's
+    horizon H. A plan no longer than H l has its nearest real latents among these. On a GPU all are compared, because to choose
+    would wait for it.
 
     Args:
         model: of the level; has an action bank.
         weight: with 1, a latent that is one step too far from the data costs as much as one step towards a whole observation.
         margin: steps from the real latents that cost nothing.
-        inputs: compare the inputs that latents hold, too.
+        inputs_of: the level, to compare the inputs that its latents hold too; None: latents as they are.
     """
 
-    def __init__(self, model: LevelModel, weight: float, margin: float = 0.5, inputs: bool = False) -> None:
+    def __init__(self, model: LevelModel, weight: float, margin: float = 0.5, inputs_of: Level | None = None) -> None:
         assert model.bank is not None, "checked before"
-        self.rescale: Callable[[Tensor], Tensor] = model.rescale if inputs else _as_it_is
-        length = model.rescaled_length if inputs else model.step_length
+        self.rescale: Callable[[Tensor], Tensor] = _as_it_is
+        length = model.step_length
+        if inputs_of is not None:
+            self.rescale = inputs_of.encoder.rescale
+            length = mean_step(inputs_of, model.bank, 2, rescale=True).sqrt().item()
         self.real = self.rescale(model.bank.start).unique(dim=0)
         self.weight = weight * model.step_cost / length if length else 0.0  # 0: a collapsed level
         self.reach = 2 * model.horizon * length

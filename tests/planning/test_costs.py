@@ -16,6 +16,7 @@ from planning_tools import (
     flat_planner,
     hierarchy_planner,
     path_of,
+    planner_config,
     points,
     start,
     walk,
@@ -24,7 +25,7 @@ from torch_geometric.data import Data
 
 from hiwm.heads.action_bank import ActionBank
 from hiwm.heads.heads import Heads
-from hiwm.planning.assemble import SHIPPED_COSTS
+from hiwm.planning.assemble import SHIPPED_COSTS, make_costs
 from hiwm.planning.config import DEFAULTS, LevelPlanning
 from hiwm.planning.costs import Cost, Evaluator
 from hiwm.planning.explain.alternatives import CandidateLog
@@ -308,14 +309,27 @@ def test_latents_that_hold_their_inputs_are_compared_with_these():
     """All embeddings are alike; the inputs beside them, 0 and 1, differ by 0.001."""
     real = torch.tensor([[0.0, 1.0], [0.001, 1.0]])
     inputs = torch.tensor([1000.0, 1.0])
-    model = SimpleNamespace(
-        bank=SimpleNamespace(start=real), rescale=lambda z: z * inputs, rescaled_length=1.0, step_cost=3.0, horizon=1
-    )
+    bank = SimpleNamespace(start=real, actions=torch.zeros(2, 1, 2))
+    model = SimpleNamespace(bank=bank, step_length=9.0, step_cost=3.0, horizon=1)
+    encoder = SimpleNamespace(rescale=lambda z: z * inputs)
+    level = SimpleNamespace(encoder=encoder, predict=lambda z, _: z + torch.tensor([0.001, 0.0]))  # by an input of 1
     half = torch.tensor([[[[0.0005, 1.0]], [[0.001, 1.0]]]])
     rollout = Rollout(real[:1], torch.zeros(1, 2, 1, 2), half)
-    cost = SupportCost(model, weight=2.0, margin=0.1, inputs=True)
+    cost = SupportCost(model, weight=2.0, margin=0.1, inputs_of=level)
     cost.margin = torch.tensor(0.1)  # two latents have no spacing to speak of
     torch.testing.assert_close(cost(rollout), torch.tensor([[[2 * 3.0 * 0.4], [0.0]]]))
+
+
+def test_a_level_sets_the_margin_and_whether_inputs_are_compared():
+    line = torch.stack([torch.linspace(0, 1, 11), torch.zeros(11)], 1)
+    bank = SimpleNamespace(start=line, actions=torch.zeros(11, 1, 2))
+    model = SimpleNamespace(k=0, bank=bank, step_length=0.5, step_cost=0.5, horizon=2)
+    encoder = SimpleNamespace(rescale=lambda z: 10 * z)
+    hierarchy = SimpleNamespace(levels=[SimpleNamespace(encoder=encoder, predict=lambda z, _: z + 0.3)])
+    for inputs, length in ((False, 0.5), (True, 10 * 0.3 * 2**0.5)):
+        level = {"support_weight": 1.0, "support_margin": 3.0, "support_inputs": inputs}
+        costs = make_costs(planner_config(level0=level), model, hierarchy, Heads())
+        torch.testing.assert_close(costs["support"].margin, torch.tensor(3 * length))
 
 
 @pytest.mark.parametrize("margin", [0.5, 2.0])
