@@ -24,6 +24,7 @@ from hiwm.envs.rooms.tasks import SPEED, Task, expert, load_version
 
 TELEPORT_STEPS = 35  # mean time between jumps of the distractor
 GOAL_RADIUS = 16.0
+PATIENCE = 40  # mean steps after which an expert who does not know the doors draws a new goal
 
 
 class FourRoomVector(VectorEnv):
@@ -32,12 +33,13 @@ class FourRoomVector(VectorEnv):
     def __init__(
         self, num_envs: int, *, side: int = 2, resolution: int = 64, tasks: str = "v1", behaviour: str | None = None
     ) -> None:
-        if behaviour not in (None, "navigate"):
-            raise ValueError(f"behaviour is {behaviour!r}; expected null or navigate")
+        if behaviour not in (None, "navigate", "explore"):
+            raise ValueError(f"behaviour is {behaviour!r}; expected null, navigate or explore")
         self.num_envs = num_envs
         self.behaviour = behaviour
         self.version = load_version(tasks, side)
         self.rooms = Rooms(side, self.version.layouts)
+        self.open_rooms = Rooms(side)  # its layout 0 has no closed door
         self.renderer = Renderer(self.rooms, resolution)
         self.tasks = self.version.tasks if behaviour is None else []
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
@@ -77,6 +79,7 @@ class FourRoomVector(VectorEnv):
         self._layout = np.zeros(n, int)
         self._jump = np.zeros(n, int)
         self._ended = np.zeros(n, bool)
+        self._unaware = np.zeros(n, bool)
         self._budget = np.full(n, np.iinfo(int).max)
         goal_distractor = np.zeros((n, 2))
         options = options or {}
@@ -92,6 +95,7 @@ class FourRoomVector(VectorEnv):
                 self._layout[i] = self.version.draw_layout(self.rooms.num_doors, rng)
                 self._agent[i], self._goal[i], distractor = (self.rooms.draw_free(rng) for _ in range(3))
                 angle = rng.uniform(0, 2 * np.pi)
+                self._unaware[i] = self.behaviour == "explore" and rng.random() < 0.5
             self._place_distractor(i, distractor, angle)
         goal = self._observe(self._goal, goal_distractor)
         return self._observe(self._agent, self._distractor), {"goal": goal} | self._expert()
@@ -106,7 +110,10 @@ class FourRoomVector(VectorEnv):
             self._place_distractor(i, self.rooms.draw_free(rng), rng.uniform(0, 2 * np.pi))
         success = np.linalg.norm(self._agent - self._goal, axis=1) < GOAL_RADIUS
         if self.behaviour is not None:
-            for i in np.flatnonzero(success):
+            gives_up = [
+                unaware and rng.random() < 1 / PATIENCE for unaware, rng in zip(self._unaware, self._rngs, strict=True)
+            ]
+            for i in np.flatnonzero(success | gives_up):
                 self._goal[i] = self.rooms.draw_free(self._rngs[i])
         else:
             self._ended |= success | (self._steps >= self._budget)
@@ -126,11 +133,11 @@ class FourRoomVector(VectorEnv):
 
     def _expert(self) -> dict[str, np.ndarray]:
         """The direction of the shortest path, while data are collected."""
-        return (
-            {}
-            if self.behaviour is None
-            else {"expert_action": expert(self.rooms, self._agent, self._goal, self._layout)}
-        )
+        if self.behaviour is None:
+            return {}
+        aware = expert(self.rooms, self._agent, self._goal, self._layout)
+        unaware = expert(self.open_rooms, self._agent, self._goal, np.zeros(self.num_envs, int))
+        return {"expert_action": np.where(self._unaware[:, None], unaware, aware)}
 
     def _observe(self, agent: np.ndarray, distractor: np.ndarray) -> dict[str, np.ndarray]:
         return _observed(self.renderer, agent, distractor, self._layout)
@@ -153,7 +160,8 @@ class FourRoom(gymnasium.Env):
         resolution: width and height of a frame, pixels.
         tasks: version of the evaluation tasks and of the layouts: v1, or, with `side=4`, unseen-v1 (data and tasks in different layouts).
         behaviour: `navigate` collects data: starts are random, every arrival draws a new goal, and infos hold an
-            `expert_action`. None is for evaluation.
+            `expert_action`. With `explore`, the expert of half of the episodes takes every door for open, walks into closed ones, and gives up a goal after 40 steps on average; the
+            data of `navigate` hardly show what a closed door does. None is for evaluation.
     """
 
     def __init__(self, *, side: int = 2, resolution: int = 64, tasks: str = "v1", behaviour: str | None = None) -> None:
