@@ -4,6 +4,7 @@ Float32, in metres (world frame) and seconds, for N cubes and B buttons, one aft
 
     effector           (13)      xyz; cos and sin of the yaw; opening and contact, 0 to 1; six joint velocities, rad/s
     position           (3)       xyz of the effector
+    gripper            (1)       its opening
     entities           (E, F)    effector, cubes, buttons, then the scene's drawer and window: kind (one-hot), xyz (for a
                                  fixture, the point to touch), other state, zero padding
     raw                (R)       the observation of OGBench
@@ -64,7 +65,8 @@ def columns(raw: np.ndarray, name: str) -> dict[str, np.ndarray]:
     lead, position, yaw = raw.shape[:-1], robot[..., 12:15] / POSITIONS + CENTRE, robot[..., 15:17]
     opening, contact, velocities = robot[..., 17:18] / OPENING, robot[..., 18:19], robot[..., 6:12]
     effector = np.concatenate([position, yaw, opening, contact, velocities], -1)
-    flat, objects = {"effector": effector, "position": position}, [effector[..., None, :]]
+    flat = {"effector": effector, "position": position, "gripper": opening}
+    objects = [effector[..., None, :]]
     if cube.shape[-1]:
         of_cubes, rows = _cubes(cube.reshape(*lead, -1, CUBE), position, yaw)
         flat, objects = {**flat, **of_cubes}, [*objects, rows]
