@@ -155,7 +155,7 @@ def test_an_unknown_version_is_refused():
         draw_version("v2", 4)
 
 
-@pytest.mark.parametrize("behaviour", [None, "navigate"])
+@pytest.mark.parametrize("behaviour", [None, "navigate", "explore"])
 def test_gymnasium_accepts_it(behaviour):
     check_env(FourRoom(behaviour=behaviour), skip_render_check=True)
 
@@ -205,6 +205,32 @@ def test_collecting_gives_a_new_goal_at_every_arrival():
         arrivals += int(infos["success"].sum())
         assert not infos["ended"].any()
     assert arrivals >= 5
+
+
+def test_half_of_the_exploring_experts_walk_into_closed_doors():
+    at_closed_door = {}
+    for behaviour in ("navigate", "explore"):
+        envs = FourRoomVector(100, side=4, tasks="unseen-v1", behaviour=behaviour, resolution=16)
+        observation, infos = envs.reset(seed=0)
+        steps = []
+        for _ in range(200):
+            observation, _, _, _, infos = envs.step(infos["expert_action"])
+            near = np.linalg.norm(observation["agent"][:, None] - envs.rooms.doors, axis=-1) < 20
+            steps.append((near & (observation["doors"] == 0)).any(1))
+        at_closed_door[behaviour] = np.mean(steps, 0)  # share of each episode
+    assert (at_closed_door["navigate"] > 0.1).sum() <= 5
+    assert (at_closed_door["explore"] > 0.1).sum() >= 15
+
+
+def test_an_exploring_expert_gives_up_a_goal_behind_a_closed_door():
+    envs = FourRoomVector(50, side=4, tasks="unseen-v1", behaviour="explore", resolution=16)
+    _, infos = envs.reset(seed=0)
+    for _ in range(400):
+        _, _, _, _, infos = envs.step(infos["expert_action"])
+    before = envs.step(np.zeros((50, 2)))[0]["agent"]
+    for _ in range(200):
+        observation, _, _, _, infos = envs.step(infos["expert_action"])
+    assert (np.linalg.norm(observation["agent"] - before, axis=1) > 20).mean() > 0.9
 
 
 def test_frames_show_dots_walls_and_the_closed_door():
