@@ -13,7 +13,7 @@ from torch import Tensor
 from hiwm.checks import at_least, within
 from hiwm.levels.distance import distance
 from hiwm.levels.distributed import average_over_processes, gather_over_processes, uniform_rows
-from hiwm.levels.landmarks import farthest_points, nearest
+from hiwm.levels.landmarks import NearestIndex, farthest_points
 from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Regularizer
 
@@ -71,6 +71,7 @@ class GraphDistance(Regularizer):
         within("[0, inf)", strictness=strictness)
         self.num_landmarks, self.fit_windows = landmarks, windows
         self.strictness, self.pairs = strictness, pairs
+        self.nearest: NearestIndex | None = None  # of the landmarks
         for name in ("landmarks", "weight", "component", "row", "column", "steps"):
             self.register_buffer(name, torch.empty(0), persistent=False)
 
@@ -81,7 +82,8 @@ class GraphDistance(Regularizer):
         candidates = min(len(rows), max(CANDIDATES, 3 * self.num_landmarks))
         drawn = rows[torch.from_numpy(rng.choice(len(rows), candidates, replace=False)).to(rows.device)]
         self.landmarks = drawn[farthest_points(drawn, self.num_landmarks, rng)]
-        at = nearest(rows, self.landmarks)[1].view(latent.shape[:2]).cpu().numpy()
+        self.nearest = NearestIndex(self.landmarks, rows)
+        at = self.nearest(rows)[1].view(latent.shape[:2]).cpu().numpy()
         states = np.bincount(at.ravel(), minlength=len(self.landmarks))
         weight = states[states > 0].mean() / states.clip(1)
         component, row, column, steps = _shortest_paths(at[:, :-1].ravel(), at[:, 1:].ravel(), len(self.landmarks))
@@ -91,11 +93,11 @@ class GraphDistance(Regularizer):
         )
 
     def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
-        if not len(self.landmarks):
+        if self.nearest is None:
             raise RuntimeError("the graph distance has no landmarks; call fit, or Level.fit_regularizers, first")
         latent, below = output.latent, output.inputs["latent"]
         too_long = (distance(latent[:, 1:], latent[:, :-1], p=1) - 1).clamp_min(0)
-        rows, at = latent.flatten(0, 1), nearest(below.flatten(0, 1), self.landmarks)[1]
+        rows, at = latent.flatten(0, 1), self.nearest(below.flatten(0, 1))[1]
         everywhere, _ = gather_over_processes(rows)
         all_at, _ = gather_over_processes(at)
         others = self._companions(at, all_at, generator)  # (N, pairs)
