@@ -42,6 +42,8 @@ class GraphDistance(Regularizer):
         landmarks: number of landmarks M, in all components together.
         windows: windows of the data whose steps join the landmarks.
         strictness: weight of steps that are longer than one.
+        close_share: share of the states that edges may begin and end at, those nearest to their landmarks. A state far from all landmarks may be nearest to one on the
+            other side of a wall, or with another button on, and the edge there would be a short circuit (Balasubramanian and Schwartz 2002 on Isomap).
         pairs: random states that each state is compared with.
     """
 
@@ -60,6 +62,7 @@ class GraphDistance(Regularizer):
         landmarks: int = 1000,
         windows: int = 50_000,
         strictness: float = 1.0,
+        close_share: float = 1.0,
         pairs: int = 8,
     ) -> None:
         super().__init__()
@@ -69,8 +72,9 @@ class GraphDistance(Regularizer):
             )
         at_least(1, landmarks=landmarks, windows=windows, pairs=pairs)
         within("[0, inf)", strictness=strictness)
+        within("(0, 1]", close_share=close_share)
         self.num_landmarks, self.fit_windows = landmarks, windows
-        self.strictness, self.pairs = strictness, pairs
+        self.strictness, self.close_share, self.pairs = strictness, close_share, pairs
         self.nearest: NearestIndex | None = None  # of the landmarks
         for name in ("landmarks", "weight", "component", "row", "column", "steps"):
             self.register_buffer(name, torch.empty(0), persistent=False)
@@ -83,10 +87,12 @@ class GraphDistance(Regularizer):
         drawn = rows[torch.from_numpy(rng.choice(len(rows), candidates, replace=False)).to(rows.device)]
         self.landmarks = drawn[farthest_points(drawn, self.num_landmarks, rng)]
         self.nearest = NearestIndex(self.landmarks, rows)
-        at = self.nearest(rows)[1].view(latent.shape[:2]).cpu().numpy()
+        apart, at = (found.view(latent.shape[:2]).cpu().numpy() for found in self.nearest(rows))
         states = np.bincount(at.ravel(), minlength=len(self.landmarks))
         weight = states[states > 0].mean() / states.clip(1)
-        component, row, column, steps = _shortest_paths(at[:, :-1].ravel(), at[:, 1:].ravel(), len(self.landmarks))
+        close = apart <= np.quantile(apart, self.close_share)
+        joined = close[:, :-1] & close[:, 1:]
+        component, row, column, steps = _shortest_paths(at[:, :-1][joined], at[:, 1:][joined], len(self.landmarks))
         found = (weight.clip(max=MAX_WEIGHT).astype(np.float32), component, row, column, steps)
         self.weight, self.component, self.row, self.column, self.steps = (
             torch.from_numpy(value).to(rows.device) for value in found
