@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy.spatial import KDTree
 
 from hiwm.levels.batchnorm import BatchNorm
+from hiwm.levels.landmarks import NearestIndex, nearest
 from hiwm.levels.output import LevelOutput
 from hiwm.levels.regularizers.barlow_twins import BarlowTwins
 from hiwm.levels.regularizers.graph_distance import GraphDistance
@@ -191,6 +193,28 @@ def test_graph_distance_counts_steps_in_both_directions():
     assert regularizer(output, torch.Generator()).item() == pytest.approx((6 - 3) ** 2 / (3 + 1) / 2, abs=0.05)
 
 
+@pytest.mark.parametrize(("close_share", "joined"), [(1.0, True), (0.9, False)])
+def test_graph_distance_has_no_short_circuit_at_states_far_from_all_landmarks(close_share, joined):
+    """The data step to and fro between 0 and 0.5, and between 3.5 and 4; once to 2.3, which is on the left but nearer to a landmark on the right."""
+    left, right = 20 * [[0.0, 0.5]], 20 * [[3.5, 4.0]]
+    below = torch.tensor([*left, *right, [0.5, 2.3]]).unsqueeze(-1)
+    regularizer = GraphDistance(inputs={"latent": (1,)}, landmarks=2, close_share=close_share)
+    regularizer.fit({"latent": below})
+    assert (len(regularizer.component.unique()) == 1) == joined
+
+
+def test_the_index_of_landmarks_finds_what_a_full_comparison_finds():
+    generator = torch.Generator().manual_seed(0)
+    known, points = (torch.randn(n, 3, generator=generator) for n in (2000, 50))
+    index = NearestIndex(known, points)
+    apart, at = nearest(points, known)
+    for index.tree in (None, KDTree(known.numpy())):  # whichever is faster here
+        found = index(points)
+        assert torch.equal(found[1], at)
+        torch.testing.assert_close(found[0], apart, rtol=1e-4, atol=1e-4)
+        assert found[0].dtype == points.dtype
+
+
 def test_graph_distance_leaves_its_landmarks_out_of_the_saved_level():
     regularizer = GraphDistance(inputs={"latent": (1,)}, landmarks=4)
     regularizer.fit({"latent": torch.tensor([[0.0, 1.0, 2.0]]).unsqueeze(-1)})
@@ -204,6 +228,10 @@ def test_graph_distance_leaves_its_landmarks_out_of_the_saved_level():
         (lambda: GraphDistance(inputs={"latent": (2,)}, windows=0), "windows is 0; expected at least 1"),
         (lambda: GraphDistance(inputs={"latent": (2,)}, landmarks=0), "landmarks is 0; expected at least 1"),
         (lambda: StepDistance(pairs=0), "pairs is 0; expected at least 1"),
+        (
+            lambda: GraphDistance(inputs={"latent": (1,)}, close_share=0.0),
+            r"close_share is 0.0; expected a number in \(0, 1\]",
+        ),
         (lambda: StepDistance(strictness=math.nan), r"strictness is nan; expected a number in \[0, inf\)"),
         (lambda: TemporalDistance(goals=0), "goals is 0; expected at least 1"),
         (lambda: TemporalDistance(discount=1.5), r"discount is 1.5; expected a number in \[0, 1\]"),
