@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -42,17 +43,18 @@ class GraphDistance(Regularizer):
         landmarks: number of landmarks M, in all components together.
         windows: windows of the data whose steps join the landmarks.
         strictness: weight of steps that are longer than one.
-        close_share: share of the states that edges may begin and end at, those nearest to their landmarks. A state far from all landmarks may be nearest to one on the
-            other side of a wall, or with another button on, and the edge there would be a short circuit (Balasubramanian and Schwartz 2002 on Isomap).
+        close_share: share of the states that count, those nearest to their landmarks. A state far from all landmarks may be nearest to one on the
+            other side of a wall, or with another button on, and an edge there would be a short circuit (Balasubramanian and Schwartz 2002 on Isomap).
         pairs: random states that each state is compared with.
     """
 
     metric = True
     landmarks: Tensor  # (M, D)
-    weight: Tensor  # of each landmark, (M,)
-    component: Tensor  # of each landmark, (M,)
-    row: Tensor  # where the steps from each landmark begin in `steps`, (M,)
-    column: Tensor  # number of each landmark in its component, (M,)
+    # of each landmark, and last of the states that count as near none, which are a component of their own and have no weight:
+    weight: Tensor  # (M + 1,)
+    component: Tensor  # (M + 1,)
+    row: Tensor  # where its steps to the others begin in `steps`, (M + 1,)
+    column: Tensor  # its number in its component, (M + 1,)
     steps: Tensor  # from the landmarks to those of the same component, one row after another
 
     def __init__(
@@ -87,12 +89,16 @@ class GraphDistance(Regularizer):
         drawn = rows[torch.from_numpy(rng.choice(len(rows), candidates, replace=False)).to(rows.device)]
         self.landmarks = drawn[farthest_points(drawn, self.num_landmarks, rng)]
         self.nearest = NearestIndex(self.landmarks, rows)
-        apart, at = (found.view(latent.shape[:2]).cpu().numpy() for found in self.nearest(rows))
-        states = np.bincount(at.ravel(), minlength=len(self.landmarks))
-        weight = states[states > 0].mean() / states.clip(1)
-        close = apart <= np.quantile(apart, self.close_share)
-        joined = close[:, :-1] & close[:, 1:]
-        component, row, column, steps = _shortest_paths(at[:, :-1][joined], at[:, 1:][joined], len(self.landmarks))
+        apart, at = self.nearest(rows)
+        self.farthest = math.inf if self.close_share == 1 else np.quantile(apart.cpu().numpy(), self.close_share).item()
+        nowhere = len(self.landmarks)
+        at = at.where(apart <= self.farthest, nowhere).view(latent.shape[:2]).cpu().numpy()
+        states = np.bincount(at.ravel(), minlength=nowhere + 1)
+        weight = states[:nowhere][states[:nowhere] > 0].mean() / states.clip(1)
+        weight[nowhere] = 0.0
+        start, end = at[:, :-1].ravel(), at[:, 1:].ravel()
+        joined = (start < nowhere) & (end < nowhere)
+        component, row, column, steps = _shortest_paths(start[joined], end[joined], nowhere + 1)
         found = (weight.clip(max=MAX_WEIGHT).astype(np.float32), component, row, column, steps)
         self.weight, self.component, self.row, self.column, self.steps = (
             torch.from_numpy(value).to(rows.device) for value in found
@@ -103,7 +109,9 @@ class GraphDistance(Regularizer):
             raise RuntimeError("the graph distance has no landmarks; call fit, or Level.fit_regularizers, first")
         latent, below = output.latent, output.inputs["latent"]
         too_long = (distance(latent[:, 1:], latent[:, :-1], p=1) - 1).clamp_min(0)
-        rows, at = latent.flatten(0, 1), self.nearest(below.flatten(0, 1))[1]
+        rows = latent.flatten(0, 1)
+        apart, at = self.nearest(below.flatten(0, 1))
+        at = at.where(apart <= self.farthest, len(self.landmarks))
         everywhere, _ = gather_over_processes(rows)
         all_at, _ = gather_over_processes(at)
         others = self._companions(at, all_at, generator)  # (N, pairs)

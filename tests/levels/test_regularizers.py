@@ -163,7 +163,7 @@ def test_graph_distance_weighs_rare_places_like_frequent_ones():
     below = torch.tensor([72 * [0.0] + 9 * [0.0, 1.0] + 9 * [1.0] + [2.0]]).unsqueeze(-1)
     regularizer = GraphDistance(inputs={"latent": (1,)}, landmarks=3, strictness=0.0, pairs=20_000)
     regularizer.fit({"latent": below})
-    weights = dict(zip(regularizer.landmarks.flatten().tolist(), regularizer.weight.tolist(), strict=True))
+    weights = dict(zip(regularizer.landmarks.flatten().tolist(), regularizer.weight[:-1].tolist(), strict=True))
     mean = below.numel() / 3
     assert weights == pytest.approx({0.0: mean / 81, 1.0: mean / 18, 2.0: 10.0})
     here = torch.tensor([[0.0, 1.0, 2.0]]).unsqueeze(-1)
@@ -179,7 +179,9 @@ def test_graph_distance_weighs_the_states_that_there_are():
     below = torch.tensor([[*30 * [0.0], *29 * [1.0], 2.0]]).unsqueeze(-1)
     regularizer = GraphDistance(inputs={"latent": (1,)}, landmarks=1000)
     regularizer.fit({"latent": below})
-    weight = {below: regularizer.weight[regularizer.landmarks.flatten() == below].tolist()[0] for below in (0.0, 2.0)}
+    weight = {
+        below: regularizer.weight[:-1][regularizer.landmarks.flatten() == below].tolist()[0] for below in (0.0, 2.0)
+    }
     assert weight == pytest.approx({0.0: 20 / 30, 2.0: 10.0})
 
 
@@ -198,9 +200,13 @@ def test_graph_distance_has_no_short_circuit_at_states_far_from_all_landmarks(cl
     """The data step to and fro between 0 and 0.5, and between 3.5 and 4; once to 2.3, which is on the left but nearer to a landmark on the right."""
     left, right = 20 * [[0.0, 0.5]], 20 * [[3.5, 4.0]]
     below = torch.tensor([*left, *right, [0.5, 2.3]]).unsqueeze(-1)
-    regularizer = GraphDistance(inputs={"latent": (1,)}, landmarks=2, close_share=close_share)
+    regularizer = GraphDistance(inputs={"latent": (1,)}, landmarks=2, strictness=0.0, close_share=close_share)
     regularizer.fit({"latent": below})
-    assert (len(regularizer.component.unique()) == 1) == joined
+    assert (len(regularizer.component[:-1].unique()) == 1) == joined
+    # the state at 2.3 is one step from 0.5; without a place of its own it does not count
+    latent = torch.tensor([[[0.5], [2.3]]])
+    output = LevelOutput({"latent": latent}, 9 * latent, latent[:, 1:], latent[:, 1:], latent[:, 1:], latent[:, 1:])
+    assert (regularizer(output, torch.Generator()).item() > 1) == joined
 
 
 def test_the_index_of_landmarks_finds_what_a_full_comparison_finds():
