@@ -4,7 +4,6 @@ Float32, in metres (world frame) and seconds, for N cubes and B buttons, one aft
 
     effector           (13)      xyz; cos and sin of the yaw; opening and contact, 0 to 1; six joint velocities, rad/s
     position           (3)       xyz of the effector
-    gripper            (1)       its opening
     entities           (E, F)    effector, cubes, buttons, then the scene's drawer and window: kind (one-hot), xyz (for a
                                  fixture, the point to touch), other state, zero padding
     raw                (R)       the observation of OGBench
@@ -41,8 +40,8 @@ COARSE, FINE = 0.03, 0.01  # m: about the reach and the tolerance of a grasp
 
 def _grid(name: str) -> tuple[int, int]:
     """Rows and columns of a puzzle's buttons, for instance (3, 3) of puzzle-3x3."""
-    rows, number = name.removeprefix("puzzle-").split("x")
-    return int(rows), int(number)
+    rows, columns = name.removeprefix("puzzle-").split("x")
+    return int(rows), int(columns)
 
 
 def button_tops(name: str) -> np.ndarray:
@@ -51,8 +50,8 @@ def button_tops(name: str) -> np.ndarray:
         return SCENE_BUTTONS
     if not name.startswith("puzzle"):
         return np.zeros((0, 3))
-    rows, number = _grid(name)
-    x, y = np.meshgrid(np.arange(rows) - (rows - 1) / 2, np.arange(number) - (number - 1) / 2, indexing="ij")
+    rows, columns = _grid(name)
+    x, y = np.meshgrid(np.arange(rows) - (rows - 1) / 2, np.arange(columns) - (columns - 1) / 2, indexing="ij")
     offsets = np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], -1) * PUZZLE_SPACING
     return CENTRE + offsets + [0, 0, PUZZLE_HEIGHT]
 
@@ -65,8 +64,7 @@ def columns(raw: np.ndarray, name: str) -> dict[str, np.ndarray]:
     lead, position, yaw = raw.shape[:-1], robot[..., 12:15] / POSITIONS + CENTRE, robot[..., 15:17]
     opening, contact, velocities = robot[..., 17:18] / OPENING, robot[..., 18:19], robot[..., 6:12]
     effector = np.concatenate([position, yaw, opening, contact, velocities], -1)
-    flat = {"effector": effector, "position": position, "gripper": opening}
-    objects = [effector[..., None, :]]
+    flat, objects = {"effector": effector, "position": position}, [effector[..., None, :]]
     if cube.shape[-1]:
         of_cubes, rows = _cubes(cube.reshape(*lead, -1, CUBE), position, yaw)
         flat, objects = {**flat, **of_cubes}, [*objects, rows]

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, shortest_path
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from hiwm.checks import at_least, within
 from hiwm.levels.distance import distance
 from hiwm.levels.distributed import average_over_processes, gather_over_processes, uniform_rows
-from hiwm.levels.landmarks import NearestIndex, farthest_points
+from hiwm.levels.landmarks import farthest_points, nearest, tree_if_faster
 from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Regularizer
 
@@ -77,7 +78,7 @@ class GraphDistance(Regularizer):
         within("(0, 1]", close_share=close_share)
         self.num_landmarks, self.fit_windows = landmarks, windows
         self.strictness, self.close_share, self.pairs = strictness, close_share, pairs
-        self.nearest: NearestIndex | None = None  # of the landmarks
+        self.tree: KDTree | None = None  # of the landmarks, where it is faster
         for name in ("landmarks", "weight", "component", "row", "column", "steps"):
             self.register_buffer(name, torch.empty(0), persistent=False)
 
@@ -88,8 +89,8 @@ class GraphDistance(Regularizer):
         candidates = min(len(rows), max(CANDIDATES, 3 * self.num_landmarks))
         drawn = rows[torch.from_numpy(rng.choice(len(rows), candidates, replace=False)).to(rows.device)]
         self.landmarks = drawn[farthest_points(drawn, self.num_landmarks, rng)]
-        self.nearest = NearestIndex(self.landmarks, rows)
-        apart, at = self.nearest(rows)
+        self.tree = tree_if_faster(self.landmarks)
+        apart, at = nearest(rows, self.landmarks, self.tree)
         self.farthest = math.inf if self.close_share == 1 else np.quantile(apart.cpu().numpy(), self.close_share).item()
         nowhere = len(self.landmarks)
         at = at.where(apart <= self.farthest, nowhere).view(latent.shape[:2]).cpu().numpy()
@@ -105,12 +106,12 @@ class GraphDistance(Regularizer):
         )
 
     def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:
-        if self.nearest is None:
+        if not len(self.landmarks):
             raise RuntimeError("the graph distance has no landmarks; call fit, or Level.fit_regularizers, first")
         latent, below = output.latent, output.inputs["latent"]
         too_long = (distance(latent[:, 1:], latent[:, :-1], p=1) - 1).clamp_min(0)
         rows = latent.flatten(0, 1)
-        apart, at = self.nearest(below.flatten(0, 1))
+        apart, at = nearest(below.flatten(0, 1), self.landmarks, self.tree)
         at = at.where(apart <= self.farthest, len(self.landmarks))
         everywhere, _ = gather_over_processes(rows)
         all_at, _ = gather_over_processes(at)

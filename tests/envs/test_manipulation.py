@@ -40,7 +40,6 @@ def test_shapes(plain):
     assert shapes == {
         "effector": (13,),
         "position": (3,),
-        "gripper": (1,),
         **({"cubes": (3 * n,), "cube_turns": (5 * n,), "relative": (11 * n,)} if n else {}),
         **({"buttons": (b,), "fixtures": (2 * b + slides,), "fixtures_relative": (9 * (b + slides),)} if b else {}),
         **({"drawer": (1,), "window": (1,)} if slides else {}),

@@ -8,7 +8,7 @@ import torch
 from scipy.spatial import KDTree
 
 from hiwm.levels.batchnorm import BatchNorm
-from hiwm.levels.landmarks import NearestIndex, nearest
+from hiwm.levels.landmarks import nearest, tree_if_faster
 from hiwm.levels.output import LevelOutput
 from hiwm.levels.regularizers.barlow_twins import BarlowTwins
 from hiwm.levels.regularizers.graph_distance import GraphDistance
@@ -209,16 +209,18 @@ def test_graph_distance_has_no_short_circuit_at_states_far_from_all_landmarks(cl
     assert (regularizer(output, torch.Generator()).item() > 1) == joined
 
 
-def test_the_index_of_landmarks_finds_what_a_full_comparison_finds():
-    generator = torch.Generator().manual_seed(0)
-    known, points = (torch.randn(n, 3, generator=generator) for n in (2000, 50))
-    index = NearestIndex(known, points)
+def test_a_tree_of_landmarks_finds_what_a_full_comparison_finds():
+    known, points = draw(2000, 3), draw(50, 3, seed=1)
     apart, at = nearest(points, known)
-    for index.tree in (None, KDTree(known.numpy())):  # whichever is faster here
-        found = index(points)
-        assert torch.equal(found[1], at)
-        torch.testing.assert_close(found[0], apart, rtol=1e-4, atol=1e-4)
-        assert found[0].dtype == points.dtype
+    found = nearest(points, known, KDTree(known.numpy()))
+    assert torch.equal(found[1], at)
+    torch.testing.assert_close(found[0], apart, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("varying", "tree"), [(2, True), (20, False)])
+def test_a_tree_is_used_where_few_dimensions_vary(varying, tree):
+    known = torch.cat([draw(500, varying), 0.01 * draw(500, 20, seed=1)], 1)
+    assert (tree_if_faster(known) is not None) == tree
 
 
 def test_graph_distance_leaves_its_landmarks_out_of_the_saved_level():

@@ -24,7 +24,7 @@ from hiwm.envs.rooms.tasks import SPEED, Task, expert, load_version
 
 TELEPORT_STEPS = 35  # mean time between jumps of the distractor
 GOAL_RADIUS = 16.0
-PATIENCE = 40  # mean steps after which an expert who does not know the doors draws a new goal
+GIVE_UP_STEPS = 40  # mean steps after which an expert who does not know the doors draws a new goal
 
 
 class FourRoomVector(VectorEnv):
@@ -111,7 +111,8 @@ class FourRoomVector(VectorEnv):
         success = np.linalg.norm(self._agent - self._goal, axis=1) < GOAL_RADIUS
         if self.behaviour is not None:
             gives_up = [
-                unaware and rng.random() < 1 / PATIENCE for unaware, rng in zip(self._unaware, self._rngs, strict=True)
+                unaware and rng.random() < 1 / GIVE_UP_STEPS
+                for unaware, rng in zip(self._unaware, self._rngs, strict=True)
             ]
             for i in np.flatnonzero(success | gives_up):
                 self._goal[i] = self.rooms.draw_free(self._rngs[i])
@@ -136,6 +137,8 @@ class FourRoomVector(VectorEnv):
         if self.behaviour is None:
             return {}
         aware = expert(self.rooms, self._agent, self._goal, self._layout)
+        if not self._unaware.any():
+            return {"expert_action": aware}
         unaware = expert(self.open_rooms, self._agent, self._goal, np.zeros(self.num_envs, int))
         return {"expert_action": np.where(self._unaware[:, None], unaware, aware)}
 
