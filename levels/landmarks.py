@@ -49,6 +49,7 @@ def tree_if_faster(known: Tensor) -> KDTree | None:
     """
     if known.device.type != "cpu" or len(known) < 2:
         return None
-    variance = torch.linalg.eigvalsh(torch.atleast_2d(torch.cov(known.T)))
-    dimensions = variance.sum().square() / variance.square().sum()  # participation ratio
+    covariance = torch.atleast_2d(torch.cov(known.T))
+    # participation ratio of the eigenvalues, (sum)^2 / sum of squares, without computing them; NaN if all points are one
+    dimensions = covariance.trace().square() / covariance.square().sum()
     return KDTree(known.numpy()) if dimensions <= TREE_DIMENSIONS else None

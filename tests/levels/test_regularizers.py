@@ -223,6 +223,13 @@ def test_a_tree_is_used_where_few_dimensions_vary(varying, tree):
     assert (tree_if_faster(known) is not None) == tree
 
 
+@pytest.mark.parametrize(
+    "known", [torch.zeros(1, 3), torch.zeros(50, 3), torch.zeros(50, 300).index_fill(1, torch.tensor(0), 1)]
+)
+def test_landmarks_that_are_all_one_point_need_no_tree(known):
+    assert tree_if_faster(known) is None
+
+
 def test_graph_distance_leaves_its_landmarks_out_of_the_saved_level():
     regularizer = GraphDistance(inputs={"latent": (1,)}, landmarks=4)
     regularizer.fit({"latent": torch.tensor([[0.0, 1.0, 2.0]]).unsqueeze(-1)})
