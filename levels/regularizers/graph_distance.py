@@ -79,6 +79,7 @@ class GraphDistance(Regularizer):
         self.num_landmarks, self.fit_windows = landmarks, windows
         self.strictness, self.close_share, self.pairs = strictness, close_share, pairs
         self.tree: KDTree | None = None  # of the landmarks, where it is faster
+        self.farthest = math.inf  # distance from the nearest landmark up to which a state counts
         for name in ("landmarks", "weight", "component", "row", "column", "steps"):
             self.register_buffer(name, torch.empty(0), persistent=False)
 
