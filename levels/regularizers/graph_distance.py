@@ -120,7 +120,9 @@ class GraphDistance(Regularizer):
         steps = self.steps[self.row[at].unsqueeze(1) + self.column[all_at[others]]].float()
         error = (distance(rows.unsqueeze(1), everywhere[others], p=1) - steps).square() / (steps + 1)
         weight = self.weight[at]
-        fit = (weight * error.mean(1)).mean() / average_over_processes(weight.mean())
+        # at least a little, for a batch without a state that counts
+        mean_weight = average_over_processes(weight.mean()).clamp_min(1e-6)
+        fit = (weight * error.mean(1)).mean() / mean_weight
         return self.strictness * too_long.square().mean() + fit
 
     def _companions(self, at: Tensor, all_at: Tensor, generator: torch.Generator) -> Tensor:

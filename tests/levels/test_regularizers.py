@@ -207,6 +207,9 @@ def test_graph_distance_has_no_short_circuit_at_states_far_from_all_landmarks(cl
     latent = torch.tensor([[[0.5], [2.3]]])
     output = LevelOutput({"latent": latent}, 9 * latent, latent[:, 1:], latent[:, 1:], latent[:, 1:], latent[:, 1:])
     assert (regularizer(output, torch.Generator()).item() > 1) == joined
+    far = torch.tensor([[[2.3], [2.3]]])
+    output = LevelOutput({"latent": far}, far, far[:, 1:], far[:, 1:], far[:, 1:], far[:, 1:])
+    assert regularizer(output, torch.Generator()).item() == 0  # and not NaN
 
 
 def test_a_tree_of_landmarks_finds_what_a_full_comparison_finds():

@@ -39,7 +39,7 @@ class FourRoomVector(VectorEnv):
         self.behaviour = behaviour
         self.version = load_version(tasks, side)
         self.rooms = Rooms(side, self.version.layouts)
-        self.open_rooms = Rooms(side)  # its layout 0 has no closed door
+        self.open_rooms = Rooms(side, np.zeros((1, self.rooms.num_doors), bool))  # one layout, without a closed door
         self.renderer = Renderer(self.rooms, resolution)
         self.tasks = self.version.tasks if behaviour is None else []
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
