@@ -11,6 +11,7 @@ import csv
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -67,7 +68,9 @@ def make(name: str) -> tuple[Any, Any]:
 def forbidden_waits() -> Iterator[None]:
     """A real GPU raises where the CPU waits for it; the simulated one counts."""
     if REAL:
-        torch.cuda.set_sync_debug_mode("error")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype", UserWarning)
+            torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
