@@ -70,7 +70,8 @@ def compare(folders: Sequence[str], allow: Sequence[str] = ()) -> Path:
         ValueError: a folder holds no trained run.
     """
     if len(folders) < 2:
-        raise ValueError(f"hiwm compare has {len(folders)} runs; expected two or more folders, such as runs/a runs/b")
+        given = " ".join(map(str, folders)) or "none"
+        raise ValueError(f"the runs to compare are {given}; expected two or more folders, such as runs/a runs/b")
     runs = open_runs([Path(folder) for folder in folders], allow)
     home = (
         levels_of(runs[0].folder).parent / "comparisons" / "+".join(run.label.replace("/", ".") for run in runs)[:150]

@@ -49,6 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if {"-h", "--help"} & set(overrides):
         print(command_help(command))
+        given = [override for override in overrides if override not in ("-h", "--help")]
+        if given and command in COMMANDS:
+            print(f"\nvalues with {' '.join(given)}: hiwm {command} {' '.join(given)} --cfg job")
         return 0
     if command in OTHERS:
         run = {"ablate": _ablate, "compare": _compare, "levels": _levels, "mlflow": _mlflow}[command]

@@ -278,6 +278,9 @@ def _explained(error: Exception, overrides: list[str]) -> str:
     message = " ".join(list(dict.fromkeys(lines))[:16])
     if needless := _needless_plus(message, overrides):
         return needless
+    if absent := re.search(r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.+)", message):
+        group, name, options = absent[1], absent[2], absent[3].split()
+        return f"{group}={name} is unknown; expected one of {', '.join(options)}{_nearest(name, options)}"
     unknown = re.match(r"Could not override '([\w.]+)'", message)
     if unknown is None:
         return message

@@ -96,6 +96,11 @@ def test_help_of_a_command(command, capsys):
     assert "solver@planner.solver=augmented_lagrangian, categorical, cem, " in text
 
 
+def test_help_of_an_experiment_says_how_to_see_its_values(capsys):
+    assert main(["train", "--help", "experiment=custom"]) == 0
+    assert capsys.readouterr().out.endswith("hiwm train experiment=custom --cfg job\n")
+
+
 @pytest.mark.parametrize("command", OTHERS)
 def test_help_of_a_command_without_a_configuration(command, capsys):
     assert main([command, "--help"]) == 0

@@ -81,7 +81,7 @@ def test_differences_in_words():
 
 
 @pytest.mark.parametrize(
-    ("given", "message"), [(["tiny"], "has 1 runs; expected two or more"), (["tiny", "levels"], "has no config.yaml")]
+    ("given", "message"), [(["tiny"], "expected two or more folders"), (["tiny", "levels"], "has no config.yaml")]
 )
 def test_what_is_no_run_is_named(root, given, message, capsys):
     assert main(["compare", *(str(root / name) for name in given)]) == 2

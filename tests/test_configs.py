@@ -165,6 +165,14 @@ def test_files_of_other_seeds_lie_apart():
     [
         ("training.step=3", "training.step|step"),
         ("+training.step=3", "training.step"),
+        (
+            "experiment=pointmazze",
+            r"experiment=pointmazze is unknown; expected one of cube-double, .*\. Did you mean pointmaze\?$",
+        ),
+        (
+            "encoder@levels.level1.encoder=mlpp",
+            r"encoder=mlpp is unknown; expected one of beside_inputs, .* Did you mean mlp\?$",
+        ),
         ("planer.hops=1", "unknown key planer; expected one of .*. Did you mean planner"),
         ("planner.hop=1", "unknown key planner.hop; expected one of .*. Did you mean hops"),
         ("levels.level1.predictor.widht=1", "unknown key levels.level1.predictor.widht; .* Did you mean width"),
