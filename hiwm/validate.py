@@ -22,7 +22,7 @@ from hiwm.heads.calibration import calibrated_steps
 from hiwm.heads.heads import Heads
 from hiwm.heads.text import check_text
 from hiwm.hierarchy import Hierarchy
-from hiwm.planning.assemble import COST_ARGUMENTS, make_models, make_strategies, split_budget
+from hiwm.planning.assemble import COST_ARGUMENTS, make_checks, make_models, make_strategies, split_budget
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.costs import Cost
 from hiwm.planning.counter import ForwardCounter
@@ -145,7 +145,8 @@ def check_untrained(config: Config, dataset: Trajectories, actions: ActionRange)
         hierarchy = whole.truncate(num_levels)
         check_levels(planner, hierarchy, calibrated)
         models = make_models(planner, hierarchy, Heads(), bounds, actions.discrete, ForwardCounter())
-        split_budget(planner, models, make_strategies(planner, num_levels - 1, actions.discrete, config.allow))
+        strategies = make_strategies(planner, num_levels - 1, actions.discrete, config.allow)
+        split_budget(planner, models, strategies, make_checks(planner, models))
 
     _for_every_agent(config, check_with_levels)
     check_longest(config.hierarchy, int(dataset.ep_len.max()), dataset.path)

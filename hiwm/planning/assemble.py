@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +19,7 @@ from hiwm.planning.graph.navigator import GraphNavigator
 from hiwm.planning.horizon import FixedHorizon, HorizonSchedule
 from hiwm.planning.model import LevelModel
 from hiwm.planning.planner import HierarchicalPlanner
+from hiwm.planning.reachability import ReachabilityCheck
 from hiwm.planning.shrinking_horizon import ShrinkingHorizon
 from hiwm.planning.solvers.solver import Solver
 from hiwm.planning.strategies.strategy import Strategy
@@ -62,7 +63,8 @@ def make_planner(
     bounds = bounds[0].flatten(), bounds[1].flatten()
     models = make_models(config, hierarchy, heads, bounds, discrete, counter)
     strategies = make_strategies(config, top, discrete, allow)
-    calls = split_budget(config, models, strategies)
+    reachability = make_checks(config, models)
+    calls = split_budget(config, models, strategies, reachability)
     navigator: Navigator = DirectNavigator(top, models[top].looks_ahead)
     if config.graph != "none":
         navigator = GraphNavigator(
@@ -73,7 +75,9 @@ def make_planner(
         steps = [model.horizon for model in models]
         horizon = ShrinkingHorizon(hierarchy.periods, steps, [strategy.searches for strategy in strategies])
     costs = [make_costs(config, model, hierarchy, heads, allow) for model in models]
-    return HierarchicalPlanner(hierarchy, config, models, strategies, costs, navigator, horizon, counter, calls)
+    return HierarchicalPlanner(
+        hierarchy, config, models, strategies, costs, reachability, navigator, horizon, counter, calls
+    )
 
 
 def make_models(
@@ -119,14 +123,27 @@ def make_strategies(config: PlannerConfig, top: int, discrete: bool, allow: Sequ
     return strategies
 
 
-def split_budget(config: PlannerConfig, models: Sequence[LevelModel], strategies: Sequence[Strategy]) -> list[float]:
-    """Predictor calls per episode that one plan of each level may take, so that all levels together keep the budget.
+def make_checks(config: PlannerConfig, models: Sequence[LevelModel]) -> dict[int, ReachabilityCheck]:
+    """The checks of subgoals, by level."""
+    numbers = {k: config.level(k).check_subgoals for k in range(len(models))}
+    return {k: ReachabilityCheck(models[k], models[k - 1], number) for k, number in numbers.items() if number}
+
+
+def split_budget(
+    config: PlannerConfig,
+    models: Sequence[LevelModel],
+    strategies: Sequence[Strategy],
+    reachability: Mapping[int, ReachabilityCheck],
+) -> list[float]:
+    """Predictor calls per episode that the search of one plan of each level may take, so that all levels and checks keep the budget.
 
     Raises:
         ValueError: a strategy cannot plan with its model and its share; the message names the key.
     """
     searching = max(1, sum(strategy.searches for strategy in strategies))
     calls = [config.budget / searching * config.replan(k) for k in range(len(strategies))]
+    for k, check in reachability.items():
+        calls[k] -= check.calls
     for strategy, model, share in zip(strategies, models, calls, strict=True):
         strategy.check(model, share)
     return calls

@@ -65,6 +65,8 @@ class LevelPlanning(Settings):
         support_weight: weight of the distance by which a plan has left the real latents; see `hiwm.planning.support`.
         support_margin: steps from the real latents that cost nothing; never less than twice their median spacing.
         support_inputs: compare the inputs that latents hold (encoder `beside_inputs`), too.
+        check_subgoals: how many of the best plans the level below follows by its own model, to choose the one that gets nearest; 0: the
+            best by the level's own model. See `hiwm.planning.reachability`.
         costs: more costs of a search: name -> `_target_` and arguments of a `Cost`.
     """
 
@@ -79,6 +81,7 @@ class LevelPlanning(Settings):
     support_weight: float = Field(default=0.0, ge=0)
     support_margin: float = Field(default=0.5, ge=0)
     support_inputs: bool = False
+    check_subgoals: int = Field(default=0, ge=0)
     costs: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
 
     @field_validator("strategy", mode="before")

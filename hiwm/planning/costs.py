@@ -126,7 +126,7 @@ class Evaluator:
         """Scores of candidates, which are logged as alternatives of the plan."""
         found = self.in_detail(rollout)
         if self.log is not None:
-            self.log.add(rollout.latents[:, :, 0], found.scores, found.penalty)
+            self.log.add(rollout, found.scores, found.penalty)
         return found.scores
 
     def in_detail(self, rollout: Rollout) -> Evaluation:

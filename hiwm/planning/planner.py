@@ -23,6 +23,7 @@ from hiwm.planning.horizon import HorizonSchedule
 from hiwm.planning.model import LevelModel
 from hiwm.planning.noise import EpisodeNoise
 from hiwm.planning.plan import LevelPlan, Plan
+from hiwm.planning.reachability import ReachabilityCheck
 from hiwm.planning.rollout import Rollout
 from hiwm.planning.strategies.strategy import Problem, Strategy
 from hiwm.planning.subgoals import SubgoalMonitor
@@ -41,6 +42,7 @@ class HierarchicalPlanner:
         models: one per level, bottom first.
         strategies: how each level plans.
         costs: what each level minimises besides the distance to its target, by name.
+        reachability: checks of the plans of some levels, by level.
         navigator: gives the top level its targets.
         horizon: how far each level looks ahead, and which levels plan for the goal itself.
         counter: counts the models' forward passes.
@@ -54,6 +56,7 @@ class HierarchicalPlanner:
         models: Sequence[LevelModel],
         strategies: Sequence[Strategy],
         costs: Sequence[Mapping[str, Cost]],
+        reachability: Mapping[int, ReachabilityCheck],
         navigator: Navigator,
         horizon: HorizonSchedule,
         counter: ForwardCounter,
@@ -61,7 +64,8 @@ class HierarchicalPlanner:
     ) -> None:
         self.hierarchy, self.config = hierarchy, config
         self.models, self.strategies, self.costs = models, strategies, costs
-        self.navigator, self.horizon, self.counter = navigator, horizon, counter
+        self.reachability, self.navigator = reachability, navigator
+        self.horizon, self.counter = horizon, counter
         self.budgets, self.top = budgets, len(models) - 1
         self.encoders = [model.encode for model in models]
         self.over_budget: set[int] = set()  # levels that have been warned of
@@ -140,6 +144,8 @@ class HierarchicalPlanner:
             step=self.step, noise=self.noise, time_limit=self.config.seconds,
         )  # fmt: skip
         decision = self.strategies[k].plan(problem)
+        if k in self.reachability:
+            decision = self.reachability[k](problem, decision, latents[k - 1])
         check_decision(k, decision, latent, model.horizon, self.models[0].steps(self.config.replan(0)))
         if not isinstance(self.config.level(k).strategy, str):
             spent = (self.counter.predictor - before) / self.goal.size

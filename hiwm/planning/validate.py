@@ -64,6 +64,13 @@ def check_config(config: PlannerConfig, num_levels: int) -> None:
             raise ValueError(f"{where}.strategy is hand_down; expected another, because no level is below")
         if strategy in ("hand_down", "follow_inverse"):
             _check_unread(config, k)
+        if level.check_subgoals and (k == 0 or strategy != "search"):
+            why = (
+                "no level is below"
+                if k == 0
+                else f"it chooses among plans of a search, and {where}.strategy is another"
+            )
+            raise ValueError(f"{where}.check_subgoals is {level.check_subgoals}; expected 0, because {why}")
         if strategy == "search" and level.proposal.center == "flow" and k == 0:
             raise ValueError(f"{where}.proposal.center is flow; expected gaussian, inverse or retrieval at level 0")
         if strategy == "search" and level.proposal.center == "flow" and level.proposal.candidates:
@@ -133,6 +140,11 @@ def check_levels(config: PlannerConfig, hierarchy: Hierarchy, calibrated: Sequen
     _check_level_0(config, hierarchy)
     _check_inverse_models(config, hierarchy)
     for k, level in enumerate(hierarchy.levels):
+        if config.level(k).check_subgoals and level.inverse is None:
+            raise ValueError(
+                f"planner.level{k}.check_subgoals is {config.level(k).check_subgoals}; expected 0, because level {k} has no inverse model "
+                f"for the level below to follow (levels.level{k}.inverse)"
+            )
         if config.level(k).disagreement_weight:
             _check_disagreement(config, k, level.predictor, calibrated[k])
         if config.level(k).support_inputs and type(level.encoder).rescale is Encoder.rescale:

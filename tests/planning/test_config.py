@@ -25,7 +25,7 @@ from hiwm.planning.config import ProposalConfig
         ({"level": {"horizon": 2}}, r"unknown key planner.level; expected one of graph, .*level0, level1"),
         (
             {"level0": {"repeat": 2}},
-            r"unknown key planner.level0.repeat; expected one of action_repeat, costs, .*, strategy",
+            r"unknown key planner.level0.repeat; expected one of action_repeat, check_subgoals, costs, .*, strategy",
         ),
         (
             {"level0": {"strategy": 3}},

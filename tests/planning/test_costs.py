@@ -113,6 +113,7 @@ def test_only_what_a_strategy_evaluates_is_remembered():
     assert log.rounds == []
     evaluate(line([1.0, 2.0], [4.0, 3.0]))
     ((subgoals, cost, penalty, violation),) = log.rounds
+    assert [actions.shape for actions in log.actions] == [(1, 2, 2, 1)]
     assert subgoals.tolist() == [[[1.0], [4.0]]]
     assert cost.tolist() == [[1.0, 3.0]]
     assert penalty.tolist() == violation.tolist() == [[0.0, 0.0]]

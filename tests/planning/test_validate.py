@@ -39,6 +39,14 @@ HIERARCHY = planner_config(
             r"planner.level1.support_weight is 1.0; expected 0, because level 1 does not search",
         ),
         (
+            {"level0": {**search(), "check_subgoals": 4}},
+            r"planner.level0.check_subgoals is 4; expected 0, because no level is below",
+        ),
+        (
+            {"level1": {"check_subgoals": 4}},
+            r"planner.level1.check_subgoals is 4; expected 0, because it chooses among plans of a search",
+        ),
+        (
             {"level0": search("flow")},
             r"planner.level0.proposal.center is flow; expected gaussian, inverse or retrieval",
         ),

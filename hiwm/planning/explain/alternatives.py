@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hiwm.planning.explain.records import BatchRecord
+from hiwm.planning.rollout import Rollout
 from hiwm.planning.solvers.solver import Scores, take, total_violation
 
 SHOWN = 3  # number of alternatives
@@ -46,9 +48,24 @@ class Alternatives(BatchRecord):
             if violation > 0:
                 why = f", violates constraints by {violation:.3g}"
             elif cost - penalty < chosen_cost:
-                why = f", {penalty:.3g} of it because it failed before"
+                failed = f", {penalty:.3g} of it because it failed before"
+                why = failed if penalty > 0 else ", but the level below gets less far by it"
             lines.append(f"cost {cost:.3g}{why} ({distance:.3g} away)")
         return lines
+
+
+class Rivals(NamedTuple):
+    """The N best candidates with distinct subgoals, best first.
+
+    Args:
+        subgoals: (B, N, D).
+        actions: all actions of the plans, (B, N, H, A).
+        found: whether there is such a candidate, (B, N).
+    """
+
+    subgoals: Tensor
+    actions: Tensor
+    found: Tensor
 
 
 class CandidateLog:
@@ -56,19 +73,29 @@ class CandidateLog:
 
     def __init__(self) -> None:
         self.rounds: list[tuple[Tensor, ...]] = []
+        self.actions: list[Tensor] = []
 
-    def add(self, subgoals: Tensor, scores: Scores, penalty: Tensor | None) -> None:
+    def add(self, rollout: Rollout, scores: Scores, penalty: Tensor | None) -> None:
         """Add candidates.
 
         Args:
-            subgoals: first latents of the candidates, which they would hand down, (B, S, D).
+            rollout: candidates; their first latents are the subgoals they would hand down.
             scores: scores of the candidates.
             penalty: share of their costs that is due to earlier failures, (B, S); None if nothing failed.
         """
         none = torch.zeros_like(scores.cost)
         violation = none if scores.violation is None else total_violation(scores.violation)
-        round_ = (subgoals, scores.without_nan().cost, none if penalty is None else penalty, violation)
+        round_ = (rollout.latents[:, :, 0], scores.without_nan().cost, none if penalty is None else penalty, violation)
         self.rounds.append(tuple(x.detach() for x in round_))
+        self.actions.append(rollout.actions.detach())
+
+    def distinct(self, latent: Tensor, chosen: Tensor, number: int) -> Rivals:
+        """The best candidates without violation whose subgoals differ from the chosen ones (B, D) of episodes at latents (B, D)."""
+        subgoals, cost, _, violation = (torch.cat(x, 1) for x in zip(*self.rounds, strict=True))
+        radius = DISTINCT * (chosen - latent).norm(dim=-1, keepdim=True)
+        apart = (subgoals - chosen.unsqueeze(1)).norm(dim=-1) > radius
+        index, least = _best_distinct(subgoals, torch.where(apart & (violation <= 0), cost, torch.inf), radius, number)
+        return Rivals(take(subgoals, index), take(torch.cat(self.actions, 1), index), least.isfinite())
 
     def alternatives(self, latent: Tensor, chosen: Tensor) -> Alternatives | None:
         """The best alternatives to the chosen subgoals (B, D) of episodes at latents (B, D); None if nothing was evaluated."""
@@ -78,13 +105,18 @@ class CandidateLog:
         distance = (subgoals - chosen.unsqueeze(1)).norm(dim=-1)
         radius = DISTINCT * (chosen - latent).norm(dim=-1, keepdim=True)
         left = torch.where(distance > radius, cost - penalty, torch.inf)
-        picks, costs = [], []
-        for _ in range(SHOWN):
-            least, pick = left.min(1, keepdim=True)
-            picks.append(pick)
-            costs.append(least)
-            left = torch.where((subgoals - take(subgoals, pick)).norm(dim=-1) > radius, left, torch.inf)
-        index = torch.cat(picks, 1)
+        index, costs = _best_distinct(subgoals, left, radius, SHOWN)
         penalty = take(penalty, index)
-        found = take(subgoals, index), take(distance, index), torch.cat(costs, 1) + penalty
+        found = take(subgoals, index), take(distance, index), costs + penalty
         return Alternatives(*found, penalty, take(violation, index))
+
+
+def _best_distinct(subgoals: Tensor, cost: Tensor, radius: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Indices and costs (B, number) of the cheapest of the subgoals (B, S, D) that lie farther than a radius (B, 1) from each other."""
+    picks, costs = [], []
+    for _ in range(number):
+        least, pick = cost.min(1, keepdim=True)
+        picks.append(pick)
+        costs.append(least)
+        cost = torch.where((subgoals - take(subgoals, pick)).norm(dim=-1) > radius, cost, torch.inf)
+    return torch.cat(picks, 1), torch.cat(costs, 1)

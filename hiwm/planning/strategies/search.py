@@ -52,9 +52,10 @@ class Search(Strategy):
         samples = self.samples(model, calls)
         if samples < self.solver.min_samples:
             level = f"planner.level{model.k}"
+            checks = f", {level}.check_subgoals" if model.k else ""
             raise ValueError(
                 f"planner.budget gives level {model.k} {samples} candidates in a round; expected at least {self.solver.min_samples}. "
-                f"Raise planner.budget or {level}.replan, or lower {level}.horizon or the rounds of planner.solver"
+                f"Raise planner.budget or {level}.replan, or lower {level}.horizon{checks} or the rounds of planner.solver"
             )
 
     def space(self, model: LevelModel) -> ActionSpace:
