@@ -129,11 +129,16 @@ class Evaluator:
             self.log.add(rollout, found.scores, found.penalty)
         return found.scores
 
-    def in_detail(self, rollout: Rollout) -> Evaluation:
-        """Scores of candidates and what they are made of; nothing is logged."""
+    def in_detail(self, rollout: Rollout, tried: Rollout | None = None) -> Evaluation:
+        """Scores of candidates and what they are made of; nothing is logged.
+
+        Args:
+            rollout: candidates.
+            tried: the same candidates as the level would try them, if the rollout is where they lead instead.
+        """
         depth = self.constraint(rollout.latents)
         parts = [(TARGET, self.target.cost(rollout)), *((name, cost(rollout)) for name, cost in self.costs.items())]
-        penalty = None if self.penalty is None else self.penalty(rollout)
+        penalty = None if self.penalty is None else self.penalty(rollout if tried is None else tried)
         if penalty is not None:
             parts.append((FAILURES, penalty))
         total = reduce(torch.add, (cost for _, cost in parts))

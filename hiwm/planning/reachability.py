@@ -1,4 +1,4 @@
-"""Rejects plans whose subgoals the level below cannot reach by its own model, before a subgoal is handed down.
+"""Chooses among the best plans by where the level below gets, so that a subgoal out of its reach is not handed down.
 
 A model of long steps predicts some that do not exist, for instance through a wall. The level below predicts shorter steps, and often
 knows better.
@@ -22,6 +22,9 @@ class ReachabilityCheck:
     The level below takes the actions of this level's inverse model towards one latent of a plan after another, each for one step
     of this level. The plan is then scored again, with the latents that are reached in this way. A plan through a wall ends at the
     wall, and so loses against one around it.
+
+    The time this takes is not part of `planner.milliseconds`. A warm start goes on from the plan that the search chose, and Lagrange
+    multipliers are those of that plan.
 
     Args:
         model: of the level that plans.
@@ -53,7 +56,7 @@ class ReachabilityCheck:
         others = log.distinct(problem.latent, decision.subgoal, self.number - 1)
         plans = problem.rollout(torch.cat([rollout.actions, others.actions], 1))
         reached = replace(plans, latents=self.followed(problem, plans.latents, latent_below))
-        cost = problem.evaluate.in_detail(reached).scores.without_nan().penalised()
+        cost = problem.evaluate.in_detail(reached, tried=plans).scores.without_nan().penalised()
         cost = torch.cat([cost[:, :1], torch.where(others.found, cost[:, 1:], torch.inf)], 1)
         return Decision.of(self.model, plans.take(cost.argmin(1, keepdim=True)), decision.multipliers)
 

@@ -64,6 +64,8 @@ def check_config(config: PlannerConfig, num_levels: int) -> None:
             raise ValueError(f"{where}.strategy is hand_down; expected another, because no level is below")
         if strategy in ("hand_down", "follow_inverse"):
             _check_unread(config, k)
+        if level.check_subgoals == 1:
+            raise ValueError(f"{where}.check_subgoals is 1; expected 0, or at least 2 plans to choose among")
         if level.check_subgoals and (k == 0 or strategy != "search"):
             why = (
                 "no level is below"

@@ -47,14 +47,15 @@ class Alternatives(BatchRecord):
             why = ""
             if violation > 0:
                 why = f", violates constraints by {violation:.3g}"
+            elif cost < chosen_cost:
+                why = ", but the strategy or the check of subgoals chose another"
             elif cost - penalty < chosen_cost:
-                failed = f", {penalty:.3g} of it because it failed before"
-                why = failed if penalty > 0 else ", but the level below gets less far by it"
+                why = f", {penalty:.3g} of it because it failed before"
             lines.append(f"cost {cost:.3g}{why} ({distance:.3g} away)")
         return lines
 
 
-class Rivals(NamedTuple):
+class DistinctPlans(NamedTuple):
     """The N best candidates with distinct subgoals, best first.
 
     Args:
@@ -89,13 +90,13 @@ class CandidateLog:
         self.rounds.append(tuple(x.detach() for x in round_))
         self.actions.append(rollout.actions.detach())
 
-    def distinct(self, latent: Tensor, chosen: Tensor, number: int) -> Rivals:
+    def distinct(self, latent: Tensor, chosen: Tensor, number: int) -> DistinctPlans:
         """The best candidates without violation whose subgoals differ from the chosen ones (B, D) of episodes at latents (B, D)."""
         subgoals, cost, _, violation = (torch.cat(x, 1) for x in zip(*self.rounds, strict=True))
         radius = DISTINCT * (chosen - latent).norm(dim=-1, keepdim=True)
         apart = (subgoals - chosen.unsqueeze(1)).norm(dim=-1) > radius
         index, least = _best_distinct(subgoals, torch.where(apart & (violation <= 0), cost, torch.inf), radius, number)
-        return Rivals(take(subgoals, index), take(torch.cat(self.actions, 1), index), least.isfinite())
+        return DistinctPlans(take(subgoals, index), take(torch.cat(self.actions, 1), index), least.isfinite())
 
     def alternatives(self, latent: Tensor, chosen: Tensor) -> Alternatives | None:
         """The best alternatives to the chosen subgoals (B, D) of episodes at latents (B, D); None if nothing was evaluated."""
