@@ -15,6 +15,7 @@ from hiwm.planning.goals import BoxRegion, KeepOut, ObservationGoal
 from hiwm.planning.graph.landmarks import LandmarkGraph
 from hiwm.planning.graph.navigator import GraphNavigator
 from hiwm.planning.plan import LevelPlan, Plan
+from hiwm.planning.rollout import Rollout
 from hiwm.planning.solvers.solver import Scores
 
 NUMBERS = torch.arange(2.0)
@@ -33,6 +34,11 @@ def graph_path():
     return GraphPath(*rows, torch.tensor([2.5, 0.0, torch.inf]), zeros, zeros.bool(), following)
 
 
+def plans_to(subgoals):
+    """Plans of one step to places on a line, (B, S)."""
+    return Rollout(torch.zeros(len(subgoals), 1), subgoals[:, :, None, None], subgoals[:, :, None, None])
+
+
 def logged(penalty=None, violation=None):
     """One search for one episode in two rounds: subgoals on a line."""
     where, cost = torch.tensor([[4.0, 4.5, 1.0, 8.0, 9.0]]), torch.tensor([[1.0, 2.0, 6.0, 3.0, 4.0]])
@@ -40,7 +46,7 @@ def logged(penalty=None, violation=None):
     for part in (slice(0, 2), slice(2, 5)):
         limits = None if violation is None else violation[:, part]
         failed = None if penalty is None else penalty[:, part]
-        found.add(where[:, part, None], Scores(cost[:, part], limits), failed)
+        found.add(plans_to(where[:, part]), Scores(cost[:, part], limits), failed)
     return found
 
 
@@ -86,7 +92,7 @@ def test_the_best_alternative_comes_first_with_the_reason_against_it():
 
 def test_candidates_whose_cost_is_nan_are_left_out():
     found = CandidateLog()
-    found.add(torch.tensor([[[4.0], [8.0]]]), Scores(torch.tensor([[1.0, torch.nan]])), None)
+    found.add(plans_to(torch.tensor([[4.0, 8.0]])), Scores(torch.tensor([[1.0, torch.nan]])), None)
     alternatives = found.alternatives(torch.tensor([[0.0]]), torch.tensor([[4.0]]))
     assert alternatives.text(0, 1.0) == []
     assert "rejected nothing distinct" in replace(PART, alternatives=alternatives).explain()
