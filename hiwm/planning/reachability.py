@@ -7,11 +7,12 @@ knows better.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hiwm.open_loop import mapped
+from hiwm.open_loop import Unrolled, in_blocks, mapped, unroll
 from hiwm.planning.model import LevelModel
 from hiwm.planning.strategies.strategy import Decision, Problem
 
@@ -62,16 +63,19 @@ class ReachabilityCheck:
 
     def followed(self, problem: Problem, plans: Tensor, latent_below: Tensor) -> Tensor:
         """Where the level below gets by following latents (B, N, H, D) one after another, in latents of this level, (B, N, H, D)."""
-        number, below, reached = plans.shape[1], self.below, []
+        below, stride, number = self.below, self.stride, plans.shape[1]
+        inverse = below.inverses[self.model.k]
+
+        def run(latent: Tensor, state: Any, subgoals: Tensor) -> Unrolled:
+            def choose(step: int, latent: Tensor) -> Tensor:
+                left = torch.full_like(latent[:, 0], stride - step % stride)
+                return below.actions.clamp(inverse(latent, subgoals[:, step // stride], left))
+
+            return unroll(below.predictor, latent, state, choose, stride * subgoals.shape[1])
 
         def repeated(rows: Tensor) -> Tensor:
             return rows.repeat_interleave(number, 0)
 
-        latent, state = repeated(latent_below), mapped(below.memory(problem.history, latent_below), repeated)
-        inverse = below.inverses[self.model.k]
-        for subgoal in plans.flatten(0, 1).unbind(1):
-            for left in range(self.stride, 0, -1):
-                action = inverse(latent, subgoal, torch.full_like(latent[:, 0], left))
-                latent, _, state = below.predictor.step_spread(state, below.actions.clamp(action))
-            reached.append(self.model.encode_latent(latent))
-        return torch.stack(reached, 1).unflatten(0, (-1, number))
+        state = mapped(below.memory(problem.history, latent_below), repeated)
+        path = in_blocks(run, repeated(latent_below), state, plans.flatten(0, 1)).latents
+        return self.model.encode_latent(path[:, stride - 1 :: stride]).unflatten(0, (-1, number))

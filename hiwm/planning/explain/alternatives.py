@@ -59,12 +59,10 @@ class DistinctPlans(NamedTuple):
     """The N best candidates with distinct subgoals, best first.
 
     Args:
-        subgoals: (B, N, D).
         actions: all actions of the plans, (B, N, H, A).
         found: whether there is such a candidate, (B, N).
     """
 
-    subgoals: Tensor
     actions: Tensor
     found: Tensor
 
@@ -93,31 +91,31 @@ class CandidateLog:
     def distinct(self, latent: Tensor, chosen: Tensor, number: int) -> DistinctPlans:
         """The best candidates without violation whose subgoals differ from the chosen ones (B, D) of episodes at latents (B, D)."""
         subgoals, cost, _, violation = (torch.cat(x, 1) for x in zip(*self.rounds, strict=True))
-        radius = DISTINCT * (chosen - latent).norm(dim=-1, keepdim=True)
-        apart = (subgoals - chosen.unsqueeze(1)).norm(dim=-1) > radius
-        index, least = _best_distinct(subgoals, torch.where(apart & (violation <= 0), cost, torch.inf), radius, number)
-        return DistinctPlans(take(subgoals, index), take(torch.cat(self.actions, 1), index), least.isfinite())
+        cost = torch.where(violation <= 0, cost, torch.inf)
+        index, least = _best_distinct(subgoals, cost, latent, chosen, number)
+        return DistinctPlans(take(torch.cat(self.actions, 1), index), least.isfinite())
 
     def alternatives(self, latent: Tensor, chosen: Tensor) -> Alternatives | None:
         """The best alternatives to the chosen subgoals (B, D) of episodes at latents (B, D); None if nothing was evaluated."""
         if not self.rounds:
             return None
         subgoals, cost, penalty, violation = (torch.cat(x, 1) for x in zip(*self.rounds, strict=True))
-        distance = (subgoals - chosen.unsqueeze(1)).norm(dim=-1)
-        radius = DISTINCT * (chosen - latent).norm(dim=-1, keepdim=True)
-        left = torch.where(distance > radius, cost - penalty, torch.inf)
-        index, costs = _best_distinct(subgoals, left, radius, SHOWN)
-        penalty = take(penalty, index)
-        found = take(subgoals, index), take(distance, index), costs + penalty
-        return Alternatives(*found, penalty, take(violation, index))
+        index, costs = _best_distinct(subgoals, cost - penalty, latent, chosen, SHOWN)
+        subgoal, penalty = take(subgoals, index), take(penalty, index)
+        distance = (subgoal - chosen.unsqueeze(1)).norm(dim=-1)
+        return Alternatives(subgoal, distance, costs + penalty, penalty, take(violation, index))
 
 
-def _best_distinct(subgoals: Tensor, cost: Tensor, radius: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Indices and costs (B, number) of the cheapest of the subgoals (B, S, D) that lie farther than a radius (B, 1) from each other."""
+def _best_distinct(
+    subgoals: Tensor, cost: Tensor, latent: Tensor, chosen: Tensor, number: int
+) -> tuple[Tensor, Tensor]:
+    """Indices and costs (B, number) of the cheapest subgoals (B, S, D) that differ from the chosen ones (B, D) and from each other."""
+    radius, last = DISTINCT * (chosen - latent).norm(dim=-1, keepdim=True), chosen.unsqueeze(1)
     picks, costs = [], []
     for _ in range(number):
+        cost = torch.where((subgoals - last).norm(dim=-1) > radius, cost, torch.inf)
         least, pick = cost.min(1, keepdim=True)
         picks.append(pick)
         costs.append(least)
-        cost = torch.where((subgoals - take(subgoals, pick)).norm(dim=-1) > radius, cost, torch.inf)
+        last = take(subgoals, pick)
     return torch.cat(picks, 1), torch.cat(costs, 1)
