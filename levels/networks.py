@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hiwm.checks import at_least, within
+from hiwm.levels.maps import AroundAgent
 
 
 class PositionalEncoding(nn.Module):
@@ -38,16 +39,28 @@ class PositionalEncoding(nn.Module):
 
 
 def mlp(
-    dim_in: int, width: int, depth: int, dim_out: int, frequencies: int = 0, encoded: int | None = None
+    dim_in: int,
+    width: int,
+    depth: int,
+    dim_out: int,
+    frequencies: int = 0,
+    encoded: int | None = None,
+    around: AroundAgent | None = None,
 ) -> nn.Sequential:
     """`depth` hidden layers of Linear, LayerNorm, GELU, then a Linear: (..., dim_in) -> (..., dim_out).
 
-    With `frequencies` K > 0, the `PositionalEncoding` of the first `encoded` inputs comes first; None: of all.
+    With `frequencies` K > 0, the `PositionalEncoding` of the first `encoded` inputs comes first; None: of all. With `around`, a map is first
+    replaced by the cells around the agent.
     """
     at_least(0, frequencies=frequencies)
     if encoded is not None and not frequencies:
         raise ValueError(f"encoded is {encoded} but frequencies is 0; expected null, or frequencies of at least 1")
     layers: list[nn.Module] = []
+    if around is not None:
+        if frequencies:
+            raise ValueError("map_side and frequencies are both set; expected one of the two")
+        layers.append(around)
+        dim_in = around.dim
     if frequencies:
         encoding = PositionalEncoding(dim_in, frequencies, encoded)
         layers.append(encoding)

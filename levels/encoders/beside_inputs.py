@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hiwm.levels.encoders.identity import IdentityEncoder
+from hiwm.levels.maps import MapEmbedding
 from hiwm.levels.networks import mlp
 from hiwm.levels.parts import Encoder
 
@@ -28,6 +29,7 @@ class BesideInputsEncoder(Encoder):
         depth: hidden layers.
         frequencies: of the `PositionalEncoding` of the inputs; 0: none.
         encoded: how many leading inputs are encoded; None: all.
+        map_side: cells on a side of the map with which the inputs end; a `MapEmbedding` then replaces the MLP, and `depth` is not used. None: they have no map.
     """
 
     def __init__(
@@ -39,11 +41,15 @@ class BesideInputsEncoder(Encoder):
         depth: int = 3,
         frequencies: int = 0,
         encoded: int | None = None,
+        map_side: int | None = None,
     ) -> None:
         super().__init__()
         self.flatten = IdentityEncoder(inputs=inputs)
         self.dim_inputs = self.flatten.dim
-        self.net = mlp(self.dim_inputs, width, depth, dim, frequencies, encoded)
+        if map_side is None:
+            self.net = mlp(self.dim_inputs, width, depth, dim, frequencies, encoded)
+        else:
+            self.net = MapEmbedding(self.dim_inputs, dim, map_side, width)
         self.dim = self.dim_inputs + dim
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -52,7 +58,12 @@ class BesideInputsEncoder(Encoder):
 
     def embed(self, x: Tensor) -> Tensor:
         """Inputs as one tensor, (..., X) -> (..., D)."""
-        return torch.cat([SCALE * x, self.net(x)], -1)
+        return self.beside(x, self.net(x))
+
+    @staticmethod
+    def beside(x: Tensor, embedding: Tensor) -> Tensor:
+        """The latent of inputs (..., X) and their embedding (..., E)."""
+        return torch.cat([SCALE * x, embedding], -1)
 
     def rescale(self, latent: Tensor) -> Tensor:
         """[x, MLP(x)], (..., D) -> (..., D)."""

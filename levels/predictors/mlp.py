@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hiwm.levels.maps import AroundAgent
 from hiwm.levels.networks import mlp
 from hiwm.levels.parts import Predictor
 
@@ -19,6 +20,8 @@ class ResidualMLPPredictor(Predictor):
         depth: hidden layers.
         frequencies: of the `PositionalEncoding` of latent and action; 0: none.
         encoded: how many leading numbers of the latent are encoded; None: latent and action.
+        map_side: cells on a side of the map with which the latent ends (`hiwm.levels.maps`); None: it has no map.
+        view: with a map, how many cells the network sees in each direction.
     """
 
     def __init__(
@@ -30,9 +33,12 @@ class ResidualMLPPredictor(Predictor):
         depth: int = 3,
         frequencies: int = 0,
         encoded: int | None = None,
+        map_side: int | None = None,
+        view: int = 2,
     ) -> None:
         super().__init__(dim_latent)
-        self.net = mlp(dim_latent + dim_action, width, depth, dim_latent, frequencies, encoded)
+        around = None if map_side is None else AroundAgent(dim_latent, map_side, view, dim_action)
+        self.net = mlp(dim_latent + dim_action, width, depth, dim_latent, frequencies, encoded, around)
 
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
         """(..., D), (..., A) -> (..., D)."""

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hiwm.levels.encoders.beside_inputs import BesideInputsEncoder
+from hiwm.levels.maps import AroundAgent
 from hiwm.levels.networks import mlp
 from hiwm.levels.parts import Encoder, Predictor
 
@@ -24,6 +25,8 @@ class ViaInputsPredictor(Predictor):
         depth: hidden layers.
         frequencies: of the `PositionalEncoding` of inputs and action; 0: none.
         encoded: how many leading inputs are encoded; None: inputs and action.
+        map_side: cells on a side of the map with which the inputs end (`hiwm.levels.maps`); None: they have no map.
+        view: with a map, how many cells the network sees in each direction.
 
     Raises:
         ValueError: the encoder does not keep its inputs.
@@ -39,6 +42,8 @@ class ViaInputsPredictor(Predictor):
         depth: int = 3,
         frequencies: int = 0,
         encoded: int | None = None,
+        map_side: int | None = None,
+        view: int = 2,
     ) -> None:
         super().__init__(dim_latent)
         if not isinstance(encoder, BesideInputsEncoder):
@@ -46,13 +51,18 @@ class ViaInputsPredictor(Predictor):
                 f"predicts the inputs in the latent, and {type(encoder).__name__} keeps none; expected encoder=beside_inputs at the same level"
             )
         self._encoder = (encoder,)  # a tuple, or its weights would be part of the predictor
-        self.net = mlp(encoder.dim_inputs + dim_action, width, depth, encoder.dim_inputs, frequencies, encoded)
+        around = None if map_side is None else AroundAgent(encoder.dim_inputs, map_side, view, dim_action)
+        self.net = mlp(encoder.dim_inputs + dim_action, width, depth, encoder.dim_inputs, frequencies, encoded, around)
 
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
         """(..., D), (..., A) -> (..., D)."""
         (encoder,) = self._encoder
         x, scale = encoder.inputs(latent), encoder.inputs(self.scale)
-        return encoder.embed(x + scale * self.net(torch.cat([x, action], -1)))
+        x = x + scale * self.net(torch.cat([x, action], -1))
+        # a solver may need gradients through the embedding, but no loss does
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
+            embedding = encoder.net(x)
+        return encoder.beside(x, embedding)
 
     def error(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Of the inputs alone, relative to their mean square change in one step."""

@@ -55,6 +55,9 @@ CASES: dict[str, list[str]] = {
     "sixteenroom": [
         "experiment=sixteenroom", "levels.level1.training.steps=3", "levels.level1.regularizers.graph_distance.landmarks=200",
     ],
+    "diverse-maze": [
+        "experiment=diverse-maze", "levels.level1.training.steps=3", "levels.level1.regularizers.graph_distance.landmarks=200",
+    ],
     "cube-single": ["experiment=cube-single"],
     "cube-single-entities": ["experiment=cube-single-entities"],
     "cube-double": ["experiment=cube-double", *CUBES],
@@ -147,6 +150,8 @@ def columns(config: Config) -> tuple[dict[str, tuple[int, ...]], int]:
         space = Manipulation(name=config.environment["name"]).observation_space
         names = sorted({*config.inputs, *config.state, *config.goal.columns})
         return {column: tuple(space[column].shape) for column in names}, 5
+    if config.environment["_target_"].endswith("DiverseMaze"):
+        return {"position": (2,), "velocity": (2,), "map": (10, 10)}, 2
     if config.inputs == ["pixels"]:
         return {"agent": (2,), "pixels": (64, 64, 3)}, 2
     return {"state": (2,)}, 5 if config.environment["_target_"].endswith("DiscreteRoom") else 2
