@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from hiwm.checks import within
 from hiwm.levels.clip import Clip, Pairs
 from hiwm.levels.inverse import InverseModel
+from hiwm.levels.maps import AroundAgent, MapEmbedding, check_agents
 from hiwm.levels.output import EncodedClip, LevelOutput
 from hiwm.levels.parts import ActionEncoder, Encoder, Predictor, Regularizer
 from hiwm.levels.standardize import Standardize
@@ -80,16 +81,27 @@ class Level(Trainable):
         self.loss_weights = dict(loss_weights)
         #: power of the `distance` that the level plans by
         self.p = 1 if any(regularizer.metric for regularizer in regularizers.values()) else 2
+        self.map_sides = {part.side for part in self.modules() if isinstance(part, AroundAgent | MapEmbedding)}
+        if self.map_sides and min_std is not None:
+            raise ValueError(
+                f"min_std is {min_std} and a part has a map_side; expected min_std=null, because a map is read in cells"
+            )
         # the inverse model takes the latent of the level below; level 0 has no level below and takes its own latent
         self.reads_latent = tuple(inputs) == ("latent",)
 
     def fit(self, clip: Clip, mean: Mapping[str, Tensor], std: Mapping[str, Tensor]) -> None:
-        """Set the input statistics of the dataset, and `Predictor.scale` on a sample clip, before training."""
+        """Set the input statistics of the dataset, and `Predictor.scale` on a sample clip, before training.
+
+        Raises:
+            ValueError: a part has a map_side, and the inputs are no positions on a map.
+        """
         if self.min_std is None:
             mean = {name: torch.zeros_like(value) for name, value in mean.items()}
             bytes_ = {name: clip.inputs[name].dtype == torch.uint8 for name in std}
             std = {name: torch.full_like(value, 255.0 if bytes_[name] else 1.0) for name, value in std.items()}
         self.standardize.fit(mean, std)
+        for side in self.map_sides:
+            check_agents(torch.cat([values.flatten(2) for values in self.standardize(clip.inputs).values()], -1), side)
         with torch.no_grad():
             self.fit_step(self.encode(clip.inputs))
 

@@ -1,7 +1,7 @@
-"""Networks for an agent that sees the map it is on, and that are to work on maps never seen.
+"""Networks for agents that observe their position and a map. They carry over to maps that are not in the data.
 
 Their input is a vector [position, vectors, ..., map]: the position (x, y) in cells from the corner of the map, any number of other vectors in the plane, such as a
-velocity, and a square map, row by row, more than 0.5 for a wall; row j holds the cells at y from j to j + 1. Inputs must have this unit, so the level needs `min_std: null`.
+velocity, and a square map, row by row, 1 for a wall and 0 for a free cell; row j holds the cells at y from j to j + 1. So the level needs `min_std: null`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ from torch.nn import functional as F
 
 #: the rotations and mirror images of a square: whether x and y are swapped, then whether x and whether y are reversed
 SYMMETRIES = tuple(itertools.product((False, True), repeat=3))
+ITERATIONS_PER_CELL = 1.6  # of a side
+AT_ONCE = 1024  # maps on a GPU, without gradients
 
 
 class AroundAgent(nn.Module):
-    """Replaces the position by the place within its cell, and the map by the cells around the agent.
+    """Replaces the position by the place within its cell, and the map by the cells near the agent.
 
     What happens next is then the same function everywhere, on every map.
 
     Args:
         dim_in: number of inputs X, map included.
         side: cells on a side of the map.
-        view: the cells around are a square of 2 view + 1 cells on a side; beyond the edge, the map's last cells repeat.
+        view: the near cells are a square of 2 view + 1 cells on a side, which should hold all that one step can reach; beyond the edge, the
+            map's last cells repeat.
         dim_more: number of inputs after the map, which are left alone.
     """
 
@@ -34,7 +37,7 @@ class AroundAgent(nn.Module):
         super().__init__()
         check_map(dim_in, side)
         if view < 1:
-            raise ValueError(f"view is {view}; expected at least 1 cell")
+            raise ValueError(f"view is {view}; expected at least 1")
         self.dim_in, self.side = dim_in, side
         self.register_buffer("offsets", torch.arange(-view, view + 1), persistent=False)
         self.dim = dim_in - side**2 + (2 * view + 1) ** 2 + dim_more
@@ -54,10 +57,10 @@ class MapEmbedding(nn.Module):
 
     A small convolution, applied again and again, spreads what each cell knows over the map, as value iteration does (Tamar et al. 2016, arXiv 1602.02867):
 
-        h_0 = 0,  h_i = ReLU(Conv([h_(i-1), ReLU(Conv([map, x, y]))])),  e = MLP([h_K of the agent's cell, place within it, vectors])
+            h_0 = 0,  h_i = ReLU(Conv([h_(i-1), ReLU(Conv([map, x, y]))])),  e = MLP([h_K of the agent's cell, place within it, vectors])
 
-    The embedding is [e_1, ..., e_8] of the eight rotations and mirror images of map, position and vectors. So the sum of absolute differences of two embeddings is the same
-    for all eight, and a few maps teach as much as eight times as many.
+    with K = 1.6 side, about the cells of the longest paths. The embedding is [e_1, ..., e_8] of the eight rotations and mirror images of map, position and vectors. So the sum of
+    absolute differences of two embeddings is the same for all eight, and a few maps teach as much as eight times as many.
 
     Args:
         dim_in: number of inputs X.
@@ -65,61 +68,74 @@ class MapEmbedding(nn.Module):
         side: cells on a side of the map.
         width: units of the hidden layer of the MLP.
         channels: of h.
-        iterations: number K; about the cells of the longest path are needed.
     """
 
     matrices: Tensor
     place: Tensor
 
-    def __init__(self, dim_in: int, dim: int, side: int, width: int, channels: int = 16, iterations: int = 16) -> None:
+    def __init__(self, dim_in: int, dim: int, side: int, width: int, channels: int = 16) -> None:
         super().__init__()
         check_map(dim_in, side)
-        if dim % 8:
+        if dim < 8 or dim % 8:
             raise ValueError(f"dim is {dim}; expected a multiple of 8, the rotations and mirror images of a map")
-        self.side, self.channels, self.iterations = side, channels, iterations
-        self.sees = nn.Conv2d(3, channels, 3, padding=1)
-        self.spreads = nn.Conv2d(2 * channels, channels, 3, padding=1)
+        self.dim, self.side, self.iterations = dim, side, round(ITERATIONS_PER_CELL * side)
+        self.look = nn.Conv2d(3, channels, 3, padding=1)
+        self.spread = nn.Conv2d(2 * channels, channels, 3, padding=1)
         dim_agent = channels + dim_in - side**2
-        self.reads = nn.Sequential(nn.Linear(dim_agent, width), nn.GELU(), nn.Linear(width, dim // 8))
+        self.head = nn.Sequential(nn.Linear(dim_agent, width), nn.GELU(), nn.Linear(width, dim // 8))
         self.register_buffer("matrices", torch.stack([_matrix(*g) for g in SYMMETRIES]), persistent=False)
         middle = torch.arange(side) + 0.5 - side / 2
         y, x = torch.meshgrid(middle, middle, indexing="ij")
         self.register_buffer("place", torch.stack([x, y]) / (side / 2), persistent=False)  # (2, side, side)
-        self._known: tuple[tuple[int, ...], Tensor, Tensor] | None = None
+        self._known: tuple[tuple[tuple[int, int], ...], Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., X) -> (..., dim)."""
-        leading, x = x.shape[:-1], x.flatten(0, -2)
+        leading, x = x.shape[:-1], x.reshape(-1, x.shape[-1])
         cell = cell_of(x[:, :2], self.side)
         vectors = torch.cat([x[:, :2] - cell - 0.5, x[:, 2 : x.shape[1] - self.side**2]], 1)
         # (N, V, 2), (8, 2, 2) -> (N, 8, V * 2)
         turned = torch.einsum("nvi,gij->ngvj", vectors.unflatten(1, (-1, 2)), self.matrices).flatten(2)
-        features, which = self._features(x[:, -(self.side**2) :] > 0.5)
-        here = features[which, :, cell[:, 1], cell[:, 0]]
-        return self.reads(torch.cat([here, turned], -1)).flatten(1).reshape(*leading, -1)
+        features = self._features_at(cell, x[:, -(self.side**2) :] > 0.5)
+        return self.head(torch.cat([features, turned], -1)).reshape(*leading, self.dim)
 
+    def _features_at(self, cell: Tensor, walls: Tensor) -> Tensor:
+        """Features of cells (N, 2) on maps (N, side^2), (N, 8, channels)."""
+        if walls.device.type == "cpu":
+            features, which = self._features(walls)  # pyright: ignore[reportCallIssue, reportArgumentType, reportGeneralTypeIssues]
+            return features[which, :, cell[:, 1], cell[:, 0]]
+        # to find the different maps, the CPU would wait for the GPU
+        at_once = max(1, len(walls)) if torch.is_grad_enabled() else AT_ONCE
+        blocks = zip(walls.split(at_once), cell.split(at_once), strict=True)
+        return torch.cat(
+            [self._spread(w)[torch.arange(len(w), device=w.device), :, c[:, 1], c[:, 0]] for w, c in blocks]
+        )
+
+    @torch.compiler.disable
     def _features(self, walls: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of different maps, (M, 8, side, side, channels), and which of them each of the maps (N, side^2) is, (N,)."""
-        if walls.device.type != "cpu":  # to find the different ones, the CPU would wait for the device
-            return self._spread(walls), torch.arange(len(walls), device=walls.device)
+        """Features of the different maps among (N, side^2), (M, 8, side, side, channels), and which of them each is, (N,).
+
+        Planning asks for the same maps again and again, and a step of the training first with and then without gradients.
+        """
         maps, which = torch.unique(walls, dim=0, return_inverse=True)
-        version = tuple(parameter._version for parameter in self.parameters())
-        known = self._known is not None and self._known[0] == version and torch.equal(self._known[1], maps)
-        if known and not torch.is_grad_enabled():
-            return self._known[2], which
+        weights = tuple((parameter.data_ptr(), parameter._version) for parameter in self.parameters())
+        if self._known is not None and not torch.is_grad_enabled():
+            of_weights, of_maps, features = self._known
+            if of_weights == weights and torch.equal(of_maps, maps):
+                return features, which
         features = self._spread(maps)
-        self._known = (version, maps, features.detach())
+        self._known = (weights, maps, features.detach())
         return features, which
 
     def _spread(self, maps: Tensor) -> Tensor:
         """Features of maps, (M, side^2) -> (M, 8, side, side, channels), in the orientation of the maps."""
         images = maps.float().unflatten(1, (self.side, self.side))
         turned = torch.stack([_turn(images, *g) for g in SYMMETRIES], 1).flatten(0, 1).unsqueeze(1)
-        seen = F.relu(self.sees(torch.cat([turned, self.place.expand(len(turned), -1, -1, -1)], 1)))
+        seen = F.relu(self.look(torch.cat([turned, self.place.expand(len(turned), -1, -1, -1)], 1)))
         h = torch.zeros_like(seen)
         for _ in range(self.iterations):
-            h = F.relu(self.spreads(torch.cat([h, seen], 1)))
-        h = h.unflatten(0, (-1, 8))
+            h = F.relu(self.spread(torch.cat([h, seen], 1)))
+        h = h.unflatten(0, (len(maps), 8))
         return torch.stack([_turn_back(h[:, i], *g) for i, g in enumerate(SYMMETRIES)], 1).permute(0, 1, 3, 4, 2)
 
 
@@ -129,12 +145,29 @@ def cell_of(position: Tensor, side: int) -> Tensor:
 
 
 def check_map(dim_in: int, side: int) -> None:
-    """Refuse inputs that cannot be [position, vectors, ..., map]."""
+    """Refuse sizes that cannot be those of [position, vectors, ..., map]; whether the numbers are vectors, it cannot know."""
     others = dim_in - side**2
     if side < 1 or others < 2 or others % 2:
         raise ValueError(
-            f"map_side is {side} and there are {dim_in} inputs; expected an even number, at least 2, for position and other vectors, and {side} x {side} for the map"
+            f"map_side is {side}, so that {others} of the {dim_in} inputs are not the map; expected an even number: position, "
+            "then vectors of two numbers. The map is the last of `inputs`"
         )
+
+
+def check_agents(x: Tensor, side: int) -> None:
+    """Refuse inputs (..., X) that do not begin with positions on a map and end with a map.
+
+    Raises:
+        ValueError: a position or a map has values out of range.
+    """
+    position, walls = x[..., :2], x[..., -(side**2) :]
+    for name, values, most in (("first two, the position,", position, side), (f"last {side**2}, the map,", walls, 1)):
+        low, high = values.amin().item(), values.amax().item()
+        if low < 0 or high > most:
+            raise ValueError(
+                f"map_side is {side}, but of the inputs the {name} are between {low:.3g} and {high:.3g}; expected 0 to {most}. "
+                "List the position first in `inputs` and the map last, in cells"
+            )
 
 
 def _turn(images: Tensor, swap: bool, *reverse: bool) -> Tensor:

@@ -29,7 +29,7 @@ class BesideInputsEncoder(Encoder):
         depth: hidden layers.
         frequencies: of the `PositionalEncoding` of the inputs; 0: none.
         encoded: how many leading inputs are encoded; None: all.
-        map_side: cells on a side of the map with which the inputs end; a `MapEmbedding` then replaces the MLP, and `depth` is not used. None: they have no map.
+        map_side: cells on a side of the map with which the inputs end; a `MapEmbedding` of this `width` then replaces the MLP. None: they have no map.
     """
 
     def __init__(
@@ -46,8 +46,11 @@ class BesideInputsEncoder(Encoder):
         super().__init__()
         self.flatten = IdentityEncoder(inputs=inputs)
         self.dim_inputs = self.flatten.dim
+        self.map_side = map_side
         if map_side is None:
             self.net = mlp(self.dim_inputs, width, depth, dim, frequencies, encoded)
+        elif frequencies or encoded is not None:
+            raise ValueError("map_side is set together with frequencies or encoded; expected one of the two")
         else:
             self.net = MapEmbedding(self.dim_inputs, dim, map_side, width)
         self.dim = self.dim_inputs + dim

@@ -21,7 +21,7 @@ class ResidualMLPPredictor(Predictor):
         frequencies: of the `PositionalEncoding` of latent and action; 0: none.
         encoded: how many leading numbers of the latent are encoded; None: latent and action.
         map_side: cells on a side of the map with which the latent ends (`hiwm.levels.maps`); None: it has no map.
-        view: with a map, how many cells the network sees in each direction.
+        view: with a map, the network sees it up to so many cells from the agent; more than a step can reach.
     """
 
     def __init__(

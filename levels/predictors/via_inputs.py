@@ -25,8 +25,7 @@ class ViaInputsPredictor(Predictor):
         depth: hidden layers.
         frequencies: of the `PositionalEncoding` of inputs and action; 0: none.
         encoded: how many leading inputs are encoded; None: inputs and action.
-        map_side: cells on a side of the map with which the inputs end (`hiwm.levels.maps`); None: they have no map.
-        view: with a map, how many cells the network sees in each direction.
+        view: where the encoder has a `map_side`, the network sees the map up to so many cells from the agent; more than a step can reach.
 
     Raises:
         ValueError: the encoder does not keep its inputs.
@@ -42,7 +41,6 @@ class ViaInputsPredictor(Predictor):
         depth: int = 3,
         frequencies: int = 0,
         encoded: int | None = None,
-        map_side: int | None = None,
         view: int = 2,
     ) -> None:
         super().__init__(dim_latent)
@@ -51,7 +49,9 @@ class ViaInputsPredictor(Predictor):
                 f"predicts the inputs in the latent, and {type(encoder).__name__} keeps none; expected encoder=beside_inputs at the same level"
             )
         self._encoder = (encoder,)  # a tuple, or its weights would be part of the predictor
-        around = None if map_side is None else AroundAgent(encoder.dim_inputs, map_side, view, dim_action)
+        around = (
+            None if encoder.map_side is None else AroundAgent(encoder.dim_inputs, encoder.map_side, view, dim_action)
+        )
         self.net = mlp(encoder.dim_inputs + dim_action, width, depth, encoder.dim_inputs, frequencies, encoded, around)
 
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:

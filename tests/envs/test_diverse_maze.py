@@ -2,13 +2,14 @@
 
 import warnings
 
+import gymnasium
 import numpy as np
 import pytest
 
 from hiwm.envs.contract import check_contract
 from hiwm.envs.diverse_maze.env import GOAL_RADIUS, DiverseMaze
 from hiwm.envs.diverse_maze.maps import SIDE, cell_distances, draw_maps
-from hiwm.envs.diverse_maze.simulator import RADIUS, Simulator
+from hiwm.envs.diverse_maze.simulator import Simulator
 from hiwm.envs.diverse_maze.tasks import BINS, TASK_MAPS, TRAINING_MAPS, draw_version, load_version
 
 with warnings.catch_warnings():
@@ -43,6 +44,7 @@ def test_cells_between_two_places():
 def test_tasks_are_in_mazes_that_are_not_in_the_data():
     version = load_version()
     assert version.start.shape == version.goal.shape == (3, 200, 2)
+    shorter = {}
     assert set(version.map_number.ravel()) == set(range(TRAINING_MAPS, TRAINING_MAPS + TASK_MAPS))
     for (least, most), numbers, starts, goals in zip(
         BINS, version.map_number, version.start, version.goal, strict=True
@@ -56,6 +58,8 @@ def test_tasks_are_in_mazes_that_are_not_in_the_data():
             apart = cells_apart(walls, start, goal)
             assert least <= apart <= most if there_is_one else apart == reachable.max()
             assert np.abs(goal % 1 - 0.5).max() <= 0.251
+            shorter[least] = shorter.get(least, 0) + (apart < least)
+    assert shorter == {5: 0, 9: 1, 13: 80}  # in mazes without a path so long, as the documentation says
 
 
 def test_the_file_is_as_it_was_drawn():
@@ -133,6 +137,8 @@ def test_an_episode_ends_near_its_goal():
     _, _, terminated, _, info = env.step(np.zeros(2))
     assert terminated
     assert info["success"]
+    with pytest.raises(gymnasium.error.ResetNeeded, match="call reset first"):
+        DiverseMaze().step(np.zeros(2))
     with pytest.raises(ValueError, match="task_id is 4; expected 1 to 3"):
         env.reset(options={"task_id": 4})
     with pytest.raises(ValueError, match="behaviour is 'navigate'; expected null or random"):
@@ -180,4 +186,3 @@ def test_a_picture_shows_walls_ball_and_goal():
     assert at(env._goal) == (120, 190, 120)
     assert at(env._position) == (200, 60, 40)
     assert at(np.array([0.5, 0.5])) == (70, 70, 70)
-    assert RADIUS < GOAL_RADIUS

@@ -1,9 +1,13 @@
 """An agent that sees its map: what is around it, and an embedding that rotations and mirror images of the map leave alone."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
 
+from hiwm.config import load_config
+from hiwm.experiment import collect, train
 from hiwm.levels.encoders.beside_inputs import BesideInputsEncoder
 from hiwm.levels.maps import SYMMETRIES, AroundAgent, MapEmbedding
 from hiwm.levels.predictors.mlp import ResidualMLPPredictor
@@ -38,7 +42,7 @@ def turned(x: torch.Tensor, symmetry: tuple[bool, bool, bool]) -> torch.Tensor:
 
 
 def test_distances_are_the_same_for_rotations_and_mirror_images():
-    embedding = MapEmbedding(DIM, 32, SIDE, 16, iterations=6)
+    embedding = MapEmbedding(DIM, 32, SIDE, 16)
     x = joined(*agents(12))
     distances = torch.cdist(embedding(x), embedding(x), p=1)
     assert distances[0, 1] > 0.01
@@ -53,7 +57,7 @@ def test_distances_are_the_same_for_rotations_and_mirror_images():
 
 
 def test_a_wall_anywhere_changes_the_embedding():
-    embedding = MapEmbedding(DIM, 16, SIDE, 16, iterations=SIDE)
+    embedding = MapEmbedding(DIM, 16, SIDE, 16)
     x = joined(torch.tensor([[0.5, 0.5]]), torch.zeros(1, 2), torch.zeros(1, SIDE, SIDE))
     far = x.clone()
     far[0, -1] = 1.0  # the opposite corner
@@ -63,20 +67,47 @@ def test_a_wall_anywhere_changes_the_embedding():
     assert torch.equal(embedding(x), embedding(near_a_wall))
 
 
-def test_what_is_remembered_of_maps_is_forgotten_when_the_weights_change():
-    embedding = MapEmbedding(DIM, 16, SIDE, 16, iterations=3)
-    x = joined(*agents(6))
+def fresh(embedding: MapEmbedding) -> MapEmbedding:
+    """The same weights, without anything remembered."""
+    made = MapEmbedding(DIM, embedding.dim, SIDE, 16)
+    made.load_state_dict(embedding.state_dict())
+    return made
+
+
+def test_features_of_other_maps_or_other_weights_are_not_reused():
+    embedding = MapEmbedding(DIM, 16, SIDE, 16)
+    position, velocity, maps = agents(6)
+    x, other_maps = joined(position, velocity, maps), joined(position, velocity, 1 - maps)
     with torch.no_grad():
         before = embedding(x)
         assert torch.equal(embedding(x), before)
-        embedding.spreads.bias.add_(1.0)
-        changed = embedding(x)
-    assert not torch.allclose(changed, before)
-    torch.testing.assert_close(embedding(x), changed)  # with gradients, nothing is remembered
+        torch.testing.assert_close(embedding(other_maps), fresh(embedding)(other_maps))
+        copied = copy.deepcopy(embedding)
+        embedding.spread.bias.add_(1.0)
+        assert not torch.allclose(embedding(x), before)
+        torch.testing.assert_close(embedding(x), fresh(embedding)(x))
+        copied(x)
+        copied.load_state_dict(embedding.state_dict())
+        torch.testing.assert_close(copied(x), embedding(x))
+    torch.testing.assert_close(embedding(x), fresh(embedding)(x))  # with gradients
+
+
+def test_the_features_of_a_training_step_are_computed_once(monkeypatch):
+    embedding, counted = MapEmbedding(DIM, 16, SIDE, 16), []
+    spread = embedding._spread
+    monkeypatch.setattr(embedding, "_spread", lambda maps: counted.append(len(maps)) or spread(maps))
+    x = joined(*agents(12))
+    embedding(x)
     with torch.no_grad():
-        other = joined(*agents(6, seed=1))
-        torch.testing.assert_close(embedding(other), MapEmbedding.forward(embedding, other))
-        assert not torch.allclose(embedding(other), changed)
+        embedding(x + 0.01)
+    assert counted == [3]
+
+
+@pytest.mark.parametrize("leading", [(), (0,), (2, 3)])
+def test_any_leading_shape(leading):
+    x = joined(*agents(6))[0].expand(*leading, DIM)
+    assert MapEmbedding(DIM, 16, SIDE, 16)(x).shape == (*leading, 16)
+    assert AroundAgent(DIM, SIDE, 1)(x).shape == (*leading, 13)
 
 
 def test_around_the_agent():
@@ -112,9 +143,7 @@ def test_predictions_keep_the_map_and_are_the_same_everywhere():
 
 def test_via_inputs_sees_the_map():
     encoder = BesideInputsEncoder(inputs={"latent": (DIM,)}, dim=16, width=16, map_side=SIDE)
-    predictor = ViaInputsPredictor(
-        dim_latent=encoder.dim, dim_action=2, encoder=encoder, width=16, map_side=SIDE, view=1
-    )
+    predictor = ViaInputsPredictor(dim_latent=encoder.dim, dim_action=2, encoder=encoder, width=16, view=1)
     predictor.fit(torch.cat([torch.ones(4), torch.zeros(encoder.dim - 4)]))
     z = encoder({"latent": joined(*agents(6))})
     after = predictor(z, torch.ones(6, 2))
@@ -125,10 +154,18 @@ def test_via_inputs_sees_the_map():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: AroundAgent(DIM, SIDE + 1, 1), "map_side is 6 and there are 29 inputs; expected"),
-        (lambda: AroundAgent(DIM + 1, SIDE, 1), "map_side is 5 and there are 30 inputs; expected an even number"),
+        (lambda: AroundAgent(DIM, SIDE + 1, 1), "map_side is 6, so that -7 of the 29 inputs are not the map"),
+        (
+            lambda: AroundAgent(DIM + 1, SIDE, 1),
+            "map_side is 5, so that 5 of the 30 inputs are not the map; expected an even",
+        ),
         (lambda: AroundAgent(DIM, SIDE, 0), "view is 0; expected at least 1"),
         (lambda: MapEmbedding(DIM, 12, SIDE, 16), "dim is 12; expected a multiple of 8"),
+        (lambda: MapEmbedding(DIM, 0, SIDE, 16), "dim is 0; expected a multiple of 8"),
+        (
+            lambda: BesideInputsEncoder(inputs={"latent": (DIM,)}, dim=16, map_side=SIDE, frequencies=2),
+            "map_side is set together with frequencies",
+        ),
         (
             lambda: ResidualMLPPredictor(dim_latent=DIM, dim_action=2, map_side=SIDE, frequencies=2),
             "map_side and frequencies are both set",
@@ -138,3 +175,33 @@ def test_via_inputs_sees_the_map():
 def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["levels.level0.min_std=0.001"], "min_std is 0.001 and a part has a map_side; expected min_std=null"),
+        (["levels.level1.min_std=0.001"], "min_std is 0.001 and a part has a map_side; expected min_std=null"),
+        (["inputs=[map,position,velocity]"], "the last 100, the map, are between .*; expected 0 to 1"),
+        (["inputs=[velocity,position,map]"], "the first two, the position, are between -.*; expected 0 to 10"),
+    ],
+)
+def test_inputs_that_are_no_position_and_map_are_refused(overrides, message, tmp_path):
+    config = load_config(
+        [
+            "experiment=diverse-maze",
+            f"root={tmp_path}",
+            "dataset.episodes=20",
+            "dataset.workers=1",
+            "graph.num_nodes=100",
+            "tracking=none",
+            *overrides,
+        ]
+    )
+
+    def run() -> None:
+        collect(config)
+        train(config)
+
+    with pytest.raises(ValueError, match=message):
+        run()

@@ -173,7 +173,7 @@ def write_dataset(path: Path, shapes: Mapping[str, tuple[int, ...]], dim_action:
                 size = math.prod(shape)
                 mix = np.random.default_rng(7).normal(size=(dim_action, size)) * 0.2
                 walk = rng.normal(size=(1, size)) + np.cumsum(action @ mix, 0)
-                episode[column] = np.tanh(walk / 2).reshape(ROWS, *shape).astype(np.float32)
+                episode[column] = on_map(column, np.tanh(walk / 2).reshape(ROWS, *shape)).astype(np.float32)
             writer.append(episode)
 
 
@@ -187,8 +187,13 @@ def observations(shapes: Mapping[str, tuple[int, ...]], number: int, seed: int) 
         else:
             start = rng.normal(size=(1, BATCH, *shape))
             steps = np.cumsum(0.1 * rng.normal(size=(number, BATCH, *shape)), 0)
-            found[column] = np.tanh((start + steps) / 2).astype(np.float32)
+            found[column] = on_map(column, np.tanh((start + steps) / 2)).astype(np.float32)
     return found
+
+
+def on_map(column: str, values: np.ndarray) -> np.ndarray:
+    """Numbers from -1 to 1, but as positions on a map of ten cells on a side, and as such a map."""
+    return 5 + 5 * values if column == "position" else values > 0 if column == "map" else values
 
 
 def goal(name: str, key: str, agent: Agent, config: Config, goals: Mapping[str, np.ndarray]) -> Any:

@@ -1,7 +1,7 @@
 """Diverse Maze as a Gymnasium environment: a ball with momentum, in mazes of 10 x 10 cells, with tasks in mazes that are not in the data.
 
-Source: the protocol of PLDM (arXiv 2502.14819) and HWM (arXiv 2604.03208), re-implemented. One difference: their levels see an image and the velocity; here the
-observation is position, velocity and map.
+Source: the protocol of PLDM (arXiv 2502.14819) and HWM (arXiv 2604.03208), re-implemented. Differences: their levels see an image and the velocity, here the observation
+is position, velocity and map; the goal is such an observation at rest, not an image; the simulator and the noise of the starts of data are those of Gymnasium-Robotics, theirs of D4RL.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hiwm.envs.oracle import Observations, ShortestPaths
 
 GOAL_RADIUS = 0.5  # cells
 STEP_SECONDS = 0.04
-CRUISE = 2.5  # cells/s, half of the highest speed; for the number of steps of a shortest path
+CRUISE = 2.5  # cells/s; turns shortest paths into steps
 
 
 class DiverseMaze(gymnasium.Env):
@@ -29,10 +29,11 @@ class DiverseMaze(gymnasium.Env):
     Observations are a dict:
 
         position  of the ball, cells from the corner of the map, (2,)
-        velocity  of the ball, cells in a step, (2,)
+        velocity  of the ball, cells per step, (2,)
         map       1 for a wall, 0 for a free cell, (10, 10); `map[j, i]` is the cell at x from i to i + 1 and y from j to j + 1
 
-    A step is 0.04 s. Actions are forces along x and y. An episode ends with success at less than 0.5 cells from the goal.
+    A step is 0.04 s. Actions are forces along x and y. An episode succeeds and ends when the ball is within 0.5 cells of the goal.
+    A task has 200 episodes; their numbers are taken modulo 200.
 
     Args:
         behaviour: `random` collects data: a random maze of the 25 for training, a random start and velocity, and infos whose `expert_action` is random. None is for evaluation.
@@ -53,6 +54,7 @@ class DiverseMaze(gymnasium.Env):
             }
         )
         self.action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+        self._map: np.ndarray | None = None
 
     @property
     def walls(self) -> list[tuple[float, float, float, float]]:
@@ -69,7 +71,7 @@ class DiverseMaze(gymnasium.Env):
         options = options or {}
         if self.behaviour is not None:
             self._map = self.version.maps[self.np_random.integers(TRAINING_MAPS)]
-            self._position, self._velocity = draw_first(self._map, self.np_random)
+            self._position, self._velocity = draw_first(self._walls(), self.np_random)
             return self._observe(), self._expert()
         if not 1 <= (task := options.get("task_id", 1)) <= self.num_tasks:
             raise ValueError(f"task_id is {task}; expected 1 to {self.num_tasks}")
@@ -77,10 +79,10 @@ class DiverseMaze(gymnasium.Env):
         self._map = self.version.maps[self.version.map_number[bin_, episode]]
         self._position, self._velocity = self.version.start[bin_, episode], np.zeros(2)
         self._goal = self.version.goal[bin_, episode]
-        return self._observe(), {"goal": _observed(self._goal, np.zeros(2), self._map)}
+        return self._observe(), {"goal": _observed(self._goal, np.zeros(2), self._walls())}
 
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
-        simulated = simulator(self._map.tobytes(), SIDE)
+        simulated = simulator(self._walls().tobytes(), SIDE)
         action = np.clip(np.asarray(action, float), -1, 1)
         self._position, self._velocity = simulated.step(self._position, self._velocity, action)
         if self.behaviour is not None:
@@ -93,7 +95,9 @@ class DiverseMaze(gymnasium.Env):
         pixels = 40 * SIDE
         x = (np.arange(pixels) + 0.5) / 40
         frame = (
-            np.repeat(np.repeat(np.where(self._map, 70, 235), 40, 0), 40, 1).astype(np.uint8)[..., None].repeat(3, 2)
+            np.repeat(np.repeat(np.where(self._walls(), 70, 235), 40, 0), 40, 1)
+            .astype(np.uint8)[..., None]
+            .repeat(3, 2)
         )
         discs = [(self._position, 2 * RADIUS, (200, 60, 40))]
         if self.behaviour is None:
@@ -102,11 +106,16 @@ class DiverseMaze(gymnasium.Env):
             frame[(x - centre_x) ** 2 + (x[:, None] - centre_y) ** 2 < radius**2] = colour
         return frame[::-1]
 
+    def _walls(self) -> np.ndarray:
+        if self._map is None:
+            raise gymnasium.error.ResetNeeded("the environment has no maze yet; call reset first")
+        return self._map
+
     def _expert(self) -> dict[str, np.ndarray]:
         return {"expert_action": draw_direction(self.np_random)}
 
     def _observe(self) -> dict[str, np.ndarray]:
-        return _observed(self._position, self._velocity, self._map)
+        return _observed(self._position, self._velocity, self._walls())
 
 
 class DiverseMazeOracle:
@@ -116,14 +125,14 @@ class DiverseMazeOracle:
         self._paths: dict[bytes, ShortestPaths] = {}
 
     def shortest_steps(self, start: Observations, goal: Observations) -> np.ndarray:
-        """At 2.5 cells/s, half of the highest speed, from rest to rest or not."""
+        """Length of the path at 2.5 cells/s, a typical speed."""
         length = np.zeros(len(_columns(start)["position"]))
         for rows, paths in self._mazes(start):
             length[rows] = paths.lengths(_columns(start)["position"][rows], _columns(goal)["position"][rows])
         return length / (CRUISE * STEP_SECONDS)
 
     def along(self, start: Observations, goal: Observations, steps: float) -> Observations:
-        """At rest."""
+        """States along the path, with velocity 0."""
         columns = _columns(start)
         position = np.array(columns["position"], float)
         for rows, paths in self._mazes(start):

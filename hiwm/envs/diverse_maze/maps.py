@@ -12,9 +12,9 @@ from scipy.ndimage import convolve
 from scipy.sparse.csgraph import shortest_path
 
 SIDE = 10  # cells, with the border
-FREE_CHANCE = 0.5  # of a cell inside
+FREE_CHANCE = 0.5  # of a cell within the border
 PASSES, MOST_FREE_NEIGHBOURS = 2, 6  # of the thinning of open places
-FREE_SHARE = (0.5, 0.8)  # of the inside
+FREE_SHARE = (0.5, 0.8)  # of the cells within the border
 MOST_CELLS = 20  # bound on the longest shortest path
 
 

@@ -1,7 +1,8 @@
 """The point mass of Gymnasium-Robotics' PointMaze, simulated by MuJoCo.
 
 A ball of radius 0.1 cells, which two motors push along x and y. Walls stop it without friction. Source: `point.xml` and `maze_v4.py` of
-Gymnasium-Robotics; here the simulator keeps no state between calls, so several environments share it.
+Gymnasium-Robotics; here the simulator keeps no state between calls, so the environments of a process share it; threads must not.
+`condim="1"` leaves friction out.
 """
 
 from __future__ import annotations

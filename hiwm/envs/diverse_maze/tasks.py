@@ -1,8 +1,9 @@
 """Mazes and evaluation tasks in a versioned file. `python -m hiwm.envs.diverse_maze.tasks` made it.
 
 Version v1 has 25 mazes for data and 20 others for tasks, and 200 tasks in each of three bins, by the cells of the shortest path: 5 to 8, 9
-to 12 and 13 to 16. The mazes of the tasks take turns. As in the protocol (`maps.py` has the source), the start is a state of 50 random episodes in the
-maze, at rest, and the goal is a point in the middle half of a random cell of the bin; if there is none, of the farthest cell. The protocol has 40 tasks in each bin.
+to 12 and 13 to 16. Task e of a bin is in maze e modulo 20. As in the protocol (`maps.py` has the source), the start is a state of 50 random episodes in the
+maze, at rest, and the goal is a point in the middle half of a random cell of the bin. Where there is none, it is the farthest cell: 80 of the 200 tasks of the last bin, with
+paths of 9 to 12 cells, and one of the second bin. The protocol has 40 tasks in each bin.
 """
 
 from __future__ import annotations
