@@ -68,10 +68,10 @@ class Truth:
 
 
 def without_images(observations: Observations) -> Observations:
-    """Without the images in dicts, which an oracle does not read."""
+    """Without the colour images in dicts, which an oracle does not read; it may read a map, (N, H, W)."""
     if not isinstance(observations, Mapping):
         return observations
-    return {name: x for name, x in observations.items() if not name.startswith("_") and np.ndim(x) <= 2}
+    return {name: x for name, x in observations.items() if not name.startswith("_") and np.ndim(x) <= 3}
 
 
 def taken(observations: Observations, rows: np.ndarray) -> Observations:

@@ -212,9 +212,9 @@ class Study:
         return list(space.spaces) if isinstance(space, gymnasium.spaces.Dict) else [self.column]
 
     def observations(self, rows: np.ndarray) -> Observations:
-        """Observations of the environment in some rows of the dataset, without the images in dicts, as its oracle takes them."""
+        """Observations of the environment in some rows of the dataset, without the colour images in dicts, as its oracle takes them."""
         alone = len(self._observed) == 1
-        names = [name for name in self._observed if alone or self.dataset.columns[name].ndim <= 2]
+        names = [name for name in self._observed if alone or self.dataset.columns[name].ndim <= 3]
         columns = {name: np.asarray(self.dataset.column(name)[rows]) for name in names}
         space = getattr(self.environment, "observation_space", None)
         return columns if isinstance(space, gymnasium.spaces.Dict) else columns[self.column]

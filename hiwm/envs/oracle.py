@@ -23,7 +23,7 @@ SLACK = 0.9  # of the clearance counts as a wall: an agent that is pressed again
 class Oracle(Protocol):
     """The optional attribute `oracle` of an environment.
 
-    Observations are those of N states, as `step` gives them. Dicts that are given lack images; those that are returned have them.
+    Observations are those of N states, as `step` gives them. Dicts that are given lack colour images; those that are returned have them.
     """
 
     def shortest_steps(self, start: Observations, goal: Observations) -> np.ndarray:

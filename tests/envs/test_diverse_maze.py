@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from hiwm.cli import main
 from hiwm.envs.contract import check_contract
 from hiwm.envs.diverse_maze.env import GOAL_RADIUS, DiverseMaze
 from hiwm.envs.diverse_maze.maps import SIDE, cell_distances, draw_maps
@@ -160,6 +161,8 @@ def test_the_oracle_knows_the_ball_and_the_paths():
     assert (
         (steps / 10 > 0.6 * np.array(apart)) & (steps / 10 < np.array(apart) + 1)
     ).all()  # 0.1 cells a step, corners cut
+    other = {name: values[[1, 2, 0]] for name, values in goal.items()}
+    assert np.isinf(env.oracle.shortest_steps(start, other)).all()  # in another maze
     half = env.oracle.along(start, goal, steps.min() / 2)
     np.testing.assert_allclose(env.oracle.shortest_steps(half, goal), steps - steps.min() / 2, rtol=1e-3)
     np.testing.assert_allclose(env.oracle.along(start, goal, np.inf)["position"], goal["position"])
@@ -186,3 +189,17 @@ def test_a_picture_shows_walls_ball_and_goal():
     assert at(env._goal) == (120, 190, 120)
     assert at(env._position) == (200, 60, 40)
     assert at(np.array([0.5, 0.5])) == (70, 70, 70)
+
+
+def test_a_run_and_its_report(tmp_path, capsys):
+    small = (
+        "dataset.episodes=60 dataset.workers=1 training.steps=5 levels.level1.training.steps=5 graph.num_nodes=30 graph.min_component=2 "
+        "levels.level1.regularizers.graph_distance.landmarks=100 levels.level1.regularizers.graph_distance.windows=300 "
+        "action_bank.size=100 planner.budget=100 evaluation.episodes=1 evaluation.baseline_episodes=1 evaluation.max_steps=12 "
+        "threads=1 tracking=none"
+    )
+    arguments = ["experiment=diverse-maze", f"root={tmp_path}", *small.split()]
+    assert main(["run", *arguments]) == 0, capsys.readouterr().err
+    page = (tmp_path / "diverse-maze" / "report.html").read_text()
+    assert "DiverseMaze · 2 levels" in page
+    assert "true shortest path" in page  # of the oracle, which reads the map

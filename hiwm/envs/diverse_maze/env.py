@@ -125,11 +125,12 @@ class DiverseMazeOracle:
         self._paths: dict[bytes, ShortestPaths] = {}
 
     def shortest_steps(self, start: Observations, goal: Observations) -> np.ndarray:
-        """Length of the path at 2.5 cells/s, a typical speed."""
+        """Length of the path at 2.5 cells/s, a typical speed; inf between two mazes."""
         length = np.zeros(len(_columns(start)["position"]))
         for rows, paths in self._mazes(start):
             length[rows] = paths.lengths(_columns(start)["position"][rows], _columns(goal)["position"][rows])
-        return length / (CRUISE * STEP_SECONDS)
+        elsewhere = (_columns(start)["map"] != _columns(goal)["map"]).any((1, 2))
+        return np.where(elsewhere, np.inf, length / (CRUISE * STEP_SECONDS))
 
     def along(self, start: Observations, goal: Observations, steps: float) -> Observations:
         """States along the path, with velocity 0."""
