@@ -57,7 +57,7 @@ class MapEmbedding(nn.Module):
 
     A small convolution, applied again and again, spreads what each cell knows over the map, as value iteration does (Tamar et al. 2016, arXiv 1602.02867):
 
-            h_0 = 0,  h_i = ReLU(Conv([h_(i-1), ReLU(Conv([map, x, y]))])),  e = MLP([h_K of the agent's cell, place within it, vectors])
+        h_0 = 0,  h_i = ReLU(Conv([h_(i-1), ReLU(Conv([map, x, y]))])),  e = MLP([h_K of the agent's cell, place within it, vectors])
 
     with K = 1.6 side, about the cells of the longest paths. The embedding is [e_1, ..., e_8] of the eight rotations and mirror images of map, position and vectors. So the sum of
     absolute differences of two embeddings is the same for all eight, and a few maps teach as much as eight times as many.

@@ -42,6 +42,12 @@ class Oracle(Protocol):
         ...
 
 
+def columns_of(observations: Observations) -> Mapping[str, np.ndarray]:
+    """The columns of observations that are dicts."""
+    assert isinstance(observations, Mapping), "the environment's observations are dicts"
+    return observations
+
+
 class ShortestPaths:
     """Shortest paths of a disc among rectangular walls, by a visibility graph.
 

@@ -61,10 +61,10 @@ class BesideInputsEncoder(Encoder):
 
     def embed(self, x: Tensor) -> Tensor:
         """Inputs as one tensor, (..., X) -> (..., D)."""
-        return self.beside(x, self.net(x))
+        return self.joined(x, self.net(x))
 
     @staticmethod
-    def beside(x: Tensor, embedding: Tensor) -> Tensor:
+    def joined(x: Tensor, embedding: Tensor) -> Tensor:
         """The latent of inputs (..., X) and their embedding (..., E)."""
         return torch.cat([SCALE * x, embedding], -1)
 

@@ -62,7 +62,7 @@ class ViaInputsPredictor(Predictor):
         # a solver may need gradients through the embedding, but no loss does
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
             embedding = encoder.net(x)
-        return encoder.beside(x, embedding)
+        return encoder.joined(x, embedding)
 
     def error(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Of the inputs alone, relative to their mean square change in one step."""

@@ -6,7 +6,7 @@ is position, velocity and map; the goal is such an observation at rest, not an i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -14,12 +14,11 @@ import gymnasium
 import numpy as np
 
 from hiwm.envs.diverse_maze.maps import SIDE
-from hiwm.envs.diverse_maze.simulator import MOST_SPEED, RADIUS, simulator
+from hiwm.envs.diverse_maze.simulator import MOST_SPEED, RADIUS, STEP_SECONDS, simulator
 from hiwm.envs.diverse_maze.tasks import BINS, TRAINING_MAPS, draw_direction, draw_first, load_version
-from hiwm.envs.oracle import Observations, ShortestPaths
+from hiwm.envs.oracle import Observations, ShortestPaths, columns_of
 
 GOAL_RADIUS = 0.5  # cells
-STEP_SECONDS = 0.04
 CRUISE = 2.5  # cells/s; turns shortest paths into steps
 
 
@@ -82,7 +81,7 @@ class DiverseMaze(gymnasium.Env):
         return self._observe(), {"goal": _observed(self._goal, np.zeros(2), self._walls())}
 
     def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
-        simulated = simulator(self._walls().tobytes(), SIDE)
+        simulated = simulator(self._walls())
         action = np.clip(np.asarray(action, float), -1, 1)
         self._position, self._velocity = simulated.step(self._position, self._velocity, action)
         if self.behaviour is not None:
@@ -126,34 +125,34 @@ class DiverseMazeOracle:
 
     def shortest_steps(self, start: Observations, goal: Observations) -> np.ndarray:
         """Length of the path at 2.5 cells/s, a typical speed; inf between two mazes."""
-        length = np.zeros(len(_columns(start)["position"]))
+        length = np.zeros(len(columns_of(start)["position"]))
         for rows, paths in self._mazes(start):
-            length[rows] = paths.lengths(_columns(start)["position"][rows], _columns(goal)["position"][rows])
-        elsewhere = (_columns(start)["map"] != _columns(goal)["map"]).any((1, 2))
+            length[rows] = paths.lengths(columns_of(start)["position"][rows], columns_of(goal)["position"][rows])
+        elsewhere = (columns_of(start)["map"] != columns_of(goal)["map"]).any((1, 2))
         return np.where(elsewhere, np.inf, length / (CRUISE * STEP_SECONDS))
 
     def along(self, start: Observations, goal: Observations, steps: float) -> Observations:
         """States along the path, with velocity 0."""
-        columns = _columns(start)
+        columns = columns_of(start)
         position = np.array(columns["position"], float)
         for rows, paths in self._mazes(start):
-            target = np.asarray(_columns(goal)["position"][rows], float)
+            target = np.asarray(columns_of(goal)["position"][rows], float)
             position[rows] = paths.along(position[rows], target, steps * CRUISE * STEP_SECONDS)
         return _observed(position, np.zeros_like(position), columns["map"])
 
     def simulate(self, start: Observations, actions: np.ndarray) -> Observations:
-        columns = _columns(start)
+        columns = columns_of(start)
         position = np.array(columns["position"], float)
         velocity = np.array(columns["velocity"], float) / STEP_SECONDS
         for row, walls in enumerate(columns["map"]):
-            simulated = simulator((walls > 0.5).tobytes(), SIDE)
+            simulated = simulator(walls > 0.5)
             for action in np.clip(actions[row], -1, 1):
                 position[row], velocity[row] = simulated.step(position[row], velocity[row], action)
         return _observed(position, velocity, columns["map"])
 
     def _mazes(self, observations: Observations) -> Iterator[tuple[np.ndarray, ShortestPaths]]:
         """The rows of each maze, and its shortest paths."""
-        maps = np.asarray(_columns(observations)["map"]) > 0.5
+        maps = np.asarray(columns_of(observations)["map"]) > 0.5
         found, of_row = np.unique(maps.reshape(len(maps), -1), axis=0, return_inverse=True)
         for number, walls in enumerate(found):
             if (key := walls.tobytes()) not in self._paths:
@@ -161,11 +160,6 @@ class DiverseMazeOracle:
                 blocks = [(float(i), float(j), 1.0, 1.0) for j, i in cells]
                 self._paths[key] = ShortestPaths(blocks, RADIUS)
             yield np.flatnonzero(of_row.ravel() == number), self._paths[key]
-
-
-def _columns(observations: Observations) -> Mapping[str, np.ndarray]:
-    assert isinstance(observations, Mapping), "observations of the mazes are dicts"
-    return observations
 
 
 def _observed(position: np.ndarray, velocity: np.ndarray, walls: np.ndarray) -> dict[str, np.ndarray]:

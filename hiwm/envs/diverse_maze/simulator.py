@@ -18,12 +18,13 @@ mujoco: Any = _mujoco  # its module has no types
 RADIUS = 0.1  # of the ball, cells
 WALL_HEIGHT = 0.4
 MOST_SPEED = 5.0  # along an axis, cells/s
-ACTION_REPEAT = 4  # simulated steps of 0.01 s in a step of the environment
+SIMULATED_SECONDS, ACTION_REPEAT = 0.01, 4  # of a simulated step, and how many a step of the environment has
+STEP_SECONDS = ACTION_REPEAT * SIMULATED_SECONDS
 
 XML = """
 <mujoco>
   <compiler inertiafromgeom="true"/>
-  <option timestep="0.01" gravity="0 0 0" iterations="20" integrator="Euler"/>
+  <option timestep="{seconds}" gravity="0 0 0" iterations="20" integrator="Euler"/>
   <default>
     <joint type="slide" damping="1"/>
     <geom friction=".5 .1 .1" density="1000" margin="0.002" condim="1" contype="2" conaffinity="1"/>
@@ -52,7 +53,9 @@ class Simulator:
 
     def __init__(self, walls: np.ndarray) -> None:
         cells = [WALL.format(x=i + 0.5, y=j + 0.5, z=WALL_HEIGHT / 2) for j, i in np.argwhere(walls)]
-        self.model = mujoco.MjModel.from_xml_string(XML.format(radius=RADIUS, walls="".join(cells)))
+        self.model = mujoco.MjModel.from_xml_string(
+            XML.format(seconds=SIMULATED_SECONDS, radius=RADIUS, walls="".join(cells))
+        )
         self.data = mujoco.MjData(self.model)
 
     def step(self, position: np.ndarray, velocity: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +69,11 @@ class Simulator:
         return data.qpos.copy(), data.qvel.copy()
 
 
+def simulator(walls: np.ndarray) -> Simulator:
+    """The simulator of a square maze, (side, side); true for a wall."""
+    return _simulator(walls.tobytes(), len(walls))
+
+
 @functools.cache
-def simulator(walls: bytes, side: int) -> Simulator:
-    """The simulator of a square maze, given as the bytes of its truth values."""
+def _simulator(walls: bytes, side: int) -> Simulator:
     return Simulator(np.frombuffer(walls, bool).reshape(side, side))

@@ -23,6 +23,7 @@ BINS = ((5, 8), (9, 12), (13, 16))  # cells from start to goal
 EPISODES = 200
 PROBES, PROBE_STEPS = 50, 100  # random episodes that the starts are drawn from
 FIRST_NOISE = 0.25  # of a start of the data around the middle of its cell, cells
+GOAL_NOISE = 0.25  # of a goal around the middle of its cell, cells
 FIRST_SPEED = 5.0  # highest at the start of the data, cells/s
 
 
@@ -80,13 +81,15 @@ def draw_version() -> Version:
             if not len(there):
                 there = np.flatnonzero(distance == distance.max())
             cell = there[rng.integers(len(there))]
-            goal[b, e] = np.round(np.array([cell % SIDE, cell // SIDE]) + 0.5 + rng.uniform(-0.25, 0.25, 2), 2)
+            goal[b, e] = np.round(
+                np.array([cell % SIDE, cell // SIDE]) + 0.5 + rng.uniform(-GOAL_NOISE, GOAL_NOISE, 2), 2
+            )
     return Version(maps, np.tile(TRAINING_MAPS + numbers, (len(BINS), 1)), start, goal)
 
 
 def _probe(walls: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Positions that random episodes visit, (N, 2)."""
-    simulated, positions = simulator(walls.tobytes(), SIDE), []
+    simulated, positions = simulator(walls), []
     for _ in range(PROBES):
         position, velocity = draw_first(walls, rng)
         for _ in range(PROBE_STEPS):

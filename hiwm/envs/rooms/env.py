@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from hiwm.envs.captions import Caption
-from hiwm.envs.oracle import Observations
+from hiwm.envs.oracle import Observations, columns_of
 from hiwm.envs.rooms.captions import describe
 from hiwm.envs.rooms.geometry import Rooms
 from hiwm.envs.rooms.render import Renderer
@@ -242,19 +242,14 @@ class FourRoomOracle:
         return self._observe(start, at, layout)
 
     def _layout(self, observations: Observations) -> np.ndarray:
-        return self.rooms.layout_of(np.asarray(_columns(observations)["doors"]))
+        return self.rooms.layout_of(np.asarray(columns_of(observations)["doors"]))
 
     def _observe(self, start: Observations, agent: np.ndarray, layout: np.ndarray) -> Observations:
-        return _observed(self.renderer, agent, np.asarray(_columns(start)["distractor"], float), layout)
-
-
-def _columns(observations: Observations) -> Mapping[str, np.ndarray]:
-    assert isinstance(observations, Mapping), "observations of the rooms are dicts"
-    return observations
+        return _observed(self.renderer, agent, np.asarray(columns_of(start)["distractor"], float), layout)
 
 
 def _agent(observations: Observations) -> np.ndarray:
-    return np.asarray(_columns(observations)["agent"], float)
+    return np.asarray(columns_of(observations)["agent"], float)
 
 
 def _observed(
