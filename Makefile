@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test check docs bench gpu example clean
 
-demo: $(VENV)/user  ## train three levels on a maze, compare the hierarchy with flat planners, write a report
-	$(BIN)/hiwm run experiment=pointmaze
-	@echo "Report: runs/pointmaze-medium-navigate/report.html"
+demo: $(VENV)/user  ## train two levels, plan in mazes that they have never seen, compare with flat planners, write a report
+	$(BIN)/hiwm run experiment=demo
+	@echo "Report: runs/demo/report.html"
 	@echo "MLflow: $(BIN)/hiwm mlflow"
 
 test: $(VENV)/dev  ## all tests, in two processes

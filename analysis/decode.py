@@ -22,7 +22,9 @@ STEPS_AHEAD = (0, 1, 2, 3, 4, 8, 12, 16)  # steps of level 0
 
 
 class StateDecoder:
-    """Decodes a latent to the state with the nearest latent in a sample of the data, without a trained decoder.
+    """Decodes a latent to the state that it holds, or else to the state with the nearest latent in a sample of the data, without a trained decoder.
+
+    A latent holds its state where its level and those below keep their inputs (`Encoder.read_inputs`), and these contain the state.
 
     Args:
         agent: encodes the states.
@@ -37,10 +39,27 @@ class StateDecoder:
         self.rows = np.sort(np.random.default_rng(seed).choice(total, min(BANK, total), replace=False))
         self.latents = agent.hierarchy.encode_many({name: dataset.column(name) for name in agent.inputs}, self.rows)
         self.states = JoinedColumn([dataset.column(name) for name in state], DRAWN)[self.rows]
+        self.hierarchy, self.state = agent.hierarchy, state
+        #: whether the latents of level 0 hold the state
+        self.sees_state = set(state) <= {
+            *(agent.hierarchy.read_inputs(0, self.latents[0][:1].to(agent.hierarchy.device)) or ())
+        }
 
     def decode(self, level: int, latent: np.ndarray | Tensor) -> np.ndarray:
         """(N, D of the level) -> states (N, C)."""
-        return self.states[self.nearest(level, latent)[0]]
+        held = self.held(level, latent)
+        return self.states[self.nearest(level, latent)[0]] if held is None else held
+
+    def held(self, level: int, latent: np.ndarray | Tensor) -> np.ndarray | None:
+        """The states (N, C) that latents (N, D of the level) hold; None if they do not hold them."""
+        if not self.sees_state:
+            return None
+        inputs = self.hierarchy.read_inputs(
+            level, torch.as_tensor(latent, dtype=torch.float32).to(self.hierarchy.device)
+        )
+        if inputs is None:
+            return None
+        return torch.cat([inputs[name].flatten(1) for name in self.state], 1)[:, :DRAWN].cpu().numpy()
 
     def nearest(self, level: int, latent: np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the nearest states to latents (N, D of the level), (N,), and the distances of their latents, (N,)."""

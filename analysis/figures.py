@@ -135,7 +135,7 @@ def episodes(
         traces: agent -> one episode of each task.
         decoder: turns latents into states.
         graphs: agent -> the graph that it plans on, and the true states of the landmarks (M, C); only agents with a graph.
-        walls: rectangles of the map; empty for an environment without a map.
+        walls: rectangles of the map, for episodes that have no others; empty for an environment without a map.
         labels: axis labels of the two drawn numbers of a state.
         most: number of tasks shown; tasks on which the agents differ come first.
     """
@@ -148,7 +148,7 @@ def episodes(
             if trace is None:  # of a file that lacks some
                 axes.set_axis_off()
                 continue
-            draw_map(axes, walls, decoder.states, labels)
+            draw_map(axes, trace.walls.tolist() or walls, decoder.states, labels)
             if agent in graphs:
                 _graph(axes, *graphs[agent], color=GRAPH, most=EDGES_BEHIND)
             for level in range(len(trace.subgoals) - 1, 0, -1):

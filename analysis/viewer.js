@@ -48,6 +48,7 @@
 
   // later attempts of an agent have its graph
   const graphNow = () => tables.graphs[episode.agent] || tables.graphs[episode.agent.split(", attempt ")[0]];
+  const walls = () => (episode.walls.length ? episode.walls : head.walls);
   const of = (level, name, i) => (level.plans[name] ? level.plans[name][i] : null);
   const number = (x) => (x === null || x === undefined ? "–" : String(Number(Number(x).toPrecision(3))));
 
@@ -113,7 +114,7 @@
     episode.path.forEach((numbers, i) => take(point(numbers, i)));
     if (goalIsDrawn()) take(point(episode.goal, 0));
     if (now.x >= 0 && now.y >= 0) {
-      if (now.x === 0 && now.y === 1) for (const [x, y, w, h] of head.walls) { take([x, y]); take([x + w, y + h]); }
+      if (now.x === 0 && now.y === 1) for (const [x, y, w, h] of walls()) { take([x, y]); take([x + w, y + h]); }
       // with all landmarks, so that the map is the same for all episodes and reaches as far as the data
       for (const numbers of [...tables.cloud, ...tables.states]) take(point(numbers, 0));
     }
@@ -154,7 +155,7 @@
     const [left, right] = range(xs);
     const [bottom, top] = range(ys);
     const width = byId("v-map").clientWidth || 560;
-    const equal = head.walls.length && now.x >= 0 && now.y >= 0;
+    const equal = walls().length && now.x >= 0 && now.y >= 0;
     const ratio = equal ? (top - bottom) / (right - left) : 0.75;
     const wide = width - AXES.left - AXES.right;
     const high = Math.round(wide * Math.min(1.1, Math.max(0.35, ratio)));
@@ -234,7 +235,7 @@
     const still = svg("g", {});
     const plain = now.x >= 0 && now.y >= 0;
     if (plain && now.x === 0 && now.y === 1)
-      for (const [x, y, w, h] of head.walls)
+      for (const [x, y, w, h] of walls())
         still.append(svg("rect", { x: scale.x(x), y: scale.y(y + h), width: w * scale.sx, height: h * scale.sy, fill: css("--wall") }));
     if (plain && tables.cloud.length)
       still.append(svg("path", { d: dots(tables.cloud.map((n) => point(n, 0))), stroke: css("--wall"), "stroke-width": 2.2, "stroke-linecap": "round" }));
@@ -276,7 +277,7 @@
       const predicted = (of(level, "predicted", i) || []).map((place, h) => statePoint(place, made + (h + 1) * level.period));
       if (predicted.length && !hidden.has("predicted")) {
         add(svg("path", { d: line([start, ...predicted]), stroke: color, "stroke-width": 1.6, "stroke-dasharray": "4 3", fill: "none" }));
-        predicted.forEach((p, h) => p && add(sign(0, p, 2.6, { fill: color }, `predicted latent of level ${k}, ${h + 1} steps ahead, for step ${made + (h + 1) * level.period} (nearest real state: ${stateText(of(level, "predicted", i)[h])})`)));
+        predicted.forEach((p, h) => p && add(sign(0, p, 2.6, { fill: color }, `predicted latent of level ${k}, ${h + 1} steps ahead, for step ${made + (h + 1) * level.period} (${stateText(of(level, "predicted", i)[h])})`)));
       }
       if (!hidden.has("alternatives"))
         (of(level, "alternative_subgoal", i) || []).forEach((place, n) => {

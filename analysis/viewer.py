@@ -1,4 +1,4 @@
-"""The episode viewer of the report: recorded episodes with their plans, decoded to real states and frames, as data for viewer.js."""
+"""The episode viewer of the report: recorded episodes with their plans, decoded to states and frames, as data for viewer.js."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import base64
 import gzip
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,21 +17,19 @@ from PIL import Image
 from hiwm.agent import Agent
 from hiwm.analysis.decode import StateDecoder
 from hiwm.analysis.figures import Wall
-from hiwm.data.columns import read_rows
+from hiwm.analysis.shown_states import NONE, SHOWN, ShownStates, rounded
 from hiwm.data.store import Trajectories
-from hiwm.evaluation.frames import as_frames, image_input
+from hiwm.evaluation.frames import image_input
 from hiwm.evaluation.outcomes import LevelTrace, Trace
 from hiwm.planning.explain.outcome import OPEN, WORDS
 from hiwm.planning.graph.landmarks import LandmarkGraph
 
 LIMIT = 10_000_000  # bytes of the page
-SHOWN = 8  # numbers of a state that the page holds
 CLOUD = 1500  # states of the data that are drawn behind a map without walls
 EDGES = 4000  # of a landmark graph that are drawn
 JPEG_FROM = 2000  # bytes of a PNG from which a JPEG is tried
 NO_FRAMES = 1000  # bytes of the table of frames without any frame
 ADVICE = "To see them, evaluate fewer tasks under another name (evaluation.name, evaluation.num_tasks), or read the .npz of the evaluation with hiwm.evaluation.traces.load_traces."
-NONE = -1  # index of a state or a frame that there is none of
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Scene:
         agent: of the experiment.
         dataset: real states.
         state: columns of the true state.
-        walls: rectangles of the map; empty without a map.
+        walls: rectangles of the map that all episodes share; empty without a map.
         labels: names of the numbers of a state.
         graphs: agent -> number of the level whose landmark graph it plans on; only agents with a graph.
     """
@@ -57,54 +54,11 @@ class Scene:
 
     @cached_property
     def decoder(self) -> StateDecoder:
-        """Finds the real state nearest to a latent."""
+        """Turns latents into states."""
         return StateDecoder(self.agent, self.dataset, self.state)
 
 
-class RealStates:
-    """A table of real states, which the page shows in place of latents.
-
-    Args:
-        decoder: finds the state whose latent is nearest.
-        dataset: of the states.
-        state: columns of the true state.
-        image: input that is an image; None without one.
-    """
-
-    def __init__(self, decoder: StateDecoder, dataset: Trajectories, state: Sequence[str], image: str | None) -> None:
-        self.decoder, self.dataset, self.columns, self.image = decoder, dataset, state, image
-        #: dataset row of a state -> its place in the table
-        self.places: dict[int, int] = {}
-
-    def nearest(self, level: int, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Places of the states nearest to latents (..., D), and the distances of their latents, (...); NONE and NaN for NaN."""
-        flat = latents.reshape(-1, latents.shape[-1])
-        place, distance = np.full(len(flat), NONE), np.full(len(flat), np.nan, np.float32)
-        known = np.isfinite(flat).all(1)
-        distinct, back = np.unique(flat[known], axis=0, return_inverse=True)
-        index, apart = self.decoder.nearest(level, distinct)
-        place[known] = self.at_rows(self.decoder.rows[index])[back.reshape(-1)]
-        distance[known] = apart[back.reshape(-1)]
-        return place.reshape(latents.shape[:-1]), distance.reshape(latents.shape[:-1])
-
-    def at_rows(self, rows: np.ndarray) -> np.ndarray:
-        """Places of the states of dataset rows, (N,) -> (N,)."""
-        return np.array([self.places.setdefault(int(row), len(self.places)) for row in rows], int)
-
-    def numbers(self) -> list[list[Any]]:
-        """The first numbers of every state in the table."""
-        rows = np.array(list(self.places), int)
-        columns = [read_rows(self.dataset.column(name), rows).reshape(len(rows), -1) for name in self.columns]
-        return rounded(np.concatenate(columns, 1)[:, :SHOWN], 4)
-
-    def frames(self, places: Sequence[int]) -> np.ndarray:
-        """Frames of some states, (N, H, W, C)."""
-        assert self.image is not None, "asked only where an input is an image"
-        rows = np.array(list(self.places), int)[np.array(places, int)]
-        return as_frames(read_rows(self.dataset.column(self.image), rows))
-
-
-def episode_data(agent: str, trace: Trace, states: RealStates, discrete: bool) -> dict[str, Any]:
+def episode_data(agent: str, trace: Trace, states: ShownStates, discrete: bool) -> dict[str, Any]:
     """One episode as the page shows it; discrete actions are shown by their numbers."""
     actions = trace.actions.argmax(1)[:, None] if discrete else trace.actions
     return {
@@ -115,14 +69,15 @@ def episode_data(agent: str, trace: Trace, states: RealStates, discrete: bool) -
         "steps": trace.steps,
         "path": rounded(trace.states[:, :SHOWN], 4),
         "goal": rounded(trace.goal[:SHOWN], 4),
+        "walls": rounded(trace.walls, 4),
         "actions": rounded(actions[:, :SHOWN], 3),
         "frameSteps": trace.frame_steps.tolist(),
         "levels": [level_data(k, level, trace.seen, states) for k, level in enumerate(trace.levels)],
     }
 
 
-def level_data(k: int, level: LevelTrace, seen: np.ndarray, states: RealStates) -> dict[str, Any]:
-    """What one level did: columns with a value for each plan; places of `RealStates` for latents."""
+def level_data(k: int, level: LevelTrace, seen: np.ndarray, states: ShownStates) -> dict[str, Any]:
+    """What one level did: columns with a value for each plan; places of `ShownStates` for latents."""
     plans = level.plans
     exact = {"step", "deadline", "outcome", "decided", "path_target", "cheapest", "goal_within"}
     numbers = ("current_cost", "nearest", "cost", "parts", "disagreement", "penalty", "violation", "value", "left",
@@ -134,7 +89,7 @@ def level_data(k: int, level: LevelTrace, seen: np.ndarray, states: RealStates) 
     spaces = {"subgoal": k, "predicted": k, "alternative_subgoal": k, "target": level.target_level}
     for name, space in spaces.items():
         if name in plans:
-            places, distance = states.nearest(space, plans[name])
+            places, distance = states.of_latents(space, plans[name])
             data[name] = places.tolist()
             if space == k:
                 data[f"{name}_off"] = rounded(distance / level.step_length, 3)
@@ -169,24 +124,13 @@ def realised(level: LevelTrace, seen: np.ndarray) -> dict[str, Any]:
     return {name: rounded(np.where(known, values, np.nan), 3) for name, values in (("error", error), ("moved", moved))}
 
 
-def graph_data(graph: LandmarkGraph, level: int, states: RealStates, seed: int = 0) -> dict[str, Any]:
+def graph_data(graph: LandmarkGraph, level: int, states: ShownStates, seed: int = 0) -> dict[str, Any]:
     """The landmarks of a graph as real states, and its edges or a sample of them."""
     edges = graph.edges.cpu().numpy().T
     if len(edges) > EDGES:
         edges = edges[np.sort(np.random.default_rng(seed).choice(len(edges), EDGES, replace=False))]
     nodes = states.at_rows(graph.data["row"].cpu().numpy())
     return {"level": level, "nodes": nodes.tolist(), "edges": edges.tolist(), "all": int(graph.edges.shape[1])}
-
-
-def rounded(values: np.ndarray, digits: int) -> Any:
-    """Nested lists of numbers with so many significant digits; None for what is not finite."""
-
-    def short(value: Any) -> Any:
-        if isinstance(value, list):
-            return [short(each) for each in value]
-        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
-
-    return short(np.asarray(values, np.float64).tolist())
 
 
 class Viewer:
@@ -198,7 +142,9 @@ class Viewer:
     """
 
     def __init__(self, traces: Mapping[str, Sequence[Trace]], scene: Scene) -> None:
-        self.states = RealStates(scene.decoder, scene.dataset, scene.state, image_input(scene.agent.inputs))
+        # a latent that holds the state itself needs no picture of a real state
+        image = None if scene.decoder.sees_state else image_input(scene.agent.inputs)
+        self.states = ShownStates(scene.decoder, scene.dataset, scene.state, image)
         ordered = [(name, trace) for name, of in traces.items() for trace in sorted(of, key=_failures_first)]
         self.traces = [trace for _, trace in ordered]
         self.shown = [episode_data(name, trace, self.states, scene.agent.spec.discrete) for name, trace in ordered]
@@ -276,7 +222,7 @@ def _count(number: int, one: str, many: str) -> str:
 
 
 def pack_frames(
-    traces: Sequence[Trace], shown: Sequence[Mapping[str, Any]], states: RealStates, space: int
+    traces: Sequence[Trace], shown: Sequence[Mapping[str, Any]], states: ShownStates, space: int
 ) -> tuple[str, int]:
     """Frames as packed data URIs: observations first, then subgoals and targets, alternatives, and predictions.
 
@@ -300,7 +246,7 @@ def pack_frames(
         return table[uri]
 
     for trace in traces:
-        content["episodes"].append([index(frame) for frame in trace.frames])
+        content["episodes"].append([] if states.image is None else [index(frame) for frame in trace.frames])
     if states.image is not None:
         places = _places(shown)
         for first in range(0, len(places), 256):

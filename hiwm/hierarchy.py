@@ -159,6 +159,16 @@ class Hierarchy(nn.Module):
         """An observation, each input (..., *shape) -> its latent at every level, bottom first, (..., D_k)."""
         return encode_through([level.encode for level in self.levels], inputs)
 
+    @torch.no_grad()
+    def read_inputs(self, k: int, latent: Tensor) -> dict[str, Tensor] | None:
+        """The observation that a latent of level k holds, (..., D_k) -> each input (..., *shape); None if an encoder does not keep its inputs."""
+        for level in reversed(self.levels[: k + 1]):
+            inputs = level.read_inputs(latent)
+            if inputs is None or level is self.levels[0]:
+                return inputs
+            latent = inputs["latent"]
+        raise AssertionError("the loop ends at level 0")
+
     def encode_many(self, inputs: Mapping[str, Any], rows: np.ndarray) -> list[Tensor]:
         """`encode` of some rows (n,) of columns (N, *shape), a block at a time, on the CPU afterwards."""
         size = 4 * sum(int(np.prod(x.shape[1:])) for x in inputs.values())

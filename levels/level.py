@@ -6,6 +6,7 @@ M landmarks, E edges.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -124,6 +125,17 @@ class Level(Trainable):
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Named inputs, each (..., *shape) -> latent (..., D)."""
         return self.encoder(self.standardize(inputs))
+
+    def read_inputs(self, latent: Tensor) -> dict[str, Tensor] | None:
+        """The named inputs that a latent (..., D) holds, each (..., *shape) in its own unit; None if the encoder does not keep them."""
+        if (values := self.encoder.read_inputs(latent)) is None:
+            return None
+        shapes = self.standardize.shapes
+        parts = values.split([math.prod(shape) for shape in shapes.values()], -1)
+        return {
+            name: self.standardize.undo(name, part.unflatten(-1, shape))
+            for (name, shape), part in zip(shapes.items(), parts, strict=True)
+        }
 
     def encode_actions(self, latent: Tensor, actions: Tensor) -> Tensor:
         """(..., D), (..., stride, A_below) -> macro-action (..., A)."""

@@ -34,6 +34,10 @@ class Encoder(nn.Module, ABC):
         """The latent with the inputs it holds, if any, at their own scale, (..., D) -> (..., D); for inverse models and the support cost."""
         return latent
 
+    def read_inputs(self, latent: Tensor) -> Tensor | None:
+        """The standardised inputs, one after another, that a latent holds, (..., D) -> (..., X); None if it does not hold them."""
+        return None
+
 
 class ActionEncoder(nn.Module, ABC):
     """A chunk of actions of the level below -> one action. Given `dim_latent`, `dim_below`, `stride`.

@@ -22,6 +22,7 @@ class Standardize(nn.Module):
 
     def __init__(self, inputs: Mapping[str, tuple[int, ...]], min_std: float) -> None:
         super().__init__()
+        self.shapes = dict(inputs)
         self.names = tuple(inputs)
         self.min_std = min_std
         for name, shape in inputs.items():

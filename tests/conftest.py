@@ -82,15 +82,30 @@ def agent(tiny_run: TinyRun) -> Any:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which `make demo` has run, with less of everything; for the commands of the documentation."""
+    """A folder in which `make demo` has run, with less of everything."""
     import pages
 
+    # episodes and landmarks in each of the 25 mazes
+    mazes = ["dataset.episodes=100", "graph.num_nodes=100", "graph.min_component=2", "levels.level1.training.steps=20"]
+    quick = [override for override in pages.QUICK if not override.startswith(("dataset.episodes", "graph.num_nodes"))]
+    return _folder_of(tmp_path_factory.mktemp("demo"), [*pages.overrides("Makefile")[0], *quick, *mazes])
+
+
+@pytest.fixture(scope="session")
+def medium_maze(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `hiwm run experiment=pointmaze` has run, with less of everything; for the commands of the documentation."""
+    import pages
+
+    return _folder_of(tmp_path_factory.mktemp("medium_maze"), ["experiment=pointmaze", *pages.QUICK])
+
+
+def _folder_of(folder: Path, arguments: list[str]) -> Path:
     from hiwm.cli import main
 
-    folder, before = tmp_path_factory.mktemp("demo"), os.getcwd()
+    before = os.getcwd()
     os.chdir(folder)
     try:
-        assert main(["run", *pages.overrides("Makefile")[0], *pages.QUICK]) == 0
+        assert main(["run", *arguments]) == 0
     finally:
         os.chdir(before)
     return folder

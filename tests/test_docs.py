@@ -19,12 +19,12 @@ EXTENSIONS = {heading: text for heading, text in pages.sections("docs/extending.
 
 
 @pytest.fixture
-def here(demo, monkeypatch):
-    """The folder of the demo as the current one; modules that a test imports from it are forgotten afterwards."""
-    monkeypatch.chdir(demo)
-    monkeypatch.syspath_prepend(str(demo))
+def here(medium_maze, monkeypatch):
+    """The folder of the maze as the current one; modules that a test imports from it are forgotten afterwards."""
+    monkeypatch.chdir(medium_maze)
+    monkeypatch.syspath_prepend(str(medium_maze))
     before = set(sys.modules)
-    yield demo
+    yield medium_maze
     for module in set(sys.modules) - before:
         if module.startswith("my_"):
             del sys.modules[module]

@@ -55,7 +55,7 @@ def test_its_python_snippet_runs(demo, monkeypatch, capsys):
     monkeypatch.chdir(demo)
     (snippet,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "load_agent" in block)
     exec(compile(snippet, "README.md", "exec"), {})
-    assert capsys.readouterr().out.startswith("level 2, planned at step ")
+    assert capsys.readouterr().out.startswith("level 1, planned at step ")
 
 
 def test_its_snippet_with_arrays_runs(tmp_path, monkeypatch):

@@ -14,12 +14,24 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import torch
 import trace_tools
 from matplotlib.figure import Figure
 
 from hiwm.analysis import report as report_module
 from hiwm.analysis.report import _scene, report
-from hiwm.analysis.viewer import ADVICE, LIMIT, RealStates, Viewer, choose, data_uri, pack, realised, rounded, safe_json
+from hiwm.analysis.viewer import (
+    ADVICE,
+    LIMIT,
+    ShownStates,
+    Viewer,
+    choose,
+    data_uri,
+    pack,
+    realised,
+    rounded,
+    safe_json,
+)
 from hiwm.config import load_config
 from hiwm.data.store import Writer, open_dataset
 from hiwm.evaluation.outcomes import Episodes, LevelTrace
@@ -103,16 +115,41 @@ def test_predictions_are_compared_with_the_latents_of_their_time():
 
 
 def test_real_states_are_listed_once(scene):
-    states = RealStates(scene.decoder, scene.dataset, ["state"], None)
+    states = ShownStates(scene.decoder, scene.dataset, ["state"], None)
     latents = scene.decoder.latents[1][[3, 5, 3]].numpy()
     latents = np.stack([latents, np.full_like(latents, np.nan)])
-    place, distance = states.nearest(1, latents)
+    place, distance = states.of_latents(1, latents)
     assert place[0, 0] == place[0, 2] != place[0, 1]
     assert (place[1] == -1).all()
     assert np.isnan(distance[1]).all()
     np.testing.assert_allclose(distance[0], 0, atol=2e-2)  # cdist rounds
     assert len(states.numbers()) == 2
     np.testing.assert_allclose(np.array(states.numbers())[place[0]], scene.decoder.states[[3, 5, 3]], rtol=1e-3)
+
+
+def test_latents_that_hold_the_state_are_shown_at_it(scene):
+    """Level 0 sees the position alone; level 1 does not keep its input."""
+    latents = np.array([[0.3, -1.2], [5.0, 5.0]], np.float32)  # the second is nothing that the data have
+    states = ShownStates(scene.decoder, scene.dataset, ["state"], None)
+    place, _ = states.of_latents(0, latents)
+    level = scene.agent.hierarchy.levels[0]
+    expected = level.standardize.undo("state", torch.from_numpy(latents)).numpy()
+    np.testing.assert_allclose(np.array(states.numbers())[place], expected, rtol=1e-3)
+    np.testing.assert_allclose(scene.decoder.decode(0, latents), expected, rtol=1e-5)
+    assert scene.decoder.held(1, scene.decoder.latents[1][:2]) is None
+    rows = states.at_rows(np.array([4, 2]))
+    np.testing.assert_allclose(
+        np.array(states.numbers())[rows], np.asarray(scene.dataset.column("state"))[[4, 2]], rtol=1e-3
+    )
+
+
+def test_an_episode_is_drawn_with_its_own_walls(scene, traces):
+    walls = np.array([[0.1, 0.2, 0.3, 0.4]])
+    ((name, (trace, *_)), *_) = traces.items()
+    (shown,) = Viewer({name: [replace(trace, walls=walls)]}, scene).shown
+    assert shown["walls"] == walls.tolist()
+    (shown,) = Viewer({name: [trace]}, scene).shown
+    assert shown["walls"] == []
 
 
 def test_what_does_not_fit_is_left_out_and_named(scene, traces):

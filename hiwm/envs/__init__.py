@@ -14,6 +14,8 @@ Optional parts of the contract:
 - `info["expert_action"]`: the action of an expert, while data are collected. The info then needs no `goal`.
 - `num_tasks`: the number of tasks, which `evaluation.num_tasks` must not exceed.
 - `walls`: a list of (left, bottom, width, height), to draw a map.
+- `walls_of(observation)`: such a list for the episode that an observation is from, where they differ between episodes; `walls` then holds those that
+  all have.
 - `make_vector(num_envs)`: a Gymnasium VectorEnv whose episodes start together and whose infos hold `success` and `ended`,
   (N,).
 - `oracle`: what is true of the environment (`hiwm.envs.oracle.Oracle`), or None: shortest paths and the dynamics, from which

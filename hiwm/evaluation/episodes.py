@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from hiwm.data.vector import make_vector
+from hiwm.data.vector import HeldEpisodes, make_vector
 from hiwm.evaluation.batches import Batches
 from hiwm.evaluation.config import Box
 from hiwm.evaluation.outcomes import Episodes
@@ -148,6 +148,7 @@ def _run_batch(
     """Run the episodes with these numbers of one task together; without `state`, none is recorded."""
     outcome = Episodes(task=[task] * len(numbers))
     observations, goals = _reset(envs, task, numbers, seed)
+    first = observations
     agent.reset(make_goal(goals), episodes=[episode_seed(seed, task, e) for e in numbers])
     recorder = None if state is None else Recorder(agent, state, len(numbers), max_steps)
     running = np.arange(len(numbers))
@@ -183,7 +184,7 @@ def _run_batch(
     if forbidden is not None:
         outcome.inside = inside.tolist()
     if recorder is not None:
-        outcome.traces = recorder.traces(task, numbers, goals)
+        outcome.traces = recorder.traces(task, numbers, goals, lambda row: _walls(envs, first, row))
     return outcome
 
 
@@ -196,6 +197,18 @@ def _reset(envs: VectorEnv, task: int, numbers: range, seed: int) -> tuple[Obser
     options = {"task_id": task, "episode": [*numbers] + [numbers[-1]] * surplus}
     observations, infos = envs.reset(seed=padded, options=options)
     return observations, _rows(infos["goal"], np.arange(len(numbers)))
+
+
+def _walls(envs: VectorEnv, observations: Observation, row: int) -> np.ndarray:
+    """The walls of one episode, (W, 4), where the environment says that they differ between episodes."""
+    walls_of: Any = getattr(envs, "walls_of", None)
+    if isinstance(envs, HeldEpisodes) and (one := envs.envs[0]).has_wrapper_attr("walls_of"):
+        walls_of = one.get_wrapper_attr("walls_of")
+    if walls_of is None:
+        return np.zeros((0, 4))
+    named = isinstance(observations, Mapping)
+    observation = {name: x[row] for name, x in observations.items()} if named else observations[row]
+    return np.array(walls_of(observation), float).reshape(-1, 4)
 
 
 def _count(outcome: Episodes, plan: Plan, episodes: int) -> None:

@@ -51,6 +51,7 @@ class Trace:
         levels: what each level did, bottom first.
         frame_steps: environment steps of the frames, (F,); -1 is the goal.
         frames: pictures of observations, (F, H, W, C), uint8; none where no input is an image.
+        walls: (left, bottom, width, height) of the walls of the episode, (W, 4); none where all episodes have the same.
     """
 
     task: int
@@ -63,6 +64,7 @@ class Trace:
     levels: list[LevelTrace]
     frame_steps: np.ndarray
     frames: np.ndarray
+    walls: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
 
     @property
     def steps(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -114,12 +114,21 @@ class Recorder:
         if len(rows) and self.kept[rows].any():
             self._observe(step, rows, seen)
 
-    def traces(self, task: int, numbers: range, goals: Observation) -> list[Trace]:
-        """The traces of the first episode, if the batch begins with it, and of the first failure."""
+    def traces(
+        self, task: int, numbers: range, goals: Observation, walls_of: Callable[[int], np.ndarray]
+    ) -> list[Trace]:
+        """The traces of the first episode, if the batch begins with it, and of the first failure.
+
+        Args:
+            task: number of the task.
+            numbers: of the episodes within the task.
+            goals: of the batch.
+            walls_of: number within the batch -> `Trace.walls`.
+        """
         failed = np.flatnonzero(~self.success & self.kept)
         rows = {0} if numbers[0] == 0 else set()
         rows |= set(failed[:1].tolist())
-        return [self._trace(row, task, numbers[row], goals) for row in sorted(rows)]
+        return [self._trace(row, task, numbers[row], goals, walls_of(row)) for row in sorted(rows)]
 
     def _observe(self, step: int, rows: np.ndarray, seen: Observation, action: np.ndarray | None = None) -> None:
         every = -(-self.max_steps * sum(x.nbytes // len(x) for x in self._inputs(seen).values()) // EPISODE_BYTES)
@@ -170,7 +179,7 @@ class Recorder:
         self.bytes = sum(record.bytes for of in records for record in of)
         return True
 
-    def _trace(self, row: int, task: int, episode: int, goals: Observation) -> Trace:
+    def _trace(self, row: int, task: int, episode: int, goals: Observation, walls: np.ndarray) -> Trace:
         states, seen = _of_episode(self.states, row), _of_episode(self.inputs, row)
         inputs = {name: np.stack([values[name] for _, values in seen]) for name in self.agent.inputs}
         inputs = {name: x.astype(np.float32) if x.dtype == np.float64 else x for name, x in inputs.items()}
@@ -187,7 +196,7 @@ class Recorder:
                 level_trace(self.agent, k, plans, steps, latents[k].numpy())
                 for k, plans in enumerate(self._plans(row))
             ],
-            frame_steps=frame_steps, frames=frames,
+            frame_steps=frame_steps, frames=frames, walls=walls,
         )  # fmt: skip
 
     def _plans(self, row: int) -> list[list[LevelPlan]]:

@@ -18,6 +18,7 @@ EPISODE = re.compile(r"(.*/\d+-\d+)/((?:level\d+/)?(?:plans/)?\w+)", re.DOTALL) 
 NUMBERS = ("target_level", "period", "step_length", "latents")
 
 ARRAYS = ("states", "goal", "actions", "seen", "frame_steps", "frames")
+WALLS = "walls"  # not in files of older versions
 PLANS = "plans/"  # prefix of the quantities of plans
 
 
@@ -28,7 +29,7 @@ def save_traces(path: Path, outcomes: Mapping[str, Episodes]) -> None:
         for trace in outcome.traces:
             key = f"{agent}/{trace.task}-{trace.episode}"
             arrays[f"{key}/{SUCCESS}"] = np.array(trace.success)
-            arrays |= {f"{key}/{name}": getattr(trace, name) for name in ARRAYS}
+            arrays |= {f"{key}/{name}": getattr(trace, name) for name in (*ARRAYS, WALLS)}
             for k, level in enumerate(trace.levels):
                 arrays |= {f"{key}/level{k}/{name}": value for name, value in _level_arrays(level).items()}
     arrays[NAMES] = np.array(sorted(arrays), str)
@@ -73,7 +74,7 @@ def _load_traces(path: Path) -> dict[str, list[Trace]]:
             task, episode = map(int, number.split("-"))
             found = {name: file[f"{key}/{name}"] for name in quantities}
             levels = [_level(found, f"level{k}/") for k in range(sum(name.endswith("/why") for name in found))]
-            arrays = {name: found[name] for name in ARRAYS}
+            arrays = {name: found[name] for name in ARRAYS + (WALLS,) * (WALLS in found)}
             traces.setdefault(agent, []).append(Trace(task, episode, bool(found[SUCCESS]), levels=levels, **arrays))
     return traces
 

@@ -70,8 +70,8 @@ class BesideInputsEncoder(Encoder):
 
     def rescale(self, latent: Tensor) -> Tensor:
         """[x, MLP(x)], (..., D) -> (..., D)."""
-        return torch.cat([self.inputs(latent), latent[..., self.dim_inputs :]], -1)
+        return torch.cat([self.read_inputs(latent), latent[..., self.dim_inputs :]], -1)
 
-    def inputs(self, latent: Tensor) -> Tensor:
-        """The inputs that a latent holds, (..., D) -> (..., X)."""
+    def read_inputs(self, latent: Tensor) -> Tensor:
+        """(..., D) -> (..., X)."""
         return latent[..., : self.dim_inputs] / SCALE

@@ -28,3 +28,7 @@ class IdentityEncoder(Encoder):
         return torch.cat(
             [inputs[name].flatten(inputs[name].dim() - len(shape)) for name, shape in self.inputs.items()], -1
         )
+
+    def read_inputs(self, latent: Tensor) -> Tensor:
+        """The latent itself."""
+        return latent

@@ -57,7 +57,7 @@ class ViaInputsPredictor(Predictor):
     def forward(self, latent: Tensor, action: Tensor) -> Tensor:
         """(..., D), (..., A) -> (..., D)."""
         (encoder,) = self._encoder
-        x, scale = encoder.inputs(latent), encoder.inputs(self.scale)
+        x, scale = encoder.read_inputs(latent), encoder.read_inputs(self.scale)
         x = x + scale * self.net(torch.cat([x, action], -1))
         # a solver may need gradients through the embedding, but no loss does
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
@@ -67,5 +67,5 @@ class ViaInputsPredictor(Predictor):
     def error(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Of the inputs alone, relative to their mean square change in one step."""
         (encoder,) = self._encoder
-        change = encoder.inputs(self.scale).square().mean()
-        return F.mse_loss(encoder.inputs(predicted), encoder.inputs(target)) / change
+        change = encoder.read_inputs(self.scale).square().mean()
+        return F.mse_loss(encoder.read_inputs(predicted), encoder.read_inputs(target)) / change

@@ -1,4 +1,4 @@
-"""Planning time of the hierarchy and its baselines, side by side on the levels that `make demo` trains."""
+"""Planning time of the hierarchy and its baselines, side by side on the levels that `hiwm run experiment=pointmaze` trains."""
 
 import time
 from pathlib import Path
@@ -17,7 +17,7 @@ STEPS = 100
 @pytest.mark.parametrize("batch", [1, 50])
 def test_milliseconds_a_step(batch):
     if not RUN.exists():
-        pytest.fail(f"{RUN} is missing: run `make demo` first")
+        pytest.fail(f"{RUN} is missing: run `hiwm run experiment=pointmaze` first")
     agents = make_agents(hiwm.load_agent(RUN), load_config([]).evaluation)
     rng = np.random.default_rng(0)
     start, goal = (rng.uniform(0, 20, (batch, 2)).astype(np.float32) for _ in range(2))

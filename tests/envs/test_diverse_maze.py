@@ -12,6 +12,7 @@ from hiwm.envs.diverse_maze.env import GOAL_RADIUS, DiverseMaze
 from hiwm.envs.diverse_maze.maps import SIDE, cell_distances, draw_maps
 from hiwm.envs.diverse_maze.simulator import Simulator
 from hiwm.envs.diverse_maze.tasks import BINS, TASK_MAPS, TRAINING_MAPS, draw_version, load_version
+from hiwm.evaluation.traces import load_traces
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -21,6 +22,24 @@ with warnings.catch_warnings():
 def cells_apart(walls: np.ndarray, start: np.ndarray, goal: np.ndarray) -> float:
     (i, j), (k, m) = np.floor(start).astype(int), np.floor(goal).astype(int)
     return cell_distances(walls)[j * SIDE + i, m * SIDE + k]
+
+
+def covered(walls: np.ndarray) -> np.ndarray:
+    """Which cells rectangles cover."""
+    inside = np.zeros((SIDE, SIDE), bool)
+    for left, bottom, width, height in np.array(walls, int):
+        inside[bottom : bottom + height, left : left + width] = True
+    return inside
+
+
+def test_walls_are_those_of_the_episode():
+    env = DiverseMaze()
+    border = covered(env.walls)
+    for episode in (0, 1):
+        observation, _ = env.reset(options={"task_id": 1, "episode": episode})
+        inside = covered(env.walls_of(observation))
+        assert inside.tolist() == (observation["map"] == 1).tolist()
+        assert (inside & border).sum() == border.sum() == 36
 
 
 def test_mazes_are_those_of_the_protocol():
@@ -200,6 +219,9 @@ def test_a_run_and_its_report(tmp_path, capsys):
     )
     arguments = ["experiment=diverse-maze", f"root={tmp_path}", *small.split()]
     assert main(["run", *arguments]) == 0, capsys.readouterr().err
+    version = load_version()
+    for task, trace in enumerate(load_traces(tmp_path / "diverse-maze" / "evaluation.npz")["hierarchical"]):
+        assert covered(trace.walls).tolist() == version.maps[version.map_number[task, 0]].tolist()
     page = (tmp_path / "diverse-maze" / "report.html").read_text()
     assert "DiverseMaze · 2 levels" in page
     assert "true shortest path" in page  # of the oracle, which reads the map

@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import dijkstra
 
 from hiwm.envs.rooms.captions import NAMES
 from hiwm.envs.rooms.env import FourRoom, FourRoomVector
-from hiwm.envs.rooms.geometry import BORDER, HALF_WALL, RADIUS, Rooms
+from hiwm.envs.rooms.geometry import BORDER, HALF_DOOR, HALF_WALL, RADIUS, Rooms
 from hiwm.envs.rooms.render import Renderer
 from hiwm.envs.rooms.tasks import BINS, CLOSED_DOORS, LAYOUTS, SPEED, VERSIONS, draw_version, expert, load_version
 
@@ -280,6 +280,24 @@ def test_the_walls_to_draw_are_those_of_the_frames():
     frame = Renderer(rooms, int(rooms.size)).backgrounds[0][..., 0] < 128
     within = slice(int(BORDER) + 1, int(rooms.size - BORDER) - 1)
     assert (inside[within, within] == frame[within, within]).mean() > 0.99
+
+
+@pytest.mark.parametrize("side", [2, 4])
+def test_the_walls_of_an_episode_have_its_closed_doors(side):
+    env = FourRoom(side=side, resolution=8, tasks="v1" if side == 2 else "unseen-v1")
+    rooms = env._one.rooms
+
+    def area(walls):
+        return sum(width * height for _, _, width, height in walls)
+
+    doors = np.ones(rooms.num_doors, np.float32)
+    assert env.walls_of({"doors": doors}) == env.walls
+    for closed in range(rooms.num_doors):
+        walls = env.walls_of({"doors": np.delete(np.insert(doors, closed, 0), -1)})
+        x, y = rooms.doors[closed]
+        assert any(left <= x <= left + width and low <= y <= low + height for left, low, width, height in walls)
+        assert area(walls) == pytest.approx(area(env.walls) + 4 * HALF_DOOR * HALF_WALL)
+    assert env.make_vector(2).walls_of({"doors": doors}) == env.walls
 
 
 def test_unseen_layouts_are_connected_and_no_task_is_in_one_of_the_data():

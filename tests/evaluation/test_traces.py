@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -45,6 +45,17 @@ def test_traces_round_trip(tmp_path):
         for one, other in zip(outcome.traces, read[agent], strict=True):
             assert isinstance(other, Trace)
             assert_equal(one, other)
+
+
+def test_walls_of_episodes_are_kept_and_may_lack(tmp_path):
+    walls = np.array([[0.0, 0.0, 1.0, 2.0], [3.0, 1.0, 1.0, 1.0]])
+    save_traces(tmp_path / "new.npz", {"flat": Episodes(traces=[replace(trace(1, True, 3), walls=walls)])})
+    assert load_traces(tmp_path / "new.npz")["flat"][0].walls.tolist() == walls.tolist()
+    with np.load(tmp_path / "new.npz") as file:  # as the version before this one wrote it
+        arrays = {name: file[name] for name in file if not name.endswith("/walls")}
+    arrays["names"] = np.array([name for name in arrays["names"] if not name.endswith("/walls")])
+    np.savez(tmp_path / "before.npz", **arrays)
+    assert load_traces(tmp_path / "before.npz")["flat"][0].walls.shape == (0, 4)
 
 
 def test_files_of_older_versions_hold_no_episodes(tmp_path):

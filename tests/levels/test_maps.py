@@ -147,8 +147,8 @@ def test_via_inputs_sees_the_map():
     predictor.fit(torch.cat([torch.ones(4), torch.zeros(encoder.dim - 4)]))
     z = encoder({"latent": joined(*agents(6))})
     after = predictor(z, torch.ones(6, 2))
-    torch.testing.assert_close(after, encoder.embed(encoder.inputs(after)), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(encoder.inputs(after)[:, 4:], encoder.inputs(z)[:, 4:], atol=5e-3, rtol=0)
+    torch.testing.assert_close(after, encoder.embed(encoder.read_inputs(after)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(encoder.read_inputs(after)[:, 4:], encoder.read_inputs(z)[:, 4:], atol=5e-3, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,8 @@ def test_a_latent_that_holds_its_inputs_is_as_far_as_its_embedding():
     encoder, _ = via_inputs()
     inputs = {"a": torch.randn(6, 2), "b": torch.randn(6, 3)}
     latent = encoder(inputs)
-    torch.testing.assert_close(encoder.inputs(latent), torch.cat([inputs["a"], inputs["b"]], -1))
-    torch.testing.assert_close(encoder.rescale(latent), torch.cat([encoder.inputs(latent), latent[:, 5:]], -1))
+    torch.testing.assert_close(encoder.read_inputs(latent), torch.cat([inputs["a"], inputs["b"]], -1))
+    torch.testing.assert_close(encoder.rescale(latent), torch.cat([encoder.read_inputs(latent), latent[:, 5:]], -1))
     embedding = latent[:, encoder.dim_inputs :]
     torch.testing.assert_close(embedding, encoder.net(torch.cat([inputs["a"], inputs["b"]], -1)))
     torch.testing.assert_close(
@@ -112,8 +112,8 @@ def test_predicted_inputs_are_embedded_again_and_alone_count_as_error():
     predictor.fit(torch.full((encoder.dim,), 0.002))  # inputs change by 2
     latent = encoder.embed(torch.randn(6, 5))
     predicted = predictor(latent, torch.randn(6, 2))
-    torch.testing.assert_close(predicted, encoder.embed(encoder.inputs(predicted)))
-    assert (encoder.inputs(predicted) - encoder.inputs(latent)).abs().min() > 1e-4
+    torch.testing.assert_close(predicted, encoder.embed(encoder.read_inputs(predicted)))
+    assert (encoder.read_inputs(predicted) - encoder.read_inputs(latent)).abs().min() > 1e-4
     target = predicted.clone()
     target[:, encoder.dim_inputs :] += 5
     assert predictor.error(predicted, target) == 0

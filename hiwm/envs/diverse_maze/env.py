@@ -6,7 +6,7 @@ is position, velocity and map; the goal is such an observation at rest, not an i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from hiwm.envs.diverse_maze.maps import SIDE
 from hiwm.envs.diverse_maze.simulator import MOST_SPEED, RADIUS, STEP_SECONDS, simulator
 from hiwm.envs.diverse_maze.tasks import BINS, TRAINING_MAPS, draw_direction, draw_first, load_version
-from hiwm.envs.oracle import Observations, ShortestPaths, columns_of
+from hiwm.envs.oracle import Observations, ShortestPaths, Wall, columns_of
 
 GOAL_RADIUS = 0.5  # cells
 CRUISE = 2.5  # cells/s; turns shortest paths into steps
@@ -56,9 +56,13 @@ class DiverseMaze(gymnasium.Env):
         self._map: np.ndarray | None = None
 
     @property
-    def walls(self) -> list[tuple[float, float, float, float]]:
+    def walls(self) -> list[Wall]:
         """(left, bottom, width, height) of the walls that all mazes share, those of the border."""
         return [(0, 0, SIDE, 1), (0, SIDE - 1, SIDE, 1), (0, 1, 1, SIDE - 2), (SIDE - 1, 1, 1, SIDE - 2)]
+
+    def walls_of(self, observation: Mapping[str, np.ndarray]) -> list[Wall]:
+        """(left, bottom, width, height) of the walls of the maze in an observation."""
+        return _blocks(np.asarray(observation["map"]) > 0.5)
 
     @cached_property
     def oracle(self) -> DiverseMazeOracle:
@@ -156,10 +160,12 @@ class DiverseMazeOracle:
         found, of_row = np.unique(maps.reshape(len(maps), -1), axis=0, return_inverse=True)
         for number, walls in enumerate(found):
             if (key := walls.tobytes()) not in self._paths:
-                cells = np.argwhere(walls.reshape(SIDE, SIDE))
-                blocks = [(float(i), float(j), 1.0, 1.0) for j, i in cells]
-                self._paths[key] = ShortestPaths(blocks, RADIUS)
+                self._paths[key] = ShortestPaths(_blocks(walls.reshape(SIDE, SIDE)), RADIUS)
             yield np.flatnonzero(of_row.ravel() == number), self._paths[key]
+
+
+def _blocks(walls: np.ndarray) -> list[Wall]:
+    return [(float(i), float(j), 1.0, 1.0) for j, i in np.argwhere(walls)]
 
 
 def _observed(position: np.ndarray, velocity: np.ndarray, walls: np.ndarray) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from hiwm.envs.captions import Caption
-from hiwm.envs.oracle import Observations, columns_of
+from hiwm.envs.oracle import Observations, Wall, columns_of
 from hiwm.envs.rooms.captions import describe
 from hiwm.envs.rooms.geometry import Rooms
 from hiwm.envs.rooms.render import Renderer
@@ -59,6 +59,10 @@ class FourRoomVector(VectorEnv):
     @property
     def num_tasks(self) -> int:
         return len(self.tasks)
+
+    def walls_of(self, observation: Mapping[str, np.ndarray]) -> list[Wall]:
+        """(left, bottom, width, height) of every piece of wall and every closed door."""
+        return self.rooms.blocks(np.asarray(observation["doors"]) > 0.5)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -178,9 +182,13 @@ class FourRoom(gymnasium.Env):
         return self._one.num_tasks
 
     @property
-    def walls(self) -> list[tuple[float, float, float, float]]:
+    def walls(self) -> list[Wall]:
         """(left, bottom, width, height) of every piece of wall, with all doors open."""
         return self._one.rooms.blocks()
+
+    def walls_of(self, observation: Mapping[str, np.ndarray]) -> list[Wall]:
+        """(left, bottom, width, height) of every piece of wall and every closed door."""
+        return self._one.walls_of(observation)
 
     @property
     def oracle(self) -> FourRoomOracle:

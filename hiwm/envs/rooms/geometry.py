@@ -84,13 +84,15 @@ class Rooms:
         reached = np.isfinite(self._length[layout][np.ix_(is_open, is_open)]).all()
         return bool(reached) and len(np.unique(self.door_rooms[is_open])) == self.side**2
 
-    def blocks(self) -> list[tuple[float, float, float, float]]:
-        """(left, bottom, width, height) of every piece of wall, with all doors open."""
+    def blocks(self, is_open: np.ndarray | None = None) -> list[tuple[float, float, float, float]]:
+        """(left, bottom, width, height) of every piece of wall, for doors that are open or not, (doors,); None: all are open."""
+        is_open = np.ones(self.num_doors, bool) if is_open is None else is_open
         blocks = []
         for vertical in (True, False):
             for wall in self.walls:
                 across = 0 if vertical else 1
-                doors = self.doors[(self.is_vertical == vertical) & (self.doors[:, across] == wall), 1 - across]
+                here = (self.is_vertical == vertical) & (self.doors[:, across] == wall)
+                doors = self.doors[here & is_open, 1 - across]
                 ends = [BORDER, *np.sort(np.concatenate([doors - HALF_DOOR, doors + HALF_DOOR])), self.size - BORDER]
                 for low, high in zip(ends[::2], ends[1::2], strict=True):
                     along, thick = (float(low), float(high - low)), (float(wall) - HALF_WALL, 2 * HALF_WALL)
