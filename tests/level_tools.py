@@ -72,6 +72,7 @@ for name in (
     "temporal_distance",
     "step_distance",
     "graph_distance",
+    "laplacian",
 ):
     CASES[f"regularizer={name}"] = ([f"regularizer@levels.level1={name}"], 1, LATENT, 3)
 CASES["regularizer=pixels"] = (["level@levels.level0=pixels", "regularizer@levels.level0=pixels"], 0, IMAGE, 1)

@@ -14,6 +14,7 @@ from hiwm.levels.regularizers.barlow_twins import BarlowTwins
 from hiwm.levels.regularizers.graph_distance import GraphDistance
 from hiwm.levels.regularizers.info_nce import InfoNCE
 from hiwm.levels.regularizers.inverse_dynamics import InverseDynamics
+from hiwm.levels.regularizers.laplacian import Laplacian
 from hiwm.levels.regularizers.pixels import PixelPrediction
 from hiwm.levels.regularizers.step_distance import StepDistance
 from hiwm.levels.regularizers.straightening import TemporalStraightening
@@ -134,6 +135,43 @@ def test_step_distance_of_known_latents():
     assert value(StepDistance(strictness=10.0, pairs=4000), rows) == pytest.approx(10 * 4 + spread, abs=0.05)
     short = -(math.log(0.6) + same) / 2
     assert value(StepDistance(strictness=10.0, pairs=4000), rows / 6) == pytest.approx(short, abs=0.05)
+
+
+def test_laplacian_coordinates_of_a_path():
+    """A random walk on 12 states in a row: cosines of rising frequency, whose variance is inverse to the eigenvalue."""
+    states, dim, steps = 12, 3, 400
+    torch.manual_seed(0)
+    latents = torch.nn.Parameter(0.1 * torch.randn(states, dim))
+    optimizer = torch.optim.Adam([latents], 0.05)
+    regularizer = Laplacian()
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / steps)
+        start = torch.randint(states, (512, 1))
+        end = (start + 2 * torch.randint(2, (512, 1)) - 1).clamp(0, states - 1)
+        optimizer.zero_grad()
+        regularizer(features(latents[torch.cat([start, end], 1)]), torch.Generator()).backward()
+        optimizer.step()
+    found = latents.detach() - latents.detach().mean(0)
+    walk = 0.5 * (torch.eye(states).roll(1, 0).tril() + torch.eye(states).roll(-1, 0).triu())
+    walk[0, 0] = walk[-1, -1] = 0.5
+    eigenvalues, functions = torch.linalg.eigh(torch.eye(states) - walk)
+    for j in range(dim):
+        alike = torch.cosine_similarity(found[:, j], functions[:, j + 1], 0).abs()
+        assert alike > 0.95
+        # each dimension moves by 1 / dim in mean square, and a function with unit variance by 2 * eigenvalue
+        assert found[:, j].square().mean() == pytest.approx(1 / (2 * dim * eigenvalues[j + 1].item()), rel=0.2)
+    squared = (found.unsqueeze(1) - found).square().sum(-1)[0]
+    assert (squared[1:] > squared[:-1]).all()  # farther along the row is farther
+
+
+def test_laplacian_of_known_latents():
+    """Two windows that go the same way: both halves of the batch have the same errors."""
+    window = torch.tensor([[-1.0], [1.0]])
+    rows = torch.stack([window, window])
+    # moves of 2 where the mean square is 1, so s = 2, u = -2, 2: half of 4 * 4, the second moment is 4 instead of 1, the mean is 0
+    assert value(Laplacian(barrier=2.0), rows) == pytest.approx((8 + 2 * 3**2) / 2)
+    # moves of 1 from 0 and mean square 1/2: s^2 = 2, half of 2, the second moment is 1, the mean square of the mean is 1/2
+    assert value(Laplacian(barrier=2.0), rows / 2 + 0.5) == pytest.approx((1 + 2 * 0.5) / math.sqrt(2))
 
 
 def test_graph_distance_of_known_steps():

@@ -30,7 +30,13 @@ def metric(agent, monkeypatch):
 
 
 def test_a_level_with_a_metric_regularizer_plans_by_steps():
-    for name, p in (("graph_distance", 1), ("step_distance", 1), ("temporal_distance", 1), ("sigreg", 2)):
+    for name, p in (
+        ("graph_distance", 1),
+        ("step_distance", 1),
+        ("temporal_distance", 1),
+        ("laplacian", 2),
+        ("sigreg", 2),
+    ):
         config = load_config([f"regularizer@levels.level1={name}"]).levels["level1"]
         assert LevelSpec(config, 3, {"latent": (4,)}, 2, "").build().p == p
 
