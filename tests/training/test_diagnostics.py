@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,9 +15,10 @@ from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Predictor
 from hiwm.training.diagnostics.copy_last import CopyLast, ratio_to_copy_last
 from hiwm.training.diagnostics.episodes import Episodes, spectrum
-from hiwm.training.diagnostics.rank import effective_rank
+from hiwm.training.diagnostics.rank import RankShare, effective_rank
 from hiwm.training.diagnostics.runner import SHIPPED
 from hiwm.training.diagnostics.state_probe import state_probe_r2
+from hiwm.training.diagnostics.variance import WithinEpisode, _share
 
 EPISODES, MOMENTS, DIM = 24, 32, 2
 INPUTS = {"state": (DIM,), "background": (DIM,)}
@@ -205,6 +207,21 @@ def test_a_healthy_level_gives_no_alarm():
     assert found["within_episode"] == pytest.approx(1, abs=0.1)
     assert found["copy_last"] < 1e-6
     assert found["state_probe_r2"] > 0.95
+
+
+def test_a_latent_that_keeps_all_inputs_is_healthy_where_they_hardly_change():
+    """Like a map of 100 cells beside a position; a latent that keeps the map alone is not."""
+    clip, episodes = world()
+    episodes = replace(episodes, inputs=episodes.inputs | {"background": 20 * episodes.inputs["background"]})
+    level = make_level(Position(inputs={"state": (DIM,)}), AddAction())
+    output = level.output(clip)
+    level.encoder = IdentityEncoder(inputs=INPUTS)
+    kept = episodes.encoded(level)
+    numbers = {diagnostic.name: diagnostic(level, output, kept) for diagnostic in (WithinEpisode(), RankShare())}
+    assert numbers == pytest.approx({"within_episode": 1, "rank_share": 1})
+    assert _share(kept.latent) < 0.01
+    level.encoder = Background()
+    assert WithinEpisode()(level, output, episodes.encoded(level)) < 1e-6
 
 
 def test_a_constant_latent_gives_alarms():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from torch import Tensor
 from hiwm.levels.level import Level
 
 ENCODED_BYTES = 32 << 20  # largest size of inputs, as float32, that are encoded at once
+MAX_INPUTS = 1024  # numbers of an input with which latents are compared; images have more
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,13 @@ class EncodedEpisodes(Episodes):
     def spectrum(self) -> Tensor:
         """Eigenvalues of the latent's covariance, ascending, (D,)."""
         return spectrum(self.rows)
+
+
+def inputs_of(level: Level, episodes: Episodes) -> Tensor | None:
+    """The inputs of a level as its encoder gets them, side by side, (B, T, X); None if they are too many, as of images."""
+    if sum(math.prod(value.shape[2:]) for value in episodes.inputs.values()) > MAX_INPUTS:
+        return None
+    return torch.cat([value.flatten(2) for value in level.standardize(episodes.inputs).values()], -1)
 
 
 def spectrum(rows: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from hiwm.levels.level import Level
 from hiwm.levels.output import LevelOutput
 from hiwm.training.diagnostics.diagnostic import Diagnostic
-from hiwm.training.diagnostics.episodes import EncodedEpisodes
+from hiwm.training.diagnostics.episodes import EncodedEpisodes, inputs_of, spectrum
 
 MIN_SHARE = 0.1  # levels that planned well in our experiments had 0.3 to 1
 
@@ -28,7 +28,7 @@ class EffectiveRank(Diagnostic):
 class RankShare(Diagnostic):
     """Position of the effective rank between 1 (all latents on a line) and its largest possible value, 0 to 1.
 
-    The largest possible value is D, or the number of inputs where that is smaller.
+    The largest possible value is D, or the effective rank of the inputs where that is smaller; of images it is D.
     """
 
     name = "rank_share"
@@ -37,8 +37,10 @@ class RankShare(Diagnostic):
     description = "Effective rank on a scale from 0 (one direction) to 1 (as many directions as the inputs allow)."
 
     def __call__(self, level: Level, output: LevelOutput, episodes: EncodedEpisodes) -> float:
-        possible = min(episodes.rows.shape[1], sum(value[0, 0].numel() for value in episodes.inputs.values()))
-        return 1.0 if possible == 1 else min(1.0, (effective_rank(episodes.spectrum) - 1) / (possible - 1))
+        possible = float(episodes.rows.shape[1])
+        if (seen := inputs_of(level, episodes)) is not None:
+            possible = min(possible, effective_rank(spectrum(seen.flatten(0, 1))))
+        return min(1.0, (effective_rank(episodes.spectrum) - 1) / max(possible - 1, 1e-9))
 
     def alarm(self, value: float) -> str | None:
         return f"the effective rank is only {value:.0%} of what it could be" if value < MIN_SHARE else None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from hiwm.levels.level import Level
 from hiwm.levels.output import LevelOutput
 from hiwm.training.diagnostics.diagnostic import Diagnostic
-from hiwm.training.diagnostics.episodes import EncodedEpisodes
+from hiwm.training.diagnostics.episodes import EncodedEpisodes, inputs_of
 
 MIN_STD = 0.1
 MIN_WITHIN_EPISODE = 0.05  # levels that planned well in our experiments had 0.6 to 1
@@ -30,18 +32,27 @@ class LatentStd(Diagnostic):
 
 
 class WithinEpisode(Diagnostic):
-    """Share of the latent's variance that lies within episodes."""
+    """Share of the latent's variance that lies within episodes, over that of the inputs and at most 1; over images it is the share itself.
+
+    Where episodes are short or each has a map of its own, little of the inputs' variance lies within them either.
+    """
 
     name = "within_episode"
     label = "within-episode variance"
     format = "{:.2f}"
-    description = "Share of the latent's variance within episodes; near 0, the latent encodes only what is constant in an episode."
+    description = "Share of the latent's variance within episodes, relative to the same share of the inputs; near 0, the latent encodes only what is constant in an episode."
 
     def __call__(self, level: Level, output: LevelOutput, episodes: EncodedEpisodes) -> float:
-        total = episodes.rows.var(0).sum().clamp_min(1e-12)
-        return (episodes.latent.var(1).sum(-1).mean() / total).item()
+        share, seen = _share(episodes.latent), inputs_of(level, episodes)
+        return share if seen is None else min(1.0, share / max(_share(seen), 1e-6))
 
     def alarm(self, value: float) -> str | None:
         if value < MIN_WITHIN_EPISODE:
-            return f"{value:.1%} of the variance lies within episodes: the latent encodes only what is constant in an episode"
+            return f"the within-episode variance is only {value:.1%}: the latent encodes only what is constant in an episode"
         return None
+
+
+def _share(values: Tensor) -> float:
+    """Share of the variance of (B, T, D) that lies within its B rows."""
+    total = values.flatten(0, 1).var(0).sum().clamp_min(1e-12)
+    return (values.var(1).sum(-1).mean() / total).item()
