@@ -111,7 +111,7 @@ def success_bars(agents: Mapping[str, Mapping[str, Any]]) -> Figure:
         y = 100 * np.array([rate["success"] for rate in rates])
         low, high = 100 * np.array([rate["interval"] for rate in rates]).T
         errors = np.clip([y - low, high - y], 0, None)
-        color = LEVEL_COLORS[(2, 0, 1)[i % 3]] if i < 3 else None
+        color = LEVEL_COLORS[(2, 0, 1, 3, 4)[i]] if i < 5 else None
         axes.bar(x, y, width * 0.9, color=color, label=f"{name} ({numbers['episodes']} episodes)", yerr=errors, capsize=2,
                  error_kw={"lw": 1, "ecolor": INK})  # fmt: skip
     axes.set_xticks(range(len(tasks) + 1), ["all tasks", *(f"task {task}" for task in tasks)])

@@ -73,7 +73,9 @@ def evaluate(config: Config) -> dict[str, Any]:
 
 
 def _machine(processes: Processes) -> str:
-    text = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    number = torch.get_num_threads()
+    threads = "1 thread" if number == 1 else f"{number} threads"
+    text = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {threads}"
     return text if processes.world_size == 1 else f"{text} in each of {processes.world_size} processes"
 
 
