@@ -159,19 +159,44 @@ def test_laplacian_coordinates_of_a_path():
         alike = torch.cosine_similarity(found[:, j], functions[:, j + 1], 0).abs()
         assert alike > 0.95
         # each dimension moves by 1 / dim in mean square, and a function with unit variance by 2 * eigenvalue
-        assert found[:, j].square().mean() == pytest.approx(1 / (2 * dim * eigenvalues[j + 1].item()), rel=0.2)
+        assert found[:, j].square().mean() == pytest.approx(1 / (2 * dim * eigenvalues[j + 1].item()), rel=0.1)
     squared = (found.unsqueeze(1) - found).square().sum(-1)[0]
     assert (squared[1:] > squared[:-1]).all()  # farther along the row is farther
 
 
 def test_laplacian_of_known_latents():
-    """Two windows that go the same way: both halves of the batch have the same errors."""
-    window = torch.tensor([[-1.0], [1.0]])
-    rows = torch.stack([window, window])
-    # moves of 2 where the mean square is 1, so s = 2, u = -2, 2: half of 4 * 4, the second moment is 4 instead of 1, the mean is 0
-    assert value(Laplacian(barrier=2.0), rows) == pytest.approx((8 + 2 * 3**2) / 2)
-    # moves of 1 from 0 and mean square 1/2: s^2 = 2, half of 2, the second moment is 1, the mean square of the mean is 1/2
-    assert value(Laplacian(barrier=2.0), rows / 2 + 0.5) == pytest.approx((1 + 2 * 0.5) / math.sqrt(2))
+    """Four windows of two steps in two dimensions, every term by itself."""
+    latent = draw(4, 3, 2) + torch.tensor([0.5, 0.0])
+    barrier, steps, dim = 3.0, 2, 2
+    first, last = latent[:, 0], latent[:, 2]
+    ends = torch.cat([first, last])
+    expected = 0.0
+    scales = [
+        math.sqrt(dim / steps * (last - first)[:, j].square().mean() / ends[:, j].square().mean()) for j in range(dim)
+    ]
+    for j, scale in enumerate(scales):
+        eigenvalue = (last - first)[:, j].square().mean() / 2 / ends[:, j].square().mean()
+        terms = 0.5 * (scale * (last - first)[:, j]).square().mean()
+        halves = [torch.cat([first[half::2], last[half::2]]) for half in (0, 1)]
+        for k in range(j + 1):
+            wanted = 1 + eigenvalue / barrier if j == k else 0.0
+            errors = [scale * scales[k] * (rows[:, j] * rows[:, k]).mean() - wanted for rows in halves]
+            terms += barrier * errors[0] * errors[1]
+        terms += barrier * scale**2 * halves[0][:, j].mean() * halves[1][:, j].mean()
+        expected += (terms / scale).item()
+    assert value(Laplacian(barrier=barrier), latent) == pytest.approx(expected, rel=1e-4)
+
+
+def test_earlier_laplacian_coordinates_do_not_depend_on_later_ones():
+    """The correlation of two dimensions changes the second alone."""
+    latent = draw(6, 2, 2).requires_grad_()
+    other = torch.cat([latent.detach()[..., :1], draw(6, 2, 1, seed=1)], -1).requires_grad_()
+    for rows in (latent, other):
+        Laplacian()(features(rows), torch.Generator()).backward()
+    assert latent.grad is not None
+    assert other.grad is not None
+    torch.testing.assert_close(latent.grad[..., 0], other.grad[..., 0])
+    assert not torch.allclose(latent.grad[..., 1], other.grad[..., 1])
 
 
 def test_graph_distance_of_known_steps():
