@@ -1,4 +1,4 @@
-"""Decoding of latents: to the state with the nearest latent in the data, or to frames by the decoder of a level."""
+"""Decoding of latents: to the state that they hold or the one with the nearest latent in the data, or to frames by the decoder of a level."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class StateDecoder:
         self.states = JoinedColumn([dataset.column(name) for name in state], DRAWN)[self.rows]
         self.hierarchy, self.state = agent.hierarchy, state
         #: whether the latents of level 0 hold the state
-        self.sees_state = set(state) <= {
-            *(agent.hierarchy.read_inputs(0, self.latents[0][:1].to(agent.hierarchy.device)) or ())
-        }
+        self.holds_state = set(state) <= set(
+            agent.hierarchy.read_inputs(0, self.latents[0][:1].to(agent.hierarchy.device)) or ()
+        )
 
     def decode(self, level: int, latent: np.ndarray | Tensor) -> np.ndarray:
         """(N, D of the level) -> states (N, C)."""
@@ -52,7 +52,7 @@ class StateDecoder:
 
     def held(self, level: int, latent: np.ndarray | Tensor) -> np.ndarray | None:
         """The states (N, C) that latents (N, D of the level) hold; None if they do not hold them."""
-        if not self.sees_state:
+        if not self.holds_state:
             return None
         inputs = self.hierarchy.read_inputs(
             level, torch.as_tensor(latent, dtype=torch.float32).to(self.hierarchy.device)

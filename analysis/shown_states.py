@@ -15,6 +15,7 @@ from hiwm.data.views import JoinedColumn
 from hiwm.evaluation.frames import as_frames
 
 SHOWN = 8  # numbers of a state that the page holds
+DIGITS = 4  # of its numbers
 NONE = -1  # index of a state or a frame that there is none of
 
 
@@ -34,14 +35,14 @@ class ShownStates:
         self.places: dict[int | tuple[float, ...], int] = {}
 
     def of_latents(self, level: int, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Places of the states of latents (..., D), and distances of these to the nearest real latents, (...); NONE and NaN for NaN."""
+        """Places of the states of latents (..., D), and distances of the latents to the nearest real ones, (...); NONE and NaN for NaN."""
         flat = latents.reshape(-1, latents.shape[-1])
         place, distance = np.full(len(flat), NONE), np.full(len(flat), np.nan, np.float32)
         known = np.isfinite(flat).all(1)
         distinct, back = np.unique(flat[known], axis=0, return_inverse=True)
         index, apart = self.decoder.nearest(level, distinct)
         held = self.decoder.held(level, distinct)
-        keys = self.decoder.rows[index].tolist() if held is None else map(tuple, held[:, :SHOWN].tolist())
+        keys = self.decoder.rows[index].tolist() if held is None else map(tuple, rounded(held[:, :SHOWN], DIGITS))
         place[known] = self._places(keys)[back.reshape(-1)]
         distance[known] = apart[back.reshape(-1)]
         return place.reshape(latents.shape[:-1]), distance.reshape(latents.shape[:-1])
@@ -58,7 +59,7 @@ class ShownStates:
         rows = np.array([key for key in self.places if isinstance(key, int)], int)
         columns = JoinedColumn([self.dataset.column(name) for name in self.columns], SHOWN)
         real = dict(zip(rows.tolist(), columns[rows], strict=True))
-        return rounded(np.array([real[key] if isinstance(key, int) else key for key in self.places]), 4)
+        return rounded(np.array([real[key] if isinstance(key, int) else key for key in self.places]), DIGITS)
 
     def frames(self, places: Sequence[int]) -> np.ndarray:
         """Frames of some real states, (N, H, W, C)."""

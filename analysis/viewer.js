@@ -116,7 +116,8 @@
     if (now.x >= 0 && now.y >= 0) {
       if (now.x === 0 && now.y === 1) for (const [x, y, w, h] of walls()) { take([x, y]); take([x + w, y + h]); }
       // with all landmarks, so that the map is the same for all episodes and reaches as far as the data
-      for (const numbers of [...tables.cloud, ...tables.states]) take(point(numbers, 0));
+      for (const numbers of tables.cloud) take(point(numbers, 0));
+      for (const graph of Object.values(tables.graphs)) for (const place of graph.nodes) take(statePoint(place, 0));
     }
     for (const level of episode.levels)
       for (let i = 0; i < level.plans.step.length; i++) {

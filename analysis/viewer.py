@@ -142,8 +142,8 @@ class Viewer:
     """
 
     def __init__(self, traces: Mapping[str, Sequence[Trace]], scene: Scene) -> None:
-        # a latent that holds the state itself needs no picture of a real state
-        image = None if scene.decoder.sees_state else image_input(scene.agent.inputs)
+        # where level 0 holds the state, an input that looks like an image may be a map, and real states with another map would mislead
+        image = None if scene.decoder.holds_state else image_input(scene.agent.inputs)
         self.states = ShownStates(scene.decoder, scene.dataset, scene.state, image)
         ordered = [(name, trace) for name, of in traces.items() for trace in sorted(of, key=_failures_first)]
         self.traces = [trace for _, trace in ordered]

@@ -162,12 +162,11 @@ class Hierarchy(nn.Module):
     @torch.no_grad()
     def read_inputs(self, k: int, latent: Tensor) -> dict[str, Tensor] | None:
         """The observation that a latent of level k holds, (..., D_k) -> each input (..., *shape); None if an encoder does not keep its inputs."""
-        for level in reversed(self.levels[: k + 1]):
-            inputs = level.read_inputs(latent)
-            if inputs is None or level is self.levels[0]:
-                return inputs
+        for level in reversed(self.levels[1 : k + 1]):
+            if (inputs := level.read_inputs(latent)) is None:
+                return None
             latent = inputs["latent"]
-        raise AssertionError("the loop ends at level 0")
+        return self.levels[0].read_inputs(latent)
 
     def encode_many(self, inputs: Mapping[str, Any], rows: np.ndarray) -> list[Tensor]:
         """`encode` of some rows (n,) of columns (N, *shape), a block at a time, on the CPU afterwards."""

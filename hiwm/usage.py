@@ -118,7 +118,7 @@ The page shows success, with paired differences where the runs have the same epi
 similarity of their latents. It is written to <root>/comparisons/.
 
 example:
-  hiwm compare runs/pointmaze-medium-navigate runs/pointmaze-medium-navigate/seed1""",
+  hiwm compare runs/demo runs/demo/seed1""",
     "levels": """hiwm levels: the trained levels that experiments share
 
 usage: hiwm levels [root=runs]                      list them: size, last validation, and the runs that use each
@@ -139,7 +139,7 @@ usage: hiwm mlflow [root=runs]        open it on <root>/mlflow.db, until Ctrl-C
   <folder>   of the run, e.g. runs/<experiment>; MLFLOW_TRACKING_URI names the server
 
 example:
-  hiwm mlflow sync runs/pointmaze-medium-navigate""",
+  hiwm mlflow sync runs/demo""",
 }
 VERBS = [*COMMANDS, "data", *OTHERS]
 

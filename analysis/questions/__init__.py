@@ -1,7 +1,7 @@
 """The questions a researcher asks of a trained hierarchy, each a function (study) -> finding.
 
     from hiwm.analysis.questions import Study, surprise
-    surprise(Study.of("runs/pointmaze-medium-navigate")).figure
+    surprise(Study.of("runs/demo")).figure
 
 A question that does not apply, for instance without a map, returns None.
 """

@@ -96,7 +96,7 @@ class EncodedRows:
 class Study:
     """A trained hierarchy, with held-out episodes that are encoded once for all questions.
 
-    `Study.of("runs/pointmaze-medium-navigate")` opens a run.
+    `Study.of("runs/demo")` opens a run.
 
     Args:
         agent: the hierarchy and how it plans.
@@ -128,7 +128,7 @@ class Study:
 
     @staticmethod
     def of(folder: str | Path, allow: Sequence[str] = ()) -> Study:
-        """Open the run in a folder, e.g. "runs/pointmaze-medium-navigate".
+        """Open the run in a folder, e.g. "runs/demo".
 
         Args:
             folder: of the run.

@@ -15,7 +15,7 @@ Optional parts of the contract:
 - `num_tasks`: the number of tasks, which `evaluation.num_tasks` must not exceed.
 - `walls`: a list of (left, bottom, width, height), to draw a map.
 - `walls_of(observation)`: such a list for the episode that an observation is from, where they differ between episodes; `walls` then holds those that
-  all have.
+  all have. The observation is one that hiwm sees, with dotted names for dicts within dicts. An environment with `make_vector` needs it in the vector.
 - `make_vector(num_envs)`: a Gymnasium VectorEnv whose episodes start together and whose infos hold `success` and `ended`,
   (N,).
 - `oracle`: what is true of the environment (`hiwm.envs.oracle.Oracle`), or None: shortest paths and the dynamics, from which

@@ -148,9 +148,9 @@ def _run_batch(
     """Run the episodes with these numbers of one task together; without `state`, none is recorded."""
     outcome = Episodes(task=[task] * len(numbers))
     observations, goals = _reset(envs, task, numbers, seed)
-    first = observations
     agent.reset(make_goal(goals), episodes=[episode_seed(seed, task, e) for e in numbers])
     recorder = None if state is None else Recorder(agent, state, len(numbers), max_steps)
+    walls = [] if state is None else [_walls(envs, observations, row) for row in range(len(numbers))]
     running = np.arange(len(numbers))
     success = np.zeros(len(numbers), bool)
     steps = np.full(len(numbers), max_steps)
@@ -184,7 +184,7 @@ def _run_batch(
     if forbidden is not None:
         outcome.inside = inside.tolist()
     if recorder is not None:
-        outcome.traces = recorder.traces(task, numbers, goals, lambda row: _walls(envs, first, row))
+        outcome.traces = recorder.traces(task, numbers, goals, walls)
     return outcome
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -114,21 +114,19 @@ class Recorder:
         if len(rows) and self.kept[rows].any():
             self._observe(step, rows, seen)
 
-    def traces(
-        self, task: int, numbers: range, goals: Observation, walls_of: Callable[[int], np.ndarray]
-    ) -> list[Trace]:
+    def traces(self, task: int, numbers: range, goals: Observation, walls: Sequence[np.ndarray]) -> list[Trace]:
         """The traces of the first episode, if the batch begins with it, and of the first failure.
 
         Args:
             task: number of the task.
             numbers: of the episodes within the task.
             goals: of the batch.
-            walls_of: number within the batch -> `Trace.walls`.
+            walls: `Trace.walls` of each episode of the batch.
         """
         failed = np.flatnonzero(~self.success & self.kept)
         rows = {0} if numbers[0] == 0 else set()
         rows |= set(failed[:1].tolist())
-        return [self._trace(row, task, numbers[row], goals, walls_of(row)) for row in sorted(rows)]
+        return [self._trace(row, task, numbers[row], goals, walls[row]) for row in sorted(rows)]
 
     def _observe(self, step: int, rows: np.ndarray, seen: Observation, action: np.ndarray | None = None) -> None:
         every = -(-self.max_steps * sum(x.nbytes // len(x) for x in self._inputs(seen).values()) // EPISODE_BYTES)

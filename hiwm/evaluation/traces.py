@@ -74,7 +74,7 @@ def _load_traces(path: Path) -> dict[str, list[Trace]]:
             task, episode = map(int, number.split("-"))
             found = {name: file[f"{key}/{name}"] for name in quantities}
             levels = [_level(found, f"level{k}/") for k in range(sum(name.endswith("/why") for name in found))]
-            arrays = {name: found[name] for name in ARRAYS + (WALLS,) * (WALLS in found)}
+            arrays = {name: found[name] for name in ARRAYS} | {name: found[name] for name in (WALLS,) if name in found}
             traces.setdefault(agent, []).append(Trace(task, episode, bool(found[SUCCESS]), levels=levels, **arrays))
     return traces
 

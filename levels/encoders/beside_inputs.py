@@ -20,7 +20,7 @@ class BesideInputsEncoder(Encoder):
     """z = [0.001 x, MLP(x)], for the inputs x.
 
     For metric levels. What an action does to their embedding depends on the walls nearby and is hard to predict. What it does to the inputs, for instance the latent of
-    the level below, is often a simple shift; `ViaInputsPredictor` predicts that. Regularizers that look at every dimension, such as SIGReg, do not suit these latents.
+    the level below, is often a simple shift; `ViaInputsPredictor` predicts that. Regularizers that look at every dimension, such as `SIGReg` and `Laplacian`, do not suit these latents.
 
     Args:
         inputs: shape of one step of every input.

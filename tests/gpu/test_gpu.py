@@ -166,7 +166,7 @@ def test_recording_a_step_waits_for_nothing(tiny_run, counts):
         counts.reset()
         recorder.step(step, np.arange(3), state, agent.plan)
         assert (counts.waits, counts.uploads, counts.downloads) == (0, 0, 0)
-    (trace,) = recorder.traces(1, range(3), goal, lambda row: np.zeros((0, 4)))
+    (trace,) = recorder.traces(1, range(3), goal, [np.zeros((0, 4))] * 3)
     assert trace.levels[0].plans["step"].tolist() == [0, 3, 6]
 
 

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -207,6 +208,35 @@ def test_a_healthy_level_gives_no_alarm():
     assert found["within_episode"] == pytest.approx(1, abs=0.1)
     assert found["copy_last"] < 1e-6
     assert found["state_probe_r2"] > 0.95
+
+
+def test_a_latent_of_one_direction_is_healthy_where_inputs_have_no_other():
+    clip, episodes = world()
+    flat = torch.cat([episodes.inputs["state"][..., :1], torch.zeros_like(episodes.inputs["state"][..., 1:])], -1)
+    level = make_level(Position(inputs={"state": (DIM,)}), AddAction())
+    found = RankShare()(
+        level,
+        level.output(clip),
+        replace(episodes, inputs=episodes.inputs | {"state": flat, "background": 0 * flat}).encoded(level),
+    )
+    assert found == 1
+    assert RankShare().alarm(found) is None
+
+
+@pytest.mark.parametrize(("numbers", "compared"), [(1024, True), (1025, False)])
+def test_latents_are_compared_with_inputs_of_at_most_so_many_numbers(numbers, compared):
+    level = make_level(Position(inputs={"state": (DIM,)}), AddAction())
+    level.encoder, level.standardize = IdentityEncoder(inputs={"state": (numbers,)}), nn.Identity()
+    episodes = Episodes({"state": torch.randn(3, 4, numbers)}, torch.zeros(3, 4, 1), 0).encoded(level)
+    assert (episodes.seen is not None) == compared
+
+
+def test_a_latent_that_is_not_a_number_is_not_healthy():
+    clip, episodes = world()
+    level = make_level(Position(inputs={"state": (DIM,)}), AddAction())
+    encoded = episodes.encoded(level)
+    broken = replace(encoded, latent=encoded.latent * torch.nan)
+    assert math.isnan(WithinEpisode()(level, level.output(clip), broken))
 
 
 def test_a_latent_that_keeps_all_inputs_is_healthy_where_they_hardly_change():

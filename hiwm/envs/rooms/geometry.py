@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from hiwm.envs.oracle import Wall
+
 BORDER = 14.0  # empty frame around the map
 PITCH = 98.0  # distance between the centre lines of neighbouring walls
 HALF_WALL = 5.0
@@ -84,7 +86,7 @@ class Rooms:
         reached = np.isfinite(self._length[layout][np.ix_(is_open, is_open)]).all()
         return bool(reached) and len(np.unique(self.door_rooms[is_open])) == self.side**2
 
-    def blocks(self, is_open: np.ndarray | None = None) -> list[tuple[float, float, float, float]]:
+    def blocks(self, is_open: np.ndarray | None = None) -> list[Wall]:
         """(left, bottom, width, height) of every piece of wall, for doors that are open or not, (doors,); None: all are open."""
         is_open = np.ones(self.num_doors, bool) if is_open is None else is_open
         blocks = []

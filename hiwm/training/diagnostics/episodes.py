@@ -13,7 +13,7 @@ from torch import Tensor
 from hiwm.levels.level import Level
 
 ENCODED_BYTES = 32 << 20  # largest size of inputs, as float32, that are encoded at once
-MAX_INPUTS = 1024  # numbers of an input with which latents are compared; images have more
+MAX_INPUTS = 1024  # numbers of one time step with which latents are compared; most images have more
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class Episodes:
             level.encode({name: x[i : i + step] for name, x in self.inputs.items()})
             for i in range(0, len(self.state), step)
         ]
-        return EncodedEpisodes(self.inputs, self.state, self.level_number, torch.cat(blocks))
+        few = sum(math.prod(value.shape[2:]) for value in self.inputs.values()) <= MAX_INPUTS
+        seen = torch.cat([x.flatten(2) for x in level.standardize(self.inputs).values()], -1) if few else None
+        return EncodedEpisodes(self.inputs, self.state, self.level_number, torch.cat(blocks), seen)
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,11 @@ class EncodedEpisodes(Episodes):
 
     Args:
         latent: latents of the level, (B, T, D).
+        seen: the inputs as its encoder gets them, side by side, (B, T, X); None if a time step has more than 1024 numbers, as images have.
     """
 
     latent: Tensor
+    seen: Tensor | None
 
     @cached_property
     def rows(self) -> Tensor:
@@ -60,13 +64,6 @@ class EncodedEpisodes(Episodes):
     def spectrum(self) -> Tensor:
         """Eigenvalues of the latent's covariance, ascending, (D,)."""
         return spectrum(self.rows)
-
-
-def inputs_of(level: Level, episodes: Episodes) -> Tensor | None:
-    """The inputs of a level as its encoder gets them, side by side, (B, T, X); None if they are too many, as of images."""
-    if sum(math.prod(value.shape[2:]) for value in episodes.inputs.values()) > MAX_INPUTS:
-        return None
-    return torch.cat([value.flatten(2) for value in level.standardize(episodes.inputs).values()], -1)
 
 
 def spectrum(rows: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ from torch import Tensor
 from hiwm.levels.level import Level
 from hiwm.levels.output import LevelOutput
 from hiwm.training.diagnostics.diagnostic import Diagnostic
-from hiwm.training.diagnostics.episodes import EncodedEpisodes, inputs_of, spectrum
+from hiwm.training.diagnostics.episodes import EncodedEpisodes, spectrum
 
-MIN_SHARE = 0.1  # levels that planned well in our experiments had 0.3 to 1
+MIN_SHARE = 0.1  # levels over images that planned well in our experiments had 0.3 to 1
+LINE = 1.1  # rank of inputs that vary in hardly more than one direction, of which no latent can lose one
 
 
 class EffectiveRank(Diagnostic):
@@ -28,7 +29,7 @@ class EffectiveRank(Diagnostic):
 class RankShare(Diagnostic):
     """Position of the effective rank between 1 (all latents on a line) and its largest possible value, 0 to 1.
 
-    The largest possible value is D, or the effective rank of the inputs where that is smaller; of images it is D.
+    The largest possible value is D, or the effective rank of the inputs where that is smaller. It is D for inputs of more than 1024 numbers, such as images.
     """
 
     name = "rank_share"
@@ -38,9 +39,11 @@ class RankShare(Diagnostic):
 
     def __call__(self, level: Level, output: LevelOutput, episodes: EncodedEpisodes) -> float:
         possible = float(episodes.rows.shape[1])
-        if (seen := inputs_of(level, episodes)) is not None:
+        if (seen := episodes.seen) is not None:
             possible = min(possible, effective_rank(spectrum(seen.flatten(0, 1))))
-        return min(1.0, (effective_rank(episodes.spectrum) - 1) / max(possible - 1, 1e-9))
+        if possible < LINE:
+            return 1.0
+        return min((effective_rank(episodes.spectrum) - 1) / (possible - 1), 1.0)
 
     def alarm(self, value: float) -> str | None:
         return f"the effective rank is only {value:.0%} of what it could be" if value < MIN_SHARE else None
