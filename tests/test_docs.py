@@ -175,10 +175,11 @@ def test_a_page_with_a_script(page, heading, here, capsys):
             run(command, capsys)
 
 
-def test_the_recorded_episodes_are_read_as_the_page_says(here, capsys):
+def test_the_recorded_episodes_are_read_as_the_page_says(demo, monkeypatch, capsys):
+    monkeypatch.chdir(demo)
     (snippet,) = re.findall(r"```python\n(.*?)```", pages.read("docs/report.md"), re.S)
     exec(compile(snippet, "docs/report.md", "exec"), {})
-    assert "level 2, planned at step " in capsys.readouterr().out
+    assert "level 1, planned at step " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", pages.PAGES)
