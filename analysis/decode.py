@@ -40,10 +40,6 @@ class StateDecoder:
         self.latents = agent.hierarchy.encode_many({name: dataset.column(name) for name in agent.inputs}, self.rows)
         self.states = JoinedColumn([dataset.column(name) for name in state], DRAWN)[self.rows]
         self.hierarchy, self.state = agent.hierarchy, state
-        #: whether the latents of level 0 hold the state
-        self.holds_state = set(state) <= set(
-            agent.hierarchy.read_inputs(0, self.latents[0][:1].to(agent.hierarchy.device)) or ()
-        )
 
     def decode(self, level: int, latent: np.ndarray | Tensor) -> np.ndarray:
         """(N, D of the level) -> states (N, C)."""
@@ -52,12 +48,9 @@ class StateDecoder:
 
     def held(self, level: int, latent: np.ndarray | Tensor) -> np.ndarray | None:
         """The states (N, C) that latents (N, D of the level) hold; None if they do not hold them."""
-        if not self.holds_state:
-            return None
-        inputs = self.hierarchy.read_inputs(
-            level, torch.as_tensor(latent, dtype=torch.float32).to(self.hierarchy.device)
-        )
-        if inputs is None:
+        wanted = torch.as_tensor(latent, dtype=torch.float32, device=self.hierarchy.device)
+        inputs = self.hierarchy.read_inputs(level, wanted)
+        if inputs is None or not set(self.state) <= set(inputs):
             return None
         return torch.cat([inputs[name].flatten(1) for name in self.state], 1)[:, :DRAWN].cpu().numpy()
 

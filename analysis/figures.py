@@ -14,12 +14,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from hiwm.analysis.decode import Frames, StateDecoder
+from hiwm.envs.oracle import Wall
 from hiwm.evaluation.outcomes import Trace
 from hiwm.planning.graph.landmarks import LandmarkGraph
 from hiwm.training.diagnostics.rank import EffectiveRank
 from hiwm.training.diagnostics.runner import Diagnostics
-
-Wall = tuple[float, float, float, float]
 
 LEVEL_COLORS = (
     "#0072b2",

@@ -29,6 +29,7 @@ from hiwm.analysis.viewer import LIMIT, Scene, Viewer
 from hiwm.config import Config, ConfigError
 from hiwm.console import say
 from hiwm.data.store import Trajectories
+from hiwm.envs.oracle import Wall
 from hiwm.evaluation.evaluate import make_agents
 from hiwm.evaluation.outcomes import Trace
 from hiwm.evaluation.results import read_results
@@ -123,9 +124,7 @@ def _other(config: Config, evaluation: Mapping[str, Any]) -> str:
     return f"an evaluation with {differ[0]}" if differ else "an earlier hierarchy of this run"
 
 
-def _scene(
-    config: Config, agent: Agent, dataset: Trajectories, walls: Sequence[figures.Wall], evaluated: bool
-) -> Scene:
+def _scene(config: Config, agent: Agent, dataset: Trajectories, walls: Sequence[Wall], evaluated: bool) -> Scene:
     """The scene of an experiment."""
     labels = _numbers(dataset, config.state)
     labels[: 2 if walls else 0] = ["x (world units)", "y (world units)"] if walls else []

@@ -16,9 +16,9 @@ from PIL import Image
 
 from hiwm.agent import Agent
 from hiwm.analysis.decode import StateDecoder
-from hiwm.analysis.figures import Wall
 from hiwm.analysis.shown_states import NONE, SHOWN, ShownStates, rounded
 from hiwm.data.store import Trajectories
+from hiwm.envs.oracle import Wall
 from hiwm.evaluation.frames import image_input
 from hiwm.evaluation.outcomes import LevelTrace, Trace
 from hiwm.planning.explain.outcome import OPEN, WORDS
@@ -143,7 +143,8 @@ class Viewer:
 
     def __init__(self, traces: Mapping[str, Sequence[Trace]], scene: Scene) -> None:
         # where level 0 holds the state, an input that looks like an image may be a map, and real states with another map would mislead
-        image = None if scene.decoder.holds_state else image_input(scene.agent.inputs)
+        held = scene.decoder.held(0, scene.decoder.latents[0][:1])
+        image = image_input(scene.agent.inputs) if held is None else None
         self.states = ShownStates(scene.decoder, scene.dataset, scene.state, image)
         ordered = [(name, trace) for name, of in traces.items() for trace in sorted(of, key=_failures_first)]
         self.traces = [trace for _, trace in ordered]

@@ -102,7 +102,7 @@ class Level(Trainable):
             std = {name: torch.full_like(value, 255.0 if bytes_[name] else 1.0) for name, value in std.items()}
         self.standardize.fit(mean, std)
         for side in self.map_sides:
-            check_agents(torch.cat([values.flatten(2) for values in self.standardize(clip.inputs).values()], -1), side)
+            check_agents(self.join_inputs(clip.inputs), side)
         with torch.no_grad():
             self.fit_step(self.encode(clip.inputs))
 
@@ -125,6 +125,10 @@ class Level(Trainable):
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Named inputs, each (..., *shape) -> latent (..., D)."""
         return self.encoder(self.standardize(inputs))
+
+    def join_inputs(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Named inputs, each (B, T, *shape) -> what the encoder sees of them, one after another, (B, T, X)."""
+        return torch.cat([values.flatten(2) for values in self.standardize(inputs).values()], -1)
 
     def read_inputs(self, latent: Tensor) -> dict[str, Tensor] | None:
         """The named inputs that a latent (..., D) holds, each (..., *shape) in its own unit; None if the encoder does not keep them."""

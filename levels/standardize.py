@@ -23,7 +23,6 @@ class Standardize(nn.Module):
     def __init__(self, inputs: Mapping[str, tuple[int, ...]], min_std: float) -> None:
         super().__init__()
         self.shapes = dict(inputs)
-        self.names = tuple(inputs)
         self.min_std = min_std
         for name, shape in inputs.items():
             self.register_buffer(_buffer(name, "mean"), torch.zeros(shape))
@@ -31,7 +30,7 @@ class Standardize(nn.Module):
 
     def fit(self, mean: Mapping[str, Tensor], std: Mapping[str, Tensor]) -> None:
         """Take mean and standard deviation, one tensor of the input's shape each."""
-        for name in self.names:
+        for name in self.shapes:
             m, s = mean[name], std[name]
             if m.dim() == 2:
                 centre = m.mean(0)
@@ -44,7 +43,7 @@ class Standardize(nn.Module):
         return {
             name: (inputs[name].float() - self.get_buffer(_buffer(name, "mean")))
             / self.get_buffer(_buffer(name, "std"))
-            for name in self.names
+            for name in self.shapes
         }
 
     def undo(self, name: str, value: Tensor) -> Tensor:

@@ -20,18 +20,8 @@ from matplotlib.figure import Figure
 
 from hiwm.analysis import report as report_module
 from hiwm.analysis.report import _scene, report
-from hiwm.analysis.viewer import (
-    ADVICE,
-    LIMIT,
-    ShownStates,
-    Viewer,
-    choose,
-    data_uri,
-    pack,
-    realised,
-    rounded,
-    safe_json,
-)
+from hiwm.analysis.shown_states import ShownStates, rounded
+from hiwm.analysis.viewer import ADVICE, LIMIT, Viewer, choose, data_uri, pack, realised, safe_json
 from hiwm.config import load_config
 from hiwm.data.store import Writer, open_dataset
 from hiwm.evaluation.outcomes import Episodes, LevelTrace

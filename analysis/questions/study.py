@@ -22,7 +22,7 @@ from hiwm.data.actions import fit_to_space
 from hiwm.data.store import Trajectories, open_dataset
 from hiwm.data.views import JoinedColumn
 from hiwm.environment import installed_environment
-from hiwm.envs.oracle import Observations, Oracle
+from hiwm.envs.oracle import Observations, Oracle, Wall
 from hiwm.evaluation.results import read_results
 from hiwm.files import read_yaml, saved_folder
 from hiwm.hierarchy import Hierarchy
@@ -187,7 +187,7 @@ class Study:
         return all(self.dataset.columns[name].ndim <= 2 for name in self.state) and self.held_out.states.shape[1] >= 2
 
     @cached_property
-    def walls(self) -> list[tuple[float, float, float, float]]:
+    def walls(self) -> list[Wall]:
         """Rectangles of the map; empty without one."""
         return list(getattr(self.environment, "walls", None) or [])
 

@@ -17,7 +17,7 @@ import numpy as np
 import ogbench  # noqa: F401  (registers its environments)
 
 from hiwm.envs.generator import lend_generator
-from hiwm.envs.oracle import Observations, ShortestPaths
+from hiwm.envs.oracle import Observations, ShortestPaths, Wall
 
 Cell = tuple[int, int]
 BEHAVIOURS = ("navigate", "stitch", "explore")
@@ -78,7 +78,7 @@ class PointMaze(gymnasium.Wrapper):
         self._random = np.random.RandomState(0)
 
     @property
-    def walls(self) -> list[tuple[float, float, float, float]]:
+    def walls(self) -> list[Wall]:
         """(left, bottom, width, height) of every wall block, in maze units."""
         unit = self.env._maze_unit
         centres = [self.env.ij_to_xy(cell) for cell in np.argwhere(self.env.maze_map == 1)]

@@ -28,7 +28,7 @@ class Laplacian(Regularizer):
     The longer the windows, the faster smooth functions are learned, and the less does a short path count.
 
     It does not make a metric level: the distance is a sum of squares, and a step of the level is no step of the walk. All states should be connected, because functions that are constant in
-    each of several worlds have the eigenvalue 0. The latent should not hold its inputs beside an embedding. It suits worlds in which steps can be undone.
+    each of several worlds have the eigenvalue 0. It does not suit the latents of `BesideInputsEncoder`. It suits worlds in which steps can be undone.
 
     Args:
         barrier: weight of the constraints; larger than the eigenvalues of interest, which are at most 2.

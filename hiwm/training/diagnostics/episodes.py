@@ -39,7 +39,7 @@ class Episodes:
             for i in range(0, len(self.state), step)
         ]
         few = sum(math.prod(value.shape[2:]) for value in self.inputs.values()) <= MAX_INPUTS
-        seen = torch.cat([x.flatten(2) for x in level.standardize(self.inputs).values()], -1) if few else None
+        seen = level.join_inputs(self.inputs) if few else None
         return EncodedEpisodes(self.inputs, self.state, self.level_number, torch.cat(blocks), seen)
 
 
