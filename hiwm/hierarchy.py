@@ -102,7 +102,12 @@ class LevelSpec:
             inverse = part(InverseModel, "inverse", parts.inverse, **sizes)
         if parts.target is not None:
             target = part(EMATarget, "target", parts.target, encoder=encoder)
-        sizes = {"inputs": self.inputs, "dim_latent": encoder.dim, "dim_chunk": self.stride * self.dim_below}
+        sizes = {
+            "inputs": self.inputs,
+            "dim_latent": encoder.dim,
+            "dim_chunk": self.stride * self.dim_below,
+            "encoder": encoder,
+        }
         regularizers = {
             name: part(Regularizer, f"regularizers.{name}", config, **sizes)
             for name, config in parts.regularizers.items()

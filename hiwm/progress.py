@@ -63,7 +63,7 @@ class TrainingProgress:
 
     def step(self, level: int, progress: Progress) -> None:
         """Report one optimiser step, or one validation, of a level."""
-        if progress.job != self.job:  # from pretraining to training
+        if progress.job != self.job:  # from pretraining or dynamics to training
             self._close("FINISHED")
         self.job = progress.job
         name = f"level {level}" + (f" {progress.job}" if progress.job != "training" else "")
@@ -72,7 +72,8 @@ class TrainingProgress:
         if progress.home not in self.runs:
             if progress.job != MEASURING:  # steps after the checkpoint are taken, and recorded, once more
                 cut_json_lines(progress.home / HISTORY, lambda record: _is_before(record, progress.step))
-            lineage = {"hiwm.level": str(level), "hiwm.fingerprint": progress.home.name, "hiwm.below": self.below}
+            home = progress.home.parent if progress.job == "dynamics" else progress.home  # of the level
+            lineage = {"hiwm.level": str(level), "hiwm.fingerprint": home.name, "hiwm.below": self.below}
             self.runs[progress.home] = self.tracker.child(name, self.parameters[level], lineage)
             if progress.job == "training":
                 self.below = progress.home.name

@@ -80,6 +80,8 @@ class Level(Trainable):
         self.target = target
         self.regularizers: Mapping[str, Regularizer] = nn.ModuleDict(regularizers)  # type: ignore[assignment]
         self.loss_weights = dict(loss_weights)
+        if blind := [name for name, part in regularizers.items() if part.imagines and not part.fit_windows]:
+            raise ValueError(f"the regularizer {blind[0]} imagines, and its fit_windows is 0; expected at least 1")
         #: power of the `distance` that the level plans by
         self.p = 1 if any(regularizer.metric for regularizer in regularizers.values()) else 2
         self.map_sides = {part.side for part in self.modules() if isinstance(part, AroundAgent | MapEmbedding)}
@@ -122,6 +124,25 @@ class Level(Trainable):
         """Windows that the regularizers ask for, at most."""
         return max((regularizer.fit_windows for regularizer in self.regularizers.values()), default=0)
 
+    @property
+    def imagines(self) -> bool:
+        """Whether regularizers look at what the level predicts, for which it is trained twice."""
+        return any(regularizer.imagines for regularizer in self.regularizers.values())
+
+    @torch.no_grad()
+    def imagine(self, clip: Clip) -> None:
+        """Let the regularizers that ask for it look at what the level predicts, once its dynamics are trained; the clip has `fit_windows` windows."""
+        self.eval()  # an ensemble predicts the mean of its members, the same in every process
+        inputs, actions = self.join_inputs(clip.inputs)[:, 0], clip.actions[:, 0]
+        for regularizer in self.regularizers.values():
+            if regularizer.imagines:
+                regularizer.imagine(inputs[: regularizer.fit_windows], actions[: regularizer.fit_windows], self._step)
+        self.train()
+
+    def _step(self, latent: Tensor, actions: Tensor) -> Tensor:
+        """The latent after actions of the level below, predicted: (N, D), (N, stride, A_below) -> (N, D)."""
+        return self.predict(latent, self.encode_actions(latent, actions))
+
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Named inputs, each (..., *shape) -> latent (..., D)."""
         return self.encoder(self.standardize(inputs))
@@ -143,7 +164,7 @@ class Level(Trainable):
 
     def encode_actions(self, latent: Tensor, actions: Tensor) -> Tensor:
         """(..., D), (..., stride, A_below) -> macro-action (..., A)."""
-        return self.action_encoder(latent, actions)
+        return self.action_encoder(self.encoder.for_actions(latent), actions)
 
     def predict(self, latent: Tensor, action: Tensor) -> Tensor:
         """(..., D), (..., A) -> next latent (..., D)."""

@@ -7,7 +7,7 @@ that its class below lists.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -32,6 +32,10 @@ class Encoder(nn.Module, ABC):
 
     def rescale(self, latent: Tensor) -> Tensor:
         """The latent with the inputs it holds, if any, at their own scale, (..., D) -> (..., D); for inverse models and the support cost."""
+        return latent
+
+    def for_actions(self, latent: Tensor) -> Tensor:
+        """What the action encoder sees of a latent, (..., D) -> (..., D)."""
         return latent
 
     def read_inputs(self, latent: Tensor) -> Tensor | None:
@@ -139,19 +143,33 @@ class Predictor(nn.Module, ABC):
 
 
 class Regularizer(nn.Module, ABC):
-    """A loss that keeps latents and macro-actions from collapsing. Given `inputs`, `dim_latent`, `dim_chunk` (of the actions below).
+    """A loss that keeps latents and macro-actions from collapsing.
+
+    Given `inputs`, `dim_latent`, `dim_chunk` (of the actions below), and the level's `encoder` if it asks for it.
 
     Attributes:
         metric: whether it makes |z - z'|, the sum of absolute differences, a number of steps (`TemporalDistance`: a discounted one) from one
             latent to the other. The level then plans by that number instead of by the squared Euclidean distance.
         fit_windows: windows of the data that `fit` looks at; 0: it is not called.
+        imagines: whether it also looks at what the level predicts, by `imagine`; needs `fit_windows`. The level is then trained twice; the first time its loss must not
+            need that.
     """
 
     metric: bool = False
     fit_windows: int = 0
+    imagines: bool = False
 
     def fit(self, inputs: Mapping[str, Tensor]) -> None:
         """Look at the standardised inputs of many windows, each (N, T+1, ...), before training."""
+
+    def imagine(self, inputs: Tensor, actions: Tensor, step: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Look at what the level predicts once its dynamics are trained, after `fit`.
+
+        Args:
+            inputs: first step of `fit_windows` windows, standardised and joined, (N, X).
+            actions: actions of the level below that follow, (N, stride, A).
+            step: predicts the latent after such actions, (N, D), (N, stride, A) -> (N, D).
+        """
 
     @abstractmethod
     def forward(self, output: LevelOutput, generator: torch.Generator) -> Tensor:

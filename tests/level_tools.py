@@ -1,11 +1,13 @@
 """Levels for tests: one of every choice in configs/."""
 
 import functools
+from unittest import mock
 
 import torch
 
 from hiwm.config import load_config
 from hiwm.hierarchy import LevelSpec
+from hiwm.levels.clip import Clip
 
 LATENT, STATE = {"latent": (5,)}, {"position": (2,), "pose": (2, 3)}
 IMAGE, OBJECTS = {"pixels": (16, 16, 3)}, {"objects": (3, 4)}
@@ -75,6 +77,9 @@ for name in (
     "laplacian",
 ):
     CASES[f"regularizer={name}"] = ([f"regularizer@levels.level1={name}"], 1, LATENT, 3)
+CASES["regularizer=imagined_distance"] = (
+    ["regularizer@levels.level1=imagined_distance", *CASES["predictor=via_inputs"][0], "+levels.level1.encoder.embedded=1"], 1, LATENT, 3,
+)  # fmt: skip
 CASES["regularizer=pixels"] = (["level@levels.level0=pixels", "regularizer@levels.level0=pixels"], 0, IMAGE, 1)
 for name in ("none", "sigreg"):
     CASES[f"macro={name}"] = ([f"macro@levels.level1={name}"], 1, LATENT, 3)
@@ -93,8 +98,20 @@ def build(config, inputs, stride=2):
     with torch.no_grad():
         for parameter in level.parameters():  # away from initial zeros, which hide dependences
             parameter.add_(0.05 * torch.randn_like(parameter))
-    level.fit_regularizers(draw(inputs, 8, 5))
+    windows = draw(inputs, 8, 5)
+    if level.imagines:  # the last of the inputs is a switch
+        windows["latent"][..., -1] = torch.arange(40).view(8, 5) % 2
+    level.fit_regularizers(windows)
+    if level.imagines:
+        with mock.patch.object(level, "_step", functools.partial(switched, level)):
+            level.imagine(Clip(windows, torch.randn(8, 4, stride, DIM_BELOW), None))
     return level
+
+
+def switched(level, latent, actions):
+    """Latents whose last input is the other one of 0 and 1."""
+    inputs = level.encoder.read_inputs(latent)
+    return level.encoder.embed(torch.cat([inputs[:, :-1], 1 - inputs[:, -1:]], 1))
 
 
 def draw(inputs, *leading):

@@ -36,7 +36,7 @@ class StoredLevel:
 
     @property
     def finished(self) -> bool:
-        return not (self.home / CHECKPOINT).exists()
+        return not any(self.home.rglob(CHECKPOINT))  # of the level, or of its dynamics
 
     @property
     def size(self) -> int:

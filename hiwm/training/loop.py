@@ -111,7 +111,7 @@ class Progress:
         steps: total number of optimiser steps.
         metrics: name -> number; empty at most steps.
         home: folder of what is trained.
-        job: "training" or "pretraining".
+        job: "training", "pretraining" or "dynamics".
     """
 
     step: int

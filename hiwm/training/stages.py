@@ -36,6 +36,7 @@ from hiwm.training.diagnostics.episodes import Episodes
 from hiwm.training.diagnostics.runner import SHIPPED, Diagnostics
 from hiwm.training.distributed import Processes, barrier, from_main
 from hiwm.training.divergence import naming
+from hiwm.training.dynamics import learn_dynamics
 from hiwm.training.homes import held
 from hiwm.training.joint import train_jointly
 from hiwm.training.latents import cache_latents, is_cache_of
@@ -260,7 +261,7 @@ def _measure(run: _Run, k: int, spec: LevelSpec, level: Level, source: _Source, 
 
 
 def _train_level(run: _Run, k: int, spec: LevelSpec, level: Level, home: Path, source: _Source) -> Mapping[str, float]:
-    """Pretraining, if the level has one, then training; returns the last validation."""
+    """Pretraining, if the level has one, its dynamics, if regularizers imagine, then training; returns the last validation."""
     train_data, held_data = source.data.split(run.config.validation)
     sampler, held_sampler = (source.sampler(level, data, level.horizon) for data in (train_data, held_data))
     fit_level(level, source.data, sampler)
@@ -272,6 +273,10 @@ def _train_level(run: _Run, k: int, spec: LevelSpec, level: Level, home: Path, s
             seed=run.seed, processes=run.processes, folder=run.folder, report=report,
         )  # fmt: skip
         fit_level(level, source.data, sampler)  # to the latents of the pretrained encoder
+    if level.imagines:
+        learn_dynamics(
+            level, sampler, held_sampler, own, seed=run.seed, processes=run.processes, home=home, report=report
+        )
     episodes = spread_episodes(held_data, source.inputs, run.state, run.processes.device, k)
     return train_level(
         level, sampler, held_sampler, episodes, own,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from hiwm.checks import within
 from hiwm.levels.encoders.identity import IdentityEncoder
 from hiwm.levels.maps import MapEmbedding
 from hiwm.levels.networks import mlp
@@ -17,7 +18,7 @@ SCALE = 0.001
 
 
 class BesideInputsEncoder(Encoder):
-    """z = [0.001 x, MLP(x)], for the inputs x.
+    """z = [0.001 x, MLP(x)], for the inputs x; with `embedded` only the last of them enter the MLP.
 
     For metric levels. What an action does to their embedding depends on the walls nearby and is hard to predict. What it does to the inputs, for instance the latent of
     the level below, is often a simple shift; `ViaInputsPredictor` predicts that. Regularizers that look at every dimension, such as `SIGReg` and `Laplacian`, do not suit these latents.
@@ -28,7 +29,8 @@ class BesideInputsEncoder(Encoder):
         width: units of a hidden layer.
         depth: hidden layers.
         frequencies: of the `PositionalEncoding` of the inputs; 0: none.
-        encoded: how many leading inputs are encoded; None: all.
+        encoded: how many inputs are encoded, the leading ones of those embedded; None: all.
+        embedded: how many of the inputs, the last ones, are embedded, so that distances ignore the others; None: all.
         map_side: cells on a side of the map with which the inputs end; a `MapEmbedding` of this `width` then replaces the MLP. None: they have no map.
     """
 
@@ -41,16 +43,19 @@ class BesideInputsEncoder(Encoder):
         depth: int = 3,
         frequencies: int = 0,
         encoded: int | None = None,
+        embedded: int | None = None,
         map_side: int | None = None,
     ) -> None:
         super().__init__()
         self.flatten = IdentityEncoder(inputs=inputs)
         self.dim_inputs = self.flatten.dim
         self.map_side = map_side
+        self.embedded = self.dim_inputs if embedded is None else embedded
+        within(f"[1, {self.dim_inputs}]", embedded=self.embedded)
         if map_side is None:
-            self.net = mlp(self.dim_inputs, width, depth, dim, frequencies, encoded)
-        elif frequencies or encoded is not None:
-            raise ValueError("map_side is set together with frequencies or encoded; expected one of the two")
+            self.net = mlp(self.embedded, width, depth, dim, frequencies, encoded)
+        elif frequencies or encoded is not None or embedded is not None:
+            raise ValueError("map_side is set together with frequencies, encoded or embedded; expected map_side alone")
         else:
             self.net = MapEmbedding(self.dim_inputs, dim, map_side, width)
         self.dim = self.dim_inputs + dim
@@ -61,7 +66,11 @@ class BesideInputsEncoder(Encoder):
 
     def embed(self, x: Tensor) -> Tensor:
         """Inputs as one tensor, (..., X) -> (..., D)."""
-        return self.joined(x, self.net(x))
+        return self.joined(x, self.embedding(x))
+
+    def embedding(self, x: Tensor) -> Tensor:
+        """Inputs as one tensor, (..., X) -> (..., E)."""
+        return self.net(x[..., -self.embedded :])
 
     @staticmethod
     def joined(x: Tensor, embedding: Tensor) -> Tensor:
@@ -71,6 +80,10 @@ class BesideInputsEncoder(Encoder):
     def rescale(self, latent: Tensor) -> Tensor:
         """[x, MLP(x)], (..., D) -> (..., D)."""
         return torch.cat([self.read_inputs(latent), latent[..., self.dim_inputs :]], -1)
+
+    def for_actions(self, latent: Tensor) -> Tensor:
+        """`rescale` if only some inputs are embedded, because the others cannot be read at 0.001 of their scale, (..., D) -> (..., D)."""
+        return latent if self.embedded == self.dim_inputs else self.rescale(latent)
 
     def read_inputs(self, latent: Tensor) -> Tensor:
         """(..., D) -> (..., X)."""

@@ -61,7 +61,7 @@ class ViaInputsPredictor(Predictor):
         x = x + scale * self.net(torch.cat([x, action], -1))
         # a solver may need gradients through the embedding, but no loss does
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
-            embedding = encoder.net(x)
+            embedding = encoder.embedding(x)
         return encoder.joined(x, embedding)
 
     def error(self, predicted: Tensor, target: Tensor) -> Tensor:
