@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 MOST_VALUES = 8  # of a discrete input
-APART = 1e-3  # values nearer than this are one, up to rounding
+APART = 1e-3  # values nearer than this are one, up to rounding,
+ROUNDED = 8  # in at most so many ways
 TOLERANCE = 0.2  # of the gap between two values of an input, by which a value may be off
 
 
@@ -68,6 +69,8 @@ class DiscreteInputs:
 
 
 def _distinct(values: Tensor) -> Tensor:
-    """The distinct values of (N,), in order; of those that follow each other closely, the first."""
+    """The distinct values of (N,), in order; of those that are one but for rounding, the first."""
     ordered = values.unique()
+    if len(ordered) > MOST_VALUES * ROUNDED:  # continuous: neighbours are near each other, and not one
+        return ordered
     return ordered[torch.cat([torch.ones_like(ordered[:1], dtype=torch.bool), ordered.diff() > APART])]

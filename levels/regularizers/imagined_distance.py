@@ -22,10 +22,8 @@ from hiwm.levels.parts import Encoder, Regularizer
 AT_ONCE = 50_000  # predictions at a time
 SEARCHES = 64  # searches at a time
 MOST_STEPS = 255  # longer paths count as this
-BETWEEN = (
-    0.3,
-    0.7,
-)  # of the least gap between two values, by which an input is moved away from its own; no state lies there
+# of the least gap between two values, by which an input is moved away from its own; no state lies there
+BETWEEN = 0.3, 0.7
 
 
 @dataclass(frozen=True)

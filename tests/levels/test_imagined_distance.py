@@ -173,6 +173,7 @@ def test_rounding_makes_no_new_value():
     ("rows", "message"),
     [
         (torch.linspace(0, 1, 50).unsqueeze(1), "none of the 1 inputs takes between 2 and 8 values in the data"),
+        (torch.cat([torch.linspace(0, 1, 5000), torch.tensor([2.0, 3.0])]).unsqueeze(1), "none of the 1 inputs"),
         (torch.zeros(50, 2), "none of the 2 inputs takes between 2 and 8 values"),
         (torch.arange(2.0).view(2, 1).expand(2, 70), "70 of the inputs are discrete and make up 2\\^62 states or more"),
     ],
