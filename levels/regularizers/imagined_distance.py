@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -111,8 +111,15 @@ class ImaginedDistance(Regularizer):
         self._encoder = (encoder,)  # a tuple, or its weights would be part of the regularizer
         self.fit_windows, self.num_actions, self.most_states = windows, actions, states
         self.num_anchors, self.pairs = anchors, pairs
-        # no buffers, which data parallelism would send at every step
         self.graph: Graph | None = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ImaginedDistance:
+        """Move the graph with the module; it is no buffer, because data parallelism would send those at every step."""
+        super()._apply(fn, recurse)
+        if self.graph is not None:
+            tensors = {name: fn(value) for name, value in vars(self.graph).items() if isinstance(value, Tensor)}
+            self.graph = replace(self.graph, **tensors)
+        return self
 
     def fit(self, inputs: Mapping[str, Tensor]) -> None:
         """Find out which inputs are discrete.

@@ -131,10 +131,11 @@ def test_states_of_other_components_are_not_compared():
     assert level.loss() == pytest.approx(0, abs=1e-5)
 
 
-def test_the_graph_is_not_saved():
+def test_the_graph_is_not_saved_but_moves_with_the_level():
     level = Switches()
     assert level.imagine(few_states()) is level.regularizer.graph
     assert not level.regularizer.state_dict()
+    assert level.regularizer.to("meta").graph.steps.is_meta
 
 
 def test_action_encoders_see_inputs_that_are_not_embedded():

@@ -13,7 +13,7 @@ from hiwm.levels.encoders.identity import IdentityEncoder
 from hiwm.levels.inverse import InverseModel
 from hiwm.levels.level import Level
 from hiwm.levels.output import LevelOutput
-from hiwm.levels.parts import Predictor
+from hiwm.levels.parts import Encoder, Predictor
 from hiwm.training.diagnostics.copy_last import CopyLast, ratio_to_copy_last
 from hiwm.training.diagnostics.episodes import Episodes, spectrum
 from hiwm.training.diagnostics.rank import RankShare, effective_rank
@@ -43,28 +43,28 @@ class Still(Predictor):
         return latent
 
 
-class Constant(nn.Module):
+class Constant(Encoder):
     dim = DIM
 
     def forward(self, inputs):
         return torch.ones_like(inputs["state"])
 
 
-class Background(nn.Module):
+class Background(Encoder):
     dim = DIM
 
     def forward(self, inputs):
         return inputs["background"]
 
 
-class Shrunk(nn.Module):
+class Shrunk(Encoder):
     dim = DIM
 
     def forward(self, inputs):
         return inputs["state"] * 0.01
 
 
-class OneOfMany(nn.Module):
+class OneOfMany(Encoder):
     dim = 16
 
     def forward(self, inputs):
