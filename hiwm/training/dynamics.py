@@ -13,9 +13,8 @@ from hiwm.data.clips import ClipSampler
 from hiwm.levels.level import Level
 from hiwm.tensors import load_state, save_tensors
 from hiwm.training.checkpoint import CHECKPOINT, WEIGHTS
-from hiwm.training.diagnostics.runner import LOSS
 from hiwm.training.distributed import Processes, barrier
-from hiwm.training.loop import Progress, TrainingConfig, held_out_clip, optimize
+from hiwm.training.loop import Progress, TrainingConfig, held_out_clip, held_out_losses, optimize
 
 FOLDER = "dynamics"
 
@@ -45,9 +44,9 @@ def learn_dynamics(
         @torch.no_grad()
         def evaluate(level: Level) -> dict[str, float]:
             level.eval()
-            losses = level.losses(held_out, torch.Generator().manual_seed(0))
+            losses = held_out_losses(level, level.output(held_out), held_out.pairs)
             level.train()
-            return {f"{LOSS}{name}": value.item() for name, value in losses.items()}
+            return losses
 
         optimize(
             level, training, config, seed=seed, processes=processes, home=folder, evaluate=evaluate,

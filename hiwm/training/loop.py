@@ -311,9 +311,13 @@ def evaluate_output(
     level: Level, output: LevelOutput, pairs: Pairs | None, episodes: EncodedEpisodes, diagnostics: Diagnostics
 ) -> dict[str, float]:
     """Validation losses and diagnostics from the level's output on the clip; the level is in eval mode."""
+    return held_out_losses(level, output, pairs) | diagnostics.measure(level, output, episodes)
+
+
+def held_out_losses(level: Level, output: LevelOutput, pairs: Pairs | None) -> dict[str, float]:
+    """Validation losses from the level's output on the clip; the level is in eval mode."""
     losses = level.losses_of(output, pairs, torch.Generator().manual_seed(0))
-    measured = diagnostics.measure(level, output, episodes)
-    return {f"{LOSS}{name}": value.item() for name, value in losses.items()} | measured
+    return {f"{LOSS}{name}": value.item() for name, value in losses.items()}
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:

@@ -143,7 +143,7 @@ class ImaginedDistance(Regularizer):
         """
         rng, states, (encoder,) = np.random.default_rng(0), self.states, self._encoder
         nodes = front = np.unique(states.read(inputs)[0])
-        edges, room, valid_share = [], self.most_states, []
+        edges, room = [], self.most_states
         for _ in range(2):  # from the states of the data, then from those found
             start, predicted = front.repeat(self.num_actions), []
             for chunk in np.split(start, range(AT_ONCE, len(start), AT_ONCE)):
@@ -152,13 +152,15 @@ class ImaginedDistance(Regularizer):
                 predicted.append(states.read(encoder.read_inputs(latent)))
             end, valid = (np.concatenate(parts) for parts in zip(*predicted, strict=True))
             edges.append(np.stack([start[valid], end[valid]]))
-            valid_share.append(valid.mean() if len(valid) else 0.0)
             front = rng.permutation(np.setdiff1d(end[valid], nodes))[:room]
             nodes, room = np.union1d(nodes, front), room - len(front)
         start, end = np.concatenate(edges, 1)
         if not (start != end).any():
+            valid_share = len(start) / (
+                len(nodes) * self.num_actions
+            )  # no state was found in which to predict once more
             raise ValueError(
-                f"no prediction leads from one state to another, and {valid_share[0]:.0%} are near values of all discrete inputs; expected "
+                f"no prediction leads from one state to another, and {valid_share:.0%} are near values of all discrete inputs; expected "
                 "predictor=via_inputs, and enough training.steps to learn the dynamics"
             )
         self.graph = self._search(nodes, start, end, rng, inputs.device)

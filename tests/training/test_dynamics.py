@@ -81,26 +81,14 @@ def test_killed_and_resumed_equals_never_killed(dataset, tmp_path):
         train(config().hierarchy, short, dataset, folder, kill=(1, 17))
     home = folder_of(folder, whole)
     assert 0 < load_checkpoint(home / "checkpoint.pt")["step"] <= 17
-    kill_in_training(dataset, short, folder, 23)
+    with pytest.raises(Killed):
+        train(config().hierarchy, short, dataset, folder, kill=(1, 23), job="training")
     assert not (home / "checkpoint.pt").exists()
     assert 0 < load_checkpoint(home.parent / "checkpoint.pt")["step"] <= 23
     resumed, *_ = train(config().hierarchy, short, dataset, folder)
     for one, other in zip(whole.levels, resumed.levels, strict=True):
         state = other.state_dict()
         assert all(torch.equal(value, state[name]) for name, value in one.state_dict().items())
-
-
-def kill_in_training(dataset, training, folder, at):
-    """Die at a step of level 1 after its dynamics are trained."""
-
-    def step(k, progress):
-        if (k, progress.job, progress.step) == (1, "training", at):
-            raise Killed
-
-    with pytest.raises(Killed):
-        train_hierarchy(
-            config().hierarchy, training, dataset, seed=0, folder=folder, processes=ALONE, report=Report(step=step)
-        )
 
 
 def test_inputs_that_are_not_discrete_are_refused_before_level_1_is_trained(dataset, tmp_path):

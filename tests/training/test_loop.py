@@ -40,12 +40,12 @@ class Killed(Exception):
     """As a signal would."""
 
 
-def train(two_levels, training, dataset, folder, seed=0, kill=None, processes=ALONE):
-    """Train; kill=(level, step) dies there. Returns the hierarchy, the caches, the trained levels and the reported curves."""
+def train(two_levels, training, dataset, folder, seed=0, kill=None, processes=ALONE, job=None):
+    """Train; kill=(level, step) dies there, in the first job or in this one. Returns the hierarchy, the caches, the trained levels and the reported curves."""
     done, curves = {}, {}
 
     def step(k, progress):
-        if kill == (k, progress.step):
+        if kill == (k, progress.step) and job in (None, progress.job):
             raise Killed
         if progress.metrics:
             curves.setdefault(k, {}).setdefault(progress.step, {}).update(progress.metrics)
