@@ -16,6 +16,7 @@ from hiwm.heads.action_bank import mean_step
 from hiwm.heads.heads import Heads
 from hiwm.heads.text import embed
 from hiwm.hierarchy import Hierarchy
+from hiwm.levels.standardize import split_columns
 from hiwm.observation import Observation, to_tensors
 from hiwm.planning.config import PlannerConfig
 from hiwm.planning.goals import BoxRegion, Goal, LabelledRegion, ObservationGoal, PartGoal, PredicateRegion, in_steps
@@ -62,7 +63,11 @@ class GoalMaker:
     def in_steps(self, goal: Goal) -> Goal:
         """The goal; in steps at metric levels, if it is one that many latents meet and no graph leads to it. See `StepsToGoal`."""
         real, steps = self._metric_levels
-        return in_steps(goal, real, steps) if real and self.config.graph == "none" else goal
+        return in_steps(goal, real, steps, self._write) if real and self.config.graph == "none" else goal
+
+    def _write(self, level: int, latents: Tensor, part: Tensor) -> Tensor | None:
+        """Latents (B, K, D) with the part of the state (B, G) in the inputs they hold, where it is not NaN; None if they do not hold it."""
+        return self.hierarchy.write_inputs(level, latents, split_columns(part.unsqueeze(1), self.spec.part))
 
     @cached_property
     def _metric_levels(self) -> tuple[dict[int, Tensor], dict[int, Tensor]]:

@@ -173,6 +173,22 @@ class Hierarchy(nn.Module):
             latent = inputs["latent"]
         return self.levels[0].read_inputs(latent)
 
+    def write_inputs(self, k: int, latent: Tensor, values: Inputs) -> Tensor | None:
+        """Latents of level k, (..., D_k), with other values of some inputs in the observations they hold.
+
+        Args:
+            k: the level.
+            latent: latents.
+            values: inputs, each (..., *shape) or one for several latents; where they are NaN, inputs stay as they are.
+
+        Returns:
+            (..., D_k); None if the latents do not hold these inputs.
+        """
+        held = self.read_inputs(k, latent)
+        if held is None or not held.keys() >= values.keys():
+            return None
+        return self.encode(held | {name: torch.where(x.isnan(), held[name], x) for name, x in values.items()})[k]
+
     def encode_many(self, inputs: Mapping[str, Any], rows: np.ndarray) -> list[Tensor]:
         """`encode` of some rows (n,) of columns (N, *shape), a block at a time, on the CPU afterwards."""
         size = 4 * sum(int(np.prod(x.shape[1:])) for x in inputs.values())

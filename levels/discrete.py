@@ -30,21 +30,20 @@ class DiscreteInputs:
     """
 
     def __init__(self, inputs: Tensor) -> None:
-        found = [_distinct(column) for column in inputs.unbind(1)]
-        columns = [k for k, values in enumerate(found) if 2 <= len(values) <= MOST_VALUES]
-        if not columns:
+        found = discrete_values(inputs)
+        if not found:
             raise ValueError(
                 f"none of the {inputs.shape[1]} inputs takes between 2 and {MOST_VALUES} values in the data; expected discrete inputs, such as "
                 "the states of buttons, for imagined_distance"
             )
-        self.columns = torch.tensor(columns, device=inputs.device)
-        self.values = [found[k] for k in columns]
+        self.columns = torch.tensor(list(found), device=inputs.device)
+        self.values = list(found.values())
         self.largest = torch.stack([values[-1] for values in self.values])
         self.gaps = torch.stack([values.diff().min() for values in self.values])
         sizes = [len(values) for values in self.values]
         if math.prod(sizes) >= 2**62:
             raise ValueError(
-                f"{len(columns)} of the inputs are discrete and make up 2^62 states or more; expected fewer"
+                f"{len(found)} of the inputs are discrete and make up 2^62 states or more; expected fewer"
             )
         self.places = np.cumprod([1, *sizes[:-1]])
         self.sizes = np.array(sizes)
@@ -66,6 +65,12 @@ class DiscreteInputs:
     def put(self, inputs: Tensor, states: np.ndarray) -> Tensor:
         """The rows (N, X) with the discrete inputs of states (N,)."""
         return inputs.index_copy(1, self.columns, self.of(states))
+
+
+def discrete_values(inputs: Tensor) -> dict[int, Tensor]:
+    """Which of the inputs (N, X) take between two and eight values, and these, in order."""
+    found = {k: _distinct(column) for k, column in enumerate(inputs.unbind(1))}
+    return {k: values for k, values in found.items() if 2 <= len(values) <= MOST_VALUES}
 
 
 def _distinct(values: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ M landmarks, E edges.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -19,7 +18,7 @@ from hiwm.levels.inverse import InverseModel
 from hiwm.levels.maps import AroundAgent, MapEmbedding, check_agents
 from hiwm.levels.output import EncodedClip, LevelOutput
 from hiwm.levels.parts import ActionEncoder, Encoder, Predictor, Regularizer
-from hiwm.levels.standardize import Standardize
+from hiwm.levels.standardize import Standardize, split_columns
 from hiwm.levels.target import EMATarget
 from hiwm.levels.trainable import Trainable
 
@@ -155,12 +154,8 @@ class Level(Trainable):
         """The named inputs that a latent (..., D) holds, each (..., *shape) in its own unit; None if the encoder does not keep them."""
         if (values := self.encoder.read_inputs(latent)) is None:
             return None
-        shapes = self.standardize.shapes
-        parts = values.split([math.prod(shape) for shape in shapes.values()], -1)
-        return {
-            name: self.standardize.undo(name, part.unflatten(-1, shape))
-            for (name, shape), part in zip(shapes.items(), parts, strict=True)
-        }
+        columns = split_columns(values, self.standardize.shapes)
+        return {name: self.standardize.undo(name, column) for name, column in columns.items()}
 
     def encode_actions(self, latent: Tensor, actions: Tensor) -> Tensor:
         """(..., D), (..., stride, A_below) -> macro-action (..., A)."""

@@ -34,3 +34,22 @@ def test_a_level_that_keeps_no_inputs_holds_none():
     latents = found.encode({"position": torch.randn(5, 2), "objects": torch.randn(5, 2, 3)})
     assert found.read_inputs(0, latents[0]) is not None
     assert found.read_inputs(1, latents[1]) is None
+
+
+def test_other_values_are_written_into_the_observations_that_latents_hold():
+    found = hierarchy("encoder@levels.level1.encoder=beside_inputs", "levels.level1.encoder.dim=4")
+    seen = {"position": torch.randn(5, 7, 2), "objects": torch.randn(5, 7, 2, 3)}
+    wanted = torch.randn(5, 1, 2, 3)
+    wanted[:, :, 0, 1] = torch.nan
+    latents = found.encode(seen)
+    expected = found.encode(seen | {"objects": torch.where(wanted.isnan(), seen["objects"], wanted)})
+    for k, latent in enumerate(latents):
+        written = found.write_inputs(k, latent, {"objects": wanted})
+        torch.testing.assert_close(written, expected[k], rtol=1e-4, atol=1e-4)
+        assert found.write_inputs(k, latent, {"speed": wanted}) is None
+
+
+def test_nothing_is_written_into_latents_that_hold_no_inputs():
+    found = hierarchy()
+    latents = found.encode({"position": torch.randn(5, 2), "objects": torch.randn(5, 2, 3)})
+    assert found.write_inputs(1, latents[1], {"position": torch.zeros(2)}) is None

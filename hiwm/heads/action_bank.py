@@ -91,15 +91,9 @@ class ActionBank(Head):
 
 
 @torch.no_grad()
-def mean_step(level: Level, bank: ActionBank, p: int, rescale: bool = False) -> Tensor:
-    """Mean `distance` over one step of the trained level from the real latents by the real actions of the bank, ().
-
-    With `rescale`, of latents with the inputs they hold at full scale (`Encoder.rescale`).
-    """
-    after, start = level.predict(bank.start, bank.actions[:, 0]), bank.start
-    if rescale:
-        after, start = level.encoder.rescale(after), level.encoder.rescale(start)
-    return distance(after, start, p).mean()
+def mean_step(level: Level, bank: ActionBank, p: int) -> Tensor:
+    """Mean `distance` over one step of the trained level from the real latents by the real actions of the bank, ()."""
+    return distance(level.predict(bank.start, bank.actions[:, 0]), bank.start, p).mean()
 
 
 def build_action_bank(latents: Trajectories, period: int, config: ActionBankConfig, seed: int) -> ActionBank:

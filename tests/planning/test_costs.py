@@ -306,30 +306,45 @@ def test_the_spacing_of_many_latents_is_that_of_some():
     torch.testing.assert_close(SupportCost(model, weight=1.0).margin, torch.tensor(0.2), rtol=1e-2, atol=0)
 
 
-def test_latents_that_hold_their_inputs_are_compared_with_these():
-    """All embeddings are alike; the inputs beside them, 0 and 1, differ by 0.001."""
-    real = torch.tensor([[0.0, 1.0], [0.001, 1.0]])
-    inputs = torch.tensor([1000.0, 1.0])
-    bank = SimpleNamespace(start=real, actions=torch.zeros(2, 1, 2))
-    model = SimpleNamespace(bank=bank, step_length=9.0, step_cost=3.0, horizon=1)
-    encoder = SimpleNamespace(rescale=lambda z: z * inputs)
-    level = SimpleNamespace(encoder=encoder, predict=lambda z, _: z + torch.tensor([0.001, 0.0]))  # by an input of 1
-    half = torch.tensor([[[[0.0005, 1.0]], [[0.001, 1.0]]]])
-    rollout = Rollout(real[:1], torch.zeros(1, 2, 1, 2), half)
-    cost = SupportCost(model, weight=2.0, margin=0.1, inputs_of=level)
-    cost.margin = torch.tensor(0.1)  # two latents have no spacing to speak of
-    torch.testing.assert_close(cost(rollout), torch.tensor([[[2 * 3.0 * 0.4], [0.0]]]))
+def holds_inputs(start, number, step):
+    """The model of a level at latents (N, D) whose first `number` dimensions are 0.001 of the inputs, and the level; each step adds `step` to the latent."""
+    bank = SimpleNamespace(start=start, actions=torch.zeros(len(start), 1, 2))
+    model = SimpleNamespace(k=0, bank=bank, step_length=9.0, step_cost=3.0, horizon=2)
+    encoder = SimpleNamespace(read_inputs=lambda z: 1000 * z[..., :number])
+    return model, SimpleNamespace(encoder=encoder, predict=lambda z, _: z + step)
+
+
+def test_latents_that_hold_their_inputs_are_compared_by_these():
+    """Inputs lie 0.1 apart along a line, all embeddings are alike, and a step moves the first input by 1."""
+    line = torch.stack([torch.linspace(0, 0.001, 11), torch.zeros(11), torch.ones(11)], 1)
+    model, level = holds_inputs(line, 2, torch.tensor([0.001, 0.0, 0.0]))
+    latents = torch.tensor([[[[0.0005, 0.0, 1.0], [0.0005, 0.0, 7.0]], [[0.0005, 0.0005, 1.0], [0.0, 0.0, 1.0]]]])
+    found = SupportCost(model, weight=2.0, inputs_of=level)(Rollout(line[:1], torch.zeros(1, 2, 2, 2), latents))
+    torch.testing.assert_close(found, torch.zeros(1, 2, 2))  # half a step costs nothing
+    cost = SupportCost(model, weight=2.0, margin=0.2, inputs_of=level)
+    found = cost(Rollout(line[:1], torch.zeros(1, 2, 2, 2), latents))
+    torch.testing.assert_close(found, 2 * 3.0 * torch.tensor([[[0.0, 0.0], [0.3, 0.3]]]))
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_discrete_inputs_are_compared_one_by_one(others):
+    """Two buttons, off or on, of which the data hold no state with both on; `others` inputs more. A step moves one of three inputs by 1."""
+    states = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]).repeat(20, 1)
+    real = 0.001 * torch.cat([torch.linspace(0, 1, 60).unsqueeze(1)[:, :others], states], 1)
+    model, level = holds_inputs(real, 2 + others, torch.tensor([0.0] * others + [0.001, 0.0]))
+    on = torch.tensor([[[[0.5] * others + [1.0, 1.0]], [[0.5] * others + [0.5, 1.0]], [[0.5] * others + [0.6, 1.3]]]])
+    cost = SupportCost(model, weight=1.0, margin=0.1, inputs_of=level)
+    found = cost(Rollout(real[:1], torch.zeros(1, 3, 1, 2), 0.001 * on))
+    torch.testing.assert_close(found, 3.0 * torch.tensor([[[0.0], [0.4], [0.4]]]), atol=0.02, rtol=0)
 
 
 def test_a_level_sets_the_margin_and_whether_inputs_are_compared():
     line = torch.stack([torch.linspace(0, 1, 11), torch.zeros(11)], 1)
-    bank = SimpleNamespace(start=line, actions=torch.zeros(11, 1, 2))
-    model = SimpleNamespace(k=0, bank=bank, step_length=0.5, step_cost=0.5, horizon=2)
-    encoder = SimpleNamespace(rescale=lambda z: 10 * z)
-    hierarchy = SimpleNamespace(levels=[SimpleNamespace(encoder=encoder, predict=lambda z, _: z + 0.3)])
-    for inputs, length in ((False, 0.5), (True, 10 * 0.3 * 2**0.5)):
-        level = {"support_weight": 1.0, "support_margin": 3.0, "support_inputs": inputs}
-        costs = make_costs(planner_config(level0=level), model, hierarchy, Heads())
+    model, level = holds_inputs(line, 2, 0.3)
+    hierarchy = SimpleNamespace(levels=[level])
+    for inputs, length in ((False, 9.0), (True, 1000 * 0.3 * 2**0.5)):
+        config = planner_config(level0={"support_weight": 1.0, "support_margin": 3.0, "support_inputs": inputs})
+        costs = make_costs(config, model, hierarchy, Heads())
         torch.testing.assert_close(costs["support"].margin, torch.tensor(3 * length))
 
 

@@ -50,8 +50,8 @@ def goals(readout):
     }
 
 
-def converted(goal, real=None):
-    return in_steps(goal, {1: random(30, 6, seed=5) if real is None else real}, {1: torch.tensor(0.7)})
+def converted(goal, real=None, write=lambda level, latents, part: None):
+    return in_steps(goal, {1: random(30, 6, seed=5) if real is None else real}, {1: torch.tensor(0.7)}, write)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +105,24 @@ def test_a_part_goal_in_steps_is_the_way_to_the_nearest_real_latent_that_meets_i
     assert goal.reached_cost(1).item() == pytest.approx(0.7)
     assert goal.more_accurate_than_above(0).tolist() == [True]
     assert (goal.latent(1), goal.kind) == (None, "PartGoal")
+
+
+def written(level, latents, part):
+    return torch.where(part.isnan().unsqueeze(1), latents, part.unsqueeze(1))
+
+
+def test_a_goal_that_no_real_latent_meets_is_written_into_those_nearest_to_it():
+    """Latents are (steps along a corridor, what is wanted), which no real one has."""
+    real = torch.tensor([[float(i), 0.0] for i in range(10)])
+    latent = torch.tensor([[[4.0, 0.0], [4.0, 1.0], [12.0, 0.0]]])
+    assert converted(part(torch.nan, 1.0), real).cost(1, latent).tolist() == [[0, 0, 3]]
+    assert converted(part(torch.nan, 1.0), real, written).cost(1, latent).tolist() == [[1, 0, 4]]
+    met = torch.cat([real, torch.tensor([[9.0, 1.0]])])
+    assert converted(part(torch.nan, 1.0), met, written).cost(1, latent).tolist() == [[6, 0, 4]]
+    beyond = BoxRegion(torch.tensor([[-1.0, 0.5]]), torch.tensor([[8.5, 2.0]]), [Exact(), Exact()])
+    goal = converted(KeepOut(part(torch.nan, 1.0), beyond, 0.0), real, written)
+    assert goal.cost(1, latent[:, 2:]).tolist() == [[4]]  # only (9, 1) is allowed
+    assert goal.select(torch.tensor([0])).cost(1, latent[:, :1]).tolist() == [[6]]
 
 
 GRID = torch.cartesian_prod(torch.arange(20.0), torch.arange(20.0))

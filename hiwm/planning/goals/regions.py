@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hiwm.checks import at_least
 from hiwm.heads.state_readout import StateReadout
+from hiwm.levels.standardize import split_columns
 from hiwm.planning.goals.goal import Goal, check_same_size, deepest
 
 
@@ -93,12 +94,7 @@ class PredicateRegion(Region):
 
     def depth(self, level: int, latent: Tensor, margin: float = 0.0) -> Tensor:
         prediction = self.readouts[level](latent)
-        sizes = [torch.Size(shape).numel() for shape in self.columns.values()]
-        parts = {
-            name: part.unflatten(-1, shape) if shape else part.squeeze(-1)
-            for (name, shape), part in zip(self.columns.items(), prediction.split(sizes, -1), strict=True)
-        }
-        inside = self.predicate(_Columns(parts))
+        inside = self.predicate(_Columns(split_columns(prediction, self.columns)))
         if inside.shape != latent.shape[:-1]:
             raise ValueError(
                 f"the predicate returns the shape {tuple(inside.shape)}; expected {tuple(latent.shape[:-1])}, one value per state"

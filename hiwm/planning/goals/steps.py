@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 
 import torch
@@ -13,6 +13,7 @@ from hiwm.planning.goals.goal import Goal
 from hiwm.planning.goals.regions import KeepOut
 
 MOST = 64  # real latents that stand for a goal
+Write = Callable[[int, Tensor, Tensor], Tensor | None]
 AT_ONCE = 16  # episodes whose real latents are compared with their goals at once
 
 
@@ -20,16 +21,19 @@ class StepsToGoal(Goal):
     """A goal that many latents meet, in steps: at metric levels it costs the distance to the nearest real latent that meets it.
 
     The goal's own cost, such as the distance between two positions, ignores obstacles on the way. Other levels plan by it. The real latents are
-    those whose own cost is at most `reached_cost`, 64 at most, or else the one of least cost. Forbidden ones do not count.
+    those whose own cost is at most `reached_cost`, 64 at most. Where there is none, those of least cost with the goal written into the
+    inputs they hold, or else the one of least cost. Forbidden ones do not count.
 
     Args:
         goal: what is to be reached.
         real: real latents of each metric level, level -> (N, D).
         reached: steps within which the goal counts as reached at each of these levels, level -> ().
+        write: level, latents (B, K, D) and a part of the state (B, G), NaN for unspecified values -> the latents with this part; None if
+            they do not hold it.
     """
 
-    def __init__(self, goal: Goal, real: Mapping[int, Tensor], reached: Mapping[int, Tensor]) -> None:
-        self.goal, self.real, self.reached = goal, real, reached
+    def __init__(self, goal: Goal, real: Mapping[int, Tensor], reached: Mapping[int, Tensor], write: Write) -> None:
+        self.goal, self.real, self.reached, self.write = goal, real, reached, write
         self.part, self.moves = goal.part, goal.moves
         #: own cost up to which the goal counts as reached, level -> (B,)
         self.own = {level: _reached_cost(goal, level, latents.device) for level, latents in real.items()}
@@ -49,8 +53,15 @@ class StepsToGoal(Goal):
             found.append(cost if violation is None else cost.masked_fill(violation > 0, torch.inf))
         # those that meet the goal are equal, and come in the random order of the bank
         cost, index = torch.cat(found).maximum(least.unsqueeze(1)).sort(dim=1, stable=True)
-        cost, index = cost[:, :MOST], index[:, :MOST]
-        return real[index], (cost == cost[:, :1]) & cost.isfinite()
+        cost, states = cost[:, :MOST], real[index[:, :MOST]]
+        meets = (cost == cost[:, :1]) & cost.isfinite()
+        written = None if self.part is None else self.write(level, states, self.part)
+        if written is None:
+            return states, meets
+        violation = self.goal.violation(level, written)
+        allowed = torch.ones_like(meets) if violation is None else violation <= 0
+        unmet = (cost[:, :1] > least.unsqueeze(1)) & cost[:, :1].isfinite()
+        return torch.where(unmet.unsqueeze(2), written, states), torch.where(unmet, allowed, meets)
 
     @property
     def size(self) -> int:
@@ -95,20 +106,24 @@ class StepsToGoal(Goal):
 
     def observe(self, latents: Sequence[Tensor]) -> tuple[Goal, Tensor]:
         goal, changed = self.goal.observe(latents)
-        return self if goal is self.goal else StepsToGoal(goal, self.real, self.reached), changed
+        return self if goal is self.goal else StepsToGoal(goal, self.real, self.reached, self.write), changed
 
 
-def in_steps(goal: Goal, real: Mapping[int, Tensor], reached: Mapping[int, Tensor]) -> Goal:
+def in_steps(goal: Goal, real: Mapping[int, Tensor], reached: Mapping[int, Tensor], write: Write) -> Goal:
     """The goal, in which `StepsToGoal` stands for each goal without a latent, also within combinations of goals."""
-    if goal.latent(max(real)) is not None:
-        return goal
-    if isinstance(goal, CompositeGoal):
-        return goal.compose([in_steps(each, real, reached) for each in goal.goals])
-    if isinstance(goal, Waypoints):
-        return Waypoints([in_steps(each, real, reached) for each in goal.goals], goal.tolerance, goal.current)
-    if isinstance(goal, KeepOut) and isinstance(goal.goal, (CompositeGoal, Waypoints)):
-        return KeepOut(in_steps(goal.goal, real, reached), goal.region, goal.margin)
-    return StepsToGoal(goal, real, reached)
+
+    def convert(goal: Goal) -> Goal:
+        if goal.latent(max(real)) is not None:
+            return goal
+        if isinstance(goal, CompositeGoal):
+            return goal.compose([convert(each) for each in goal.goals])
+        if isinstance(goal, Waypoints):
+            return Waypoints([convert(each) for each in goal.goals], goal.tolerance, goal.current)
+        if isinstance(goal, KeepOut) and isinstance(goal.goal, (CompositeGoal, Waypoints)):
+            return KeepOut(convert(goal.goal), goal.region, goal.margin)
+        return StepsToGoal(goal, real, reached, write)
+
+    return convert(goal)
 
 
 def _reached_cost(goal: Goal, level: int, device: torch.device) -> Tensor:
