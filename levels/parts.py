@@ -31,11 +31,11 @@ class Encoder(nn.Module, ABC):
         """Standardised inputs, each (..., *shape) -> (..., D)."""
 
     def rescale(self, latent: Tensor) -> Tensor:
-        """The latent with the inputs it holds, if any, at their own scale, (..., D) -> (..., D); for inverse models and the support cost."""
+        """The latent with the inputs it holds, if any, at their own scale, (..., D) -> (..., D); for inverse models."""
         return latent
 
     def for_actions(self, latent: Tensor) -> Tensor:
-        """What the action encoder sees of a latent, (..., D) -> (..., D)."""
+        """What the action encoder sees of a latent, and retrieval compares, (..., D) -> (..., D)."""
         return latent
 
     def read_inputs(self, latent: Tensor) -> Tensor | None:

@@ -6,6 +6,7 @@ and a search can start from those that began in similar states. The quantiles bo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -23,6 +24,10 @@ from hiwm.settings import Settings
 
 QUANTILES = (0.02, 0.98)
 RECENT = 50_000  # number of actions, the last ones of the dataset, from which the quantiles are computed
+
+
+def _whole(latent: Tensor) -> Tensor:
+    return latent
 
 
 class ActionBankConfig(Settings):
@@ -66,19 +71,20 @@ class ActionBank(Head):
         """Actions of the longest sequence."""
         return self.actions.shape[1]
 
-    def nearest(self, latent: Tensor, number: int, horizon: int) -> Tensor:
+    def nearest(self, latent: Tensor, number: int, horizon: int, read: Callable[[Tensor], Tensor] = _whole) -> Tensor:
         """Find the sequences of at least `horizon` actions that start nearest to each latent.
 
         Args:
             latent: (B, D).
             number: number n of sequences; all of them if there are fewer.
             horizon: actions H of a sequence.
+            read: what of latents (N, D) is compared, (N, X); all of them by default.
 
         Returns:
             Their first `horizon` actions, nearest first, (B, n, H, A).
         """
         rows = self._rows(horizon)
-        distance = torch.cdist(latent, self.start[rows])
+        distance = torch.cdist(read(latent), read(self.start[rows]))
         near = distance.topk(min(number, len(rows)), dim=1, largest=False).indices
         return self.actions[rows[near], :horizon]
 

@@ -77,7 +77,7 @@ class LevelModel:
         prior, value = head_of(heads.action_priors, k), head_of(heads.values, k)
         self.flow = None if prior is None else counter.wrap(prior, prior.passes)
         self.value = None if value is None else counter.wrap(value)
-        self.action_encoder = level.action_encoder
+        self.action_encoder, self.for_actions = level.action_encoder, level.encoder.for_actions
         #: lowest and highest primitive action, in the units of the environment
         self.low, self.high = bounds
         if k:

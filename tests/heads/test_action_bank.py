@@ -89,6 +89,15 @@ def test_nearest_sequences_are_long_enough():
     assert bank.nearest(latent, 10_000, horizon=3).shape[1] == len(long_enough)
 
 
+def test_sequences_are_compared_by_what_is_read_of_latents():
+    start = torch.tensor([[0.0, 3.0], [5.0, 1.0], [9.0, 2.0]])
+    bank = ActionBank(
+        low=torch.zeros(1), high=torch.ones(1), start=start, actions=start[:, None, :1], steps=torch.ones(3, dtype=torch.long)
+    )  # fmt: skip
+    near = bank.nearest(torch.tensor([[0.0, 0.0]]), 3, horizon=1, read=lambda z: z[:, 1:])
+    assert near.flatten().tolist() == [5.0, 9.0, 0.0]
+
+
 def test_saved_and_loaded_are_the_same(tmp_path):
     bank = build_action_bank(cache(), PERIOD, shipped("action_bank", size=12), seed=0)
     bank.save(tmp_path / "bank.safetensors")

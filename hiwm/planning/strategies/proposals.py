@@ -55,10 +55,13 @@ class Proposer:
         return self.space.choices(self.problem.follow_inverse(self.space.clamp).actions[:, 0], self.action_repeat)
 
     def retrieved(self, number: int) -> Tensor:
-        """The `number` real sequences that started nearest to the present latents, nearest first, (B, n, C, F)."""
-        bank = self.problem.model.bank
-        assert bank is not None, "checked at the start"
-        near = bank.nearest(self.problem.latent, number, self.problem.model.horizon)  # (B, n, H, A)
+        """The `number` real sequences that started nearest to the present latents, nearest first, (B, n, C, F).
+
+        Latents are compared by what the action encoder sees of them, because what an action does depends on that.
+        """
+        model = self.problem.model
+        assert model.bank is not None, "checked at the start"
+        near = model.bank.nearest(self.problem.latent, number, model.horizon, model.for_actions)  # (B, n, H, A)
         return self.space.choices(near.flatten(0, 1), self.action_repeat).unflatten(0, near.shape[:2])
 
 

@@ -108,6 +108,22 @@ def test_retrieval_takes_the_best_of_the_nearest(exact, std):
         assert plan.cost.item() < cost
 
 
+def first(latent):
+    return latent[..., :1]
+
+
+def test_retrieval_compares_what_the_action_encoder_sees(agent, monkeypatch):
+    monkeypatch.setattr(agent.hierarchy.levels[1].encoder, "for_actions", first)
+    planner = hierarchy_planner(agent, one_level(1, "gaussian", "retrieval"), graph="none", budget=400)
+    asked = proposals_of(start(planner, points(5, 2)))
+    planner.plan({"state": points(5, 1)})
+    proposed = next(proposal for proposal, _ in asked if proposal.mean.shape[1] == 2)
+    latent, bank = agent.hierarchy.encode({"state": points(5, 1)})[1], agent.heads.action_banks[1]
+    expected = bank.nearest(latent, proposed.guesses.shape[1], 2, first)
+    torch.testing.assert_close(proposed.guesses, expected)
+    assert not torch.equal(expected, bank.nearest(latent, proposed.guesses.shape[1], 2))
+
+
 @pytest.mark.parametrize("names", MIXTURES)
 def test_a_search_also_tries_the_inverse_models_actions_and_real_ones(agent, names, monkeypatch):
     """Level 1's search; its guesses take the place of random candidates, so it costs what it would cost without them."""
