@@ -87,6 +87,8 @@ class Counting(Predictor):
     def rescale(self, latent):
         return latent
 
+    for_actions = rescale
+
     def forward(self, first, *others):
         rows = first["latent"] if isinstance(first, dict) and "latent" in first else first
         rows = rows["state"] if isinstance(rows, dict) else rows

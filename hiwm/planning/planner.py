@@ -72,7 +72,7 @@ class HierarchicalPlanner:
 
     def start(self, goal: Goal, noise: EpisodeNoise) -> None:
         """Begin B episodes towards their goals, with the random numbers of each. After an error, start again before `plan`."""
-        if self.strategies[self.top].needs_latent and self.config.graph == "none" and goal.latent(self.top) is None:
+        if self.strategies[self.top].needs_latent and self.config.graph == "none" and not goal.has_latent(self.top):
             raise ValueError(
                 f"the goal is a {goal.kind}; expected a whole observation, because planner.level{self.top} plans towards one "
                 f"latent. Or set planner.level{self.top}.strategy=search and a proposal without inverse"

@@ -19,7 +19,7 @@ class Target:
 
     Args:
         cost: cost of predicted latents with respect to the target, rollout -> (B, S, H).
-        latent: the latent to reach, (B, D of `level`); None for a goal that many latents meet.
+        latent: the latent to reach, (B, D of `level`); None for a goal that knows none.
         level: level in whose latent space `latent` lies: the one that plans, or the one above.
         deadline: environment steps until it should be reached.
         path: path over a landmark graph that the target is on; None without a graph.
@@ -105,4 +105,5 @@ class DirectNavigator:
 
     def target(self, latent: Tensor, step: int) -> Target:
         goal, level = self.goal, self.level
-        return Target(lambda rollout: goal.cost(level, rollout.latents), goal.latent(level), level, self.deadline)
+        wanted = goal.nearest(level, latent)
+        return Target(lambda rollout: goal.cost(level, rollout.latents), wanted, level, self.deadline)

@@ -125,6 +125,18 @@ def test_a_goal_that_no_real_latent_meets_is_written_into_those_nearest_to_it():
     assert goal.select(torch.tensor([0])).cost(1, latent[:, :1]).tolist() == [[6]]
 
 
+def test_a_goal_in_steps_leads_to_the_nearest_latent_that_meets_it():
+    real = torch.tensor([[0.0, 1.0], [4.0, 0.0], [6.0, 1.0], [7.0, 1.0]])
+    goal = converted(PartGoal(torch.tensor([[torch.nan, 1.0]] * 2), [Exact(), Exact()]), real)
+    here = torch.tensor([[4.0, 0.0], [1.0, 0.0]])
+    assert [goal.has_latent(k) for k in (0, 1)] == [False, True]
+    assert goal.nearest(0, here) is None
+    assert goal.nearest(1, here).tolist() == [[6, 1], [0, 1]]
+    whole = ObservationGoal([torch.ones(2, 2)] * 2, p=(2, 1))
+    assert whole.has_latent(1)
+    assert whole.nearest(1, here).tolist() == [[1, 1]] * 2
+
+
 GRID = torch.cartesian_prod(torch.arange(20.0), torch.arange(20.0))
 
 

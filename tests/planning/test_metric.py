@@ -86,6 +86,9 @@ def test_goals_on_a_part_count_steps_without_a_graph(metric):
     limit = own.amin(1).maximum(PartGoal(points(3, 2), readouts).reached_cost(2))
     assert goal.meets[2].sum(1).tolist() == (own <= limit.unsqueeze(1)).sum(1).clamp_max(64).tolist()
     torch.testing.assert_close(top.nearest, goal.cost(2, top.predicted).amin(1))
+    here = metric.hierarchy.encode({"state": points(3, 1)})[2]
+    assert torch.equal(top.target, goal.nearest(2, here))
+    torch.testing.assert_close(apart(top.target, here), apart(here.unsqueeze(1), states).amin(1))
     apart_from = apart(top.predicted.unsqueeze(2), states.unsqueeze(1)).amin(2)
     reached = PartGoal(points(3, 2), readouts).cost(2, top.predicted) <= PartGoal(points(3, 2), readouts).reached_cost(
         2
@@ -95,6 +98,10 @@ def test_goals_on_a_part_count_steps_without_a_graph(metric):
     agent.reset(points(3, 2).numpy())  # a whole observation as an array is itself so many steps away
     assert isinstance(agent.planner.goal, ObservationGoal)
     assert agent.act(points(3, 1).numpy()).shape == (3, 2)
+    handed = agent.with_planner(level2={"strategy": "hand_down"})
+    handed.reset(wanted)
+    handed.act(points(3, 1).numpy())
+    assert torch.equal(handed.plan.levels[2].subgoal, top.target)
     followed = agent.with_planner(graph="follow", shrinking_horizon=False)
     followed.reset(wanted)
     assert isinstance(followed.planner.goal, PartGoal)

@@ -44,6 +44,14 @@ class Goal(ABC):
         """The goal as a latent of the level, (B, D); None for one that many latents meet."""
         return None
 
+    def has_latent(self, level: int) -> bool:
+        """Whether `nearest` finds a latent."""
+        return self.latent(level) is not None
+
+    def nearest(self, level: int, latent: Tensor) -> Tensor | None:
+        """Of the latents of the level that meet the goal, one near the present latents (B, D), (B, D); None if the goal knows none."""
+        return self.latent(level)
+
     def violation(self, level: int, latent: Tensor) -> Tensor | None:
         """How deep latents are in a forbidden region, (B, ..., D) -> (B, ...), at most 0 outside; None without one."""
         return None

@@ -75,11 +75,25 @@ class StepsToGoal(Goal):
         own = self.goal.cost(level, latent)
         if level not in self.states:
             return own
-        apart = torch.cdist(latent.flatten(1, -2) if latent.dim() > 2 else latent.unsqueeze(1), self.states[level], p=1)
-        steps = apart.masked_fill(~self.meets[level].unsqueeze(1), torch.inf).amin(2).view(latent.shape[:-1])
+        points = latent.flatten(1, -2) if latent.dim() > 2 else latent.unsqueeze(1)
+        steps = self._apart(level, points).amin(2).view(latent.shape[:-1])
         steps = torch.where(steps.isfinite(), steps, own)  # all that meet the goal are forbidden
         reached = self.own[level].view(-1, *(1 for _ in own.shape[1:]))
         return steps.masked_fill(own <= reached, 0)
+
+    def _apart(self, level: int, points: Tensor) -> Tensor:
+        """Steps from points (B, N, D) to the latents that stand for the goal, (B, N, K); inf to those that do not."""
+        apart = torch.cdist(points, self.states[level], p=1)
+        return apart.masked_fill(~self.meets[level].unsqueeze(1), torch.inf)
+
+    def has_latent(self, level: int) -> bool:
+        return level in self.states
+
+    def nearest(self, level: int, latent: Tensor) -> Tensor | None:
+        if level not in self.states:
+            return self.goal.nearest(level, latent)
+        index = self._apart(level, latent.unsqueeze(1))[:, 0].argmin(1)
+        return self.states[level][torch.arange(self.size, device=index.device), index]
 
     def select(self, rows: Tensor) -> StepsToGoal:
         selected = copy(self)
