@@ -42,9 +42,7 @@ class DiscreteInputs:
         self.gaps = torch.stack([values.diff().min() for values in self.values])
         sizes = [len(values) for values in self.values]
         if math.prod(sizes) >= 2**62:
-            raise ValueError(
-                f"{len(found)} of the inputs are discrete and make up 2^62 states or more; expected fewer"
-            )
+            raise ValueError(f"{len(found)} of the inputs are discrete and make up 2^62 states or more; expected fewer")
         self.places = np.cumprod([1, *sizes[:-1]])
         self.sizes = np.array(sizes)
 

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 def split_columns(values: Tensor, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
     """Columns that were joined, (..., sum of their sizes) -> each (..., *shape)."""
     parts = values.split([math.prod(shape) for shape in shapes.values()], -1)
-    return {name: part.reshape(*part.shape[:-1], *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    return {
+        name: part.reshape(*part.shape[:-1], *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
 
 
 class Standardize(nn.Module):

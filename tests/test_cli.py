@@ -91,7 +91,7 @@ def test_help_of_a_command(command, capsys):
     text = " ".join(capsys.readouterr().out.split())  # lists are wrapped
     assert f"usage: hiwm {command}" in text
     assert ", demo, diverse-maze, " in text
-    assert "pointmaze, pointmaze-metric, puzzle-3x3, rooms-unseen, scene, " in text
+    assert "pointmaze, pointmaze-metric, puzzle-3x3, puzzle-4x4, rooms-unseen, scene, " in text
     assert "environment.maze=medium, large, giant or teleport" in text
     assert "steps: 1500" in text
     assert "solver@planner.solver=augmented_lagrangian, categorical, cem, " in text

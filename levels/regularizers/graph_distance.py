@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -44,18 +43,16 @@ class GraphDistance(Regularizer):
         landmarks: number of landmarks M, in all components together.
         windows: windows of the data whose steps join the landmarks.
         strictness: weight of steps that are longer than one.
-        close_share: share of the states that count, those nearest to their landmarks. A state far from all landmarks may be nearest to one on the
-            other side of a wall, or with another button on, and an edge there would be a short circuit (Balasubramanian and Schwartz 2002 on Isomap).
         pairs: random states that each state is compared with.
     """
 
     metric = True
     landmarks: Tensor  # (M, D)
-    # of each landmark, and last of the states that count as near none, which are a component of their own and have no weight:
-    weight: Tensor  # (M + 1,)
-    component: Tensor  # (M + 1,)
-    row: Tensor  # where its steps to the others begin in `steps`, (M + 1,)
-    column: Tensor  # its number in its component, (M + 1,)
+    # of each landmark:
+    weight: Tensor  # (M,)
+    component: Tensor  # (M,)
+    row: Tensor  # where its steps to the others begin in `steps`, (M,)
+    column: Tensor  # its number in its component, (M,)
     steps: Tensor  # from the landmarks to those of the same component, one row after another
 
     def __init__(
@@ -65,7 +62,6 @@ class GraphDistance(Regularizer):
         landmarks: int = 1000,
         windows: int = 50_000,
         strictness: float = 1.0,
-        close_share: float = 1.0,
         pairs: int = 8,
     ) -> None:
         super().__init__()
@@ -75,11 +71,9 @@ class GraphDistance(Regularizer):
             )
         at_least(1, landmarks=landmarks, windows=windows, pairs=pairs)
         within("[0, inf)", strictness=strictness)
-        within("(0, 1]", close_share=close_share)
         self.num_landmarks, self.fit_windows = landmarks, windows
-        self.strictness, self.close_share, self.pairs = strictness, close_share, pairs
+        self.strictness, self.pairs = strictness, pairs
         self.tree: KDTree | None = None  # of the landmarks, where it is faster
-        self.farthest = math.inf  # distance from the nearest landmark up to which a state counts
         for name in ("landmarks", "weight", "component", "row", "column", "steps"):
             self.register_buffer(name, torch.empty(0), persistent=False)
 
@@ -91,16 +85,11 @@ class GraphDistance(Regularizer):
         drawn = rows[torch.from_numpy(rng.choice(len(rows), candidates, replace=False)).to(rows.device)]
         self.landmarks = drawn[farthest_points(drawn, self.num_landmarks, rng)]
         self.tree = tree_if_faster(self.landmarks)
-        apart, at = nearest(rows, self.landmarks, self.tree)
-        self.farthest = math.inf if self.close_share == 1 else np.quantile(apart.cpu().numpy(), self.close_share).item()
-        nowhere = len(self.landmarks)
-        at = at.where(apart <= self.farthest, nowhere).view(latent.shape[:2]).cpu().numpy()
-        states = np.bincount(at.ravel(), minlength=nowhere + 1)
-        weight = states[:nowhere][states[:nowhere] > 0].mean() / states.clip(1)
-        weight[nowhere] = 0.0
-        start, end = at[:, :-1].ravel(), at[:, 1:].ravel()
-        joined = (start < nowhere) & (end < nowhere)
-        component, row, column, steps = _shortest_paths(start[joined], end[joined], nowhere + 1)
+        _, at = nearest(rows, self.landmarks, self.tree)
+        at = at.view(latent.shape[:2]).cpu().numpy()
+        states = np.bincount(at.ravel(), minlength=len(self.landmarks))
+        weight = states[states > 0].mean() / states.clip(1)
+        component, row, column, steps = _shortest_paths(at[:, :-1].ravel(), at[:, 1:].ravel(), len(self.landmarks))
         found = (weight.clip(max=MAX_WEIGHT).astype(np.float32), component, row, column, steps)
         self.weight, self.component, self.row, self.column, self.steps = (
             torch.from_numpy(value).to(rows.device) for value in found
@@ -112,17 +101,14 @@ class GraphDistance(Regularizer):
         latent, below = output.latent, output.inputs["latent"]
         too_long = (distance(latent[:, 1:], latent[:, :-1], p=1) - 1).clamp_min(0)
         rows = latent.flatten(0, 1)
-        apart, at = nearest(below.flatten(0, 1), self.landmarks, self.tree)
-        at = at.where(apart <= self.farthest, len(self.landmarks))
+        _, at = nearest(below.flatten(0, 1), self.landmarks, self.tree)
         everywhere, _ = gather_over_processes(rows)
         all_at, _ = gather_over_processes(at)
         others = self._companions(at, all_at, generator)  # (N, pairs)
         steps = self.steps[self.row[at].unsqueeze(1) + self.column[all_at[others]]].float()
         error = (distance(rows.unsqueeze(1), everywhere[others], p=1) - steps).square() / (steps + 1)
         weight = self.weight[at]
-        # at least a little, for a batch without a state that counts
-        mean_weight = average_over_processes(weight.mean()).clamp_min(1e-6)
-        fit = (weight * error.mean(1)).mean() / mean_weight
+        fit = (weight * error.mean(1)).mean() / average_over_processes(weight.mean())
         return self.strictness * too_long.square().mean() + fit
 
     def _companions(self, at: Tensor, all_at: Tensor, generator: torch.Generator) -> Tensor:
