@@ -64,7 +64,7 @@ class LevelPlanning(Settings):
             cheapest step (see `Calibration.expected_error`). With 1 it weighs as much as a squared distance in the level's latents.
         support_weight: weight of the distance by which a plan has left the real latents; see `hiwm.planning.support`.
         support_margin: steps from the real latents that cost nothing; never less than twice their median spacing.
-        support_inputs: compare the inputs that latents hold (encoder `beside_inputs`), too.
+        support_inputs: compare the inputs that latents hold (encoder `beside_inputs`) instead of the latents, discrete ones one by one.
         check_subgoals: how many of the best plans the level below follows by its own model, to choose the one that gets nearest; 0: the
             best by the level's own model. See `hiwm.planning.reachability`.
         costs: more costs of a search: name -> `_target_` and arguments of a `Cost`.
