@@ -6,14 +6,17 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from hiwm.levels.action_encoders.raw import RawActionEncoder
 from hiwm.levels.clip import Clip, Pairs
+from hiwm.levels.encoders.beside_inputs import BesideInputsEncoder
 from hiwm.levels.encoders.identity import IdentityEncoder
 from hiwm.levels.inverse import InverseModel
 from hiwm.levels.level import Level
 from hiwm.levels.output import LevelOutput
 from hiwm.levels.parts import Encoder, Predictor
+from hiwm.levels.predictors.via_inputs import ViaInputsPredictor
 from hiwm.training.diagnostics.copy_last import CopyLast, ratio_to_copy_last
 from hiwm.training.diagnostics.episodes import Episodes, spectrum
 from hiwm.training.diagnostics.rank import RankShare, effective_rank
@@ -142,7 +145,18 @@ def test_effective_rank_ignores_rotation_scale_and_offset():
 def test_ratio_to_copy_last(share, expected):
     latent = torch.randn(8, 5, 3, generator=torch.Generator().manual_seed(0))
     predicted = latent[:, :1] + share * (latent[:, 1:] - latent[:, :1])
-    assert ratio_to_copy_last(predicted, latent) == pytest.approx(expected, abs=1e-6)
+    assert ratio_to_copy_last(F.mse_loss, predicted, latent) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_predictor_of_inputs_is_judged_by_these():
+    """An embedding far off, as of a state between two real ones, says nothing about the prediction of the inputs."""
+    encoder = BesideInputsEncoder(inputs={"latent": (2,)}, dim=3)
+    predictor = ViaInputsPredictor(dim_latent=5, dim_action=1, encoder=encoder)
+    latent = encoder.embed(torch.randn(8, 5, 2, generator=torch.Generator().manual_seed(0))).detach()
+    predicted = latent[:, 1:].clone()
+    predicted[..., 2:] += 100
+    assert ratio_to_copy_last(predictor.error, predicted, latent) == pytest.approx(0, abs=1e-6)
+    assert ratio_to_copy_last(predictor.error, latent[:, :1].expand(8, 4, 5), latent) == pytest.approx(1, abs=1e-6)
 
 
 def test_within_the_context_predictions_do_not_count():
@@ -150,7 +164,7 @@ def test_within_the_context_predictions_do_not_count():
     # exact within a context of 3, then no change
     predicted = torch.cat([latent[:, 1:3], latent[:, 2:3].expand(-1, 3, -1)], 1)
     output = LevelOutput({}, latent, latent[:, 1:], predicted, latent[:, 1:], latent[:, 1:])
-    level: Any = SimpleNamespace(predictor=SimpleNamespace(context=3))
+    level: Any = SimpleNamespace(predictor=SimpleNamespace(context=3, error=F.mse_loss))
     episodes: Any = None
     assert CopyLast()(level, output, episodes) == pytest.approx(1.0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from hiwm.levels.level import Level
@@ -19,14 +21,14 @@ class CopyLast(Diagnostic):
     label = "error / copy-last"
     format = "{:.4f}"
     description = (
-        "Squared error of open-loop predictions, divided by the error of predicting no change; lower is better, and 1 is no "
-        "better than predicting no change."
+        "Error of open-loop predictions (the predictor's own: squared, of the whole latent or of the inputs it holds), divided by "
+        "that of predicting no change; lower is better, and 1 is no better than predicting no change."
     )
 
     def __call__(self, level: Level, output: LevelOutput, episodes: EncodedEpisodes) -> float:
         # up to the last latent of the context, predictions are one step from what was observed
         last = min(level.predictor.context, output.predicted.shape[1]) - 1
-        return ratio_to_copy_last(output.predicted[:, last:], output.latent[:, last:])
+        return ratio_to_copy_last(level.predictor.error, output.predicted[:, last:], output.latent[:, last:])
 
     def alarm(self, value: float) -> str | None:
         if value > MAX_RATIO:
@@ -34,7 +36,7 @@ class CopyLast(Diagnostic):
         return None
 
 
-def ratio_to_copy_last(predicted: Tensor, latent: Tensor) -> float:
-    """Squared error of predictions (B, T, D) over that of repeating the first latent of (B, T+1, D)."""
-    error = (predicted - latent[:, 1:]).square().mean()
-    return (error / (latent[:, :1] - latent[:, 1:]).square().mean().clamp_min(1e-12)).item()
+def ratio_to_copy_last(error: Callable[[Tensor, Tensor], Tensor], predicted: Tensor, latent: Tensor) -> float:
+    """Error of predictions (B, T, D) over that of repeating the first latent of (B, T+1, D)."""
+    after = latent[:, 1:]
+    return (error(predicted, after) / error(latent[:, :1].expand_as(after), after).clamp_min(1e-12)).item()
