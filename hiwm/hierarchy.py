@@ -179,7 +179,8 @@ class Hierarchy(nn.Module):
         Args:
             k: the level.
             latent: latents.
-            values: inputs, each (..., *shape) or one for several latents; where they are NaN, inputs stay as they are.
+            values: inputs, each broadcastable to (..., *shape); where they are NaN, inputs stay as they are. Other inputs that
+                depend on them do not change.
 
         Returns:
             (..., D_k); None if the latents do not hold these inputs.

@@ -10,6 +10,8 @@ from torch import Tensor
 from hiwm.analysis.figures import INK, log_ticks
 from hiwm.analysis.questions.drawing import color, maps, plain, row_of
 from hiwm.analysis.questions.study import EncodedRows, Finding, Study
+from hiwm.levels.level import Level
+from hiwm.training.diagnostics.copy_last import ratio_to_copy_last
 
 WINDOWS = 500  # held-out, for the error by horizon
 STEPS = 4000  # single steps, for the map
@@ -25,8 +27,7 @@ def prediction(study: Study) -> Finding | None:
         if not horizon:
             continue
         latents, predicted = open_loop(study, study.held_out, k, horizon, WINDOWS)
-        unchanged = (latents[:, :1] - latents[:, 1:]).square().mean((0, 2)).clamp_min(1e-12)
-        error = ((predicted - latents[:, 1:]).square().mean((0, 2)) / unchanged).numpy()
+        error = _relative_error(study.hierarchy.levels[k], latents, predicted)
         curves[k] = period * (1 + np.arange(horizon)), error
         plans = min(horizon, study.agent.config.level(k).horizon)
         metrics[f"level{k}/open_loop_1"] = float(error[0])
@@ -37,19 +38,29 @@ def prediction(study: Study) -> Finding | None:
             np.sort(wrong)[-len(wrong) // 10 :].mean() / max(wrong.mean(), 1e-12)
         )
         ahead = f", {error[plans - 1]:.2g} times {plans} steps ahead" if plans > 1 else ""
-        said.append(
-            f"Level {k} predicts one step with {error[0]:.2g} times the squared error of predicting no change{ahead}."
-        )
+        said.append(f"Level {k} predicts one step with {error[0]:.2g} times the error of predicting no change{ahead}.")
     if not curves:
         return None
     return Finding("How far predictions hold", " ".join(said), metrics, _draw(study, curves, places), CAPTION)
 
 
 CAPTION = (
-    "Left: squared error of open-loop predictions over that of predicting no change, on held-out episodes and their real actions; 1 is "
+    "Left: prediction loss of open-loop predictions over that of predicting no change, on held-out episodes and their real actions; 1 is "
     "no better than predicting no change. The dot marks the level's planning horizon. Maps: mean length of the error of one step of "
     "the level, in typical steps, at the state where the step begins."
 )
+
+
+@torch.no_grad()
+def _relative_error(level: Level, latents: Tensor, predicted: Tensor) -> np.ndarray:
+    """Prediction loss after each step over that of predicting no change, (H,); of latents (N, H + 1, D) and predictions (N, H, D)."""
+    scale = level.predictor.scale
+    latents, predicted = latents.to(scale), predicted.to(scale)
+    first = latents[:, :1]
+    return np.array([
+        ratio_to_copy_last(level.predictor.error, one, torch.cat([first, after], 1))
+        for one, after in zip(predicted.split(1, 1), latents[:, 1:].split(1, 1), strict=True)
+    ])  # fmt: skip
 
 
 @torch.no_grad()

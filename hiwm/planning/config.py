@@ -24,8 +24,8 @@ class ProposalConfig(Settings):
     Args:
         center: mean of the first candidates. gaussian: 0. inverse: the actions of the inverse model. retrieval: the sequence of the
             action bank that leads nearest to the target by the level's predictor, of those that started nearest to the present
-            latent; as many are scored as a round of the search has candidates. flow: 0, and the candidates are noise that the
-            level's action prior turns into macro-actions (see `hiwm.heads.action_prior`).
+            latent, by what the action encoder sees; as many are scored as a round of the search has candidates. flow: 0, and the
+            candidates are noise that the level's action prior turns into macro-actions (see `hiwm.heads.action_prior`).
         std: standard deviation, in standard deviations of the level's actions in the data.
         candidates: what the first round also tries: the inverse model's actions (inverse), or the nearest real sequences in
             place of half of the candidates (retrieval).

@@ -24,7 +24,7 @@ class LevelPlan(BatchRecord):
 
     Args:
         level: number of the level.
-        target: the latent to reach, (B, D of `target_level`); None for a goal that many latents meet. Where `goal_within` is
+        target: the latent to reach, (B, D of `target_level`), of several that meet the goal the nearest; None if the goal knows none. Where `goal_within` is
             above 0 the level plans for the goal instead.
         target_level: the level in whose latent space the target lies: this one, or the one above.
         subgoal: latent of this level that is handed to the level below, (B, D).
@@ -146,7 +146,7 @@ class LevelPlan(BatchRecord):
             )
         if self.path is not None:
             return self.path.text(episode)
-        return "the goal itself" if self.target is not None else "any latent that meets the goal"
+        return "the goal"
 
     def _constraints(self, episode: int) -> str:
         assert self.violation is not None, "called only with constraints"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hiwm.levels.discrete import discrete_values
 from hiwm.levels.landmarks import nearest
@@ -41,19 +41,19 @@ class SupportCost(Cost):
     def __init__(self, model: LevelModel, weight: float, margin: float = 0.5, inputs_of: Level | None = None) -> None:
         assert model.bank is not None, "checked before"
         self.level, length = inputs_of, model.step_length
+        self.columns: tuple[Tensor, Tensor, Tensor] | None = None
         real = self._read(model.bank.start)
-        self.discrete: dict[int, Tensor] = {}
         if inputs_of is not None:
-            self.discrete = discrete_values(real)
             with torch.no_grad():
                 after = self._read(inputs_of.predict(model.bank.start, model.bank.actions[:, 0]))
             length = (after - real).square().sum(-1).mean().sqrt().item()
-        self.others = [k for k in range(real.shape[1]) if k not in self.discrete]
-        self.real = real[:, self.others].unique(dim=0) if self.others else real[:1, :0]
+            self.columns = _columns(real)
+        self.real, _ = self._split(real)
+        self.real = self.real.unique(dim=0) if self.real.shape[1] else self.real[:1]
         self.weight = weight * model.step_cost / length if length else 0.0  # 0: a collapsed level
         self.reach = 2 * model.horizon * length
         self.margin = (2 * _spacing(self.real)).clamp_min(margin * length)
-        #: the start of the last plans, its version, and the real latents near each episode's
+        #: the start of the last plans, its version, and what is real near each episode's
         self.near: tuple[Tensor, int, list[Tensor]] | None = None
 
     def __call__(self, rollout: Rollout) -> Tensor:
@@ -61,32 +61,46 @@ class SupportCost(Cost):
 
     def _away(self, rollout: Rollout) -> Tensor:
         """Distance of every latent to the nearest real one, (B, S, H)."""
-        read = self._read(rollout.latents)
-        points, start = read[..., self.others], rollout.start
-        if start.device.type != "cpu":  # to choose real latents would wait for the device
+        points, off = self._split(self._read(rollout.latents))
+        if rollout.start.device.type != "cpu":  # to choose real latents would wait for the device
             away = nearest(points.flatten(0, -2), self.real)[0]
         else:
-            away = torch.cat(
-                [nearest(z.flatten(0, 1), real)[0] for z, real in zip(points, self._near(start), strict=True)]
-            )
-        away = away.view(read.shape[:-1])
-        if not self.discrete:
-            return away
-        off = [(read[..., k : k + 1] - values).abs().amin(-1) for k, values in self.discrete.items()]
-        return (away.square() + torch.stack(off).square().sum(0)).sqrt()
+            pairs = zip(points, self._near(rollout.start), strict=True)
+            away = torch.cat([nearest(z.flatten(0, 1), real)[0] for z, real in pairs])
+        away = away.view(points.shape[:-1])
+        return away if off is None else (away.square() + off).sqrt()
 
     def _near(self, start: Tensor) -> list[Tensor]:
-        """Real latents near each start, (B, D); kept, because a search evaluates many plans from the same start."""
+        """What is real near each start, (B, D); kept, because a search evaluates many plans from the same start."""
         version = 0 if start.is_inference() else start._version
         if self.near is None or self.near[0] is not start or self.near[1] != version:
-            apart = torch.cdist(self._read(start)[:, self.others], self.real)
+            apart = torch.cdist(self._split(self._read(start))[0], self.real)
             self.near = start, version, [self.real[row <= row.min() + self.reach] for row in apart]
         return self.near[2]
 
     def _read(self, latent: Tensor) -> Tensor:
-        """What is compared: the inputs that latents hold, or the latents."""
-        inputs = None if self.level is None else self.level.encoder.read_inputs(latent)
-        return latent if inputs is None else inputs
+        """What is compared: the latents (..., D), or the inputs they hold, (..., X)."""
+        inputs = latent if self.level is None else self.level.encoder.read_inputs(latent)
+        assert inputs is not None, "checked before"
+        return inputs
+
+    def _split(self, read: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What is compared as a whole, (..., O), and the squared distance of the discrete inputs to their values, (...)."""
+        if self.columns is None:
+            return read, None
+        others, discrete, values = self.columns
+        off = (read[..., discrete].unsqueeze(-1) - values).abs().amin(-1)
+        return read[..., others], off.square().sum(-1)
+
+
+def _columns(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Of inputs (N, X), the columns that are not discrete, (O,), those that are, (C,), and their values, (C, V); None if none is."""
+    found = discrete_values(inputs)
+    if not found:
+        return None
+    others = torch.tensor([k for k in range(inputs.shape[1]) if k not in found], dtype=torch.long, device=inputs.device)
+    values = nn.utils.rnn.pad_sequence(list(found.values()), batch_first=True, padding_value=torch.inf)
+    return others, torch.tensor(list(found), device=inputs.device), values
 
 
 def _spacing(points: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ class Target:
 
     Args:
         cost: cost of predicted latents with respect to the target, rollout -> (B, S, H).
-        latent: the latent to reach, (B, D of `level`); None for a goal that knows none.
+        latent: the latent to reach, (B, D of `level`); of several that meet the goal the nearest; None if the goal knows none.
         level: level in whose latent space `latent` lies: the one that plans, or the one above.
         deadline: environment steps until it should be reached.
         path: path over a landmark graph that the target is on; None without a graph.

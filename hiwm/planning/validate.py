@@ -149,7 +149,7 @@ def check_levels(config: PlannerConfig, hierarchy: Hierarchy, calibrated: Sequen
             )
         if config.level(k).disagreement_weight:
             _check_disagreement(config, k, level.predictor, calibrated[k])
-        if config.level(k).support_inputs and type(level.encoder).rescale is Encoder.rescale:
+        if config.level(k).support_inputs and type(level.encoder).read_inputs is Encoder.read_inputs:
             raise ValueError(
                 f"planner.level{k}.support_inputs is true, but the latents of level {k} hold no inputs; expected false, or a level with "
                 f"encoder@levels.level{k}.encoder=beside_inputs"

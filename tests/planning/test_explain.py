@@ -122,8 +122,8 @@ def test_a_level_reports_its_target_its_subgoal_and_the_outcome_of_the_last_one(
 
 
 @pytest.mark.parametrize(("changes", "expected"), [
-    ({"target_level": 1}, "plans towards the goal itself; cost 4 now"),
-    ({"target_level": 1, "target": None}, "plans towards any latent that meets the goal; cost 4 now"),
+    ({"target_level": 1}, "plans towards the goal; cost 4 now"),
+    ({"target_level": 1, "target": None}, "plans towards the goal; cost 4 now"),
     ({"target_level": 1, "path": graph_path()}, "plans towards landmark 1, on a path of 2 edges"),
     ({"cost": None, "actions": None, "predicted": None}, "cost 4 now\n  hands it down, to be reached by step 15"),
     ({"penalty": NUMBERS + 0.5}, "by step 15, 0.5 of its cost because it failed before"),

@@ -125,6 +125,47 @@ def test_a_goal_that_no_real_latent_meets_is_written_into_those_nearest_to_it():
     assert goal.select(torch.tensor([0])).cost(1, latent[:, :1]).tolist() == [[6]]
 
 
+def test_each_episode_has_its_own_written_goal():
+    real = torch.tensor([[float(i), 0.0] for i in range(100)])
+    wanted = PartGoal(torch.tensor([[torch.nan, 0.0], [7.0, 1.0], [torch.nan, 1.0]]), [Exact(), Exact()])
+    goal = converted(wanted, real, written)
+    assert goal.cost(1, torch.tensor([[4.0, 3.0]] * 3)).tolist() == [3, 3 + 2, 2]
+    assert goal.select(torch.tensor([1])).cost(1, torch.tensor([[4.0, 3.0]])).tolist() == [5]
+
+
+def test_where_all_that_is_written_is_forbidden_the_nearest_real_latent_stays():
+    real = torch.tensor([[float(i), 0.0] for i in range(10)])
+    everywhere = BoxRegion(torch.tensor([[-1.0, 0.5]]), torch.tensor([[99.0, 2.0]]), [Exact(), Exact()])
+    goal = converted(KeepOut(part(7.0, 1.0), everywhere, 0.0), real, written)
+    assert goal.cost(1, torch.tensor([[4.0, 0.0]])).tolist() == [3]
+    assert goal.nearest(1, torch.tensor([[4.0, 0.0]])).tolist() == [[7, 0]]
+    world = BoxRegion(torch.tensor([[-1.0, -1.0]]), torch.tensor([[99.0, 2.0]]), [Exact(), Exact()])
+    plain = KeepOut(part(7.0, 1.0), world, 0.0)
+    goal = converted(plain, real, written)
+    here = torch.tensor([[4.0, 0.0]])
+    assert goal.cost(1, here).tolist() == plain.cost(1, here).tolist()
+    assert not goal.has_latent(1)
+
+
+def test_combinations_know_the_nearest_latent_where_all_their_goals_do():
+    here = torch.tensor([[8.0, 18.0], [2.0, 2.0]])
+    ends = [PartGoal(torch.tensor([[x, x]] * 2), [Exact(), Exact()]) for x in (0.0, 19.0)]
+    either = converted(AnyOf(ends), GRID)
+    assert either.has_latent(1)
+    assert either.nearest(1, here).tolist() == [[19, 19], [0, 0]]
+    way = converted(Waypoints(ends, 0.1, current=torch.tensor([1, 0])), GRID)
+    assert way.has_latent(1)
+    assert way.nearest(1, here).tolist() == [[19, 19], [0, 0]]
+    far = BoxRegion(torch.full((2, 2), 50.0), torch.full((2, 2), 60.0), [Exact(), Exact()])
+    assert converted(KeepOut(AnyOf(ends), far), GRID).nearest(1, here).tolist() == [[19, 19], [0, 0]]
+    both = converted(Sum(ends, [1.0, 1.0]), GRID)
+    assert not both.has_latent(1)
+    assert both.nearest(1, here) is None
+    for goal in (AnyOf(ends), Waypoints(ends, 0.1)):
+        assert not goal.has_latent(1)
+        assert goal.nearest(1, here) is None
+
+
 def test_a_goal_in_steps_leads_to_the_nearest_latent_that_meets_it():
     real = torch.tensor([[0.0, 1.0], [4.0, 0.0], [6.0, 1.0], [7.0, 1.0]])
     goal = converted(PartGoal(torch.tensor([[torch.nan, 1.0]] * 2), [Exact(), Exact()]), real)

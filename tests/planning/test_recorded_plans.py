@@ -63,6 +63,10 @@ CASES: dict[str, list[str]] = {
     "cube-double": ["experiment=cube-double", *CUBES],
     "cube-triple": ["experiment=cube-triple", *CUBES],
     "scene": ["experiment=scene", *CUBES],
+    "puzzle-3x3": [  # the steps that so short a training imagines lead nowhere
+        "experiment=puzzle-3x3", "levels.level1.training.steps=3", "regularizer@levels.level1=step_distance",
+        "~levels.level1.regularizers.imagined_distance",
+    ],
     "custom": ["experiment=custom", "environment._target_=tiny.TinyRoom", "allow=[tiny]", "evaluation.num_tasks=3"],
     "ablation": ["evaluation=ablation"],
     "depth": ["experiment=fourroom-deep", "evaluation=depth"],
@@ -192,8 +196,8 @@ def observations(shapes: Mapping[str, tuple[int, ...]], number: int, seed: int) 
 
 
 def on_map(column: str, values: np.ndarray) -> np.ndarray:
-    """Numbers from -1 to 1, but as positions on a map of ten cells on a side, and as such a map."""
-    return 5 + 5 * values if column == "position" else values > 0 if column == "map" else values
+    """Numbers from -1 to 1, but as positions on a map of ten cells on a side, as such a map, and as buttons."""
+    return 5 + 5 * values if column == "position" else values > 0 if column in ("map", "buttons") else values
 
 
 def goal(name: str, key: str, agent: Agent, config: Config, goals: Mapping[str, np.ndarray]) -> Any:

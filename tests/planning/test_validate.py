@@ -105,12 +105,12 @@ def test_a_goal_weight_is_refused_where_nothing_is_searched():
     check_config(HIERARCHY.changed({"level1": {"goal_weight": 2.0, "strategy": "search"}}), 3)
 
 
-def test_inputs_that_latents_do_not_hold_cannot_be_compared(exact):
-    config = planner_config(level0={**search(), "support_weight": 1.0, "support_inputs": True})
+def test_inputs_that_latents_do_not_hold_cannot_be_compared(agent):
+    config = HIERARCHY.changed({"level2": {"support_weight": 1.0, "support_inputs": True}})
     with pytest.raises(
-        ValueError, match=r"planner.level0.support_inputs is true, but .* hold no inputs; expected false"
+        ValueError, match=r"planner.level2.support_inputs is true, but .* hold no inputs; expected false"
     ):
-        check_levels(config, exact, [0])
+        check_levels(config, agent.hierarchy, [0, 0, 0])
 
 
 def test_heads_that_no_level_learns_are_refused():

@@ -52,6 +52,17 @@ class AnyOf(CompositeGoal):
     def cost(self, level: int, latent: Tensor) -> Tensor:
         return torch.stack([goal.cost(level, latent) for goal in self.goals]).amin(0)
 
+    def has_latent(self, level: int) -> bool:
+        return all(goal.has_latent(level) for goal in self.goals)
+
+    def nearest(self, level: int, latent: Tensor) -> Tensor | None:
+        found = [goal.nearest(level, latent) for goal in self.goals]
+        known = [each for each in found if each is not None]
+        if len(known) < len(found):
+            return None
+        first = torch.stack([goal.cost(level, latent) for goal in self.goals]).argmin(0)
+        return torch.stack(known)[first, torch.arange(self.size, device=first.device)]
+
     def reached_cost(self, level: int) -> Tensor:
         return torch.stack([goal.reached_cost(level) for goal in self.goals]).amin(0)
 
@@ -115,9 +126,13 @@ class Waypoints(Goal):
         return self._of_current([goal.cost(level, latent) for goal in self.goals])
 
     def latent(self, level: int) -> Tensor | None:
-        latents = [goal.latent(level) for goal in self.goals]
-        known = [latent for latent in latents if latent is not None]
-        return self._of_current(known) if len(known) == len(latents) else None
+        return self._of_current_if_known([goal.latent(level) for goal in self.goals])
+
+    def has_latent(self, level: int) -> bool:
+        return all(goal.has_latent(level) for goal in self.goals)
+
+    def nearest(self, level: int, latent: Tensor) -> Tensor | None:
+        return self._of_current_if_known([goal.nearest(level, latent) for goal in self.goals])
 
     def select(self, rows: Tensor) -> Waypoints:
         return Waypoints(
@@ -143,6 +158,10 @@ class Waypoints(Goal):
         if not changed.any():
             return self, changed
         return Waypoints(self.goals, self.tolerance, self.current + changed), changed
+
+    def _of_current_if_known(self, latents: Sequence[Tensor | None]) -> Tensor | None:
+        known = [latent for latent in latents if latent is not None]
+        return self._of_current(known) if len(known) == len(latents) else None
 
     def _of_current(self, values: Sequence[Tensor]) -> Tensor:
         """From one (B, ...) per waypoint, the values of each episode's current waypoint, (B, ...)."""

@@ -45,11 +45,11 @@ class Goal(ABC):
         return None
 
     def has_latent(self, level: int) -> bool:
-        """Whether `nearest` finds a latent."""
+        """Whether `nearest` finds a latent for every episode; to be overridden together with it."""
         return self.latent(level) is not None
 
     def nearest(self, level: int, latent: Tensor) -> Tensor | None:
-        """Of the latents of the level that meet the goal, one near the present latents (B, D), (B, D); None if the goal knows none."""
+        """A latent that meets the goal, near the present one, (B, D) -> (B, D); None if the goal knows none."""
         return self.latent(level)
 
     def violation(self, level: int, latent: Tensor) -> Tensor | None:

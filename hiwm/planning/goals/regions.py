@@ -142,6 +142,12 @@ class KeepOut(Goal):
     def latent(self, level: int) -> Tensor | None:
         return self.goal.latent(level)
 
+    def has_latent(self, level: int) -> bool:
+        return self.goal.has_latent(level)
+
+    def nearest(self, level: int, latent: Tensor) -> Tensor | None:
+        return self.goal.nearest(level, latent)
+
     def select(self, rows: Tensor) -> KeepOut:
         return KeepOut(self.goal.select(rows), self.region.select(rows), self.margin)
 

@@ -12,55 +12,58 @@ from hiwm.planning.goals.combined import CompositeGoal, Waypoints
 from hiwm.planning.goals.goal import Goal
 from hiwm.planning.goals.regions import KeepOut
 
-MOST = 64  # real latents that stand for a goal
-Write = Callable[[int, Tensor, Tensor], Tensor | None]
+MOST = 64  # latents that stand for a goal
 AT_ONCE = 16  # episodes whose real latents are compared with their goals at once
+
+# level, latents (B, K, D) and a part of the state (B, G), NaN for unspecified values -> the latents with this part; None if they do not hold it
+WritePart = Callable[[int, Tensor, Tensor], Tensor | None]
 
 
 class StepsToGoal(Goal):
-    """A goal that many latents meet, in steps: at metric levels it costs the distance to the nearest real latent that meets it.
+    """A goal that many latents meet, in steps: at metric levels it costs the distance to the nearest known latent that meets it.
 
     The goal's own cost, such as the distance between two positions, ignores obstacles on the way. Other levels plan by it. The real latents are
     those whose own cost is at most `reached_cost`, 64 at most. Where there is none, those of least cost with the goal written into the
-    inputs they hold, or else the one of least cost. Forbidden ones do not count.
+    inputs they hold, or else the one of least cost. Forbidden ones do not count; where all are forbidden, the goal's own cost stays.
 
     Args:
         goal: what is to be reached.
         real: real latents of each metric level, level -> (N, D).
         reached: steps within which the goal counts as reached at each of these levels, level -> ().
-        write: level, latents (B, K, D) and a part of the state (B, G), NaN for unspecified values -> the latents with this part; None if
-            they do not hold it.
+        write: writes the goal into the inputs that latents hold.
     """
 
-    def __init__(self, goal: Goal, real: Mapping[int, Tensor], reached: Mapping[int, Tensor], write: Write) -> None:
+    def __init__(self, goal: Goal, real: Mapping[int, Tensor], reached: Mapping[int, Tensor], write: WritePart) -> None:
         self.goal, self.real, self.reached, self.write = goal, real, reached, write
         self.part, self.moves = goal.part, goal.moves
         #: own cost up to which the goal counts as reached, level -> (B,)
         self.own = {level: _reached_cost(goal, level, latents.device) for level, latents in real.items()}
-        #: real latents that stand for the goal, level -> (B, K, D), and which of them do, (B, K)
+        #: latents that stand for the goal, level -> (B, K, D), and which of them do, (B, K)
         self.states, self.meets = {}, {}
         for level in real:
             self.states[level], self.meets[level] = self._meeting(level)
 
     @torch.no_grad()
     def _meeting(self, level: int) -> tuple[Tensor, Tensor]:
-        """The real latents that meet the goals, and which of them count."""
+        """The latents that stand for the goals, (B, K, D), and which of them do, (B, K)."""
         real, least = self.real[level], self.own[level]
         found = []
         for rows in torch.arange(self.size, device=real.device).split(AT_ONCE):
             goal, every = self.goal.select(rows), real.expand(len(rows), -1, -1)
             cost, violation = goal.cost(level, every), goal.violation(level, every)
             found.append(cost if violation is None else cost.masked_fill(violation > 0, torch.inf))
-        # those that meet the goal are equal, and come in the random order of the bank
+        # those that meet the goal are equal, and come in the order of the bank
         cost, index = torch.cat(found).maximum(least.unsqueeze(1)).sort(dim=1, stable=True)
         cost, states = cost[:, :MOST], real[index[:, :MOST]]
         meets = (cost == cost[:, :1]) & cost.isfinite()
-        written = None if self.part is None else self.write(level, states, self.part)
-        if written is None:
+        unmet = cost[:, :1] > least.unsqueeze(1)
+        if self.part is None or (unmet.device.type == "cpu" and not unmet.any()):  # on a GPU, to ask would wait
+            return states, meets
+        if (written := self.write(level, states, self.part)) is None:
             return states, meets
         violation = self.goal.violation(level, written)
-        allowed = torch.ones_like(meets) if violation is None else violation <= 0
-        unmet = (cost[:, :1] > least.unsqueeze(1)) & cost[:, :1].isfinite()
+        allowed = cost.isfinite() if violation is None else cost.isfinite() & (violation <= 0)
+        unmet = unmet & allowed.any(1, keepdim=True)
         return torch.where(unmet.unsqueeze(2), written, states), torch.where(unmet, allowed, meets)
 
     @property
@@ -87,7 +90,7 @@ class StepsToGoal(Goal):
         return apart.masked_fill(~self.meets[level].unsqueeze(1), torch.inf)
 
     def has_latent(self, level: int) -> bool:
-        return level in self.states
+        return level in self.states and bool(self.meets[level].any(1).all())
 
     def nearest(self, level: int, latent: Tensor) -> Tensor | None:
         if level not in self.states:
@@ -123,7 +126,7 @@ class StepsToGoal(Goal):
         return self if goal is self.goal else StepsToGoal(goal, self.real, self.reached, self.write), changed
 
 
-def in_steps(goal: Goal, real: Mapping[int, Tensor], reached: Mapping[int, Tensor], write: Write) -> Goal:
+def in_steps(goal: Goal, real: Mapping[int, Tensor], reached: Mapping[int, Tensor], write: WritePart) -> Goal:
     """The goal, in which `StepsToGoal` stands for each goal without a latent, also within combinations of goals."""
 
     def convert(goal: Goal) -> Goal:

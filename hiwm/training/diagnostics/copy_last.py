@@ -21,8 +21,8 @@ class CopyLast(Diagnostic):
     label = "error / copy-last"
     format = "{:.4f}"
     description = (
-        "Error of open-loop predictions (the predictor's own: squared, of the whole latent or of the inputs it holds), divided by "
-        "that of predicting no change; lower is better, and 1 is no better than predicting no change."
+        "Prediction loss of open-loop predictions, divided by that of predicting no change; lower is better, and 1 is no better "
+        "than predicting no change."
     )
 
     def __call__(self, level: Level, output: LevelOutput, episodes: EncodedEpisodes) -> float:
