@@ -98,6 +98,7 @@ def test_means_and_seeds_are_those_of_the_results():
         "pointmaze teleport-stitch": "pointmaze-teleport-stitch", "cube-single": "cube-single",
         "cube-double": "cube-double", "cube-triple": "cube-triple", "scene": "scene",
         "puzzle-3x3, no graph when planning": "puzzle-3x3",
+        "puzzle-4x4, no graph when planning": "puzzle-4x4",
     }  # fmt: skip
     for cell, experiment in cells.items():
         found = re.search(rf"^\| {cell} \| (\d+) \[(\d+), (\d+)\] \| ([\d., ]+) \|", README, re.M)
