@@ -74,8 +74,8 @@ class HierarchicalPlanner:
         """Begin B episodes towards their goals, with the random numbers of each. After an error, start again before `plan`."""
         if self.strategies[self.top].needs_latent and self.config.graph == "none" and not goal.has_latent(self.top):
             raise ValueError(
-                f"the goal is a {goal.kind}; expected a whole observation, or a metric level {self.top}, because planner.level{self.top} plans "
-                f"towards one latent. Or set planner.level{self.top}.strategy=search and a proposal without inverse"
+                f"the goal is a {goal.kind}; expected a whole observation, because planner.level{self.top} plans towards one "
+                f"latent. Or set planner.level{self.top}.strategy=search and a proposal without inverse"
             )
         self._start_costs(goal)  # these may refuse the goal
         self.horizon.start(goal)
