@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 MOST_VALUES = 8  # of a discrete input
 APART = 1e-3  # values nearer than this are one, up to rounding,
@@ -25,50 +25,55 @@ class DiscreteInputs:
 
     Attributes:
         columns: which inputs are discrete, (C,).
+        values: of each, in order, (C, V); infinity after the last.
         largest: largest value of each, (C,).
         gaps: least difference of two values of each, (C,).
     """
 
     def __init__(self, inputs: Tensor) -> None:
-        found = discrete_values(inputs)
-        if not found:
+        self.columns, self.values = discrete_values(inputs)
+        if not len(self.columns):
             raise ValueError(
                 f"none of the {inputs.shape[1]} inputs takes between 2 and {MOST_VALUES} values in the data; expected discrete inputs, such as "
                 "the states of buttons, for imagined_distance"
             )
-        self.columns = torch.tensor(list(found), device=inputs.device)
-        self.values = list(found.values())
-        self.largest = torch.stack([values[-1] for values in self.values])
-        self.gaps = torch.stack([values.diff().min() for values in self.values])
-        sizes = [len(values) for values in self.values]
+        finite = self.values.isfinite()
+        self.largest = self.values.where(finite, -torch.inf).amax(1)
+        self.gaps = self.values.diff().where(finite[:, 1:], torch.inf).amin(1)
+        sizes = finite.sum(1).tolist()
         if math.prod(sizes) >= 2**62:
-            raise ValueError(f"{len(found)} of the inputs are discrete and make up 2^62 states or more; expected fewer")
+            raise ValueError(f"{len(sizes)} of the inputs are discrete and make up 2^62 states or more; expected fewer")
         self.places = np.cumprod([1, *sizes[:-1]])
         self.sizes = np.array(sizes)
 
     def read(self, inputs: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """The states of rows (N, X), (N,), and whether each value is near one that occurs in the data, (N,)."""
-        state, sure = np.zeros(len(inputs), np.int64), np.ones(len(inputs), bool)
-        for column, values, gap, place in zip(self.columns.tolist(), self.values, self.gaps, self.places, strict=True):
-            apart, nearest = (inputs[:, column].unsqueeze(1) - values).abs().min(1)
-            state += place * nearest.cpu().numpy()
-            sure &= (apart <= TOLERANCE * gap).cpu().numpy()
-        return state, sure
+        apart, nearest = nearest_values(inputs[:, self.columns], self.values)
+        return nearest.cpu().numpy() @ self.places, (apart <= TOLERANCE * self.gaps).all(1).cpu().numpy()
 
     def of(self, states: np.ndarray) -> Tensor:
         """The values of the discrete inputs in states (N,), (N, C)."""
         digits = torch.from_numpy(states[:, None] // self.places % self.sizes).to(self.columns.device)
-        return torch.stack([values[digit] for values, digit in zip(self.values, digits.unbind(1), strict=True)], 1)
+        return self.values[torch.arange(len(self.values), device=digits.device), digits]
 
     def put(self, inputs: Tensor, states: np.ndarray) -> Tensor:
         """The rows (N, X) with the discrete inputs of states (N,)."""
         return inputs.index_copy(1, self.columns, self.of(states))
 
 
-def discrete_values(inputs: Tensor) -> dict[int, Tensor]:
-    """Which of the inputs (N, X) take between two and eight values, and these, in order."""
-    found = {k: _distinct(column) for k, column in enumerate(inputs.unbind(1))}
-    return {k: values for k, values in found.items() if 2 <= len(values) <= MOST_VALUES}
+def discrete_values(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the inputs (N, X) take between two and eight values, (C,), and these in order, then infinity, (C, V)."""
+    distinct = [_distinct(column) for column in inputs.unbind(1)]
+    found = {k: values for k, values in enumerate(distinct) if 2 <= len(values) <= MOST_VALUES}
+    columns = torch.tensor(list(found), dtype=torch.long, device=inputs.device)
+    if not found:
+        return columns, inputs.new_empty(0, 0)
+    return columns, nn.utils.rnn.pad_sequence(list(found.values()), batch_first=True, padding_value=torch.inf)
+
+
+def nearest_values(inputs: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance of discrete inputs (..., C) to the nearest of their values (C, V), and which it is, (..., C) each."""
+    return (inputs.unsqueeze(-1) - values).abs().min(-1)
 
 
 def _distinct(values: Tensor) -> Tensor:

@@ -26,10 +26,6 @@ QUANTILES = (0.02, 0.98)
 RECENT = 50_000  # number of actions, the last ones of the dataset, from which the quantiles are computed
 
 
-def _whole(latent: Tensor) -> Tensor:
-    return latent
-
-
 class ActionBankConfig(Settings):
     """Size of the bank of real actions of a level.
 
@@ -71,7 +67,9 @@ class ActionBank(Head):
         """Actions of the longest sequence."""
         return self.actions.shape[1]
 
-    def nearest(self, latent: Tensor, number: int, horizon: int, read: Callable[[Tensor], Tensor] = _whole) -> Tensor:
+    def nearest(
+        self, latent: Tensor, number: int, horizon: int, read: Callable[[Tensor], Tensor] = lambda latent: latent
+    ) -> Tensor:
         """Find the sequences of at least `horizon` actions that start nearest to each latent.
 
         Args:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hiwm.levels.discrete import discrete_values
+from hiwm.levels.discrete import discrete_values, nearest_values
+from hiwm.levels.distance import distance
 from hiwm.levels.landmarks import nearest
 from hiwm.levels.level import Level
 from hiwm.planning.costs import Cost
@@ -46,7 +47,7 @@ class SupportCost(Cost):
         if inputs_of is not None:
             with torch.no_grad():
                 after = self._read(inputs_of.predict(model.bank.start, model.bank.actions[:, 0]))
-            length = (after - real).square().sum(-1).mean().sqrt().item()
+            length = distance(after, real, p=2).mean().sqrt().item()
             self.columns = _columns(real)
         self.real, _ = self._split(real)
         self.real = self.real.unique(dim=0) if self.real.shape[1] else self.real[:1]
@@ -89,18 +90,15 @@ class SupportCost(Cost):
         if self.columns is None:
             return read, None
         others, discrete, values = self.columns
-        off = (read[..., discrete].unsqueeze(-1) - values).abs().amin(-1)
+        off, _ = nearest_values(read[..., discrete], values)
         return read[..., others], off.square().sum(-1)
 
 
 def _columns(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
     """Of inputs (N, X), the columns that are not discrete, (O,), those that are, (C,), and their values, (C, V); None if none is."""
-    found = discrete_values(inputs)
-    if not found:
-        return None
-    others = torch.tensor([k for k in range(inputs.shape[1]) if k not in found], dtype=torch.long, device=inputs.device)
-    values = nn.utils.rnn.pad_sequence(list(found.values()), batch_first=True, padding_value=torch.inf)
-    return others, torch.tensor(list(found), device=inputs.device), values
+    discrete, values = discrete_values(inputs)
+    every = torch.arange(inputs.shape[1], device=inputs.device)
+    return (every[~torch.isin(every, discrete)], discrete, values) if len(discrete) else None
 
 
 def _spacing(points: Tensor) -> Tensor:

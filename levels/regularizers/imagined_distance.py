@@ -156,9 +156,8 @@ class ImaginedDistance(Regularizer):
             nodes, room = np.union1d(nodes, front), room - len(front)
         start, end = np.concatenate(edges, 1)
         if not (start != end).any():
-            valid_share = len(start) / (
-                len(nodes) * self.num_actions
-            )  # no state was found in which to predict once more
+            # no state was found in which to predict once more
+            valid_share = len(start) / (len(nodes) * self.num_actions)
             raise ValueError(
                 f"no prediction leads from one state to another, and {valid_share:.0%} are near values of all discrete inputs; expected "
                 "predictor=via_inputs, and enough training.steps to learn the dynamics"

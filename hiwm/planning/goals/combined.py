@@ -56,12 +56,10 @@ class AnyOf(CompositeGoal):
         return all(goal.has_latent(level) for goal in self.goals)
 
     def nearest(self, level: int, latent: Tensor) -> Tensor | None:
-        found = [goal.nearest(level, latent) for goal in self.goals]
-        known = [each for each in found if each is not None]
-        if len(known) < len(found):
+        known = _all_known([goal.nearest(level, latent) for goal in self.goals])
+        if known is None:
             return None
-        first = torch.stack([goal.cost(level, latent) for goal in self.goals]).argmin(0)
-        return torch.stack(known)[first, torch.arange(self.size, device=first.device)]
+        return _chosen(known, torch.stack([goal.cost(level, latent) for goal in self.goals]).argmin(0))
 
     def reached_cost(self, level: int) -> Tensor:
         return torch.stack([goal.reached_cost(level) for goal in self.goals]).amin(0)
@@ -160,12 +158,22 @@ class Waypoints(Goal):
         return Waypoints(self.goals, self.tolerance, self.current + changed), changed
 
     def _of_current_if_known(self, latents: Sequence[Tensor | None]) -> Tensor | None:
-        known = [latent for latent in latents if latent is not None]
-        return self._of_current(known) if len(known) == len(latents) else None
+        known = _all_known(latents)
+        return None if known is None else self._of_current(known)
 
     def _of_current(self, values: Sequence[Tensor]) -> Tensor:
         """From one (B, ...) per waypoint, the values of each episode's current waypoint, (B, ...)."""
-        every = torch.stack(list(values))
-        if self.current.device != every.device:
-            self.current = self.current.to(every.device)
-        return every[self.current, torch.arange(self.size, device=every.device)]
+        if self.current.device != values[0].device:
+            self.current = self.current.to(values[0].device)
+        return _chosen(values, self.current)
+
+
+def _all_known(latents: Sequence[Tensor | None]) -> list[Tensor] | None:
+    """The latents, if none is missing."""
+    known = [latent for latent in latents if latent is not None]
+    return known if len(known) == len(latents) else None
+
+
+def _chosen(values: Sequence[Tensor], goal: Tensor) -> Tensor:
+    """From one (B, ...) per goal, those of one goal per episode, given as (B,): (B, ...)."""
+    return torch.stack(list(values))[goal, torch.arange(len(goal), device=goal.device)]
