@@ -77,6 +77,17 @@ def test_two_copies_do_not_touch_one_another(scene):
         np.testing.assert_array_equal(observation["raw"], alone["raw"][row + 2])
 
 
+def test_a_copy_has_one_model_of_its_own(scene):
+    # 60 MB, which each of many parallel environments needs once
+    copies = [scene.unwrapped, Manipulation(name="scene", behaviour="play").unwrapped]
+    for env in copies:
+        assert env._model is env._data.model
+    before = copies[1]._model.dof_damping.copy()
+    copies[0]._model.dof_damping[:] += 1
+    np.testing.assert_array_equal(copies[1]._model.dof_damping, before)
+    copies[0]._model.dof_damping[:] -= 1
+
+
 def test_the_global_generator_is_left_alone(plain, play):
     for env in (plain, play):
         before = np.random.get_state()  # noqa: NPY002
