@@ -14,7 +14,7 @@ from hiwm.data.store import Trajectories
 from hiwm.data.views import JoinedColumn
 from hiwm.evaluation.frames import as_frames
 
-SHOWN = 8  # numbers of a state that the page holds
+SHOWN = 20  # numbers of a state that the page holds: the buttons of the largest puzzle
 DIGITS = 4  # of its numbers
 NONE = -1  # index of a state or a frame that there is none of
 
