@@ -156,12 +156,11 @@ def _spec(name: str) -> Any:
 def _make(name: str, mode: str) -> Any:
     """A copy of the compiled environment."""
     compiled = _compiled(name, mode)
-    # not copied: the source of the model (_mjcf_model), which is no longer used and cannot be copied; inverse kinematics, which has no state;
-    # the compiled model (_model, 60 MB), because the data bring a copy of their own
-    shared = ("_model", "_jnts", "_acts", "_geoms_list", "_ik")
-    copied = copy.deepcopy(compiled, {id(part): part for key, part in vars(compiled).items() if key.endswith(shared)})
-    copied._model = copied._data.model
-    return copied
+    # shared: the source of the model is no longer used and cannot be copied; inverse kinematics has no state
+    shared = ("_mjcf_model", "_jnts", "_acts", "_geoms_list", "_ik")
+    data = copy.deepcopy(compiled._data)  # with a copy of the model (60 MB), so that no second one is needed
+    made = {id(part): part for key, part in vars(compiled).items() if key.endswith(shared)}
+    return copy.deepcopy(compiled, {**made, id(compiled._data): data, id(compiled._model): data.model})
 
 
 @functools.cache

@@ -79,13 +79,12 @@ def test_two_copies_do_not_touch_one_another(scene):
 
 def test_a_copy_has_one_model_of_its_own(scene):
     # 60 MB, which each of many parallel environments needs once
-    copies = [scene.unwrapped, Manipulation(name="scene", behaviour="play").unwrapped]
-    for env in copies:
+    other = Manipulation(name="scene", behaviour="play").unwrapped
+    for env in (scene.unwrapped, other):
         assert env._model is env._data.model
-    before = copies[1]._model.dof_damping.copy()
-    copies[0]._model.dof_damping[:] += 1
-    np.testing.assert_array_equal(copies[1]._model.dof_damping, before)
-    copies[0]._model.dof_damping[:] -= 1
+    before = scene.unwrapped._model.dof_damping.copy()
+    other._model.dof_damping[:] += 1
+    np.testing.assert_array_equal(scene.unwrapped._model.dof_damping, before)
 
 
 def test_the_global_generator_is_left_alone(plain, play):
