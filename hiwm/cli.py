@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # what an ASCII terminal lacks is escaped
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
+        _show(usage())
         return 0 if arguments else 2
     command, *overrides = arguments
     if command == "-sc":
@@ -48,10 +48,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"hiwm: the command is {command!r}; expected one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
     if {"-h", "--help"} & set(overrides):
-        print(command_help(command))
+        text = command_help(command)
         given = [override for override in overrides if override not in ("-h", "--help")]
         if given and command in COMMANDS:
-            print(f"\nvalues with {' '.join(given)}: hiwm {command} {' '.join(given)} --cfg job")
+            text += f"\n\nvalues with {' '.join(given)}: hiwm {command} {' '.join(given)} --cfg job"
+        _show(text)
         return 0
     if command in OTHERS:
         run = {"ablate": _ablate, "compare": _compare, "levels": _levels, "mlflow": _mlflow}[command]
@@ -61,6 +62,14 @@ def main(arguments: list[str] | None = None) -> int:
     if MULTIRUN & set(overrides):
         return _guarded(command, lambda: _sweep(command, [o for o in overrides if o not in MULTIRUN]))
     return _guarded(command, lambda: _run(command, overrides))
+
+
+def _show(text: str) -> None:
+    """Print a text that its reader, such as `| head`, may not read to the end."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it exits
 
 
 def _guarded(command: str, run: Callable[[], int]) -> int:
@@ -137,7 +146,7 @@ def _levels(arguments: list[str]) -> int:
 def _data(arguments: list[str]) -> int:
     """Run `hiwm data ...`; returns the exit status."""
     if not arguments or {"-h", "--help"} & set(arguments):
-        print(data_usage())
+        _show(data_usage())
         return 0 if arguments else 2
     name, *rest = arguments
     if "-o" in rest:
@@ -211,7 +220,7 @@ def _show_config(overrides: list[str]) -> int:
     import yaml
 
     (load_config,) = _imported("hiwm.config:load_config")
-    print(yaml.safe_dump(load_config(overrides).as_dict(), sort_keys=False), end="")
+    _show(yaml.safe_dump(load_config(overrides).as_dict(), sort_keys=False).rstrip("\n"))
     return 0
 
 

@@ -97,6 +97,14 @@ def test_help_of_a_command(command, capsys):
     assert "solver@planner.solver=augmented_lagrangian, categorical, cem, " in text
 
 
+def test_a_reader_that_leaves_early_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "hiwm", "--help"], stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_help_of_an_experiment_says_how_to_see_its_values(capsys):
     assert main(["train", "--help", "experiment=custom"]) == 0
     assert capsys.readouterr().out.endswith("hiwm train experiment=custom --cfg job\n")
