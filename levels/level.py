@@ -81,8 +81,10 @@ class Level(Trainable):
         self.loss_weights = dict(loss_weights)
         if blind := [name for name, part in regularizers.items() if part.imagines and not part.fit_windows]:
             raise ValueError(f"the regularizer {blind[0]} imagines, and its fit_windows is 0; expected at least 1")
+        #: whether the latent distance is a number of steps
+        self.metric = any(regularizer.metric for regularizer in regularizers.values())
         #: power of the `distance` that the level plans by
-        self.p = 1 if any(regularizer.metric for regularizer in regularizers.values()) else 2
+        self.p = 1 if self.metric else 2
         self.map_sides = {part.side for part in self.modules() if isinstance(part, AroundAgent | MapEmbedding)}
         if self.map_sides and min_std is not None:
             raise ValueError(

@@ -72,8 +72,9 @@ def make_planner(
         )
     horizon: HorizonSchedule = FixedHorizon()
     if config.shrinking_horizon:
-        steps = [model.horizon for model in models]
-        horizon = ShrinkingHorizon(hierarchy.periods, steps, [strategy.searches for strategy in strategies])
+        searches = [strategy.searches for strategy in strategies]
+        metric = [level.metric for level in hierarchy.levels]
+        horizon = ShrinkingHorizon(hierarchy.periods, [model.horizon for model in models], searches, metric)
     costs = [make_costs(config, model, hierarchy, heads, allow) for model in models]
     return HierarchicalPlanner(
         hierarchy, config, models, strategies, costs, reachability, navigator, horizon, counter, calls

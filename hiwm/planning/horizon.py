@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -21,6 +22,9 @@ class HorizonSchedule(Protocol):
 
     def select(self, rows: Tensor, goal: Goal) -> None:
         """Continue with some of the episodes, given as indices, (N,); `goal` is theirs."""
+
+    def observe(self, latents: Sequence[Tensor]) -> None:
+        """Where the episodes are now, (B, D) of every level; called before they plan."""
 
     def may_plan_for_goal(self, k: int) -> bool:
         """Whether level k may plan for the goal instead of a subgoal."""
@@ -54,6 +58,9 @@ class FixedHorizon:
         pass
 
     def select(self, rows: Tensor, goal: Goal) -> None:
+        pass
+
+    def observe(self, latents: Sequence[Tensor]) -> None:
         pass
 
     def may_plan_for_goal(self, k: int) -> bool:

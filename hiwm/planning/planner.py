@@ -111,6 +111,7 @@ class HierarchicalPlanner:
         if due:
             latents = encode_through(self.encoders, observation)
             self._observe_goal(latents)
+            self.horizon.observe(latents)
             for k, monitor in self.subgoal_monitors.items():
                 monitor.observe(latents[k], self.step)
             for k in due:

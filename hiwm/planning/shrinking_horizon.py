@@ -3,8 +3,9 @@
 With a fixed horizon a plan may never arrive: each new plan may postpone the arrival to its own last step. With a shrinking
 horizon, a plan that meets the goal, as far as its level can tell, sets a time of arrival, and later plans of that level may
 take no longer. The horizon shrinks to one step. Once the level below can look that far itself, and reads the goal more
-accurately, it plans for the goal instead of the subgoal. A top horizon that shrinks to 1, and a level that is then skipped,
-are from H-JEPA (arXiv 2610.06805); the times of arrival are ours.
+accurately, it plans for the goal instead of the subgoal. It also does so while a metric level above says that the goal is that
+near: that level may be too coarse to ever plan to meet the goal. A top horizon that shrinks to 1, and a level that is then
+skipped, are from H-JEPA (arXiv 2610.06805); the times of arrival are ours.
 """
 
 from __future__ import annotations
@@ -31,16 +32,21 @@ class ShrinkingHorizon:
         periods: environment steps in one step of each level, bottom first.
         horizons: steps of each level that a plan looks ahead at most.
         searches: whether each level searches; a level that follows an inverse model needs goals with a latent.
+        metric: whether the latent distance of each level is a number of its steps.
     """
 
-    def __init__(self, periods: Sequence[int], horizons: Sequence[int], searches: Sequence[bool]) -> None:
-        self.periods, self.horizons, self.searches = periods, horizons, searches
+    def __init__(
+        self, periods: Sequence[int], horizons: Sequence[int], searches: Sequence[bool], metric: Sequence[bool]
+    ) -> None:
+        self.periods, self.horizons, self.searches, self.metric = periods, horizons, searches, metric
         self.top = len(periods) - 1
 
     def start(self, goal: Goal) -> None:
         self._measure(goal)
         #: environment step at which each level's plans are to have met the goal, (B,); inf where none did
         self.arrival = [torch.full_like(error, torch.inf) for error in self.errors]
+        #: whether each level below a metric one sees the goal by the distance of that one, (B,)
+        self.near = [torch.zeros_like(error, dtype=torch.bool) for error in self.errors[: self.top]]
 
     def update_goal(self, goal: Goal, changed: Tensor) -> None:
         self._measure(goal)
@@ -49,6 +55,13 @@ class ShrinkingHorizon:
     def select(self, rows: Tensor, goal: Goal) -> None:
         self._measure(goal)
         self.arrival = [arrival[rows] for arrival in self.arrival]
+        self.near = [near[rows] for near in self.near]
+
+    def observe(self, latents: Sequence[Tensor]) -> None:
+        for k in range(self.top):
+            if self.metric[k + 1]:
+                sight = self.horizons[k] * self.periods[k] / self.periods[k + 1]
+                self.near[k] = self.goal.cost(k + 1, latents[k + 1]) <= sight
 
     def may_plan_for_goal(self, k: int) -> bool:
         return self.searches[k] or self.goal.latent(k) is not None
@@ -58,7 +71,7 @@ class ShrinkingHorizon:
         if k == self.top:
             return torch.ones_like(self.errors[k], dtype=torch.bool)
         in_reach = self._left(k + 1, step) <= self.horizons[k] * self.periods[k]
-        return self.at_goal(k + 1, step) & self.more_accurate[k] & in_reach
+        return self.at_goal(k + 1, step) & self.more_accurate[k] & (in_reach | self.near[k])
 
     def target(self, k: int, target: Target, step: int) -> Target:
         if not self.may_plan_for_goal(k):

@@ -35,7 +35,7 @@ def line(*where, errors=(0.1, 0.5)):
 
 
 def begun(goal):
-    shrinking = ShrinkingHorizon(PERIODS, HORIZON, [True, True])
+    shrinking = ShrinkingHorizon(PERIODS, HORIZON, [True, True], [False, False])
     shrinking.start(goal)
     return shrinking
 
@@ -109,12 +109,32 @@ def test_a_level_that_reads_the_goal_more_accurately_takes_over_once_it_can_look
 
 
 def test_a_level_is_skipped_only_below_one_that_is():
-    shrinking = ShrinkingHorizon((1, 2, 4), (2, 2, 2), [True] * 3)
+    shrinking = ShrinkingHorizon((1, 2, 4), (2, 2, 2), [True] * 3, [False] * 3)
     shrinking.start(line(2.0, 2.0, errors=(0.1, 0.2, 0.3)))
     shrinking.arrival[1] = torch.tensor([1.0, 1.0])
     assert not shrinking.at_goal(0, 0).any()
     shrinking.arrival[2] = torch.tensor([4.0, 5.0])
     assert shrinking.at_goal(1, 0).tolist() == shrinking.at_goal(0, 0).tolist() == [True, False]
+
+
+def test_a_level_takes_over_where_a_metric_level_above_says_that_it_sees_the_goal():
+    shrinking = ShrinkingHorizon((1, 5, 20), (5, 4, 2), [True] * 3, [False, True, True])
+    goal = ObservationGoal([torch.zeros(3, 1)] * 3, torch.full((3,), 0.1), (2, 1, 1))
+    shrinking.start(goal)
+    assert not shrinking.at_goal(1, 0).any()
+    # level 1 looks 4 steps of 5 ahead, a step of level 2; level 0 looks 5 ahead, a step of level 1
+    shrinking.observe([torch.zeros(3, 1), torch.tensor([[0.9], [1.1], [0.9]]), torch.tensor([[1.0], [-0.9], [1.1]])])
+    assert shrinking.at_goal(1, 0).tolist() == [True, True, False]
+    assert shrinking.at_goal(0, 0).tolist() == [True, False, False]  # not while level 1 follows a subgoal
+    shrinking.select(torch.tensor([2, 0]), goal.select(torch.tensor([2, 0])))
+    assert shrinking.at_goal(1, 0).tolist() == [False, True]
+    shrinking.start(goal)
+    assert not shrinking.at_goal(1, 0).any()
+    # distances of other levels count no steps
+    shrinking = ShrinkingHorizon((1, 5), (5, 4), [True] * 2, [False, False])
+    shrinking.start(goal)
+    shrinking.observe([torch.zeros(3, 1)] * 2)
+    assert not shrinking.at_goal(0, 0).any()
 
 
 def test_the_cost_is_that_of_the_goal_where_a_level_takes_over_and_of_the_subgoal_elsewhere():
