@@ -261,11 +261,12 @@ def plan_of(cells: Sequence[Cell]) -> str:
 
 
 def agents_of(cells: Sequence[Cell]) -> dict[str, list[dict[str, Any]]]:
-    """Variant -> the numbers of its hierarchy with each seed."""
+    """Variant -> the numbers of its hierarchy with each seed, and the code and the machine that they come from."""
     variants: dict[str, list[dict[str, Any]]] = {}
     for cell in cells:
         results = read_results(cell.config.folder / f"{cell.config.evaluation.name}.json")
-        variants.setdefault(cell.variant, []).append(results["agents"][HIERARCHICAL])
+        agent = {**results["agents"][HIERARCHICAL], "commit": results["commit"], "machine": results["machine"]}
+        variants.setdefault(cell.variant, []).append(agent)
     return variants
 
 
@@ -298,10 +299,12 @@ def compare(variants: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, 
             "difference_high": 100 * more,
             "seeds": len(agents),
             "episodes": sum(agent["episodes"] for agent in agents),
+            "solved": " ".join(f"{seed.sum():.0f}" for seed in outcomes[name]),  # of each seed
             "steps": float(np.mean(steps)) if steps else None,
             "predictor_calls": float(np.mean([agent["predictor_calls"] for agent in agents])),
             "other_calls": float(np.mean([agent["other_calls"] for agent in agents])),
             "plan_ms": float(np.mean([agent["plan_ms"]["mean"] for agent in agents])),
+            **{key: "; ".join(dict.fromkeys(agent[key] for agent in agents)) for key in ("commit", "machine")},
         })  # fmt: skip
     return rows
 

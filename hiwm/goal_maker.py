@@ -73,7 +73,7 @@ class GoalMaker:
     def _metric_levels(self) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Real latents of the metric levels above level 0, and their mean distance over one step; measured once, not at every reset."""
         banks = dict(enumerate(self.heads.action_banks))
-        levels = {k: level for k, level in enumerate(self.hierarchy.levels) if k and level.p == 1 and k in banks}
+        levels = {k: level for k, level in enumerate(self.hierarchy.levels) if k and level.metric and k in banks}
         return {k: banks[k].start for k in levels}, {k: mean_step(level, banks[k], 1) for k, level in levels.items()}
 
     def text_goal(self, captions: Sequence[str]) -> TextGoal:

@@ -13,12 +13,14 @@ TREE_DIMENSIONS = 8  # up to which a tree is faster
 
 def farthest_points(points: Tensor, number: int, rng: np.random.Generator) -> Tensor:
     """Greedy farthest-point sampling (Gonzalez 1985): indices of at most `number` of the points (N, D)."""
-    chosen = [int(rng.integers(len(points)))]
-    distance = (points - points[chosen[0]]).square().sum(1)
+    chosen = [torch.tensor([int(rng.integers(len(points)))], device=points.device)]
+    distance = (points - points.index_select(0, chosen[0])).square().sum(1)
     for _ in range(min(number, len(points)) - 1):
-        chosen.append(int(distance.argmax()))
-        distance = torch.minimum(distance, (points - points[chosen[-1]]).square().sum(1))
-    return torch.tensor(chosen)
+        chosen.append(
+            distance.argmax(keepdim=True)
+        )  # stays on the device, whose queue would else run empty for each landmark
+        distance = torch.minimum(distance, (points - points.index_select(0, chosen[-1])).square().sum(1))
+    return torch.cat(chosen).cpu()
 
 
 def nearest(points: Tensor, known: Tensor, tree: KDTree | None = None) -> tuple[Tensor, Tensor]:

@@ -180,7 +180,9 @@ def test_differences_are_of_paired_episodes_to_the_first_variant(monkeypatch):
     for variant, solved in outcomes.items():
         for seed in range(2):
             cells.append(Cell(variant, load_config([f"seed={seed}", f"run='{variant},{seed}'"])))
-            results[cells[-1].config.folder / "evaluation.json"] = {"agents": {"hierarchical": agent(solved[seed])}}
+            results[cells[-1].config.folder / "evaluation.json"] = {
+                "agents": {"hierarchical": agent(solved[seed])}, "commit": f"abc{seed}", "machine": "cpu",
+            }  # fmt: skip
     monkeypatch.setattr(ablation, "read_results", results.__getitem__)
     rows = {row["variant"]: row for row in ablation.compare(ablation.agents_of(cells))}
     for variant, solved in outcomes.items():
@@ -188,6 +190,8 @@ def test_differences_are_of_paired_episodes_to_the_first_variant(monkeypatch):
         found = [rows[variant][key] / 100 for key in ("difference", "difference_low", "difference_high")]
         interval = (0, 0) if variant == "reference" else bootstrap_interval(paired)
         assert found == pytest.approx([paired.mean(), *interval])
+        assert rows[variant]["solved"] == " ".join(str(seed.sum()) for seed in solved)
+        assert (rows[variant]["commit"], rows[variant]["machine"]) == ("abc0; abc1", "cpu")
     row = rows["better"]
     assert 0 < row["difference_low"] < row["difference"] < row["difference_high"]
     assert row["difference_high"] - row["difference_low"] < (row["high"] - row["low"]) / 1.5

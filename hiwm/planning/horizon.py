@@ -34,6 +34,10 @@ class HorizonSchedule(Protocol):
         """What level k plans towards: the target of its navigator or of the level above, or the goal."""
         ...
 
+    def follows_subgoal(self, k: int, step: int) -> Tensor | None:
+        """Whether level k plans towards the subgoal of the level above, (B,); None: always."""
+        ...
+
     def current_cost(self, k: int, latent: Tensor, cost: Tensor, step: int) -> Tensor:
         """Cost of staying at latents (B, D) of level k, given the cost with respect to `Target`, (B,)."""
         ...
@@ -68,6 +72,9 @@ class FixedHorizon:
 
     def target(self, k: int, target: Target, step: int) -> Target:
         return target
+
+    def follows_subgoal(self, k: int, step: int) -> Tensor | None:
+        return None
 
     def current_cost(self, k: int, latent: Tensor, cost: Tensor, step: int) -> Tensor:
         return cost

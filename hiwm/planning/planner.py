@@ -157,7 +157,8 @@ class HierarchicalPlanner:
         self._report_reach(k, plan, target.deadline)
         if k == 0:
             return plan
-        self.subgoal_monitors[k].hand_down(latent, plan.subgoal, self.step, plan.deadline)
+        followed = self.horizon.follows_subgoal(k - 1, self.step)
+        self.subgoal_monitors[k].hand_down(latent, plan.subgoal, self.step, plan.deadline, followed)
         return replace(plan, outcome=self.subgoal_monitors[k].outcome)
 
     def _target(self, k: int, latents: Sequence[Tensor]) -> tuple[Target, Tensor]:

@@ -4,7 +4,7 @@ With a fixed horizon a plan may never arrive: each new plan may postpone the arr
 horizon, a plan that meets the goal, as far as its level can tell, sets a time of arrival, and later plans of that level may
 take no longer. The horizon shrinks to one step. Once the level below can look that far itself, and reads the goal more
 accurately, it plans for the goal instead of the subgoal. It also does so while a metric level above says that the goal is that
-near: that level may be too coarse to ever plan to meet the goal. A top horizon that shrinks to 1, and a level that is then
+near, if that goal is one latent: that level may be too coarse to ever plan to meet it. A top horizon that shrinks to 1, and a level that is then
 skipped, are from H-JEPA (arXiv 2610.06805); the times of arrival are ours.
 """
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hiwm.heads.action_bank import ActionBank, mean_step
 from hiwm.hierarchy import Hierarchy
+from hiwm.levels.distance import distance
 from hiwm.planning.goals import Goal
 from hiwm.planning.rollout import Rollout
 from hiwm.planning.targets import Target
@@ -59,9 +60,10 @@ class ShrinkingHorizon:
 
     def observe(self, latents: Sequence[Tensor]) -> None:
         for k in range(self.top):
-            if self.metric[k + 1]:
+            goal = self.goal.latent(k + 1)
+            if self.metric[k + 1] and goal is not None:
                 sight = self.horizons[k] * self.periods[k] / self.periods[k + 1]
-                self.near[k] = self.goal.cost(k + 1, latents[k + 1]) <= sight
+                self.near[k] = distance(goal, latents[k + 1], p=1) <= sight
 
     def may_plan_for_goal(self, k: int) -> bool:
         return self.searches[k] or self.goal.latent(k) is not None
@@ -100,6 +102,11 @@ class ShrinkingHorizon:
             return None if share is None else share.masked_fill(at_goal.unsqueeze(1), 0)  # there the goal is the target
 
         return replace(target, latent=latent, cost=cost, goal=of_goal)
+
+    def follows_subgoal(self, k: int, step: int) -> Tensor:
+        return (
+            ~self.at_goal(k, step) if self.may_plan_for_goal(k) else torch.ones_like(self.errors[k], dtype=torch.bool)
+        )
 
     def current_cost(self, k: int, latent: Tensor, cost: Tensor, step: int) -> Tensor:
         if not self.may_plan_for_goal(k):

@@ -101,14 +101,21 @@ class SubgoalMonitor:
         self.any_failed = False
         self.compact_at = COMPACT_AT
 
-    def hand_down(self, latent: Tensor, subgoal: Tensor, step: int, deadline: int) -> None:
-        """Record subgoals (B, D) for episodes at latents (B, D); the deadline is in environment steps from `step` on."""
+    def hand_down(
+        self, latent: Tensor, subgoal: Tensor, step: int, deadline: int, followed: Tensor | None = None
+    ) -> None:
+        """Record subgoals (B, D) for episodes at latents (B, D); the deadline is in environment steps from `step` on.
+
+        Where the level below plans for the goal itself instead (`followed` is false, (B,)), no subgoal is decided any more.
+        """
         apart = distance(subgoal, latent, self.p)
         now, until = torch.full_like(apart, step).long(), torch.full_like(apart, step + self.patience * deadline)
         no = torch.zeros_like(apart, dtype=torch.bool)
         new = (latent, subgoal, apart.clamp_min(self.least), apart, now, until, ~no, no, no)
         columns = zip(self.record, new, strict=True)
         self.record = SubgoalRecord(*(torch.cat([column, one.unsqueeze(1)], 1) for column, one in columns))
+        if followed is not None:
+            self.record = self.record._replace(open=self.record.open & followed.unsqueeze(1))
 
     def report_reach(self, planned_at: int, cost: Tensor) -> None:
         """Record the least distance, (B,), that the level below predicts to the subgoals of step `planned_at`."""

@@ -28,12 +28,14 @@ class GraphDistance(Regularizer):
 
         strictness * mean of max(0, |z_t+1 - z_t| - 1)^2  +  weighted mean of (|z_i - z_j| - S)^2 / (S + 1)
 
-    The landmarks are latents of the level below. An edge joins two of them if a step of the data leads from near one to near the other, in either
-    direction, and S is the number of edges on the shortest path. So it suits worlds in which steps can be undone. Isomap (Tenenbaum et al. 2000) embeds such
-    distances; here an encoder learns the embedding, under the sum of absolute differences, which holds the paths of a tree (see
-    `hiwm.levels.distance`), and planning needs no graph. Landmarks that paths join are a component: a maze is one, and so is each layout of rooms
-    whose doors differ between episodes. A state is compared with states of its own component only. The weight of a pair is inverse to the number of
-    states near the landmark of state i, and at most 10 times the average: a dead end that the data seldom visit would otherwise be embedded a few
+    The landmarks are latents of the level below. An edge joins two of them if a step of the data leads from near one to near
+    the other, in either direction, and S is the number of edges on the shortest path. So it suits worlds in which steps can
+    be undone. Isomap (Tenenbaum et al. 2000) embeds such distances; here an encoder learns the embedding, under the sum of
+    absolute differences, which holds the paths of a tree (see `hiwm.levels.distance`), and planning needs no graph. As in
+    Sammon's mapping (1969), errors are relative to the distance; S + 1 keeps pairs of one landmark finite. Landmarks that
+    paths join are a component: a maze is one, and so is each layout of rooms whose doors differ between episodes. A state is
+    compared with states of its own component only. The weight of a pair is inverse to the number of states near the landmark
+    of state i, and at most 10 times the average: a dead end that the data seldom visit would otherwise be embedded a few
     steps off, and plans would be trapped there.
 
     Landmarks and steps are not saved with the level, because only its training needs them.

@@ -58,18 +58,22 @@ class ImaginedDistance(Regularizer):
 
         mean of (|z_i - z_j| - S)^2 / (S + 1)  +  mean of max(0, F - |z_u - z_j|)^2 / (F + 1)
 
-    Data visit few of the states of a world with many parts: of the 65,536 states of 16 buttons, a million steps of play visit about a third, and a
-    graph over the data (`GraphDistance`) then misses nearly all paths. A model that has learned what one action does to one part also predicts it in states
-    never seen. The level therefore learns its dynamics first. A state is here a combination of values of the discrete inputs, those that take at most 8 values in the
-    data. From each state of the data the level predicts what real actions lead to, and once more from the states found in this way. All these states are the nodes of a graph, and predictions are
-    its edges. States found in the second round have no predictions of their own, so paths to them may be too long. The other inputs, such as the position of an arm, are those from which the actions began, whatever state they are
-    combined with. The embedding does not see them (`embedded` of the encoder), because it would learn slowly to ignore them.
+    Data visit few of the states of a world with many parts: of the 65,536 states of 16 buttons, a million steps of play visit
+    about a third, and a graph over the data (`GraphDistance`) then misses nearly all paths. A model that has learned what one
+    action does to one part also predicts it in states never seen. The level therefore learns its dynamics first. A state is
+    here a combination of values of the discrete inputs, those that take at most 8 values in the data. From each state of the
+    data the level predicts what real actions lead to, and once more from the states found in this way. All these states are
+    the nodes of a graph, and predictions are its edges. States found in the second round have no predictions of their own, so
+    paths to them may be too long. The other inputs, such as the position of an arm, are those from which the actions began,
+    whatever state they are combined with. The embedding does not see them (`embedded` of the encoder), because it would learn
+    slowly to ignore them.
 
-    A prediction in which a discrete input is not near one of its values does not count, and its embedding must not look close to a goal: u is state i with one of its discrete inputs between two values, and F
-    the largest S.
+    A prediction in which a discrete input is not near one of its values does not count, and its embedding must not look close
+    to a goal: u is state i with one of its discrete inputs between two values, and F the largest S.
 
-    A distance learned in a model's imagination: LEXA (Mendonca et al. 2021, arXiv 2110.09514), there by regression on imagined rollouts; here by shortest paths, as in Isomap, under the
-    sum of absolute differences (see `hiwm.levels.distance`). It is symmetric, so it suits worlds in which steps can be undone.
+    A distance learned in a model's imagination: LEXA (Mendonca et al. 2021, arXiv 2110.09514), there by regression on
+    imagined rollouts; here by shortest paths, as in Isomap, under the sum of absolute differences (see
+    `hiwm.levels.distance`). It is symmetric, so it suits worlds in which steps can be undone.
 
     The graph is not saved with the level, because only its training needs it. Until there is a graph, the loss is 0.
 

@@ -14,8 +14,8 @@ from hiwm.levels.parts import Regularizer
 class InfoNCE(Regularizer):
     """Cross-entropy of finding each predicted latent's own target among all targets of that time step in the batch.
 
-    CPC (van den Oord et al. 2018, arXiv 1807.03748), equation 4, with the negative squared distance as the score. It is divided by D, so that a temperature means the same at any
-    size of the latent.
+    CPC (van den Oord et al. 2018, arXiv 1807.03748), equation 4, with the negative squared distance as the score. It is
+    divided by D, so that a temperature means the same at any size of the latent.
 
     Args:
         temperature: divides the scores.

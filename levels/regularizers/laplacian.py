@@ -21,14 +21,18 @@ class Laplacian(Regularizer):
                                + barrier * sum over k <= j of (mean of u_j sg(u_k) - [j = k] * (1 + e_j / barrier))^2  +  barrier * (mean of u_j)^2)
 
     with u_j = s_j z_j, for the first and last state of each window of T steps, and sg for no gradient. At the minimum, u_j are eigenfunctions of the Laplacian of the data's
-    moves over a window, the smoothest first: the objective of Gomez et al. (2024, arXiv 2310.10833, equation 6), whose barrier alone is used here, without dual variables. Instead of
-    these, the estimate e_j of the eigenvalue makes the mean of u_j^2 exactly 1. The scales s_j are such that all dimensions of z then move equally far in a window, T/D in mean square. So the variance
-    of z_j is inverse to the eigenvalue, and |z_a - z_b|^2 is proportional to the commute time between a and b of a random walk whose moves are those of the windows (ALPS, Shehmar et
-    al. 2026, arXiv 2602.05031), as far as D eigenfunctions can tell. In a long corridor that is about proportional to the length of the path; where there are two ways, it is less than either.
-    The longer the windows, the faster smooth functions are learned, and the less does a short path count.
+    moves over a window, the smoothest first: the objective of Gomez et al. (2024, arXiv 2310.10833, equation 6), whose
+    barrier alone is used here, without dual variables. Instead of these, the estimate e_j of the eigenvalue makes the mean of
+    u_j^2 exactly 1. The scales s_j are such that all dimensions of z then move equally far in a window, T/D in mean square.
+    So the variance of z_j is inverse to the eigenvalue, and |z_a - z_b|^2 is proportional to the commute time between a and b
+    of a random walk whose moves are those of the windows (ALPS, Shehmar et al. 2026, arXiv 2602.05031), as far as D
+    eigenfunctions can tell. In a long corridor that is about proportional to the length of the path; where there are two
+    ways, it is less than either. The longer the windows, the faster smooth functions are learned, and the less does a short
+    path count.
 
-    It does not make a metric level: the distance is a sum of squares, and a step of the level is no step of the walk. All states should be connected, because functions that are constant in
-    each of several worlds have the eigenvalue 0. It does not suit the latents of `BesideInputsEncoder`. It suits worlds in which steps can be undone.
+    It does not make a metric level: the distance is a sum of squares, and a step of the level is no step of the walk. All
+    states should be connected, because functions that are constant in each of several worlds have the eigenvalue 0. It does
+    not suit the latents of `BesideInputsEncoder`. It suits worlds in which steps can be undone.
 
     Args:
         barrier: weight of the constraints; larger than the eigenvalues of interest, which are at most 2.

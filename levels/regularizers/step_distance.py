@@ -19,10 +19,11 @@ class StepDistance(Regularizer):
 
         strictness * mean of max(0, |z_t+1 - z_t| - 1)^2  -  mean of log(|z_i - z_j| + 0.1) over random states i, j of the batch
 
-    A distance by which no step is longer than one is at most the number of steps of the shortest path, and the largest such distance
-    is that number (quasimetric reinforcement learning, Wang et al. 2023, arXiv 2304.01203). Here the distance is the sum of
-    absolute differences (see `hiwm.levels.distance`), the weight of the constraint is fixed instead of a Lagrange multiplier, and the
-    spread is measured by the logarithm of the distance, where QRL has a softplus. The distance is symmetric, so it suits worlds in which steps can be undone.
+    A distance by which no step is longer than one is at most the number of steps of the shortest path, and the largest such
+    distance is that number (quasimetric reinforcement learning, Wang et al. 2023, arXiv 2304.01203). Here the distance is the
+    sum of absolute differences (see `hiwm.levels.distance`), the weight of the constraint is fixed instead of a Lagrange
+    multiplier, and the spread is measured by the logarithm of the distance, where QRL has a softplus. The distance is
+    symmetric, so it suits worlds in which steps can be undone.
 
     Args:
         strictness: weight of steps that are longer than one; the larger, the nearer is the distance to the number of steps.

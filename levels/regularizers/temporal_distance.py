@@ -15,10 +15,11 @@ from hiwm.levels.parts import Regularizer
 class TemporalDistance(Regularizer):
     """Expectile regression of |z_t - z_g| on 1 + discount * |y_t+1 - y_g|, where y are latents of the target encoder.
 
-    HILP (Park et al. 2024, arXiv 2402.15567), with the expectile loss of implicit Q-learning (Kostrikov et al. 2021,
-    arXiv 2110.06169): the value of a state for a goal is minus their distance, learned by temporal differences without actions.
-    Goals are the next state, one step away, and random states of the batch. The distance is symmetric, so it suits
-    worlds in which steps can be undone.
+    HILP (Park et al. 2024, arXiv 2402.15567), with the expectile loss of implicit Q-learning (Kostrikov et al. 2021, arXiv
+    2110.06169): the value of a state for a goal is minus their distance, learned by temporal differences without actions.
+    Here the distance |.| is the sum of absolute differences (see `hiwm.levels.distance`), where HILP has the Euclidean norm.
+    Goals are the next state, one step away, and random states of the batch; one that happens to be the state itself counts as
+    a step away, where HILP has 0. The distance is symmetric, so it suits worlds in which steps can be undone.
 
     Args:
         discount: per step; n steps come out as (1 - discount^n) / (1 - discount).

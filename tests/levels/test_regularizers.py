@@ -256,6 +256,14 @@ def test_graph_distance_counts_steps_in_both_directions():
     assert regularizer(output, torch.Generator()).item() == pytest.approx((6 - 3) ** 2 / (3 + 1) / 2, abs=0.05)
 
 
+def test_graph_distance_counts_long_paths():
+    row = torch.arange(300.0).view(1, -1, 1)
+    regularizer = GraphDistance(inputs={"latent": (1,)}, landmarks=300, pairs=1000)
+    regularizer.fit({"latent": row})
+    output = LevelOutput({"latent": row}, row, row[:, 1:], row[:, 1:], row[:, 1:], row[:, 1:])
+    assert regularizer(output, torch.Generator()).item() == pytest.approx(0, abs=1e-6)
+
+
 def test_a_tree_of_landmarks_finds_what_a_full_comparison_finds():
     known, points = draw(2000, 3), draw(50, 3, seed=1)
     apart, at = nearest(points, known)

@@ -304,6 +304,12 @@ def test_the_spacing_of_many_latents_is_that_of_some():
     grid = torch.cartesian_prod(side, side)  # 4096 latents, 0.1 apart
     model = SimpleNamespace(bank=SimpleNamespace(start=grid), step_length=0.05, step_cost=0.05, horizon=2)
     torch.testing.assert_close(SupportCost(model, weight=1.0).margin, torch.tensor(0.2), rtol=1e-2, atol=0)
+    # most are 0.1 apart, some at the low end less and some at the high end far more: the median, of a sample from all over
+    line = torch.cat([torch.arange(1100) * 1e-4, 1 + torch.arange(2000) * 0.1, 500 + torch.arange(900.0)])
+    uneven = SimpleNamespace(
+        **{**vars(model), "bank": SimpleNamespace(start=torch.stack([line, torch.zeros(4000)], 1))}
+    )
+    torch.testing.assert_close(SupportCost(uneven, weight=1.0).margin, torch.tensor(0.2), rtol=2e-2, atol=0)
 
 
 def holds_inputs(start, number, step):

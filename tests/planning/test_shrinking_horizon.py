@@ -123,12 +123,21 @@ def test_a_level_takes_over_where_a_metric_level_above_says_that_it_sees_the_goa
     shrinking.start(goal)
     assert not shrinking.at_goal(1, 0).any()
     # level 1 looks 4 steps of 5 ahead, a step of level 2; level 0 looks 5 ahead, a step of level 1
-    shrinking.observe([torch.zeros(3, 1), torch.tensor([[0.9], [1.1], [0.9]]), torch.tensor([[1.0], [-0.9], [1.1]])])
+    places = [torch.zeros(3, 1), torch.tensor([[0.9], [1.1], [0.9]]), torch.tensor([[1.0], [-0.9], [1.1]])]
+    shrinking.observe(places)
     assert shrinking.at_goal(1, 0).tolist() == [True, True, False]
     assert shrinking.at_goal(0, 0).tolist() == [True, False, False]  # not while level 1 follows a subgoal
+    assert shrinking.follows_subgoal(0, 0).tolist() == [False, True, True]
+    accurate, shrinking.more_accurate[1] = shrinking.more_accurate[1], torch.zeros(3, dtype=torch.bool)
+    assert not shrinking.at_goal(1, 0).any()
+    shrinking.more_accurate[1] = accurate
     shrinking.select(torch.tensor([2, 0]), goal.select(torch.tensor([2, 0])))
     assert shrinking.at_goal(1, 0).tolist() == [False, True]
     shrinking.start(goal)
+    assert not shrinking.at_goal(1, 0).any()
+    # the weight of a goal changes its cost, not how far away it is; goals that many latents meet have no such distance
+    shrinking.start(Sum([goal], [100.0]))
+    shrinking.observe(places)
     assert not shrinking.at_goal(1, 0).any()
     # distances of other levels count no steps
     shrinking = ShrinkingHorizon((1, 5), (5, 4), [True] * 2, [False, False])
@@ -147,6 +156,10 @@ def test_the_cost_is_that_of_the_goal_where_a_level_takes_over_and_of_the_subgoa
     mixed = shrinking.target(0, target, 0)
     assert torch.equal(mixed.cost(rollout)[0], (latent[0, ..., 0] - 2).square())
     assert torch.equal(mixed.cost(rollout)[1], 100 + latent[1, ..., 0])
+    share = replace(target, goal=lambda rollout: torch.ones(2, 5))
+    assert shrinking.target(0, share, 0).goal(rollout).tolist() == [[0.0] * 5, [1.0] * 5]  # the first has no subgoal
+    stays = shrinking.current_cost(0, torch.tensor([[5.0], [5.0]]), torch.tensor([70.0, 80.0]), 0)
+    assert stays.tolist() == [9.0, 80.0]  # (5 - 2)^2 to the goal, and the cost to the subgoal
     assert mixed.level == 1
     assert torch.equal(mixed.latent, target.latent)  # a part is no latent: the inverse model is asked for the subgoal
     # a cost that no episode needs is not computed

@@ -80,6 +80,16 @@ def test_the_outcome_is_that_of_the_last_of_several():
     assert subgoals.outcome.planned_at.tolist() == [3, 100]
 
 
+def test_a_subgoal_that_the_level_below_does_not_follow_is_not_decided():
+    subgoals = handed()
+    follows = torch.tensor([False, True])
+    subgoals.hand_down(HERE, THERE, 5, deadline=5, followed=follows)  # the first episode now goes for the goal itself
+    subgoals.observe(HERE, 100)
+    assert subgoals.outcome.outcome.tolist() == [OPEN, UNREACHED]
+    assert subgoals.tally.unreached == 2
+    assert blamed(subgoals)[0] == 0 < blamed(subgoals)[1]
+
+
 @pytest.mark.parametrize("p", [1, 2])
 def test_a_subgoal_nearer_than_a_step_is_reached_within_half_a_step(p):
     subgoals = SubgoalMonitor(1.0, p, 1.0, 1.0, HERE)

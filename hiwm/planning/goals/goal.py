@@ -11,6 +11,10 @@ from torch import Tensor
 from hiwm.levels.distance import distance
 
 
+class ReachUnknown(ValueError):
+    """A goal does not know the cost up to which it counts as reached."""
+
+
 class Goal(ABC):
     """What each of B episodes is to reach, at every level. Goals are immutable: `select` and `observe` return new ones.
 
@@ -60,9 +64,9 @@ class Goal(ABC):
         """The cost up to which a goal counts as reached at the level, (B,).
 
         Raises:
-            ValueError: the goal does not know it; `planner.shrinking_horizon` needs it.
+            ReachUnknown: the goal does not know it; `planner.shrinking_horizon` needs it.
         """
-        raise ValueError(
+        raise ReachUnknown(
             f"planner.shrinking_horizon is true but {self.kind} does not implement reached_cost(level); expected false, or a "
             "goal that does"
         )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hiwm.heads.state_readout import StateReadout
-from hiwm.planning.goals.goal import Goal, broadcast_to, distance_to
+from hiwm.planning.goals.goal import Goal, ReachUnknown, broadcast_to, distance_to
 from hiwm.planning.goals.regions import Region
 
 
@@ -43,7 +43,7 @@ class ObservationGoal(Goal):
 
     def reached_cost(self, level: int) -> Tensor:
         if self.errors is None:
-            raise ValueError(
+            raise ReachUnknown(
                 "planner.shrinking_horizon is true but this ObservationGoal has no `errors`; expected false, a goal on goal.columns, "
                 "or one that `Agent.goal` made"
             )

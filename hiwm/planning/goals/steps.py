@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hiwm.planning.goals.combined import CompositeGoal, Waypoints
-from hiwm.planning.goals.goal import Goal
+from hiwm.planning.goals.goal import Goal, ReachUnknown
 from hiwm.planning.goals.regions import KeepOut
 
 MOST = 64  # latents that stand for a goal
@@ -147,5 +147,5 @@ def _reached_cost(goal: Goal, level: int, device: torch.device) -> Tensor:
     """The cost up to which the goal counts as reached, (B,); 0 if the goal does not know it."""
     try:
         return goal.reached_cost(level)
-    except ValueError:
+    except ReachUnknown:
         return torch.zeros(goal.size, device=device)

@@ -23,7 +23,7 @@ class LatentStd(Diagnostic):
 
     def __call__(self, level: Level, output: LevelOutput, episodes: EncodedEpisodes) -> float:
         deviation = episodes.rows.std(0)
-        return (deviation.sum() if level.p == 1 else deviation.mean()).item()  # a small world is few steps wide
+        return (deviation.sum() if level.metric else deviation.mean()).item()  # a small world is few steps wide
 
     def alarm(self, value: float) -> str | None:
         if value < MIN_STD:
