@@ -83,8 +83,6 @@ class Level(Trainable):
             raise ValueError(f"the regularizer {blind[0]} imagines, and its fit_windows is 0; expected at least 1")
         #: whether the latent distance is a number of steps
         self.metric = any(regularizer.metric for regularizer in regularizers.values())
-        #: power of the `distance` that the level plans by
-        self.p = 1 if self.metric else 2
         self.map_sides = {part.side for part in self.modules() if isinstance(part, AroundAgent | MapEmbedding)}
         if self.map_sides and min_std is not None:
             raise ValueError(
@@ -92,6 +90,11 @@ class Level(Trainable):
             )
         # the inverse model takes the latent of the level below; level 0 has no level below and takes its own latent
         self.reads_latent = tuple(inputs) == ("latent",)
+
+    @property
+    def p(self) -> int:
+        """Power of the `distance` that the level plans by."""
+        return 1 if self.metric else 2
 
     def fit(self, clip: Clip, mean: Mapping[str, Tensor], std: Mapping[str, Tensor]) -> None:
         """Set the input statistics of the dataset, and `Predictor.scale` on a sample clip, before training.

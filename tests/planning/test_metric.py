@@ -25,7 +25,7 @@ def apart(a, b):
 def metric(agent, monkeypatch):
     """The tiny hierarchy, whose upper levels plan by steps."""
     for level in agent.hierarchy.levels[1:]:
-        monkeypatch.setattr(level, "p", 1)
+        monkeypatch.setattr(level, "metric", True)
     return agent
 
 

@@ -285,7 +285,7 @@ def test_a_metric_level_is_as_wide_as_its_steps():
     """A small world is few steps wide, which many dimensions share."""
     clip, episodes = world()
     level = make_level(Position(inputs={"state": (DIM,)}), AddAction())
-    level.p = 1
+    level.metric = True
     found = SHIPPED.measure(level, level.output(clip), episodes.encoded(level))
     assert found["std"] == pytest.approx(DIM * 4 / 12**0.5, rel=0.1)
 
