@@ -13,14 +13,16 @@ TREE_DIMENSIONS = 8  # up to which a tree is faster
 
 def farthest_points(points: Tensor, number: int, rng: np.random.Generator) -> Tensor:
     """Greedy farthest-point sampling (Gonzalez 1985): indices of at most `number` of the points (N, D)."""
-    chosen = [torch.tensor([int(rng.integers(len(points)))], device=points.device)]
-    distance = (points - points.index_select(0, chosen[0])).square().sum(1)
-    for _ in range(min(number, len(points)) - 1):
-        chosen.append(
-            distance.argmax(keepdim=True)
-        )  # stays on the device, whose queue would else run empty for each landmark
-        distance = torch.minimum(distance, (points - points.index_select(0, chosen[-1])).square().sum(1))
-    return torch.cat(chosen).cpu()
+    # the indices stay on the device, whose queue would else run empty for each landmark, and in one tensor: small ones would
+    # keep the memory of the large ones between them
+    chosen = torch.empty(min(number, len(points)), dtype=torch.long, device=points.device)
+    chosen[0] = int(rng.integers(len(points)))
+    distance = torch.full_like(points[:, 0], torch.inf)
+    for i in range(1, len(chosen)):
+        newest = points.index_select(0, chosen[i - 1 : i])
+        distance = torch.minimum(distance, (points - newest).square().sum(1))
+        chosen[i] = distance.argmax()
+    return chosen.cpu()
 
 
 def nearest(points: Tensor, known: Tensor, tree: KDTree | None = None) -> tuple[Tensor, Tensor]:
