@@ -59,6 +59,7 @@ def make_planner(
     """
     heads = Heads() if heads is None else heads
     check_planner(config, hierarchy, heads, graphs)
+    config = config.with_goal_weights([level.metric for level in hierarchy.levels])
     counter, top = ForwardCounter(), len(hierarchy) - 1
     bounds = bounds[0].flatten(), bounds[1].flatten()
     models = make_models(config, hierarchy, heads, bounds, discrete, counter)

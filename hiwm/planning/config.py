@@ -57,7 +57,8 @@ class LevelPlanning(Settings):
         replan: environment steps from one plan of the level to its next; null: as the level below, at level 0: 1.
         action_repeat: action repeat of a search: in environment steps at level 0, in the level's own steps at all other levels.
         proposal: where the search begins.
-        goal_weight: weight of the goal's cost in the cost of a search, added to that of the subgoal, below the top level.
+        goal_weight: weight of the goal's cost in the cost of a search, added to that of the subgoal, below the top level; null: 1 below a
+            metric level if the level is metric too, because coarse subgoals alone lead it astray, else 0.
         value_weight: weight of the predicted number of steps to the goal in the cost of a search (see `hiwm.heads.value`); for
             goals on a part of the state.
         disagreement_weight: weight of an ensemble's expected squared error in the cost of a search, the largest up to the plan's
@@ -75,7 +76,7 @@ class LevelPlanning(Settings):
     replan: int | None = Field(default=None, ge=1)
     action_repeat: int = Field(default=1, ge=1)
     proposal: ProposalConfig = ProposalConfig()
-    goal_weight: float = Field(default=0.0, ge=0)
+    goal_weight: float | None = Field(default=None, ge=0)
     value_weight: float = Field(default=0.0, ge=0)
     disagreement_weight: float = Field(default=0.0, ge=0)
     support_weight: float = Field(default=0.0, ge=0)
@@ -200,6 +201,13 @@ class PlannerConfig(Settings):
         With `graph` follow, the top level hands landmarks down as they are; a single level plans towards them by its own strategy.
         """
         return "hand_down" if self.graph == "follow" and k == top > 0 else self.level(k).strategy
+
+    def with_goal_weights(self, metric: Sequence[bool]) -> PlannerConfig:
+        """With a number for each `goal_weight`, given whether the latent distance of each level counts steps."""
+        top = len(metric) - 1
+        unset = [k for k in range(top + 1) if self.level(k).goal_weight is None]
+        between = {k for k in range(top) if metric[k] and metric[k + 1] and self.strategy(k, top) == "search"}
+        return self.changed({f"level{k}": {"goal_weight": float(k in between)} for k in unset})
 
     def of_levels(self, num_levels: int, changes: Mapping[str, Any]) -> PlannerConfig:
         """`changed`, for a planner with so many levels.

@@ -169,7 +169,7 @@ class HierarchicalPlanner:
         above = self.plans[k + 1]
         assert above is not None, "levels plan from the top"
         subgoal, deadline = above.subgoal_at(self.step, self.models[k + 1].period)
-        model, weight = self.models[k + 1], self.config.level(k).goal_weight
+        model, weight = self.models[k + 1], self.config.level(k).goal_weight or 0.0
         cost = SubgoalCost(model.encode_latent, subgoal, self.goal, k, weight, model.p)
         return Target(cost, subgoal, k + 1, deadline, goal=cost.of_goal), cost.of(latents[k], latents[k + 1])
 

@@ -49,6 +49,18 @@ def test_changes_are_merged_level_by_level():
     assert (changed.level(1).horizon, changed.level(2).horizon) == (4, 7)
 
 
+def test_a_metric_level_below_another_one_weighs_the_goal_unless_told():
+    def weights(config, *metric):
+        return [config.with_goal_weights(metric).level(k).goal_weight for k in range(len(metric))]
+
+    searching = planner_config()
+    assert weights(searching, False, True, True) == [0, 1, 0]
+    assert weights(searching, False, True, True, True) == [0, 1, 1, 0]
+    assert weights(searching, False, True, False) == weights(searching, False, False, True) == [0, 0, 0]
+    assert weights(planner_config(level1={"goal_weight": 0.0}), False, True, True) == [0, 0, 0]
+    assert weights(planner_config(level1={"strategy": "hand_down"}), False, True, True) == [0, 0, 0]
+
+
 def test_a_level_replans_with_the_level_below_unless_it_has_its_own_interval():
     assert [planner_config().replan(k) for k in range(3)] == [1, 1, 1]
     config = planner_config(level0={"replan": 2}, level2={"replan": 6})
