@@ -71,7 +71,7 @@ def locate(target: Any, allow: Sequence[str] = (), kinds: Sequence[str] = KINDS)
     if not module.startswith("hiwm."):
         raise ValueError(
             f"_target_ {target!r} is not trusted; expected a part of hiwm, a layer of torch.nn, or what `allow` names "
-            f"({', '.join(allow) or 'nothing'}). If you trust its code: allow=[{', '.join([*allow, target.split('.')[0]])}]"
+            f"({', '.join(allow) or 'nothing'}). If you trust its code: allow=[{','.join([*allow, target.split('.')[0]])}]"
         )
     found = _import(target)
     if not isinstance(found, type) or not found.__module__.startswith("hiwm."):

@@ -59,7 +59,8 @@ def make_planner(
     """
     heads = Heads() if heads is None else heads
     check_planner(config, hierarchy, heads, graphs)
-    config = config.with_goal_weights([level.metric for level in hierarchy.levels])
+    metric = [level.metric for level in hierarchy.levels]
+    config = config.with_goal_weights(metric)
     counter, top = ForwardCounter(), len(hierarchy) - 1
     bounds = bounds[0].flatten(), bounds[1].flatten()
     models = make_models(config, hierarchy, heads, bounds, discrete, counter)
@@ -74,7 +75,6 @@ def make_planner(
     horizon: HorizonSchedule = FixedHorizon()
     if config.shrinking_horizon:
         searches = [strategy.searches for strategy in strategies]
-        metric = [level.metric for level in hierarchy.levels]
         horizon = ShrinkingHorizon(hierarchy.periods, [model.horizon for model in models], searches, metric)
     costs = [make_costs(config, model, hierarchy, heads, allow) for model in models]
     return HierarchicalPlanner(

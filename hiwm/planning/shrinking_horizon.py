@@ -52,6 +52,7 @@ class ShrinkingHorizon:
     def update_goal(self, goal: Goal, changed: Tensor) -> None:
         self._measure(goal)
         self.arrival = [arrival.masked_fill(changed, torch.inf) for arrival in self.arrival]
+        self.near = [near & ~changed for near in self.near]
 
     def select(self, rows: Tensor, goal: Goal) -> None:
         self._measure(goal)
