@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from hiwm.evaluation.config import HIERARCHICAL
-from hiwm.evaluation.statistics import bootstrap_interval, outcomes_of
+from hiwm.evaluation.statistics import bootstrap_interval
 
 CLOSE = 0.1  # agents whose success rates differ by less, with 95 % confidence, are equally good
+LONGER = 1.2  # so many times the steps to the goal are worth a word in the headline
 ATTEMPT = ", attempt "
 
 
@@ -23,6 +26,8 @@ class Comparison:
         difference: success rate of the hierarchy minus that of the baseline.
         low, high: 95 % interval of the difference.
         calls, passes: compute of the baseline as a multiple of that of the hierarchy: predictor calls, other forward passes.
+        both: number of episodes that both solved.
+        steps, baseline_steps: mean steps to the goal of the hierarchy and of the baseline in these; NaN without any.
     """
 
     baseline: str
@@ -32,6 +37,9 @@ class Comparison:
     high: float
     calls: float
     passes: float
+    both: int
+    steps: float
+    baseline_steps: float
 
     @property
     def verdict(self) -> str:
@@ -45,12 +53,29 @@ class Comparison:
         interval = f"95 % interval {points(self.low)} to {points(self.high)}"
         many = f"in the {self.episodes} episodes that both ran"
         size = f"{abs(100 * self.difference):.0f} percentage points"
-        return {
-            "better": f"the hierarchy succeeds {size} more often {many} ({interval}). This is beyond chance.",
-            "worse": f"the baseline succeeds {size} more often {many} ({interval}). This is beyond chance.",
-            "equal": f"as good as the hierarchy {many}: a difference of {points(self.difference)} percentage points ({interval}).",
-            "unclear": f"no clear difference {many}: {points(self.difference)} percentage points ({interval}), which chance can explain.",
-        }[self.verdict] + f" It used {self.calls:.2f} times the predictor calls of the hierarchy and {self._passes()}."
+        return (
+            {
+                "better": f"the hierarchy succeeds {size} more often {many} ({interval}). This is beyond chance.",
+                "worse": f"the baseline succeeds {size} more often {many} ({interval}). This is beyond chance.",
+                "equal": f"as good as the hierarchy {many}: a difference of {points(self.difference)} percentage points ({interval}).",
+                "unclear": f"no clear difference {many}: {points(self.difference)} percentage points ({interval}), which chance can explain.",
+            }[self.verdict]
+            + self._took()
+            + f" It used {self.calls:.2f} times the predictor calls of the hierarchy and {self._passes()}."
+        )
+
+    @property
+    def longer(self) -> bool:
+        """Whether the hierarchy takes clearly more steps to the goals that both reach."""
+        return self.both > 0 and self.steps > LONGER * self.baseline_steps
+
+    def _took(self) -> str:
+        if not self.both:
+            return ""
+        return (
+            f" Where both succeed ({self.both} episodes), the baseline takes {self.baseline_steps:.0f} steps and the "
+            f"hierarchy {self.steps:.0f}."
+        )
 
     def _passes(self) -> str:
         return (
@@ -80,14 +105,19 @@ def comparisons(agents: Mapping[str, Any]) -> list[Comparison]:
 def _compare(name: str, baseline: Mapping[str, Any], whole: Mapping[str, Any]) -> Comparison:
     tasks = [task for task in whole["per_task"] if task in baseline["per_task"]]
     number = min(len(agent["per_task"][task]["solved"]) for agent in (whole, baseline) for task in tasks)
-    one, other = (
-        outcomes_of([{"per_task": {task: {"solved": agent["per_task"][task]["solved"][:number]} for task in tasks}}])
-        for agent in (whole, baseline)
-    )
-    difference = one - other
+
+    def of(agent: Mapping[str, Any], what: str) -> np.ndarray:
+        """One number of each episode that both ran, (1, tasks, episodes)."""
+        return np.array([[agent["per_task"][task][what][:number] for task in tasks]], float)
+
+    difference = of(whole, "solved") - of(baseline, "solved")
     low, high = bootstrap_interval(difference)
     calls, passes = (baseline[key] / whole[key] if whole[key] else 0.0 for key in ("predictor_calls", "other_calls"))
-    return Comparison(name, difference.size, float(difference.mean()), float(low), float(high), calls, passes)
+    both = (of(whole, "solved") * of(baseline, "solved")).astype(bool)
+    steps = (float(of(agent, "steps")[both].mean()) if both.any() else np.nan for agent in (whole, baseline))
+    return Comparison(
+        name, difference.size, float(difference.mean()), float(low), float(high), calls, passes, int(both.sum()), *steps
+    )
 
 
 def headline(agents: Mapping[str, Any], found: Sequence[Comparison]) -> str:
@@ -106,7 +136,23 @@ def headline(agents: Mapping[str, Any], found: Sequence[Comparison]) -> str:
         return f"{reached}, {compute} No baseline was evaluated, so there is no comparison."
     groups = {kind: _names([each.baseline for each in found if each.verdict == kind]) for kind in _SAYS}
     said = [says.format(groups[kind]) for kind, says in _SAYS.items() if groups[kind]]
-    return f"{reached}, {compute} It {'; it '.join(said)}."
+    said += [
+        f"takes {c.steps / c.baseline_steps:.1f} times as many steps as {c.baseline} where both succeed"
+        for c in found
+        if c.longer
+    ]
+    return f"{reached}, {compute} It {'; it '.join(said)}.{_subgoals(whole)}"
+
+
+def _subgoals(whole: Mapping[str, Any]) -> str:
+    """How many subgoals of each level were reached: a hierarchy that succeeds without reaching them owes its success to something else."""
+    said = []
+    for level, numbers in whole.get("subgoals", {}).items():
+        if decided := sum(numbers[outcome] for outcome in ("reached", "unreached", "unreachable")):
+            said.append(
+                f"{100 * numbers['reached'] / decided:.0f} % of the subgoals of {level.replace('level', 'level ')}"
+            )
+    return f" It reaches {_names(said)}." if said else ""
 
 
 _SAYS = {

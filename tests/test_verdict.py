@@ -8,12 +8,16 @@ import pytest
 from hiwm.analysis.verdict import comparisons, headline
 
 
-def agent(*tasks, calls=100.0, passes=50.0):
-    """Numbers of an agent from the outcomes of its episodes, task by task."""
+def agent(*tasks, calls=100.0, passes=50.0, steps=80, **more):
+    """Numbers of an agent from the outcomes of its episodes, task by task, with so many steps in each."""
     every = np.concatenate([np.array(solved) for solved in tasks])
     return {
         "success": float(every.mean()), "interval": [0.4, 0.6], "episodes": len(every), "predictor_calls": calls, "other_calls": passes,
-        "per_task": {str(i + 1): {"solved": list(solved)} for i, solved in enumerate(tasks)},
+        "per_task": {
+            str(i + 1): {"solved": list(solved), "steps": np.broadcast_to(steps, len(solved)).tolist()}
+            for i, solved in enumerate(tasks)
+        },
+        **more,
     }  # fmt: skip
 
 
@@ -86,6 +90,32 @@ def test_pairs_are_episodes_of_one_number():
     other, _ = verdict(agent(half), flat=agent(half[::-1]))
     assert same[0].difference == other[0].difference == 0
     assert (same[0].verdict, other[0].verdict) == ("equal", "unclear")
+
+
+def test_steps_are_those_of_episodes_that_both_solve():
+    found, said = verdict(
+        agent([1, 1, 0] * 20, steps=[100, 60, 9] * 20), flat=agent([1, 0, 1] * 20, steps=[50, 7, 7] * 20)
+    )
+    assert (found[0].both, found[0].steps, found[0].baseline_steps) == (20, 100, 50)
+    assert "Where both succeed (20 episodes), the baseline takes 50 steps and the hierarchy 100." in found[0].text()
+    assert said.endswith("from flat; it takes 2.0 times as many steps as flat where both succeed.")
+
+
+def test_steps_without_a_common_success():
+    found, said = verdict(agent([1, 0] * 20), flat=agent([0, 1] * 20))
+    assert found[0].both == 0
+    assert not found[0].longer
+    assert "steps" not in found[0].text() + said.replace("environment step.", "")
+
+
+def test_the_headline_counts_reached_subgoals():
+    """A hierarchy that succeeds and reaches no subgoal owes its success to something else."""
+    subgoals = {
+        "level1": {"reached": 1, "unreached": 2, "unreachable": 1},
+        "level2": {"reached": 0, "unreached": 0, "unreachable": 0},
+    }
+    _, said = verdict(agent(WON, subgoals=subgoals), flat=agent(LOST))
+    assert said.endswith("It beats flat. It reaches 25 % of the subgoals of level 1.")
 
 
 def test_attempts_are_compared_with_each_other():

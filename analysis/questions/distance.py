@@ -14,7 +14,8 @@ from hiwm.analysis.questions.study import Finding, Study
 from hiwm.levels.distance import distance as latent_distance
 
 SPANS = (1, 3, 10, 30, 100, 300, 1000, 3000)  # bounds of ranges, environment steps
-PAIRS = 5000  # random ones, and as many along episodes
+PAIRS = 5000  # random ones that a path joins, and as many along episodes
+DRAWS = 20  # so many times as many are drawn at most, because few are joined where each episode has its own map
 FEWEST = 40  # pairs in a range
 TRUSTED = 0.5  # rank correlation
 WANDERING = (
@@ -85,11 +86,23 @@ def _pairs(study: Study) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
         apart = along[1] - along[0]
         known = apart > 0
         return along[0][known], along[1][known], apart[known], known[known]
-    anywhere = rng.integers(len(rows.rows), size=(2, PAIRS))
-    a, b = (np.concatenate(both) for both in zip(along, anywhere, strict=True))
-    apart = study.oracle.shortest_steps(study.observations(rows.rows[a]), study.observations(rows.rows[b]))
+    near, far = _joined(study, *along), _joined(study, *rng.integers(len(rows.rows), size=(2, PAIRS)))
+    for _ in range(DRAWS - 1):
+        if len(far[0]) >= PAIRS:
+            break
+        more = _joined(study, *rng.integers(len(rows.rows), size=(2, PAIRS)))
+        far = tuple(np.concatenate(both)[:PAIRS] for both in zip(far, more, strict=True))
+    a, b, apart = (np.concatenate(both) for both in zip(near, far, strict=True))
+    return a, b, apart, np.arange(len(a)) >= len(near[0])
+
+
+def _joined(study: Study, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The pairs of held-out rows that a path joins, and its length: three arrays."""
+    assert study.oracle is not None, "only an oracle knows paths"
+    rows = study.held_out.rows
+    apart = study.oracle.shortest_steps(study.observations(rows[a]), study.observations(rows[b]))
     known = np.isfinite(apart) & (apart > 0)
-    return a[known], b[known], apart[known], (np.arange(len(a)) >= len(along[0]))[known]
+    return a[known], b[known], apart[known]
 
 
 def _progress(study: Study, k: int, a: np.ndarray, b: np.ndarray, apart: np.ndarray) -> float | None:

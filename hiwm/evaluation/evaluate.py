@@ -117,7 +117,11 @@ def summarize(outcome: Episodes) -> dict[str, Any]:
     numbers = {
         **_rate(success),
         "per_task": {
-            str(number): {**_rate(success[task == number]), "solved": success[task == number].astype(int).tolist()}
+            str(number): {
+                **_rate(success[task == number]),
+                "solved": success[task == number].astype(int).tolist(),
+                "steps": steps[task == number].tolist(),
+            }
             for number in np.unique(task)
         },
         "steps": {"mean": float(won.mean()), "median": float(np.median(won))} if len(won) else None,

@@ -23,10 +23,17 @@ class _Rate(Settings):
     episodes: int = Field(ge=1)
 
 
+class _Task(_Rate):
+    """The episodes of one task in order."""
+
+    solved: list[int]
+    steps: list[int]
+
+
 class _Agent(_Rate):
     """What was measured of one agent; see `summarize`."""
 
-    per_task: dict[str, _Rate]
+    per_task: dict[str, _Task]
     steps: dict[str, float] | None
     plan_ms: dict[str, float]
     predictor_calls: float

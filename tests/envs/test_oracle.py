@@ -103,6 +103,10 @@ def test_rooms_walk_along_shortest_paths():
     assert oracle.shortest_steps(half, goal) == pytest.approx(steps - 40, abs=8)  # around door posts, and beyond doors
     assert half["pixels"].shape == start["pixels"].shape
     assert (half["doors"] == start["doors"]).all()
+    other = {**goal, "doors": np.roll(goal["doors"], 1, 0)}
+    elsewhere = (other["doors"] != start["doors"]).any(1)
+    assert 0 < elsewhere.sum() < len(elsewhere)
+    assert (np.isinf(oracle.shortest_steps(start, other)) == elsewhere).all()  # no path leads to another layout
     there = oracle.along(start, goal, np.inf)
     assert there["agent"] == pytest.approx(goal["agent"])
     assert (there["distractor"] == start["distractor"]).all()

@@ -231,8 +231,10 @@ class FourRoomOracle:
         self.rooms, self.renderer = rooms, renderer
 
     def shortest_steps(self, start: Observations, goal: Observations) -> np.ndarray:
-        length, _, _ = self.rooms.shortest(_agent(start), _agent(goal), self._layout(start))
-        return length / SPEED
+        """Steps at full speed; inf between two layouts."""
+        layout = self._layout(start)
+        length, _, _ = self.rooms.shortest(_agent(start), _agent(goal), layout)
+        return np.where(layout == self._layout(goal), length / SPEED, np.inf)
 
     def along(self, start: Observations, goal: Observations, steps: float) -> Observations:
         at, wanted, layout = _agent(start), _agent(goal), self._layout(start)
