@@ -111,7 +111,8 @@ def success_bars(agents: Mapping[str, Mapping[str, Any]]) -> Figure:
         low, high = 100 * np.array([rate["interval"] for rate in rates]).T
         errors = np.clip([y - low, high - y], 0, None)
         color = LEVEL_COLORS[(2, 0, 1, 3, 4)[i]] if i < 5 else None
-        axes.bar(x, y, width * 0.9, color=color, label=f"{name} ({numbers['episodes']} episodes)", yerr=errors, capsize=2,
+        each = "/".join(sorted({str(numbers["per_task"][task]["episodes"]) for task in tasks}))
+        axes.bar(x, y, width * 0.9, color=color, label=f"{name} ({each} episodes a task)", yerr=errors, capsize=2,
                  error_kw={"lw": 1, "ecolor": INK})  # fmt: skip
     axes.set_xticks(range(len(tasks) + 1), ["all tasks", *(f"task {task}" for task in tasks)])
     axes.set(ylabel="success rate (%)", ylim=(0, 105))
@@ -232,7 +233,7 @@ def log_ticks(*axes: Axis) -> None:
     """Plain numbers at logarithmic axes, whose limits are known; matplotlib writes formulas, which a report does not parse."""
     for axis in axes:
         low, high = axis.get_view_interval()
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 40 * low else (1,)))
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
 

@@ -101,6 +101,8 @@ def report(config: Config) -> Path:
         diagnostics=_measured(diagnostics, [level["metrics"] for level in levels]),
         added=diagnostics.added,
         alarms=[f"level {k}: {x}" for k, level in enumerate(levels) for x in diagnostics.alarms(level["metrics"])],
+        maps_differ=study.on_map and study.maps_differ,
+        hierarchy_graph=config.planner.graph,
         figures={name: inline((folder / f"{name}.png").read_bytes()) for name in drawn},
         config=read_text(config.folder / "config.yaml"),
     )

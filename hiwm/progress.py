@@ -61,6 +61,12 @@ class TrainingProgress:
             f"the time scale of its input is {timescale:.3g} steps"
         )
 
+    def fit(self, level: int, windows: int) -> None:
+        """Announce what may take a minute before the first step."""
+        say(
+            f"level {level}: its regularizers look at {windows:,} windows of the data, to choose landmarks and the like"
+        )
+
     def step(self, level: int, progress: Progress) -> None:
         """Report one optimiser step, or one validation, of a level."""
         if progress.job != self.job:  # from pretraining or dynamics to training

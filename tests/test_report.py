@@ -75,6 +75,13 @@ def test_levels_and_config_are_in_it(page, tiny_run):
     assert html.unescape(re.findall(r"<pre>(.*)</pre>", page, re.DOTALL)[0]) == saved
 
 
+def test_the_caption_of_landmarks_says_whose_they_are(page, tiny_run):
+    assert tiny_run.config.planner.graph == "follow"
+    assert "planner with n levels uses the graph of level n − 1" in re.sub(r"\s+", " ", page)  # noqa: RUF001
+    assert "planner.graph=none" not in page.split("<h2>Levels</h2>")[0]
+    assert "Each episode has a map of its own" not in page
+
+
 def test_every_question_has_a_panel(page, tiny_run):
     answers = json.loads((tiny_run.folder / "diagnostics.json").read_text())
     answers.pop("sha256")

@@ -162,7 +162,9 @@ def _draw(
     left.set_ylim(min(-0.1, lowest - 0.05), 1.03)
     left.set_title(f"latent distance and {of}", fontsize=10)
     right.set(xscale="log", yscale="log", xlabel="environment steps apart", ylabel="latent distance (typical steps)")
-    left.legend(frameon=False, fontsize=9, loc="upper right")  # "best" takes seconds on a busy machine
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside lower center", ncols=len(curves) + 1, fontsize=9, frameon=False
+    )
     log_ticks(left.xaxis, right.xaxis, right.yaxis)
     plain(left, right)
     return figure

@@ -116,5 +116,5 @@ def _draw(study: Study, effects: dict[int, tuple[np.ndarray, np.ndarray]]) -> Fi
     after = " or after the action" if _kind(study, 0) == "action" else ""
     first.plot([], [], color=PLUS, lw=2, label=f"{DEVIATIONS:g} standard deviations above the mean{after}")
     first.plot([], [], color=MINUS, lw=2, label=f"{DEVIATIONS:g} standard deviations below the mean")
-    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure

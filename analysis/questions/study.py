@@ -192,6 +192,11 @@ class Study:
         return list(getattr(self.environment, "walls", None) or [])
 
     @property
+    def maps_differ(self) -> bool:
+        """Whether each episode may have a map of its own; `walls` are those of all."""
+        return hasattr(self.environment, "walls_of")
+
+    @property
     def labels(self) -> list[str]:
         """Names of the numbers of the state, or of the axes of the map."""
         if self.walls:

@@ -91,7 +91,9 @@ def _train_levels(
             seed=config.seed,
             folder=config.levels_folder,
             processes=processes,
-            report=Report(progress.start, progress.step, progress.level) if processes.is_main else Report(),
+            report=Report(progress.start, progress.fit, progress.step, progress.level)
+            if processes.is_main
+            else Report(),
             diagnostics=diagnostics,
         )
     return hierarchy, [open_dataset(cache) for cache in caches]

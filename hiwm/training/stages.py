@@ -76,11 +76,13 @@ class Report:
         start: called before a level, with what the level can use of the data and with the time scale of what the level
             learns from. Level 0 takes the time scale of the true state, because that of a pixel is only the time
             that something takes to cross it. The other levels take that of the latents below.
+        fit: called with the level's number, and with the windows that its regularizers look at before it is trained, if they do.
         step: called with the level's number at every step.
         level: called with the level's number when the level is done.
     """
 
     start: Callable[[WindowCoverage, float], None] = lambda coverage, timescale: None
+    fit: Callable[[int, int], None] = lambda level, windows: None
     step: Callable[[int, Progress], None] = lambda level, progress: None
     level: Callable[[int, TrainedLevel], None] = lambda level, trained: None
 
@@ -264,6 +266,8 @@ def _train_level(run: _Run, k: int, spec: LevelSpec, level: Level, home: Path, s
     """Pretraining, if the level has one, its dynamics, if regularizers imagine, then training; returns the last validation."""
     train_data, held_data = source.data.split(run.config.validation)
     sampler, held_sampler = (source.sampler(level, data, level.horizon) for data in (train_data, held_data))
+    if level.fit_windows:
+        run.report.fit(k, level.fit_windows)
     fit_level(level, source.data, sampler)
     own = run.training.of_level(spec.config["training"])
     report = partial(run.report.step, k)

@@ -23,6 +23,7 @@ from hiwm.analysis.questions import (
     surprise,
 )
 from hiwm.analysis.questions.abstract_states import clusters, lasting
+from hiwm.analysis.questions.distance import _pairs as pairs
 from hiwm.analysis.questions.distance import _ranks
 from hiwm.analysis.questions.distance import _spearman as spearman
 from hiwm.analysis.questions.distance import _trusted as trusted
@@ -30,6 +31,7 @@ from hiwm.analysis.questions.stability import other_seeds
 from hiwm.analysis.questions.study import EncodedRows, Finding, chosen_rows
 from hiwm.analysis.questions.support import unsupported
 from hiwm.analysis.questions.surprise import auroc
+from hiwm.envs.rooms.env import FourRoom
 from hiwm.levels.landmarks import nearest
 from hiwm.sweep import run_name
 
@@ -107,6 +109,31 @@ def test_paths_are_encoded_from_what_the_oracle_draws(monkeypatch):
     made = worlds.study(oracle=FromPlaces())
     monkeypatch.setattr(made, "observations", lambda rows: {"place": made.dataset.column("state")[rows]})
     assert drawn(distance(made))["level1/distance_progress"] == 1
+
+
+class TwoFields(worlds.OpenField):
+    """No path joins the upper and the lower half."""
+
+    def shortest_steps(self, start, goal):
+        return np.where((start[:, 1] > 0) == (goal[:, 1] > 0), super().shortest_steps(start, goal), np.inf)
+
+
+def test_states_that_no_path_joins_are_not_compared():
+    """Distances are as long as the paths within each half, and wrong between them."""
+    made = worlds.study(oracle=TwoFields())
+    a, b, apart, anywhere = pairs(made)
+    upper = made.held_out.states[:, 1] > 0
+    assert (upper[a] == upper[b]).all()
+    assert np.isfinite(apart).all()
+    assert anywhere.sum() == 5000  # as many as if all were joined
+    assert drawn(distance(made))["level0/distance_spearman"] > 0.999
+
+
+def test_maps_differ_where_an_environment_tells_the_walls_of_an_observation():
+    made = worlds.study()
+    assert not made.maps_differ
+    made.environment = FourRoom()
+    assert made.maps_differ
 
 
 def test_without_an_oracle_distance_is_compared_with_time():

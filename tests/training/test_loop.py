@@ -275,14 +275,26 @@ def test_a_level_may_be_trained_its_own_way(two_levels, short, dataset, tmp_path
     assert before[1] != after[1]
 
 
-def test_joint_training_refuses_a_regularizer_that_looks_at_the_level_below(two_levels, short, dataset):
+def with_landmarks(two_levels):
+    """With a level 1 whose regularizer looks at many windows before the training."""
     asking = {"graph": {"_target_": "hiwm.levels.regularizers.graph_distance.GraphDistance", "landmarks": 5}}
-    above = {
-        **two_levels.levels[1],
-        "regularizers": asking,
-        "loss_weights": {"prediction": 1.0, "inverse": 1.0, "graph": 1.0},
-    }
-    wrong = replace(two_levels, levels=[two_levels.levels[0], {**above, "training": {}}])
+    weights = {"prediction": 1.0, "inverse": 1.0, "graph": 1.0}
+    above = {**two_levels.levels[1], "regularizers": asking, "loss_weights": weights, "training": {}}
+    return replace(two_levels, levels=[two_levels.levels[0], above])
+
+
+def test_what_regularizers_look_at_is_announced(two_levels, short, dataset, tmp_path):
+    said = []
+    report = Report(
+        fit=lambda k, windows: said.append((k, windows)),
+        step=lambda k, progress: said.append(k) if progress.step == 1 else None,
+    )
+    train_hierarchy(with_landmarks(two_levels), short, dataset, seed=0, folder=tmp_path, processes=ALONE, report=report)
+    assert said == [0, (1, 50_000), 1]
+
+
+def test_joint_training_refuses_a_regularizer_that_looks_at_the_level_below(two_levels, short, dataset):
+    wrong = with_landmarks(two_levels)
     describe(wrong, short, dataset, 0)
     with pytest.raises(
         ValueError, match=r"levels\.level1 has the regularizer graph; expected another one with training\.joint"
