@@ -42,6 +42,7 @@ SMALL = [
 ]  # fmt: skip
 SHORT = ["levels.level1.stride=4", "levels.level2.stride=2"]
 CUBES = ["levels.level1.training.steps=3", "levels.level2.training.steps=3"]
+TWO_CUBES = [*CUBES, "levels.level0.training.steps=3"]
 
 CASES: dict[str, list[str]] = {
     **{
@@ -60,8 +61,8 @@ CASES: dict[str, list[str]] = {
     ],
     "cube-single": ["experiment=cube-single"],
     "cube-single-entities": ["experiment=cube-single-entities"],
-    "cube-double": ["experiment=cube-double", *CUBES],
-    "cube-triple": ["experiment=cube-triple", *CUBES],
+    "cube-double": ["experiment=cube-double", *TWO_CUBES],
+    "cube-triple": ["experiment=cube-triple", *TWO_CUBES],
     "scene": ["experiment=scene", *CUBES],
     "puzzle-3x3": [  # the steps that so short a training imagines lead nowhere
         "experiment=puzzle-3x3", "levels.level1.training.steps=3", "regularizer@levels.level1=step_distance",
@@ -88,7 +89,7 @@ CASES: dict[str, list[str]] = {
         "planner.failure_penalty=2", "planner.patience=1",
     ],
     "icem": ["planner.graph=search", "solver@planner.solver=icem", "planner.warm_start=true", *SHORT],
-    "gradient": ["experiment=cube-double", "solver@planner.solver=gradient", "planner.budget=400", *CUBES],
+    "gradient": ["experiment=cube-double", "solver@planner.solver=gradient", "planner.budget=400", *TWO_CUBES],
     "mppi": ["planner.graph=search", "solver@planner.solver=mppi", *SHORT],
     "mixtures": [
         "planner.graph=none", "planner.shrinking_horizon=true", *SHORT,
