@@ -321,6 +321,19 @@ def test_an_override_brings_back_a_level_that_an_experiment_drops(experiment):
 
 
 @pytest.mark.parametrize(
+    "experiment", ["pointmaze-metric", "fourroom-metric", "rooms-unseen", "diverse-maze", "puzzle-3x3"]
+)
+def test_the_flat_planner_scored_by_the_metric_stays_flat_with_a_third_level(experiment):
+    third = ["level@levels.level2=metric", "planner.shrinking_horizon=true", "planner.level1.goal_weight=1"]
+    config = load_config([f"experiment={experiment}", *third])
+    check(config)
+    planner, levels = config.evaluation.planner_of("flat_metric", config.planner, len(config.levels))
+    assert (len(config.levels), levels) == (3, 2)
+    assert [planner.strategy(k, levels - 1) for k in range(levels)] == ["search", "hand_down"]
+    assert not planner.shrinking_horizon
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (

@@ -50,9 +50,10 @@ class LevelPlanning(Settings):
     """How one level plans. `configs/planner/level.yaml` has the same defaults, which a level without an entry gets.
 
     Args:
-        strategy: search; follow_inverse: take the inverse model's actions without search; hand_down: the target itself is the subgoal
-            for the level below; or `_target_` and arguments of a `Strategy` of your own. Below, "search" is the shipped one: a strategy of your own has `proposal` and `action_repeat` if its
-            constructor takes arguments of these names, and checks them itself.
+        strategy: search; follow_inverse: take the inverse model's actions without search; hand_down, at the top level: the target
+            itself is the subgoal for the level below; or `_target_` and arguments of a `Strategy` of your own. Below, "search" is
+            the shipped one: a strategy of your own has `proposal` and `action_repeat` if its constructor takes arguments of these
+            names, and checks them itself.
         horizon: steps of the level that a plan looks ahead; a level's own `horizon` is the length of its training windows.
         replan: environment steps from one plan of the level to its next; null: as the level below, at level 0: 1.
         action_repeat: action repeat of a search: in environment steps at level 0, in the level's own steps at all other levels.

@@ -62,6 +62,10 @@ def check_config(config: PlannerConfig, num_levels: int) -> None:
             )
         if strategy == "hand_down" and k == 0:
             raise ValueError(f"{where}.strategy is hand_down; expected another, because no level is below")
+        if strategy == "hand_down" and k < top:
+            raise ValueError(
+                f"{where}.strategy is hand_down; expected another below the top level, because its target is a latent of level {k + 1}"
+            )
         if strategy in ("hand_down", "follow_inverse"):
             _check_unread(config, k)
         if level.check_subgoals == 1:

@@ -35,7 +35,11 @@ HIERARCHY = planner_config(
             r"planner.level0.strategy is hand_down; expected another, because no level",
         ),
         (
-            {"level1": {"strategy": "hand_down", "support_weight": 1.0}},
+            {"level1": {"strategy": "hand_down"}},
+            r"planner.level1.strategy is hand_down; expected another below the top level, because its target is a latent of level 2",
+        ),
+        (
+            {"level1": {"strategy": "follow_inverse", "support_weight": 1.0}},
             r"planner.level1.support_weight is 1.0; expected 0, because level 1 does not search",
         ),
         (
