@@ -209,7 +209,7 @@ class Level(Trainable):
         """Encode a clip and predict it."""
         return self.predict_clip(self.encode_clip(clip))
 
-    def losses(self, clip: Clip, generator: torch.Generator) -> dict[str, Tensor]:
+    def forward(self, clip: Clip, generator: torch.Generator) -> dict[str, Tensor]:
         """Encode and predict a clip and return its losses; `losses_of` describes them."""
         return self.losses_of(self.output(clip), clip.pairs, generator)
 
@@ -235,10 +235,6 @@ class Level(Trainable):
         for name, regularizer in self.regularizers.items():
             losses[name] = regularizer(output, generator)
         return losses
-
-    def forward(self, clip: Clip, generator: torch.Generator) -> dict[str, Tensor]:
-        """`losses`."""
-        return self.losses(clip, generator)
 
     def after_step(self) -> None:
         if self.target is not None:

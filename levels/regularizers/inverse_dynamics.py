@@ -12,9 +12,9 @@ from hiwm.levels.parts import Regularizer
 
 
 class InverseDynamics(Regularizer):
-    """Squared error of the actions that an MLP predicts from [z_t, z_t+1]; the MLP is trained with the level (PLDM, ICM).
+    """Squared error of the actions that an MLP predicts from [z_t, z_t+1]; the MLP is trained with the level.
 
-    The latent then keeps what the agent controls. Unlike the inverse model of the level, this MLP shapes the latent.
+    From ICM (arXiv 1705.05363); PLDM (arXiv 2502.14819) has it too. The latent then keeps what the agent controls. Unlike the inverse model of the level, this MLP shapes the latent.
 
     Args:
         dim_latent: size D of the latent.

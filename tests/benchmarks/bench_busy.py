@@ -45,7 +45,7 @@ def measure() -> dict[str, float]:
 
         def step() -> None:
             optimizer.zero_grad()
-            level.total(level.losses(clip, generator)).backward()
+            level.total(level(clip, generator)).backward()
             optimizer.step()
 
         return level, step

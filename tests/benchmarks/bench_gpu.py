@@ -147,7 +147,7 @@ def agreement(device: torch.device) -> Iterator[Row]:
             level = level_tools.build(load_config(overrides).levels[f"level{k}"], inputs, stride).to(where)
             clip = test_level.make_clip(level, inputs, 64).map(lambda x, where=where: x.to(where))
             # draws of the CPU on both
-            found = level.losses(clip, torch.Generator().manual_seed(0))
+            found = level(clip, torch.Generator().manual_seed(0))
             losses.append(torch.stack([*found.values()]).detach().cpu())
         yield "agreement", f"losses, {case}", ((losses[1] - losses[0]).abs() / losses[0].abs()).max().item(), "relative"
     actions = []

@@ -45,7 +45,7 @@ def make_clip(level, inputs, batch=6):
 
 
 def losses_of(level, inputs):
-    return level.train().losses(make_clip(level, inputs), torch.Generator().manual_seed(0))
+    return level.train()(make_clip(level, inputs), torch.Generator().manual_seed(0))
 
 
 def gradient_norm(part):
@@ -135,7 +135,7 @@ def test_targets_have_a_gradient_unless_a_target_encoder_made_them(level, inputs
     clip = make_clip(level, inputs)
     for value in clip.inputs.values():
         value.requires_grad_()
-    level.losses(clip, torch.Generator().manual_seed(0))["prediction"].backward()
+    level(clip, torch.Generator().manual_seed(0))["prediction"].backward()
     for value in clip.inputs.values():
         reached = value.grad.flatten(2).norm(dim=(0, 2))  # by time: the first is rolled out, the others are targets
         assert reached[0] > 0

@@ -121,6 +121,18 @@ def test_predicted_inputs_are_embedded_again_and_alone_count_as_error():
     torch.testing.assert_close(predictor.error(predicted, target), torch.tensor(0.25))
 
 
+def test_a_search_has_gradients_through_the_embedding_and_training_none():
+    encoder, predictor = via_inputs()
+    latent, action = encoder.embed(torch.randn(6, 5)).detach(), torch.randn(6, 2, requires_grad=True)
+
+    (gradient,) = torch.autograd.grad(predictor.eval()(latent, action)[:, encoder.dim_inputs :].sum(), action)
+    assert gradient.any()
+    predicted = predictor.train()(latent, action)
+    predicted.square().sum().backward()
+    assert action.grad.any()
+    assert all(x.grad is None for x in encoder.parameters())
+
+
 def test_the_encoder_is_no_part_of_the_predictor():
     encoder, predictor = via_inputs()
     assert not {id(x) for x in encoder.parameters()} & {id(x) for x in predictor.parameters()}

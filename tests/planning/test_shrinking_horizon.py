@@ -308,6 +308,8 @@ def test_skipped_levels_leave_the_goal_to_the_searches_below(agent):
     middle = plan.levels[1]
     torch.testing.assert_close(middle.cost, planner.goal.cost(1, middle.predicted).amin(1))
     assert torch.equal(middle.target, plan.levels[2].subgoal)
+    here = agent.hierarchy.encode({"state": points(4, 1)})[1]
+    torch.testing.assert_close(middle.current_cost, planner.goal.cost(1, here))  # not that of its subgoal
     # the step after its arrival is one too many for the top level, whose horizon is one step from now on
     planner.step = 6
     assert counted(planner.horizon, 2, 0, 4) == [1] * 4

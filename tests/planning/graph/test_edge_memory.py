@@ -35,6 +35,17 @@ def test_an_edge_that_failed_and_its_neighbours_cost_more_until_crossed():
     assert cost(memory.graph, 0, 7) == 7
 
 
+def test_an_edge_that_shares_one_end_with_a_failed_one_stays_open():
+    at = torch.tensor(
+        [[0.0, 0.0], [1.0, 0.0], [1.0, 5.0], [2.0, 0.0]]
+    )  # from 1, one edge leads to 3 and a long one to 2
+    edges = torch.tensor([[0, 1, 1], [1, 3, 2]])
+    memory = EdgeMemory(LandmarkGraph(Data(x=at, edge_index=edges, edge_attr=torch.ones(3)), edge_steps=3))
+    memory.mark_failed(torch.tensor([1]), torch.tensor([3]), 10.0)
+    assert cost(memory.graph, 1, 3) == 11
+    assert cost(memory.graph, 1, 2) == 1
+
+
 def test_an_edge_that_was_never_seen_is_added():
     memory = EdgeMemory(line(cost=1.1))  # 1 + 0.1 x their relative length
     memory.mark_crossed(torch.tensor([0, 0]), torch.tensor([5, 5]))
