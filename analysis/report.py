@@ -276,5 +276,5 @@ def _protocol(config: Config) -> str:
     budget = "the same budget as" if e.baseline_budget == 1 else f"{e.baseline_budget:g} times the budget of"
     return (
         f"{e.num_tasks} tasks, evaluation seed {e.seed}, at most {e.max_steps} steps, success at the first arrival. "
-        f"The baselines have {budget} the hierarchy, in predictor calls."
+        f"The baselines have {budget} the hierarchy, in predictor calls. Intervals hold for these tasks and this training seed."
     )

@@ -13,6 +13,7 @@ from hiwm.evaluation.statistics import bootstrap_interval
 
 CLOSE = 0.1  # agents whose success rates differ by less, with 95 % confidence, are equally good
 LONGER = 1.2  # so many times the steps to the goal are worth a word in the headline
+DIFFERING = 6  # a two-sided sign test on fewer episodes that only one agent solves never excludes chance at 5 %
 ATTEMPT = ", attempt "
 
 
@@ -25,6 +26,7 @@ class Comparison:
         episodes: number of these episodes.
         difference: success rate of the hierarchy minus that of the baseline.
         low, high: 95 % interval of the difference.
+        differing: number of episodes that only one of them solved.
         calls, passes: compute of the baseline as a multiple of that of the hierarchy: predictor calls, other forward passes.
         both: number of episodes that both solved.
         steps, baseline_steps: mean steps to the goal of the hierarchy and of the baseline in these; NaN without any.
@@ -35,6 +37,7 @@ class Comparison:
     difference: float
     low: float
     high: float
+    differing: int
     calls: float
     passes: float
     both: int
@@ -44,7 +47,7 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """How the hierarchy compares: better, worse, equal, or unclear."""
-        if self.low > 0 or self.high < 0:
+        if (self.low > 0 or self.high < 0) and self.differing >= DIFFERING:
             return "better" if self.low > 0 else "worse"
         return "equal" if max(-self.low, self.high) <= CLOSE else "unclear"
 
@@ -56,7 +59,8 @@ class Comparison:
         return (
             {
                 "better": f"the hierarchy succeeds {size} more often {many} ({interval}). This is beyond chance.",
-                "worse": f"the baseline succeeds {size} more often {many} ({interval}). This is beyond chance.",
+                "worse": f"the baseline succeeds {size} more often {many} (95 % interval {points(-self.high)} to {points(-self.low)}). "
+                "This is beyond chance.",
                 "equal": f"as good as the hierarchy {many}: a difference of {points(self.difference)} percentage points ({interval}).",
                 "unclear": f"no clear difference {many}: {points(self.difference)} percentage points ({interval}), which chance can explain.",
             }[self.verdict]
@@ -116,7 +120,16 @@ def _compare(name: str, baseline: Mapping[str, Any], whole: Mapping[str, Any]) -
     both = (of(whole, "solved") * of(baseline, "solved")).astype(bool)
     steps = (float(of(agent, "steps")[both].mean()) if both.any() else np.nan for agent in (whole, baseline))
     return Comparison(
-        name, difference.size, float(difference.mean()), float(low), float(high), calls, passes, int(both.sum()), *steps
+        name,
+        difference.size,
+        float(difference.mean()),
+        float(low),
+        float(high),
+        int(np.count_nonzero(difference)),
+        calls,
+        passes,
+        int(both.sum()),
+        *steps,
     )
 
 

@@ -275,10 +275,11 @@ def _explained(error: Exception, overrides: list[str]) -> str:
     """Hydra's message in one line; for an unknown key, the keys there are."""
     text = f"{error}\n{error.__cause__ or error}".split("Config search path")[0]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    message = " ".join(list(dict.fromkeys(lines))[:16])
+    said = list(dict.fromkeys(lines))
+    message = " ".join(said[:16])
     if needless := _needless_plus(message, overrides):
         return needless
-    if absent := re.search(r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.+)", message):
+    if absent := re.search(r"Could not find '([^']+)/([^'/]+)' Available options in '[^']+': (.+)", " ".join(said)):
         group, name, options = absent[1], absent[2], absent[3].split()
         return f"{group}={name} is unknown; expected one of {', '.join(options)}{_nearest(name, options)}"
     unknown = re.match(r"Could not override '([\w.]+)'", message)

@@ -169,6 +169,7 @@ def test_files_of_other_seeds_lie_apart():
             "experiment=pointmazze",
             r"experiment=pointmazze is unknown; expected one of cube-double, .*\. Did you mean pointmaze\?$",
         ),
+        ("experiment=sceene", r"experiment=sceene is unknown; expected one of .*, sixteenroom\. Did you mean scene\?$"),
         (
             "encoder@levels.level1.encoder=mlpp",
             r"encoder=mlpp is unknown; expected one of beside_inputs, .* Did you mean mlp\?$",

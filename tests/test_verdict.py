@@ -65,7 +65,19 @@ def test_a_hierarchy_that_loses():
     found, said = verdict(agent(LOST, WON), flat=agent(WON, WON))
     assert [each.verdict for each in found] == ["worse"]
     assert said.endswith("It loses to flat.")
-    assert "the baseline succeeds 50 percentage points more often" in found[0].text()
+    assert (
+        found[0]
+        .text()
+        .startswith(
+            "the baseline succeeds 50 percentage points more often in the 50 episodes that both ran (95 % interval +50 to +50). "
+        )
+    )
+
+
+@pytest.mark.parametrize(("number", "expected"), [(1, "unclear"), (5, "unclear"), (6, "worse")])
+def test_a_few_episodes_exclude_no_chance(number, expected):
+    found, _ = verdict(agent([0] * number), flat=agent([1] * number))
+    assert found[0].verdict == expected
 
 
 def test_a_difference_that_chance_can_explain():
@@ -78,7 +90,7 @@ def test_a_difference_that_chance_can_explain():
 def test_few_equal_episodes_do_not_make_agents_equal():
     """A bootstrap of equal differences has no spread."""
     found, _ = verdict(agent([1, 1]), flat=agent([1, 1]), other=agent([0, 0]))
-    assert [each.verdict for each in found] == ["unclear", "better"]
+    assert [each.verdict for each in found] == ["unclear", "unclear"]
     assert found[0].high == pytest.approx(0.658, abs=1e-3)
     assert (found[1].low, found[1].high) == (pytest.approx(0.342, abs=1e-3), 1)
 

@@ -64,7 +64,8 @@ def check_config(config: PlannerConfig, num_levels: int) -> None:
             raise ValueError(f"{where}.strategy is hand_down; expected another, because no level is below")
         if strategy == "hand_down" and k < top:
             raise ValueError(
-                f"{where}.strategy is hand_down; expected another below the top level, because its target is a latent of level {k + 1}"
+                f"{where}.strategy is hand_down; expected search or follow_inverse below the top level, level {top}, because the target "
+                f"is a latent of level {k + 1}"
             )
         if strategy in ("hand_down", "follow_inverse"):
             _check_unread(config, k)

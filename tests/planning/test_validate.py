@@ -36,7 +36,7 @@ HIERARCHY = planner_config(
         ),
         (
             {"level1": {"strategy": "hand_down"}},
-            r"planner.level1.strategy is hand_down; expected another below the top level, because its target is a latent of level 2",
+            r"planner.level1.strategy is hand_down; expected search or follow_inverse below the top level, level 2, because the target is",
         ),
         (
             {"level1": {"strategy": "follow_inverse", "support_weight": 1.0}},
