@@ -105,8 +105,8 @@ CASES: dict[str, list[str]] = {
 }  # fmt: skip
 # other processors round otherwise, which three steps of training amplify here, so that other candidates are the best ones
 FRAGILE = {
-    "fourroom", "fourroom-deep", "sixteenroom", "depth", "cube-single", "cube-single-entities", "cube-double", "cube-triple",
-    "scene", "puzzle-3x3", "manipulation", "gradient", "waypoints", "regions",
+    "fourroom", "fourroom-deep", "sixteenroom", "depth", "cube-single", "cube-double", "cube-triple", "manipulation", "gradient",
+    "waypoints", "regions",
 }  # fmt: skip
 # of a level's plan, in the order in which they were hashed
 FIELDS = (

@@ -39,6 +39,10 @@ HIERARCHY = planner_config(
             r"planner.level1.strategy is hand_down; expected search or follow_inverse below the top level, level 2, because the target is",
         ),
         (
+            {"level2": {"strategy": "hand_down", "support_weight": 1.0}},
+            r"planner.level2.support_weight is 1.0; expected 0, because level 2 does not search",
+        ),
+        (
             {"level1": {"strategy": "follow_inverse", "support_weight": 1.0}},
             r"planner.level1.support_weight is 1.0; expected 0, because level 1 does not search",
         ),

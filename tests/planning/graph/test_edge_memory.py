@@ -36,10 +36,8 @@ def test_an_edge_that_failed_and_its_neighbours_cost_more_until_crossed():
 
 
 def test_an_edge_that_shares_one_end_with_a_failed_one_stays_open():
-    at = torch.tensor(
-        [[0.0, 0.0], [1.0, 0.0], [1.0, 5.0], [2.0, 0.0]]
-    )  # from 1, one edge leads to 3 and a long one to 2
-    edges = torch.tensor([[0, 1, 1], [1, 3, 2]])
+    at = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 5.0], [2.0, 0.0]])
+    edges = torch.tensor([[0, 1, 1], [1, 3, 2]])  # a long one leads from 1 to 2
     memory = EdgeMemory(LandmarkGraph(Data(x=at, edge_index=edges, edge_attr=torch.ones(3)), edge_steps=3))
     memory.mark_failed(torch.tensor([1]), torch.tensor([3]), 10.0)
     assert cost(memory.graph, 1, 3) == 11
